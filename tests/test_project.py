@@ -1,0 +1,390 @@
+"Checks on the project as a whole: what no chapter can say of itself. Each failure names the file, and the cell where there is one."
+import ast, difflib, importlib.util, io, json, os, re, shutil, subprocess, sys, tokenize, zipfile
+from configparser import ConfigParser
+from email.parser import Parser
+from pathlib import Path
+import pytest
+
+ROOT = Path(__file__).resolve().parents[1]
+NBS, LIB = ROOT/'nbs', ROOT/'detbook'
+CHAPTERS = sorted(NBS.glob('[0-9][0-9]_*.ipynb'))                       # in reading order, which is import order
+PAGES = sorted(p for p in NBS.rglob('*.ipynb') if '.ipynb_checkpoints' not in p.parts)
+NUMBER = {p.stem[3:]:int(p.stem[:2]) for p in CHAPTERS}                 # 'boxes' -> 4
+OUTER = 40                                                              # chapters below it import torch, torchvision and fastcore alone
+EXPORT = {'export', 'exports', 'exporti', 'exportd'}
+by_chapter = pytest.mark.parametrize('path', CHAPTERS, ids=lambda p: p.stem)
+by_page = pytest.mark.parametrize('path', PAGES, ids=lambda p: p.stem)
+
+_meta = ConfigParser(delimiters=['='], interpolation=None)
+_meta.read(ROOT/'settings.ini', encoding='utf-8')
+META = _meta['DEFAULT']
+SCRIPTS = dict(o.strip().split('=') for o in META.get('console_scripts', '').splitlines() if o.strip())
+
+# ---- reading notebooks
+
+def join(text): return text if isinstance(text, str) else ''.join(text)
+
+class Cell:
+    "A code cell: its directives, its code (magics blanked, line numbers kept), and a name that can be found in the notebook."
+    def __init__(self, path, i, raw):
+        self.source, self.outputs = join(raw['source']), raw['outputs']
+        lines, self.flags = self.source.splitlines(), {}
+        for line in lines:
+            if not (m := re.match(r'#\|\s*([\w-]+)\s*:?\s*(.*)', line)): break
+            self.flags[m[1]] = m[2].strip()
+        self.code = '\n'.join('' if re.match(r'\s*[%!]', l) else l for l in lines)
+        first = next((l for l in lines if l.strip() and not l.startswith('#|')), '')
+        self.where = f'{path.relative_to(ROOT)}, cell {i} ({first.strip()[:50]!r})'
+        try: self.tree = ast.parse('' if self.source.lstrip().startswith('%%') else self.code)
+        except SyntaxError as e: raise SyntaxError(f'{self.where}: {e}') from None
+    @property
+    def exported(self): return bool(EXPORT & set(self.flags))
+    @property
+    def runs(self): return self.flags.get('eval') != 'false' and not {'slow', 'cuda', 'dist'} & set(self.flags)
+
+def cells(path):
+    return [Cell(path, i, c) for i, c in enumerate(json.loads(path.read_text(encoding='utf-8'))['cells']) if c['cell_type'] == 'code']
+
+def report(faults):
+    assert not faults, f'{len(faults)} found:\n  ' + '\n  '.join(faults)
+
+# ---- export and clean
+
+@pytest.fixture(scope='session')
+def made_again(tmp_path_factory):
+    "A copy of the project whose modules were deleted and exported anew, and whose notebooks were cleaned."
+    copy = tmp_path_factory.mktemp('project')/'detbook'
+    shutil.copytree(ROOT, copy, ignore=shutil.ignore_patterns('.git', '*.egg-info', '__pycache__', '.ipynb_checkpoints', 'build', 'dist', 'golden', 'runs', '.venv', '_proc', '_docs'), symlinks=True)
+    for p in (copy/'detbook').glob('*.py'):
+        if p.name != '__init__.py': p.unlink()
+    for command in ('nbdev_export', 'nbdev_clean'):
+        module = 'nbdev.doclinks' if command == 'nbdev_export' else 'nbdev.clean'
+        done = subprocess.run([sys.executable, '-c', f'import sys; from {module} import {command}; sys.argv=["{command}"]; {command}()'], cwd=copy, capture_output=True, text=True)
+        assert done.returncode == 0, f'{command} failed:\n{done.stdout}{done.stderr}'
+    return copy
+
+def test_export_changes_nothing(made_again):
+    faults = []
+    for name in sorted({p.name for d in (LIB, made_again/'detbook') for p in d.glob('*.py')}):
+        old, new = LIB/name, made_again/'detbook'/name
+        if not new.exists(): faults.append(f'detbook/{name} is made by no notebook')
+        elif not old.exists(): faults.append(f'detbook/{name} is missing: run nbdev-export')
+        elif old.read_text() != new.read_text():
+            diff = list(difflib.unified_diff(old.read_text().splitlines(), new.read_text().splitlines(), 'committed', 'exported', lineterm='', n=0))
+            faults.append(f'detbook/{name} is not what its notebook exports:\n    ' + '\n    '.join(diff[:12]))
+    report(faults)
+
+@by_page
+def test_notebook_is_clean(path, made_again):
+    assert path.read_bytes() == (made_again/path.relative_to(ROOT)).read_bytes(), f'{path.relative_to(ROOT)}: nbdev-clean would change it'
+
+# ---- the order of the book
+
+def test_names_and_numbers():
+    faults, seen = [], {}
+    for p in PAGES:
+        word = re.sub(r'^\d+_', '', p.stem)
+        if word in seen: faults.append(f'{p.relative_to(ROOT)} and {seen[word].relative_to(ROOT)} make one page name, {word!r}')
+        seen[word] = p
+    numbers = [p.stem[:2] for p in CHAPTERS]
+    faults += [f'two chapters have number {n}' for n in set(numbers) if numbers.count(n) > 1]
+    faults += [f'{p.relative_to(ROOT)}: a chapter is named NN_word.ipynb' for p in NBS.glob('*.ipynb') if p not in CHAPTERS and p.stem != 'index']
+    faults += [f'{p.relative_to(ROOT)}: no .py file belongs in nbs' for p in NBS.rglob('*.py') if '.ipynb_checkpoints' not in p.parts]
+    assert len(CHAPTERS) > 0
+    report(faults)
+
+def test_every_module_has_its_notebook_and_the_reverse():
+    faults, words = [], {}
+    for p in PAGES:
+        names = [c.flags['default_exp'] for c in cells(p) if 'default_exp' in c.flags]
+        if p not in CHAPTERS:
+            if names: faults.append(f'{p.relative_to(ROOT)} exports to {names}: only numbered chapters export')
+        elif names != [p.stem[3:]]: faults.append(f'{p.relative_to(ROOT)}: default_exp is {names}, expected {[p.stem[3:]]}')
+        for n in names: words[n] = p
+    for m in LIB.glob('*.py'):
+        if m.stem not in ('__init__', '_modidx') and m.stem not in words: faults.append(f'detbook/{m.name} has no notebook')
+    faults += [f'{p.relative_to(ROOT)} has no module detbook/{w}.py' for w, p in words.items() if not (LIB/f'{w}.py').exists()]
+    report(faults)
+
+def imported(tree):
+    "(module, names, level, node) of each import anywhere in the tree; names is None for a plain `import`."
+    for node in ast.walk(tree):
+        if isinstance(node, ast.Import): yield from ((a.name, None, 0, node) for a in node.names)
+        elif isinstance(node, ast.ImportFrom): yield node.module or '', [a.name for a in node.names], node.level, node
+
+@by_chapter
+def test_imports_only_earlier_chapters_by_name(path):
+    me, faults = path.stem[3:], []
+    for c in cells(path):
+        for module, names, level, node in imported(c.tree):
+            if level: faults.append(f'{c.where}: relative import'); continue
+            if module.split('.')[0] != 'detbook': continue
+            if names and '*' in names: faults.append(f'{c.where}: star import from {module}')
+            if c.exported and (names is None or module == 'detbook' and names != ['__version__']): faults.append(f'{c.where}: write `from detbook.word import name`')
+            words = [module.split('.')[1]] if '.' in module else [n for n in names or [] if n in NUMBER]
+            for w in words:
+                if w not in NUMBER: faults.append(f'{c.where}: there is no chapter {w!r}')
+                elif NUMBER[w] > NUMBER[me] or (c.exported and w == me): faults.append(f'{c.where}: imports {w}, which does not come earlier')
+    report(faults)
+
+@by_chapter
+def test_top_level_imports_of_the_inner_parts(path):
+    if int(path.stem[:2]) >= OUTER: return
+    allowed = {'torch', 'torchvision', 'fastcore', 'detbook'} | set(sys.stdlib_module_names)
+    faults = []
+    for c in cells(path):
+        if not c.exported: continue
+        inner = {id(n) for f in ast.walk(c.tree) if isinstance(f, (ast.FunctionDef, ast.Lambda)) for n in ast.walk(f)}
+        faults += [f'{c.where}: imports {m} when the module is imported' for m, _, level, n in imported(c.tree)
+                   if not level and id(n) not in inner and m.split('.')[0] not in allowed]
+    report(faults)
+
+@by_chapter
+def test_imports_have_cells_of_their_own(path):
+    "Making the documentation runs every cell that holds a top-level import: it must be quick and without effect."
+    kinds = (ast.Import, ast.ImportFrom)
+    report([c.where for c in cells(path) if any(isinstance(n, kinds) for n in c.tree.body) and not all(isinstance(n, kinds) for n in c.tree.body)])
+
+# ---- documented names
+
+def comments(code):
+    "Line number -> (comment, whether it has the line to itself)."
+    found = (t for t in tokenize.generate_tokens(io.StringIO(code).readline) if t.type == tokenize.COMMENT and not t.string.startswith('#|'))
+    return {t.start[0]:(t.string.lstrip('# '), not t.line[:t.start[1]].strip()) for t in found}
+
+def documented(node, notes, start=0):
+    "Does `node` carry a comment, at the end of its line or alone on the line above?"
+    here, above = notes.get(node.end_lineno), notes.get(node.lineno-1)
+    return bool(here and here[0]) or bool(above and above[1] and above[0] and node.lineno-1 > start)
+
+def check_function(f, name, notes, needs_return):
+    "What is wrong with the parameters and the return of function `f`."
+    a = f.args
+    params = a.posonlyargs + a.args + a.kwonlyargs
+    static = any(getattr(d, 'id', '') == 'staticmethod' for d in f.decorator_list)
+    patched = any('patch' in ast.unparse(d) for d in f.decorator_list)
+    if '.' in name and not static or patched: params = params[1:]                   # self or cls
+    defaults = dict(zip([p.arg for p in reversed(a.posonlyargs + a.args)], reversed(a.defaults))) | {p.arg:d for p, d in zip(a.kwonlyargs, a.kw_defaults) if d}
+    lines = [(defaults.get(p.arg) or p).end_lineno for p in params]
+    short = '.' in name and len(params) == 1                                        # a method of one parameter may stand on one line
+    for p, line in zip(params, lines):
+        if p.annotation is None and getattr(defaults.get(p.arg), 'value', 0) is not None: yield f'{name}: parameter {p.arg!r} is not annotated'
+        last = ast.copy_location(ast.arg(p.arg), p); last.end_lineno = line
+        if lines.count(line) > 1 or (line == f.lineno and not short) or not documented(last, notes, f.lineno): yield f'{name}: parameter {p.arg!r} has no comment on a line of its own'
+    if a.kwarg: yield f'{name}: **{a.kwarg.arg} hides the names of its parameters'
+    if len(params) > 8 and not re.search(r'[A-Z]', name) and not name.startswith('detbook_'): yield f'{name}: {len(params)} parameters, 8 are the limit'
+    inner = {id(n) for g in ast.walk(f) if isinstance(g, (ast.FunctionDef, ast.Lambda)) and g is not f for n in ast.walk(g)}
+    gives = any(isinstance(n, ast.Return) and n.value is not None and id(n) not in inner for n in ast.walk(f))
+    end = max([f.lineno, f.body[0].lineno-1])                                       # the line that closes the signature, or one above the body
+    if needs_return and gives and not any(notes.get(l, ('',))[0] for l in range(max(lines, default=f.lineno-1)+1, end+1)):
+        yield f'{name}: the return has no comment on a line of its own'
+
+def public(name): return not name.startswith('_')
+
+def check_names(tree, code):
+    "What is undocumented among the public definitions of one exported cell."
+    notes = comments(code)
+    for n in tree.body:
+        if isinstance(n, (ast.FunctionDef, ast.ClassDef)) and public(n.name):
+            if not ast.get_docstring(n): yield f'{n.name}: no docstring'
+        if isinstance(n, ast.FunctionDef) and public(n.name): yield from check_function(n, n.name, notes, True)
+        elif isinstance(n, ast.ClassDef) and public(n.name):
+            for m in n.body:
+                if isinstance(m, ast.FunctionDef) and (public(m.name) or m.name == '__init__'): yield from check_function(m, f'{n.name}.{m.name}', notes, False)
+                elif isinstance(m, ast.AnnAssign) and public(m.target.id) and not documented(m, notes, n.lineno): yield f'{n.name}: field {m.target.id!r} has no comment'
+        elif isinstance(n, (ast.Assign, ast.AnnAssign)):
+            for t in (n.targets if isinstance(n, ast.Assign) else [n.target]):
+                if isinstance(t, ast.Name) and public(t.id) and not documented(n, notes) and not any(l in notes for l in range(n.lineno, n.end_lineno+1)): yield f'{t.id}: a public constant needs a comment'
+
+@by_chapter
+def test_public_names_are_documented(path):
+    report([f'{c.where}: {fault}' for c in cells(path) if c.exported for fault in check_names(c.tree, c.code)])
+
+@by_chapter
+def test_documentation_is_what_a_reader_gets(path):
+    "After import, with decorators applied, each name of `__all__` still has its docstring, and fastcore finds each parameter's comment."
+    from fastcore.docments import docments
+    module = importlib.import_module(f'detbook.{path.stem[3:]}')
+    faults = []
+    for name in getattr(module, '__all__', []):
+        o = getattr(module, name)
+        if not (isinstance(o, type) or callable(o) and hasattr(o, '__name__')): continue
+        if not (o.__doc__ or '').strip(): faults.append(f'{path.stem}: {name} has no docstring')
+        if isinstance(o, type) and '__init__' not in vars(o): continue
+        try: found = docments(o.__init__ if isinstance(o, type) else o, full=True)
+        except OSError: continue                                                    # a constructor that Python wrote, as a dataclass has
+        faults += [f'{path.stem}: docments finds nothing for {name}({k})' for k, v in found.items() if k not in ('self', 'return') and not v.docment]
+    report(faults)
+
+# ---- the notebooks as pages
+
+@by_page
+def test_notebook_is_a_page(path):
+    "Small, executed, without errors, with a title and a promise."
+    faults, size = [], path.stat().st_size
+    if size > 400_000: faults.append(f'{path.relative_to(ROOT)} has {size:,} bytes, 400,000 are the limit')
+    raw = json.loads(path.read_text(encoding='utf-8'))
+    first = join(raw['cells'][0]['source'])
+    if not re.fullmatch(r'# \S.*\n+> \S.*\n*', first):
+        faults.append(f'{path.relative_to(ROOT)}: the first cell holds the title and a promise (# Noun, then > one line) and nothing else: nbdev leaves the rest of it out of the page')
+    code = cells(path)
+    for c in code:
+        faults += [f'{c.where}: holds an error, {o["ename"]}: {o["evalue"]}' for o in c.outputs if o['output_type'] == 'error']
+        last = c.tree.body[-1] if c.tree.body else None
+        shows = isinstance(last, ast.Expr) and not c.source.rstrip().endswith(';') and (
+            isinstance(last.value, (ast.Tuple, ast.List, ast.Dict, ast.Subscript, ast.JoinedStr, ast.BinOp, ast.Compare, ast.Name))
+            or isinstance(last.value, ast.Call) and getattr(last.value.func, 'id', '') == 'print')
+        if c.runs and shows and not c.outputs: faults.append(f'{c.where}: has no output: not run since it was written?')
+    if code and not any(c.outputs for c in code): faults.append(f'{path.relative_to(ROOT)} was never run')
+    report(faults)
+
+# ---- README, sidebar, change log
+
+def load(path):
+    spec = importlib.util.spec_from_file_location(path.stem, path)
+    module = importlib.util.module_from_spec(spec); spec.loader.exec_module(module)
+    return module
+
+def test_readme_is_what_the_index_makes():
+    text, files = load(ROOT/'.ci'/'readme.py').readme(NBS/'index.ipynb')
+    again = 'run `python .ci/readme.py`'
+    assert (ROOT/'README.md').read_text(encoding='utf-8') == text, f'README.md is not what nbs/index.ipynb makes: {again}'
+    for name, data in files.items(): assert (ROOT/name).exists() and (ROOT/name).read_bytes() == data, f'{name} is not the picture of nbs/index.ipynb: {again}'
+    assert {p.relative_to(ROOT).as_posix() for p in (ROOT/'images').glob('readme_*')} == set(files), f'pictures that README.md does not show: {again}'
+
+def test_readme_gives_the_two_commands_and_lists_every_chapter():
+    text = (ROOT/'README.md').read_text(encoding='utf-8')
+    for command in ('pip install -e . && detbook_demo', "pip install -e '.[dev]' && nbdev-test && pytest -q tests"): assert f'\n{command}\n' in text, f'README.md lacks the line {command}'
+    targets = re.findall(r'\]\(([^)\s#]+)[^)]*\)', text)
+    faults = [f'README.md links to {t}, which does not exist' for t in targets if not re.match(r'[a-z]+:', t) and not (ROOT/t).exists()]
+    faults += [f'README.md does not link to {p.relative_to(ROOT)}' for p in PAGES if p.stem != 'index' and p.relative_to(ROOT).as_posix() not in targets]
+    report(faults)
+
+def sidebar():
+    import yaml
+    site = yaml.safe_load((ROOT/'_quarto.yml').read_text(encoding='utf-8'))['website']
+    def pages(o):
+        if isinstance(o, str): return [o]
+        return [p for i in o for p in pages(i)] if isinstance(o, list) else [o['href']] if 'href' in o else pages(o['contents'])
+    return pages(site['sidebar']['contents'])
+
+def test_sidebar_lists_every_page_in_order():
+    link = NBS/'_quarto.yml'
+    assert link.is_symlink() and os.readlink(link) == '../_quarto.yml', 'nbs/_quarto.yml is a link to ../_quarto.yml'
+    chapters = [p.name for p in CHAPTERS]
+    shown = sidebar()
+    assert [o for o in shown if '/' not in o and o != 'index.ipynb'] == chapters, 'the sidebar of _quarto.yml lists the chapters in reading order'
+    assert sorted(shown) == sorted(p.relative_to(NBS).as_posix() for p in PAGES), 'the sidebar of _quarto.yml lists every page, and no other'
+
+def test_change_log_has_this_version():
+    heads = re.findall(r'^## \[?([^\]\s]+)', (ROOT/'CHANGELOG.md').read_text(encoding='utf-8'), re.M)
+    assert 'Unreleased' in heads or META['version'] in heads, f'CHANGELOG.md has no entry for {META["version"]} nor Unreleased, only {heads}'
+
+# ---- metadata and the wheel
+
+def test_settings_and_pyproject_agree():
+    try: import tomllib
+    except ImportError: import tomli as tomllib
+    project = tomllib.loads((ROOT/'pyproject.toml').read_text(encoding='utf-8'))['project']
+    assert project['name'] == META['lib_name']
+    assert project['urls'] == {'Repository': META['git_url'], 'Documentation': META['doc_host'] + META['doc_baseurl']}
+
+@pytest.fixture(scope='session')
+def wheel(made_again, tmp_path_factory):
+    "The wheel of the project, built from a copy and unpacked; importing from that folder is importing what users install."
+    out = tmp_path_factory.mktemp('wheel')
+    source = out/'source'
+    shutil.copytree(made_again, source, symlinks=True)
+    done = subprocess.run([sys.executable, '-m', 'pip', 'wheel', '-q', '--no-deps', '--no-build-isolation', '-w', str(out), str(source)], capture_output=True, text=True)
+    assert done.returncode == 0, done.stdout + done.stderr
+    with zipfile.ZipFile(next(out.glob('*.whl'))) as z: z.extractall(out/'site')
+    return out/'site'
+
+def test_wheel_metadata(wheel):
+    info = next(wheel.glob('*.dist-info'))
+    meta = Parser().parsestr((info/'METADATA').read_text(encoding='utf-8'))
+    requires = meta.get_all('Requires-Dist')
+    plain = {r.replace(' ', '') for r in requires if 'extra ==' not in r}
+    assert {re.split('[<>=!~]', r)[0] for r in plain} == {re.split('[<>=!~]', r)[0] for r in META['requirements'].split()}
+    for r in plain:
+        if re.match(r'torch(vision)?\b', r): assert '<' not in r and '==' not in r and '~' not in r and '>=' in r, f'{r}: torch and torchvision have a floor and no cap'
+    assert {'torch', 'torchvision'} <= {re.split('[<>=]', r)[0] for r in plain}
+    assert meta['Version'] == META['version'] and meta['Requires-Python'] == f">={META['min_python']}"
+    assert meta['License-Expression'] == 'Apache-2.0' and meta['Summary'] == META['description']
+    assert (info/'licenses'/'LICENSE').read_text() == (ROOT/'LICENSE').read_text()
+    extras = {k.removesuffix('_requirements') for k in META if k.endswith('_requirements')}
+    assert set(meta.get_all('Provides-Extra')) == extras
+    scripts = ConfigParser(delimiters=['=']); scripts.optionxform = str
+    scripts.read(info/'entry_points.txt')
+    assert {k:v.strip() for k, v in scripts['console_scripts'].items()} == SCRIPTS
+    assert meta.get_payload().strip() == (ROOT/'README.md').read_text(encoding='utf-8').strip(), 'the long description is README.md'
+    assert {p.name for p in wheel.iterdir()} == {'detbook', info.name}, 'the wheel holds the package alone'
+    assert {p.name for p in (wheel/'detbook').rglob('*.py')} == {f'{w}.py' for w in [*NUMBER, '__init__', '_modidx']}
+
+ONLY = '''
+import re, sys
+from importlib.metadata import PackageNotFoundError, packages_distributions, requires
+plain = lambda name: re.sub(r'[-_.]+', '-', name).lower()
+allowed, todo = {'detbook'}, ['torch', 'torchvision', 'fastcore']
+while todo:                                                     # these three and what they need, extras left out
+    name = plain(todo.pop())
+    if name in allowed: continue
+    allowed.add(name)
+    try: todo += [re.match(r'[\\w.-]+', r)[0] for r in requires(name) or [] if 'extra ==' not in r]
+    except PackageNotFoundError: pass
+blocked = {top for top, dists in packages_distributions().items() if top.isidentifier() and not allowed & {plain(d) for d in dists}}
+class Without:                                                 # a finder that does not see what is blocked
+    def __init__(self, finder): self.finder = finder
+    def __getattr__(self, name): return getattr(self.finder, name)
+    def find_spec(self, name, path=None, target=None):
+        return None if name.split('.')[0] in blocked else self.finder.find_spec(name, path, target)
+sys.meta_path[:] = [Without(f) for f in sys.meta_path if hasattr(f, 'find_spec')]
+sys.path.insert(0, SITE)
+import importlib, detbook
+assert detbook.__file__.startswith(SITE), detbook.__file__
+for word in WORDS: importlib.import_module('detbook.' + word)
+found = {'fastai', 'pycocotools', 'matplotlib', 'ipywidgets', 'sklearn', 'IPython', 'safetensors'} & set(sys.modules)
+assert not found, found
+assert {'fastai', 'pycocotools', 'matplotlib', 'ipywidgets', 'sklearn'} <= blocked, 'the check is blind: these are not blocked'
+print('imported', len(WORDS), 'modules')
+'''
+
+def test_models_need_torch_torchvision_and_fastcore_alone(wheel):
+    inner = [w for w, n in NUMBER.items() if n < OUTER]
+    words = ['models'] + [w for w in inner if w != 'models']
+    code = f'SITE = {str(wheel)!r}; WORDS = {words!r}\n' + ONLY
+    done = subprocess.run([sys.executable, '-c', code], cwd=wheel, capture_output=True, text=True)
+    assert done.returncode == 0, done.stderr
+
+@pytest.mark.parametrize('name', SCRIPTS)
+def test_console_script(name):
+    module, function = SCRIPTS[name].split(':')
+    assert callable(getattr(importlib.import_module(module), function, None)), f'{name} is no function of {module}'
+    program = Path(sys.executable).with_name(name)
+    done = subprocess.run([str(program), '--help'], capture_output=True, text=True)
+    assert done.returncode == 0 and 'usage' in done.stdout.lower(), f'{name} --help:\n{done.stdout}{done.stderr}'
+
+# ---- what no file may hold
+
+SKIP = {'.git', '__pycache__', '.ipynb_checkpoints', 'build', 'dist', '.venv', '_proc', '_docs', 'runs', '.pytest_cache'}
+TEXT = {'.py', '.ipynb', '.md', '.ini', '.toml', '.yml', '.yaml', '.cfg', '.in', '.txt', '.json', '.sh', ''}
+PATHS = [rf'(?<![\w.]){p}' for p in (r'/wo' r'rk/(main|shared)\b', r'/tm' r'p/w/', r'/ro' r'ot/', r'/ho' r'me/\w', r'/Us' r'ers/\w', r'file:' r'///', r'(files\.)?py' r'thonhosted', r'py' r'pi\.org')]
+LOADS = [r'weights_only\s*=\s*Fal' r'se', r'\bpick' r'le\.loads?\(', r'\bya' r'ml\.(load|unsafe_load|full_load)(_all)?\(', r'allow_pick' r'le\s*=\s*True']
+
+def texts():
+    "Each text file of the project with what is written in it; of a notebook, the sources and text outputs."
+    for folder, subfolders, names in os.walk(ROOT):
+        subfolders[:] = [s for s in subfolders if s not in SKIP and not s.endswith('.egg-info')]
+        for n in names:
+            p = Path(folder)/n
+            if p.suffix not in TEXT or p.stat().st_size > 2e6: continue
+            text = p.read_text(encoding='utf-8', errors='replace')
+            if p.suffix == '.ipynb': text = re.sub(r'"image/\w+": "[^"]*"', '', text)
+            yield p.relative_to(ROOT), text
+
+def test_no_machine_paths_and_no_unsafe_loads():
+    faults = []
+    for path, text in texts():
+        for pattern in PATHS + LOADS:
+            faults += [f'{path}, line {text[:m.start()].count(chr(10))+1}: {m[0]!r}' for m in re.finditer(pattern, text)]
+    report(faults)
