@@ -36,7 +36,7 @@ def grid_anchors(
     shift = torch.stack([x.repeat(h), y[:,None].expand(h, w).reshape(-1)], 1).repeat(1, 2)
     return (shift[:,None] + cell).reshape(-1, 4)
 
-# %% ../nbs/05_anchors.ipynb #8c59a418
+# %% ../nbs/05_anchors.ipynb #e8cf7be9
 @component
 class AnchorGenerator:
     "Anchors for every level of a pyramid."
@@ -54,8 +54,9 @@ class AnchorGenerator:
         device=None,    # where to put them
     )->list:            # L tensors (N_l,4) xyxy, pixels
         "Anchors of each level."
-        if len(sizes) != len(self.strides): raise ValueError(f'{len(sizes)} feature maps for {len(self.strides)} anchor strides {self.strides}')
-        return [grid_anchors(c.to(device), size, s) for c,size,s in zip(self.cells, sizes, self.strides)]
+        if len(sizes) != len(self.strides):
+            raise ValueError(f'{len(sizes)} feature maps for {len(self.strides)} anchor strides {self.strides}')
+        return [grid_anchors(c.to(device, non_blocking=True), size, s) for c,size,s in zip(self.cells, sizes, self.strides)]
 
     def valid(self,
         sizes:list,     # L pairs (h,w): the feature maps

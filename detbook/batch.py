@@ -15,8 +15,11 @@ from torch import nn, Tensor
 from torch.nn import functional as F
 from .core import component, warn_once
 
-# %% ../nbs/03_batch.ipynb #6506d2e8
-IMAGENET_MEAN, IMAGENET_STD = (123.675, 116.28, 103.53), (58.395, 57.12, 57.375)
+# %% ../nbs/03_batch.ipynb #2c6a35f3
+IMAGENET_MEAN = (123.675, 116.28, 103.53)   # of red, green, blue over ImageNet, 0..255
+
+# %% ../nbs/03_batch.ipynb #a559b253
+IMAGENET_STD = (58.395, 57.12, 57.375)      # standard deviation of red, green, blue over ImageNet, 0..255
 
 # %% ../nbs/03_batch.ipynb #c9372c22
 class Batch(NamedTuple):
@@ -65,9 +68,19 @@ class Truths(NamedTuple):
     labels: Tensor      # (B,G) int64 from 0
     valid: Tensor       # (B,G) bool: a real object, to be found
     ignore: Tensor      # (B,G) bool: a region (crowd, difficult) whose inside is neither object nor background
-    masks: Tensor|None = None       # (sum of N, H, W) uint8: all masks of the batch, one after the other
-    first: Tensor|None = None       # (B,) row in `masks` of each image's first object
+    masks: Tensor|None = None       # (M,H,W) uint8 0 or 1: all masks of the batch, one after the other; at least one row
+    first: Tensor|None = None       # (B,) row in `masks` of each image's first object; any row where it has none
     keypoints: Tensor|None = None   # (B,G,K,3) x, y, visibility
+
+# %% ../nbs/03_batch.ipynb #fab28e12
+def _row_of_masks(targets, batch):
+    "All masks one after the other (at least one) and each image's first row; two Nones where an object has no mask."
+    if any(t.get('masks') is None and len(t['boxes']) for t in targets): return None, None
+    (H,W), dev = batch.pixels.shape[-2:], batch.pixels.device
+    pad = lambda m: F.pad((m.to(dev, non_blocking=True) != 0).byte(), (0, W-m.shape[-1], 0, H-m.shape[-2]))
+    rows, counts = [pad(t['masks']) for t in targets if len(t['boxes'])], [0] + [len(t['boxes']) for t in targets[:-1]]
+    masks = torch.cat(rows) if rows else torch.zeros(1, H, W, dtype=torch.uint8, device=dev)
+    return masks, torch.tensor(counts).cumsum(0).clamp(max=len(masks)-1).to(dev, non_blocking=True)
 
 # %% ../nbs/03_batch.ipynb #1d002fac
 def pad_truths(
@@ -85,17 +98,13 @@ def pad_truths(
     real = torch.zeros(B, G, dtype=torch.bool)
     for i,t in enumerate(targets): real[i,:len(t['boxes'])] = True
     ignore = table('ignore', dtype=torch.bool)
-    masks = first = keypoints = None
-    if targets and all(t.get('masks') is not None for t in targets):
-        H,W = batch.pixels.shape[-2:]
-        masks = torch.cat([F.pad(t['masks'].to(dev, torch.uint8, non_blocking=True), (0, W-t['masks'].shape[-1], 0, H-t['masks'].shape[-2])) for t in targets])
-        counts = [0] + [len(t['masks']) for t in targets[:-1]]
-        first = torch.tensor(counts).cumsum(0).to(dev, non_blocking=True)
+    masks, first = _row_of_masks(targets, batch)
     K = next((t['keypoints'].shape[-2] for t in targets if t.get('keypoints') is not None), None)
-    if K is not None: keypoints = table('keypoints', K, 3)
-    return Truths(table('boxes', 4), table('labels', dtype=torch.int64), real.to(dev, non_blocking=True) & ~ignore, ignore, masks, first, keypoints)
+    keypoints = None if K is None else table('keypoints', K, 3)
+    valid = real.to(dev, non_blocking=True) & ~ignore
+    return Truths(table('boxes', 4), table('labels', dtype=torch.int64), valid, ignore, masks, first, keypoints)
 
-# %% ../nbs/03_batch.ipynb #18e6db33
+# %% ../nbs/03_batch.ipynb #00b03c5c
 def _fail_on(ok, where, found, expected):
     if not ok: raise ValueError(f'{where} is {found}; expected {expected}')
 
@@ -103,14 +112,15 @@ def check_images(
     images:list,    # what a detector was given as images
 ):
     "Raise a ValueError that names the first thing that is no (3,h,w) image."
-    _fail_on(isinstance(images, (list, tuple)) and len(images) > 0, 'images', f'a {type(images).__name__} of {len(images) if hasattr(images,"__len__") else "?"}',
-             'a non-empty list of (3,h,w) tensors')
+    found = f'a {type(images).__name__} of {len(images) if hasattr(images, "__len__") else "?"}'
+    _fail_on(isinstance(images, (list, tuple)) and len(images) > 0, 'images', found, 'a non-empty list of (3,h,w) tensors')
     for i,im in enumerate(images):
-        _fail_on(isinstance(im, Tensor), f'images[{i}]', f'a {type(im).__name__}', 'a (3,h,w) tensor')
-        _fail_on(im.ndim == 3 and im.shape[0] == 3 and im.numel() > 0, f'images[{i}]', f'of shape {tuple(im.shape)}', '(3,h,w) with h, w > 0')
-        _fail_on(im.dtype == torch.uint8 or im.is_floating_point(), f'images[{i}]', f'of {im.dtype}', 'uint8 or float, nominally 0..255')
+        where = f'images[{i}]'
+        _fail_on(isinstance(im, Tensor), where, f'a {type(im).__name__}', 'a (3,h,w) tensor')
+        _fail_on(im.ndim == 3 and im.shape[0] == 3 and im.numel() > 0, where, f'of shape {tuple(im.shape)}', '(3,h,w) with h, w > 0')
+        _fail_on(im.dtype == torch.uint8 or im.is_floating_point(), where, f'of {im.dtype}', 'uint8 or float, nominally 0..255')
 
-# %% ../nbs/03_batch.ipynb #91b9acbf
+# %% ../nbs/03_batch.ipynb #19c2dd06
 def looks_dim(
     images:list,    # B tensors (3,h,w)
 )->Tensor:          # () bool: are they float images of values up to 1?
@@ -118,29 +128,41 @@ def looks_dim(
     tops = [im.max() for im in images if im.is_floating_point()]
     return torch.stack([t.float().to(tops[0].device) for t in tops]).max() <= 1 if tops else torch.zeros((), dtype=torch.bool)
 
+# %% ../nbs/03_batch.ipynb #2cdb8633
 def warn_dim():
     "Say once that the images seem to be scaled to 0..1."
     warn_once('the images are float with no value above 1, but detectors take 0..255: multiply them by 255 if they were scaled to 0..1')
 
-# %% ../nbs/03_batch.ipynb #c3be3804
-def _check_shapes(images, targets):
-    _fail_on(isinstance(targets, (list, tuple)) and len(targets) == len(images), 'targets', f'of length {len(targets)}', f'one dict for each of the {len(images)} images')
-    for i,(im,t) in enumerate(zip(images, targets)):
-        for k in ('boxes', 'labels'): _fail_on(isinstance(t, dict) and k in t, f'targets[{i}]', f'without {k!r}', 'boxes (N,4) and labels (N,)')
-        n, (h,w) = len(t['boxes']), im.shape[-2:]
-        _fail_on(t['boxes'].shape == (n,4) and t['boxes'].is_floating_point(), f"targets[{i}]['boxes']", f"{t['boxes'].dtype} of shape {tuple(t['boxes'].shape)}", 'float (N,4)')
-        _fail_on(t['labels'].shape == (n,) and t['labels'].dtype == torch.int64, f"targets[{i}]['labels']", f"{t['labels'].dtype} of shape {tuple(t['labels'].shape)}", f'int64 ({n},)')
-        if t.get('masks') is not None: _fail_on(t['masks'].shape == (n,h,w), f"targets[{i}]['masks']", f"of shape {tuple(t['masks'].shape)}", f'({n},{h},{w}): one mask for each box, of the size of the image')
-        if t.get('ignore') is not None: _fail_on(t['ignore'].shape == (n,) and t['ignore'].dtype == torch.bool, f"targets[{i}]['ignore']", f"{t['ignore'].dtype} of shape {tuple(t['ignore'].shape)}", f'bool ({n},)')
-        if t.get('keypoints') is not None: _fail_on(t['keypoints'].ndim == 3 and t['keypoints'].shape[::2] == (n,3), f"targets[{i}]['keypoints']", f"of shape {tuple(t['keypoints'].shape)}", f'({n},K,3)')
+# %% ../nbs/03_batch.ipynb #124fd7b4
+def _check_target(where, t, size):
+    "Shapes and types of one target dict."
+    for k in ('boxes', 'labels'): _fail_on(isinstance(t, dict) and k in t, where, f'without {k!r}', 'boxes (N,4) and labels (N,)')
+    def check(key, ok, expected):
+        if (x := t.get(key)) is None: return
+        _fail_on(isinstance(x, Tensor), f'{where}[{key!r}]', f'a {type(x).__name__}', expected)
+        _fail_on(ok(x), f'{where}[{key!r}]', f'{x.dtype} of shape {tuple(x.shape)}', expected)
+    check('boxes', lambda x: x.ndim == 2 and x.shape[1] == 4 and x.is_floating_point(), 'float (N,4)')
+    n = len(t['boxes'])
+    check('labels',    lambda x: x.shape == (n,) and x.dtype == torch.int64, f'int64 ({n},)')
+    check('masks',     lambda x: x.shape == (n, *size), f'({n},{size[0]},{size[1]}): one mask for each box, of the size of the image')
+    check('ignore',    lambda x: x.shape == (n,) and x.dtype == torch.bool, f'bool ({n},)')
+    check('keypoints', lambda x: x.ndim == 3 and x.shape[::2] == (n, 3), f'({n},K,3)')
 
-# %% ../nbs/03_batch.ipynb #f70784c3
+def _check_targets(images, targets):
+    found = f'of length {len(targets)}' if hasattr(targets, '__len__') else f'a {type(targets).__name__}'
+    ok = isinstance(targets, (list, tuple)) and len(targets) == len(images)
+    _fail_on(ok, 'targets', found, f'one dict for each of the {len(images)} images')
+    for i,(im,t) in enumerate(zip(images, targets)): _check_target(f'targets[{i}]', t, tuple(im.shape[-2:]))
+
 def _first_bad_value(targets, num_classes):
+    labels = '0 or more' if num_classes is None else f'0 to {num_classes-1}, as the model has {num_classes} classes'
     for i,t in enumerate(targets):
         for j,(b,l) in enumerate(zip(t['boxes'].tolist(), t['labels'].tolist())):
-            _fail_on(all(abs(v) < float('inf') for v in b) and b[2] > b[0] and b[3] > b[1], f"targets[{i}]['boxes'][{j}]", b, 'finite x1 < x2 and y1 < y2')
-            _fail_on(l >= 0 and (num_classes is None or l < num_classes), f"targets[{i}]['labels'][{j}]", l, f'0 to {(num_classes or 0) - 1}, as the model has {num_classes} classes')
+            ok = all(abs(v) < float('inf') for v in b) and b[2] > b[0] and b[3] > b[1]
+            _fail_on(ok, f"targets[{i}]['boxes'][{j}]", b, 'finite x1 < x2 and y1 < y2')
+            _fail_on(l >= 0 and (num_classes is None or l < num_classes), f"targets[{i}]['labels'][{j}]", l, labels)
 
+# %% ../nbs/03_batch.ipynb #364e41a4
 def check_batch(
     images:list,                # B tensors (3,h,w)
     targets:list,               # B target dicts
@@ -149,7 +171,7 @@ def check_batch(
 ):
     "Raise a ValueError that names the first bad value; one host read, and none where the truths lie on a GPU."
     check_images(images)
-    _check_shapes(images, targets)
+    _check_targets(images, targets)
     if any(t['boxes'].is_cuda for t in targets): return
     boxes, labels = torch.cat([t['boxes'] for t in targets]), torch.cat([t['labels'] for t in targets])
     bad = (~boxes.isfinite()).any() | (boxes[:,2:] <= boxes[:,:2]).any() | (labels < 0).any()

@@ -31,9 +31,10 @@ def decode(
 )->Tensor:                              # (...,4) xyxy, pixels
     "Boxes that the deltas lead to, in float32."
     a, d = xyxy_to_cxcywh(anchors.float()), deltas.float()
-    return cxcywh_to_xyxy(torch.cat([a[...,:2] + d[...,:2] * a[...,2:], a[...,2:] * d[...,2:].clamp(-max_log, max_log).exp()], -1))
+    factors = d[...,2:].clamp(-max_log, max_log).exp()
+    return cxcywh_to_xyxy(torch.cat([a[...,:2] + d[...,:2] * a[...,2:], a[...,2:] * factors], -1))
 
-# %% ../nbs/06_coder.ipynb #f9317887
+# %% ../nbs/06_coder.ipynb #89ad7ba8
 @component
 class DeltaCoder:
     "Encode and decode with the deltas brought to mean 0 and deviation 1."
@@ -43,13 +44,15 @@ class DeltaCoder:
     ):
         self.means, self.stds = tuple(means), tuple(stds)
 
+    def _on(self, numbers, d): return torch.tensor(numbers, dtype=d.dtype).to(d.device, non_blocking=True)
+
     def encode(self,
         anchors:Tensor, # (...,4) xyxy, pixels
         boxes:Tensor,   # (...,4) xyxy, pixels
     )->Tensor:          # (...,4) normalised deltas
         "Normalised deltas from anchors to boxes."
         d = encode(anchors, boxes)
-        return (d - d.new_tensor(self.means)) / d.new_tensor(self.stds)
+        return (d - self._on(self.means, d)) / self._on(self.stds, d)
 
     def decode(self,
         anchors:Tensor,         # (B,N,4) or (N,4) xyxy, pixels
@@ -58,5 +61,5 @@ class DeltaCoder:
     )->Tensor:                  # like `deltas`: xyxy, pixels
         "Boxes from normalised deltas."
         d = deltas.float()
-        boxes = decode(anchors, d * d.new_tensor(self.stds) + d.new_tensor(self.means))
+        boxes = decode(anchors, d * self._on(self.stds, d) + self._on(self.means, d))
         return boxes if sizes is None else clip_boxes(boxes, sizes)

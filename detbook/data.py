@@ -42,8 +42,8 @@ def _open(source):
 
 # %% ../nbs/40_data.ipynb #ee03cd70
 def read_image(
-    source, # path of a picture, or the bytes of one
-)->Tensor:  # (3,H,W) uint8 RGB, upright
+    source:str|Path|bytes,  # path of a picture, or the bytes of one
+)->Tensor:                  # (3,H,W) uint8 RGB, upright
     "Read a picture of any kind as RGB, turned as its EXIF tag says; ValueError or FileNotFoundError names what cannot be read."
     name, im = _open(source)
     with im:
@@ -64,8 +64,8 @@ def _name(source): return str(source) if isinstance(source, (str, os.PathLike)) 
 
 # %% ../nbs/40_data.ipynb #417b5dc7
 def read_coco(
-    source, # path of an instances file, or its content as a dict
-)->dict:    # 'images', 'annotations', 'categories': lists of dicts
+    source:str|Path|dict,   # path of an instances file, or its content as a dict
+)->dict:                    # 'images', 'annotations', 'categories': lists of dicts
     "Read a COCO instances file; ValueError or FileNotFoundError says in one sentence what was found instead."
     name, d = _name(source), source
     if isinstance(source, (str, os.PathLike)):
@@ -88,10 +88,10 @@ def read_coco(
 
 # %% ../nbs/40_data.ipynb #2784a82b
 def segmentation_to_rle(
-    segmentation,   # COCO's: a list of polygons, or run lengths as a dict (compressed or not)
-    height:int,     # of the picture, pixels
-    width:int,      # of the picture, pixels
-)->dict:            # compressed run lengths, as pycocotools takes them
+    segmentation:list|dict, # COCO's: a list of polygons, or run lengths as a dict (compressed or not)
+    height:int,             # of the picture, pixels
+    width:int,              # of the picture, pixels
+)->dict:                    # compressed run lengths, as pycocotools takes them
     "Turn any of COCO's three mask encodings into compressed run lengths."
     if isinstance(segmentation, list): return mask_utils.merge(mask_utils.frPyObjects(segmentation, height, width))
     if isinstance(segmentation['counts'], list): return mask_utils.frPyObjects(segmentation, height, width)
@@ -286,14 +286,14 @@ class CocoDataset(torch.utils.data.Dataset):
     "Pictures and truths of a COCO instances file. Bad records raise one sentence, or are dropped and counted in `report`."
     @strict
     def __init__(self,
-        annotations,            # path of an instances json, or its content as a dict
-        images=None,            # folder of the pictures; default: looked for near the json
+        annotations:str|Path|dict,  # path of an instances json, or its content as a dict
+        images:str|Path=None,       # folder of the pictures; default: looked for near the json
         *,
-        classes:list=None,      # names to keep, in label order; default: all that the file has, by category id
-        transforms=None,        # called as transforms(image, target), must return both
-        masks:bool=None,        # read masks? default: where the file has any
-        on_bad:str='raise',     # 'raise'; 'skip': drop bad records; 'clip': likewise, but cut boxes that stick out
-        max_bad:float=.01,      # share of images, or of annotations, that may be dropped (up to 10 of each always, if at most half)
+        classes:list=None,          # names to keep, in label order; default: all that the file has, by category id
+        transforms=None,            # called as transforms(image, target), must return both
+        masks:bool=None,            # read masks? default: where the file has any
+        on_bad:str='raise',         # 'raise'; 'skip': drop bad records; 'clip': likewise, but cut boxes that stick out
+        max_bad:float=.01,          # share of images, or of annotations, that may be dropped (up to 10 of each always, if at most half)
     ):
         ways = ('raise', 'skip', 'clip')
         if on_bad not in ways: raise ValueError(f'on_bad must be one of {", ".join(ways)}, not {on_bad!r}{nearest(on_bad, ways)}')
@@ -415,13 +415,14 @@ def show(self:CocoDataset,
 def summary(self:CocoDataset)->str: # some lines of text
     "Tell what was read: images, objects of each class, and what was clipped, left out or dropped."
     r, image_of = self.report, self._image_of()
+    wide  = max(map(len, ('class', *self.classes))) + 2
     lines = [self.name,
              '{images} images ({empty} without objects), {objects} objects, {ignored} ignored regions, {clipped} boxes clipped'.format(**r),
-             f'{"label":>5} {"id":>5}  {"class":<20}{"objects":>9}{"ignored":>9}{"images":>9}']
+             f'{"label":>5} {"id":>5}  {"class":<{wide}}{"objects":>9}{"ignored":>9}{"images":>9}']
     for l, (c, k) in enumerate(zip(self.classes, self.category_ids)):
         own, ig = self._labels == l, self._ignore
         counts = int((own & ~ig).sum()), int((own & ig).sum()), len(image_of[own].unique())
-        lines.append(f'{l:>5} {k:>5}  {c:<20}{counts[0]:>9}{counts[1]:>9}{counts[2]:>9}')
+        lines.append(f'{l:>5} {k:>5}  {c:<{wide}}{counts[0]:>9}{counts[1]:>9}{counts[2]:>9}')
     if r['left_out']: lines.append(f'left out: {_counts(r["left_out"])}')
     if r['dropped']: lines.append(f'dropped: {_counts(r["dropped"])}')
     return '\n'.join(lines)

@@ -1,4 +1,4 @@
-"""A fastai `Learner` for detectors: the learning rate finder, one cycle, freezing, and mAP at the end of every epoch.
+"""A fastai `Learner` for detectors: find a learning rate, train one cycle, freeze and thaw, and read mAP after every epoch.
 
 Docs: https://detbook.github.io/detbook/learner.html.md"""
 
@@ -17,8 +17,7 @@ from fastai.callback.schedule import lr_find      # gives Learner its lr_find, f
 from fastai.data.core import DataLoaders
 from fastai.data.load import DataLoader
 from fastai.learner import Learner, ValueMetric
-from fastai.optimizer import OptimWrapper
-from .core import strict, nearest
+from .core import strict
 from .show import show_grid, show_target, show_pair
 from .checkpoint import save_detector
 from .models import mask_rcnn
@@ -120,6 +119,12 @@ class DetectionStep(Callback):
         "The figure `name` of the newest evaluation."
         return float('nan') if self.result is None else self.result.stats[name]
 
+# %% ../nbs/43_learner.ipynb #555cef48
+class _Figure:
+    "A named figure of the newest evaluation, as fastai's ValueMetric asks for it."
+    def __init__(self, step, name): self.step, self.name = step, name
+    def __call__(self): return self.step.figure(self.name)
+
 # %% ../nbs/43_learner.ipynb #b195b3f7
 class DetectionLearner(Learner):
     "A fastai `Learner` whose model is a detector."
@@ -177,8 +182,3 @@ def detection_learner(
     step = DetectionStep(metrics)
     named = [ValueMetric(_Figure(step, f'{m}_{k}'), f'{m}_{k}') for m in metrics for k in ('mAP', 'mAP_50')]
     return DetectionLearner(dls, model, sum_losses, lr=lr, wd=wd, splitter=split_backbone, metrics=named, path=path or '.', cbs=[step, *(cbs or [])])
-
-class _Figure:
-    "A named figure of the newest evaluation, as fastai's ValueMetric asks for it."
-    def __init__(self, step, name): self.step, self.name = step, name
-    def __call__(self): return self.step.figure(self.name)

@@ -1,4 +1,4 @@
-"""From a small square of probabilities to the pixels of an object, and back.
+"""From the pixels of an object to a small square in its box, and back.
 
 Docs: https://detbook.github.io/detbook/masks.html.md"""
 
@@ -12,19 +12,18 @@ import torch
 from torch import nn, Tensor
 from torch.nn import functional as F
 from .core import component
-from .batch import Truths
-from .losses import sigmoid_loss, weighted_sum
 from .neck import Conv
 from .roi import roi_align
 
-# %% ../nbs/24_masks.ipynb #f6460ba6
+# %% ../nbs/24_masks.ipynb #44d031fc
 def crop_masks(
     masks:Tensor,   # (M,H,W) uint8 or bool
     boxes:Tensor,   # (K,4) xyxy, pixels
     which:Tensor,   # (K,) int64: the mask that each box is cut from
     size:int=28,    # cells along each side
 )->Tensor:          # (K,size,size) float32, 0 or 1
-    "What a mask head should have said: each mask inside its box, at the head's resolution."
+    "What a mask head should have said: each mask inside its box, at the head's size (Mask R-CNN, section 3.1)."
+    if len(masks) == 0: return torch.zeros(len(boxes), size, size, device=boxes.device)     # no objects
     rois = torch.cat([which[:,None].float(), boxes.float()], 1)
     return (roi_align(masks[:,None].float(), rois, size) >= .5).float()[:,0]
 
@@ -50,8 +49,9 @@ def paste_masks(
     "Stretch small masks over their boxes, as two matrix products."
     (h, w), masks, boxes = size, masks.float(), boxes.float()
     out = torch.zeros(len(masks), h, w, dtype=torch.bool, device=masks.device)
-    for i in torch.arange(len(masks)).split(max(1, budget // (4*h*w))):
-        i = slice(int(i[0]), int(i[-1]) + 1)
+    step = max(1, budget // (4*h*w))
+    for start in range(0, len(masks), step):
+        i = slice(start, start + step)
         rows = paste_weights(boxes[i,1], boxes[i,3], masks.shape[1], h)
         cols = paste_weights(boxes[i,0], boxes[i,2], masks.shape[2], w)
         out[i] = rows @ masks[i] @ cols.transpose(1, 2) >= threshold
@@ -84,4 +84,5 @@ class MaskHead(nn.Module):
         "The mask of one class for every box."
         for conv in self.convs: x = conv(x)
         x = self.conv_logits(F.relu(self.upsample(x), inplace=True))
-        return x[:,0] if self.class_agnostic else x.gather(1, labels[:,None,None,None].expand(-1, -1, *x.shape[2:]))[:,0]
+        if self.class_agnostic: return x[:,0]
+        return x.gather(1, labels[:,None,None,None].expand(-1, -1, *x.shape[2:]))[:,0]

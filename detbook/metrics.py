@@ -17,7 +17,7 @@ from pycocotools.cocoeval import COCOeval
 from fastcore.basics import patch
 from torch import Tensor
 from .core import nearest, strict
-from .data import read_coco, segmentation_to_rle
+from .data import CocoDataset, read_coco, segmentation_to_rle
 from .show import label_color, panels
 
 # %% ../nbs/42_metrics.ipynb #fd1fa092
@@ -158,8 +158,8 @@ class Result:
         return json.dumps(self.to_dict(), indent=1, allow_nan=False)
 
     def save(self,
-        path,       # file to write
-    )->Path:        # the same
+        path:str|Path,  # file to write
+    )->Path:            # the same
         "Write the figures to a JSON file."
         Path(path).write_text(self.to_json())
         return Path(path)
@@ -174,18 +174,19 @@ class Result:
             lines += [f'{m:{wide}}' + ' '.join(f'{k:>6}' for k in own), f'{"all classes":{wide}}' + ' '.join(map(show, own.values())),
                       f'{"":{wide}}' + ' '.join(f'{k:>6}' for k in ('AP', 'AP50', 'AP75', 'AR', 'truths'))]
             for c, v in classes.items(): lines.append(f'{c:{wide}}' + ' '.join(show(v[k]) for k in ('mAP', 'mAP_50', 'mAP_75', 'AR')) + f'{v["truths"]:7}')
-        return '\n'.join(lines)
+            lines.append('')
+        return '\n'.join(lines[:-1])
 
     def __repr__(self): return self.table()
 
 # %% ../nbs/42_metrics.ipynb #31531482
 @strict
 def evaluate(
-    truth,                      # a CocoDataset, the path of an instances json, or its content as a dict
-    preds,                      # a COCO results list, or the path of one
-    metrics:tuple=('bbox',),    # 'bbox', 'segm', or both
-    max_dets:int=100,           # detections counted for each picture and class
-)->Result:                      # stats, per class figures, table, curves
+    truth:CocoDataset|str|Path|dict,    # a CocoDataset, the path of an instances json, or its content as a dict
+    preds:list|str|Path,                # a COCO results list, or the path of one
+    metrics:tuple=('bbox',),            # 'bbox', 'segm', or both
+    max_dets:int=100,                   # detections counted for each picture and class
+)->Result:                              # stats, per class figures, table, curves
     "Measure COCO's average precision and recall; ValueError names a result that does not fit the truths."
     start, metrics = time.time(), (metrics,) if isinstance(metrics, str) else tuple(metrics)
     for m in metrics:

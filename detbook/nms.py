@@ -26,21 +26,23 @@ def nms_plain(
         order = order[iou_matrix(boxes[best][None], boxes[order])[0] <= iou]
     return torch.stack(kept) if kept else order
 
-# %% ../nbs/08_nms.ipynb #763270b0
+# %% ../nbs/08_nms.ipynb #a5c77512
 def has_compiled_ops()->bool: # can torchvision's own operations be called?
     "Tell whether torchvision's compiled operations are there."
-    return hasattr(torch.ops.torchvision, 'nms') and hasattr(torch.ops.torchvision, 'roi_align')
+    return torchvision.extension._has_ops() and all(hasattr(torch.ops.torchvision, n) for n in ('nms', 'roi_align'))
 
-# %% ../nbs/08_nms.ipynb #a5448b73
+# %% ../nbs/08_nms.ipynb #a8f36e29
 def nms(
     boxes:Tensor,   # (N,4) xyxy, pixels
     scores:Tensor,  # (N,)
     iou:float=.5,   # boxes that overlap a better one by more are dropped
 )->Tensor:          # (K,) int64 indices of the kept boxes, best first
     "Non-maximum suppression by torchvision's operation where it is there, else by the plain loop."
-    return torchvision.ops.nms(boxes, scores, iou) if has_compiled_ops() else nms_plain(boxes, scores, iou)
+    exact = torch.promote_types(torch.promote_types(boxes.dtype, scores.dtype), torch.float32)
+    f = torchvision.ops.nms if has_compiled_ops() else nms_plain
+    return f(boxes.to(exact), scores.to(exact), iou)
 
-# %% ../nbs/08_nms.ipynb #9f5cf4b2
+# %% ../nbs/08_nms.ipynb #5af2ea41
 def nms_groups(
     boxes:Tensor,   # (N,4) xyxy, pixels
     scores:Tensor,  # (N,)
@@ -48,14 +50,15 @@ def nms_groups(
     iou:float=.5,   # boxes that overlap a better one of their group by more are dropped
 )->Tensor:          # (K,) int64 indices of the kept boxes, best first
     "Suppress within every group, in one call: each group is moved to a place of its own."
-    if len(boxes) == 0: return groups
+    if len(boxes) == 0: return groups.long()
     if not boxes.is_cuda and len(boxes) > 1000:     # a CPU is faster group by group
-        found = torch.cat([i[nms(boxes[i], scores[i], iou)] for i in (torch.nonzero(groups == g)[:,0] for g in groups.unique())])
+        members = [torch.nonzero(groups == g)[:,0] for g in groups.unique()]
+        found = torch.cat([i[nms(boxes[i], scores[i], iou)] for i in members]).sort()[0]
         return found[scores[found].argsort(descending=True, stable=True)]
     span = boxes.max().double() - boxes.min().double() + 1
     return nms(boxes.double() + (groups * span)[:,None], scores.double(), iou)
 
-# %% ../nbs/08_nms.ipynb #0003d561
+# %% ../nbs/08_nms.ipynb #200f58b6
 def nms_fixed(
     boxes:Tensor,       # (B,N,4) xyxy, pixels
     scores:Tensor,      # (B,N)
@@ -64,16 +67,17 @@ def nms_fixed(
     iou:float,          # boxes that overlap a better one by more are dropped
     max_out:int,        # slots an image
 )->tuple:               # index (B,P) int64 best first, kept (B,P) bool; P = min(max_out, N)
-    "Suppress within every image and run, and answer in a fixed shape."
+    "Suppress within every image and run, and answer in a fixed shape. Raises a ValueError if the runs do not add up to N."
     B, N = scores.shape
+    if sum(splits) != N: raise ValueError(f'splits {list(splits)} add up to {sum(splits)}, but there are {N} boxes an image')
     ranked = scores.masked_fill(~valid, -torch.inf)
     if boxes.is_cuda:
         run = torch.cat([torch.full((n,), i, device=boxes.device) for i,n in enumerate(splits)])
         groups = run + torch.arange(B, device=boxes.device)[:,None] * len(splits)
         found = nms_groups(boxes.flatten(0, 1), ranked.flatten(), groups.flatten(), iou)
     else:
-        ends = [sum(splits[:i+1]) for i in range(len(splits))]
-        found = torch.cat([nms(boxes[b,e-n:e], ranked[b,e-n:e], iou) + (b*N + e - n) for b in range(B) for n,e in zip(splits, ends)])
+        runs = [(b, slice(sum(splits[:i]), sum(splits[:i+1]))) for b in range(B) for i in range(len(splits))]
+        found = torch.cat([boxes.new_zeros(0).long()] + [nms(boxes[b,s], ranked[b,s], iou) + (b*N + s.start) for b,s in runs])
     kept = torch.zeros(B*N, dtype=torch.bool, device=boxes.device).index_fill(0, found, True).view(B, N)
     best, index = ranked.masked_fill(~kept, -torch.inf).topk(min(max_out, N), 1)
     return index, best > -torch.inf

@@ -14,7 +14,8 @@ from torch import Tensor
 from .core import nearest, warn_once
 
 # %% ../nbs/01_show.ipynb #7c06f0ce
-PALETTE = dict(truth='#2e9e44', prediction='#d62728', anchor='#8a8a8a', proposal='#2f6fde', ignored='#8a8a8a')
+PALETTE = dict(truth='#2e9e44', prediction='#d62728', anchor='#8a8a8a', proposal='#2f6fde',
+               ignored='#8a8a8a')      # colour of each role; 'ignored' is also dashed
 
 # %% ../nbs/01_show.ipynb #2a011dd1
 def panels(

@@ -32,9 +32,9 @@ def read_digits(
     return _all_digits()[:1437] if part == 'train' else _all_digits()[1437:]
 
 # %% ../nbs/02_toy.ipynb #8b11876c
-CLASSES   = ('digit', 'circle', 'triangle', 'square')
-KEYPOINTS = ('top', 'right', 'bottom', 'left')
-GOLDEN    = (5**.5 - 1) / 2     # step around the hue circle that keeps any number of steps apart
+CLASSES   = ('digit', 'circle', 'triangle', 'square')   # label i is CLASSES[i]
+KEYPOINTS = ('top', 'right', 'bottom', 'left')          # the ends of an object in its own upright frame
+GOLDEN    = (5**.5 - 1) / 2                             # step around the hue circle that keeps any number of steps apart
 
 # %% ../nbs/02_toy.ipynb #dc43ea67
 def _frame(side, angle):
@@ -54,7 +54,7 @@ def draw(
     u, v = _frame(side, angle)
     if label == 0:      # stretched by a quarter, for these digits are narrow
         at = torch.stack([.8*u, v], -1)
-        return F.grid_sample(digit[None,None], at[None], mode='bicubic', align_corners=False)[0,0] > .3
+        return F.grid_sample(digit[None,None], at[None], mode='bicubic', align_corners=False)[0,0] > .25
     if label == 1: return u**2 + v**2 <= .9
     if label == 2: return (v <= .75) & (v >= 1.75*u.abs() - 1)
     return torch.maximum(u.abs(), v.abs()) <= .85
@@ -108,7 +108,7 @@ def cover(
     owner:Tensor,       # (H,W) int64: which object each pixel shows, -1 for the ground
     mask:Tensor,        # (H,W) bool, where the new object lies
     areas:list,         # whole area of every object, pixels, the new one last
-    least:float=.7,     # share of its area that every object must keep in view
+    least:float=.75,    # share of its area that every object must keep in view
 )->Tensor:              # the new (H,W) owner, or None where too little of some object would be left
     "Lay one more object over the others."
     owner = owner.masked_fill(mask, len(areas)-1)
@@ -181,9 +181,9 @@ def scene(
     image, owner, areas, things = _ground(h, w, light, rng, gen), torch.full((h, w), -1), [], []
     plan = [] if rng.random() < empty else [_crowd]*(rng.random() < crowd) + [_object]*rng.randint(*objects)
     for i,make in enumerate(plan):
-        label, side = rng.randrange(len(CLASSES)), round(1.3 * min(h, w) * rng.uniform(.18, .5))
+        label, side = rng.randrange(len(CLASSES)), round(1.3 * min(h, w) * rng.uniform(.2, .5))
         mask, colors, points = make(label, side, hue + i*GOLDEN, lights, pool, rng)
-        for least in [.9]*5 + [.7]*5:                                # politely at first
+        for least in [.9]*6 + [.75]*4:                               # politely at first
             x, y  = (rng.randint(-side//5, n - side + side//5) for n in (w, h))
             place = lambda t: F.pad(t, (x, w-x-side, y, h-y-side))   # a negative width cuts
             below = cover(owner, place(mask), areas + [int(mask.sum())], least)

@@ -164,7 +164,8 @@ def to_original(
     by  = pred['boxes'].new_tensor(scale)
     out = dict(pred, boxes=pred['boxes'] / by.repeat(2))
     if 'keypoints' in pred: out['keypoints'] = torch.cat([pred['keypoints'][..., :2] / by, pred['keypoints'][..., 2:]], -1)
-    if 'masks' in pred:
+    if 'masks' in pred and pred['masks'].shape[-2:] == (h, w): out['masks'] = pred['masks'] > 0
+    elif 'masks' in pred:
         big = [nnf.interpolate(m[None, None].float(), (h, w), mode='bilinear', align_corners=False)[0, 0] >= .5 for m in pred['masks']]
         out['masks'] = torch.stack(big) if big else pred['masks'].new_zeros(0, h, w, dtype=torch.bool)
     return out

@@ -2,6 +2,7 @@
 import ast, difflib, importlib.util, io, json, os, re, shutil, subprocess, sys, tokenize, zipfile
 from configparser import ConfigParser
 from email.parser import Parser
+from importlib.metadata import entry_points
 from pathlib import Path
 import pytest
 
@@ -323,7 +324,7 @@ def test_wheel_metadata(wheel):
 
 ONLY = '''
 import re, sys
-from importlib.metadata import PackageNotFoundError, packages_distributions, requires
+from importlib.metadata import PackageNotFoundError, distributions, requires
 plain = lambda name: re.sub(r'[-_.]+', '-', name).lower()
 allowed, todo = {'detbook'}, ['torch', 'torchvision', 'fastcore']
 while todo:                                                     # these three and what they need, extras left out
@@ -332,7 +333,11 @@ while todo:                                                     # these three an
     allowed.add(name)
     try: todo += [re.match(r'[\\w.-]+', r)[0] for r in requires(name) or [] if 'extra ==' not in r]
     except PackageNotFoundError: pass
-blocked = {top for top, dists in packages_distributions().items() if top.isidentifier() and not allowed & {plain(d) for d in dists}}
+owners = {}                                                     # top-level module -> the packages that bring it
+for d in distributions():
+    for f in d.files or []:
+        if f.suffix in ('.py', '.so') and f.parts[0] != '..': owners.setdefault(f.parts[0].split('.')[0], set()).add(plain(d.metadata['Name']))
+blocked = {top for top, names in owners.items() if top.isidentifier() and not allowed & names}
 class Without:                                                 # a finder that does not see what is blocked
     def __init__(self, finder): self.finder = finder
     def __getattr__(self, name): return getattr(self.finder, name)
@@ -344,7 +349,7 @@ import importlib, detbook
 assert detbook.__file__.startswith(SITE), detbook.__file__
 for word in WORDS: importlib.import_module('detbook.' + word)
 found = {'fastai', 'pycocotools', 'matplotlib', 'ipywidgets', 'sklearn', 'IPython', 'safetensors'} & set(sys.modules)
-assert not found, found
+assert not found, f'imported all the same: {found}'
 assert {'fastai', 'pycocotools', 'matplotlib', 'ipywidgets', 'sklearn'} <= blocked, 'the check is blind: these are not blocked'
 print('imported', len(WORDS), 'modules')
 '''
@@ -357,11 +362,13 @@ def test_models_need_torch_torchvision_and_fastcore_alone(wheel):
     assert done.returncode == 0, done.stderr
 
 @pytest.mark.parametrize('name', SCRIPTS)
-def test_console_script(name):
+def test_console_script(name, tmp_path):
     module, function = SCRIPTS[name].split(':')
     assert callable(getattr(importlib.import_module(module), function, None)), f'{name} is no function of {module}'
+    installed = {e.name:e.value for e in entry_points(group='console_scripts')}
+    assert installed.get(name) == SCRIPTS[name], f'{name} is installed as {installed.get(name)}: install the project again'
     program = Path(sys.executable).with_name(name)
-    done = subprocess.run([str(program), '--help'], capture_output=True, text=True)
+    done = subprocess.run([str(program), '--help'], capture_output=True, text=True, cwd=tmp_path, timeout=120)
     assert done.returncode == 0 and 'usage' in done.stdout.lower(), f'{name} --help:\n{done.stdout}{done.stderr}'
 
 # ---- what no file may hold

@@ -1,0 +1,49 @@
+"The demo and the bench as processes, as a user starts them."
+import json, subprocess, sys
+from pathlib import Path
+import pytest
+from detbook.toy import write_coco
+
+def run(command, *words, timeout=300):
+    "Start a console script's function in a process of its own."
+    module = {'detbook_demo': 'demo:demo_command', 'detbook_bench': 'bench:bench_command'}[command]
+    mod, func = module.split(':')
+    return subprocess.run([sys.executable, '-c', f'from detbook.{mod} import {func}; {func}()', *map(str, words)], capture_output=True, text=True, timeout=timeout)
+
+@pytest.fixture(scope='module')
+def toy(tmp_path_factory):
+    folder = tmp_path_factory.mktemp('toy')
+    train, valid = write_coco(folder/'train', 12, seed=0), write_coco(folder/'val', 4, seed=1, digits='val')
+    boxes = json.loads(train.read_text())
+    for a in boxes['annotations']: a.pop('segmentation')
+    (folder/'train'/'boxes.json').write_text(json.dumps(boxes))
+    return folder, train, valid
+
+@pytest.mark.parametrize('masks', [True, False])
+def test_demo_on_own_data(toy, tmp_path, masks):
+    folder, train, valid = toy
+    done = run('detbook_demo', '--work_dir', tmp_path/'run', '--data', train if masks else folder/'train'/'boxes.json', '--images', folder/'train'/'images', '--val-data', valid, '--epochs', 1)
+    assert done.returncode == 0, done.stderr
+    assert 'MaskRCNN' in done.stdout if masks else 'FasterRCNN' in done.stdout
+    report = json.loads((tmp_path/'run'/'metrics.json').read_text())
+    assert 0 <= report['bbox_mAP'] <= 1 and report['seconds'] > 0
+    assert (report['segm_mAP'] is None) == (not masks)
+    for name in ('predictions.png', 'loss.png', 'pr.png', 'detector.safetensors'): assert (tmp_path/'run'/name).stat().st_size > 1000
+    assert 'metrics.json' in done.stdout
+
+@pytest.mark.parametrize('words,expected', [
+    (['--data', 'nowhere.json', '--val_data', 'nowhere.json'], 'nowhere.json'),
+    (['--data', 'train.json'], '--val_data'),
+    (['--epoch', '3'], '--epochs'),
+    (['--epochs', 'three'], 'three'),
+])
+def test_mistakes_are_one_sentence(tmp_path, words, expected):
+    done = run('detbook_demo', '--work_dir', tmp_path/'run', *words)
+    assert done.returncode == 2
+    assert expected in done.stderr and 'Traceback' not in done.stderr
+
+def test_bench(tmp_path):
+    done = run('detbook_bench', '--size', 64, '--repeats', 1, '--batch', 1, '--out', tmp_path/'bench.json')
+    assert done.returncode == 0, done.stderr
+    report = json.loads((tmp_path/'bench.json').read_text())
+    assert report['syncs']['detbook'] <= 3 and report['train_ratio'] > 0
