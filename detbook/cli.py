@@ -9,6 +9,7 @@ __all__ = ['make_parser', 'run_command']
 
 # %% ../nbs/44_cli.ipynb #a0fee6ec
 import argparse, inspect, sys, types, typing
+from collections.abc import Callable
 from fastcore.docments import docments
 from .core import nearest
 
@@ -31,7 +32,7 @@ class _Parser(argparse.ArgumentParser):
 
 # %% ../nbs/44_cli.ipynb #50f1f493
 def make_parser(
-    f,                      # a function with annotated, commented parameters
+    f:Callable,             # a function with annotated, commented parameters
 )->argparse.ArgumentParser: # flags with underscores; hyphens are accepted as well
     "Derive a command's flags from a function's signature: parameters without a default are positional."
     parser = _Parser(prog=f.__name__, description=(f.__doc__ or '').strip(), allow_abbrev=False)
@@ -47,7 +48,7 @@ def make_parser(
 
 # %% ../nbs/44_cli.ipynb #a5663dde
 def run_command(
-    f,                      # the function behind the command
+    f:Callable,             # the function behind the command
     argv:list|None=None,    # words after the command's name; None: those of this process
 )->int:                     # exit status: 0, or 2 after a mistake in the input
     "Parse the words, call the function; a mistake in the input is one sentence, not a traceback."

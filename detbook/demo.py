@@ -7,10 +7,11 @@ Docs: https://detbook.github.io/detbook/demo.html.md"""
 # %% auto #0
 __all__ = ['small_detector', 'demo_data', 'smooth', 'save_pictures', 'detbook_demo', 'demo_command']
 
-# %% ../nbs/46_demo.ipynb #c5d188e3
+# %% ../nbs/46_demo.ipynb #e0923d17
 import json, sys, time
 from pathlib import Path
 import torch
+from .learner import DetectionLearner, detection_dls, detection_learner
 from fastai.callback.training import GradientClip
 from fastai.torch_core import set_seed
 from .anchors import AnchorGenerator
@@ -27,7 +28,6 @@ from .show import panels, show_target, show_prediction
 from .toy import write_coco
 from .data import CocoDataset
 from .transforms import train_transforms, test_transforms, to_original
-from .learner import DetectionLearner, detection_dls, detection_learner
 from .cli import run_command
 
 # %% ../nbs/46_demo.ipynb #0f8c0414
@@ -39,7 +39,7 @@ def small_detector(
     "A ResNet-18 detector with narrow heads and small anchors, quick enough to learn from scratch on a CPU."
     backbone = ResNet(18)
     head = RoIHead(BoxHead(num_classes, channels, fc_channels=256), MaskHead(num_classes, channels, channels=channels) if masks else None,
-                   RoIExtractor(7, ratio=1), RoIExtractor(14, ratio=1), matcher=Matcher(.5, .5, .5, low_quality=masks), sampler=RandomSampler(64, .25, add_truths=True))
+                   RoIExtractor(7, ratio=1), RoIExtractor(14, ratio=1), matcher=Matcher(.5, .5, .5, low_quality=masks), sampler=RandomSampler(64, .5, add_truths=True))
     rpn_head = RPNHead(channels, anchors=AnchorGenerator(scales=(6,)), sampler=RandomSampler(128, .5),
                        train_filter=ProposalFilter(500, 200), test_filter=ProposalFilter(500, 200))
     return (MaskRCNN if masks else FasterRCNN)(num_classes, backbone=backbone, neck=FPN(backbone.out_channels, channels), rpn_head=rpn_head, roi_head=head)

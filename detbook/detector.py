@@ -9,7 +9,6 @@ __all__ = ['load_backbone', 'start', 'prepare', 'prepare_images', 'Proposals']
 
 # %% ../nbs/19_detector.ipynb #879c4de4
 import re
-from pathlib import Path
 from typing import NamedTuple
 import torch, torchvision
 from torch import nn, Tensor
@@ -20,7 +19,7 @@ from .checkpoint import load_checkpoint, read_checkpoint, download
 # %% ../nbs/19_detector.ipynb #495643c2
 def load_backbone(
     backbone:nn.Module,     # a ResNet
-    weights:str,            # 'resnet50' and the like: torchvision's ImageNet weights; or path or URL of a classifier's or a detector's checkpoint
+    weights:str,            # torchvision's name of ImageNet weights, such as 'resnet50'; or path or URL of a checkpoint
 ):
     "Load weights into a backbone and print what became of every key; a wrong name raises FileNotFoundError, a wrong shape ValueError."
     names = [n for n in torchvision.models.list_models(module=torchvision.models) if n.startswith('res')]
@@ -29,10 +28,9 @@ def load_backbone(
     else: path = weights
     try: state = read_checkpoint(path)
     except FileNotFoundError as e: raise FileNotFoundError(f'weights_backbone={str(weights)!r} is no file, and no torchvision model{nearest(weights, names)}') from e
-    whole  = any(k.startswith('backbone.') for k in state)                  # a detector's file: its neck and heads are left out
-    report = load_checkpoint(backbone, state, prefix='backbone.' if whole else '', ignore=('fc',))
-    report.source = Path(path).name
-    print(report)
+    whole  = any(k.startswith('backbone.') for k in state)      # a detector's file: its neck and heads are left out
+    absent = [f'layer{i}' for i in range(1, 5) if not hasattr(backbone, f'layer{i}')]
+    print(load_checkpoint(backbone, path, prefix='backbone.' if whole else '', ignore=('fc', *absent)))
 
 # %% ../nbs/19_detector.ipynb #cfdeb98a
 def _mark_trained(model, incompatible):
@@ -42,7 +40,7 @@ def _mark_trained(model, incompatible):
 def start(
     model:nn.Module,                    # a detector whose components are in place
     weights:str|None=None,              # path or URL of a checkpoint for the whole detector
-    weights_backbone:str|None=None,     # a torchvision ResNet's name, or path or URL of a checkpoint, for the backbone alone
+    weights_backbone:str|None=None,     # for the backbone alone: what `load_backbone` takes
 ):
     "Load first weights into a detector and print what was loaded; the last call of every detector's constructor."
     model.trained = model.looked = False
@@ -59,8 +57,8 @@ def _newborn(backbone):
 
 def _warn_untrained(model):
     "Warn once if a part of the backbone can never learn what it has not been given."
-    parts = list(model.backbone.modules())
-    frozen, stats = any(not p.requires_grad for p in model.backbone.parameters()), any(getattr(m, 'frozen_stats', False) for m in parts)
+    frozen = any(not p.requires_grad for p in model.backbone.parameters())
+    stats  = any(getattr(m, 'frozen_stats', False) for m in model.backbone.modules())
     if (frozen or stats) and _newborn(model.backbone):
         warn_once(f'{type(model).__name__} starts from random weights, yet {"stages" if frozen else "norm statistics"} of its backbone are frozen and will never learn: '
                   "load weights (weights=, weights_backbone=), or build the backbone with frozen_stages=-1, norm_eval=False", key=(type(model), 'untrained'))
@@ -77,7 +75,7 @@ def prepare(
     model.looked = True
     if torch.is_grad_enabled() and not model.trained:
         _warn_untrained(model)
-        model.trained = True                # from here on it learns; and it was said
+        model.trained = True        # from here on it learns, and it was said
     batch = model.preprocess(images)
     return batch, pad_truths(targets, batch)
 

@@ -1,4 +1,4 @@
-"""The two stages in one network.
+"""A network that points at places and a network that looks at them share one set of features and learn as one.
 
 Docs: https://detbook.github.io/detbook/faster_rcnn.html.md"""
 

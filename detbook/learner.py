@@ -8,8 +8,17 @@ Docs: https://detbook.github.io/detbook/learner.html.md"""
 __all__ = ['DetectionDL', 'detection_dls', 'sum_losses', 'split_backbone', 'DetectionStep', 'DetectionLearner',
            'detection_learner']
 
+# %% ../nbs/43_learner.ipynb #a571ae36
+import warnings
+
+# %% ../nbs/43_learner.ipynb #0de5c591
+with warnings.catch_warnings():         # fastai compiles a helper as it is imported, and newer PyTorch has something to say about that
+    warnings.simplefilter('ignore', FutureWarning)
+    import fastai.learner
+
 # %% ../nbs/43_learner.ipynb #9d1acf3a
 import math
+from collections.abc import Callable
 import torch
 from torch import nn, Tensor
 from fastai.callback.core import Callback
@@ -21,7 +30,7 @@ from .core import strict
 from .show import show_grid, show_target, show_pair
 from .checkpoint import save_detector
 from .models import mask_rcnn
-from .data import collate
+from .data import CocoDataset, collate
 from .transforms import to_original
 from .metrics import evaluate, to_coco
 
@@ -30,16 +39,15 @@ class DetectionDL(DataLoader):
     "Batches of a detection data set: a list of images, a list of targets."
     n_inp = 1
     def to(self,
-        device, # where the batches will go
-    ):          # this loader
+        device:torch.device,    # where the batches will go
+    ):                          # this loader
         "Say where the batches will go."
         self.device = device
         return self
 
     def show_batch(self,
-        b=None,         # a batch; None: a new one
-        max_n:int=6,    # pictures to show
-        **kwargs        # fastai hands over more; nothing of it is used
+        b:tuple|None=None,  # a batch; None: a new one
+        max_n:int=6,        # pictures to show
     ):
         "Show images with their truths, as the model gets them."
         images, targets = self.one_batch() if b is None else b
@@ -48,8 +56,8 @@ class DetectionDL(DataLoader):
 # %% ../nbs/43_learner.ipynb #a6c5b3bd
 @strict
 def detection_dls(
-    train,                  # data set to learn from: items (image, target), and `classes`
-    valid,                  # data set to measure on
+    train:CocoDataset,      # to learn from: items (image, target), and `classes`
+    valid:CocoDataset,      # to measure on
     bs:int=8,               # images a batch
     valid_bs:int|None=None, # images a batch when measuring; None: as `bs`
     num_workers:int=0,      # processes that load; 0: this one
@@ -87,7 +95,7 @@ class DetectionStep(Callback):
     def __init__(self,
         metrics:tuple=('bbox',),    # what `evaluate` measures after each epoch: 'bbox', 'segm'; (): nothing
     ):
-        self.measures, self.result, self.terms, self.found = tuple(metrics), None, {}, []
+        self.measures, self.evaluation, self.terms, self.found = tuple(metrics), None, {}, []
 
     def before_fit(self): self.terms, self._steps = {}, []
 
@@ -98,7 +106,7 @@ class DetectionStep(Callback):
     def after_loss(self):
         if self.training:
             self._steps.append({k:v.detach() for k,v in self.pred.items()})
-            if not math.isfinite(float(self.loss)): self._complain()
+            if not math.isfinite(float(self.loss.detach())): self._complain()
         elif self.measures:
             preds = [to_original(p, t) for p,t in zip(self.model.predict(self.images), self.targets)]
             self.found += to_coco(preds, [t['image_id'] for t in self.targets], self.dls.valid_ds.category_ids)
@@ -110,28 +118,24 @@ class DetectionStep(Callback):
 
     def before_validate(self): self.found = []
     def after_validate(self):
-        if self.measures: self.result = evaluate(self.dls.valid_ds, self.found, self.measures)
+        if self.measures: self.evaluation = evaluate(self.dls.valid_ds, self.found, self.measures)
 
     def after_fit(self):
         if self._steps: self.terms = {k:torch.stack([s[k] for s in self._steps]).tolist() for k in self._steps[0]}
 
-    def figure(self, name):
+    def figure(self,
+        name:str,   # such as 'bbox_mAP'
+    )->float:       # nan before the first evaluation
         "The figure `name` of the newest evaluation."
-        return float('nan') if self.result is None else self.result.stats[name]
+        return float('nan') if self.evaluation is None else self.evaluation.stats[name]
 
-# %% ../nbs/43_learner.ipynb #555cef48
-class _Figure:
-    "A named figure of the newest evaluation, as fastai's ValueMetric asks for it."
-    def __init__(self, step, name): self.step, self.name = step, name
-    def __call__(self): return self.step.figure(self.name)
-
-# %% ../nbs/43_learner.ipynb #b195b3f7
+# %% ../nbs/43_learner.ipynb #9a8f2631
 class DetectionLearner(Learner):
     "A fastai `Learner` whose model is a detector."
 
     def predict(self,
-        images,     # (3,h,w) RGB, or a list of them
-    ):              # a dict of boxes, scores, labels, masks; or a list of them
+        images:Tensor|list, # (3,h,w) RGB, or a list of them
+    ):                      # a dict of boxes, scores, labels, masks; or a list of them
         "Detect objects, without training anything."
         single = isinstance(images, Tensor)
         self.model.eval()
@@ -150,29 +154,33 @@ class DetectionLearner(Learner):
         for image,target in items: show_pair(image, target, self.predict(image), self.dls.classes, min_score)
 
     def save_detector(self,
-        path,   # file to write
-    ):          # its path
+        path:str,   # file to write, by custom `.safetensors`
+    ):              # its path
         "Write weights, class names and all that is needed to build the detector again into one file."
         return save_detector(path, self.model, self.dls.classes)
 
     @property
     def result(self):
         "The newest evaluation: stats, table, curves."
-        return self.detection_step.result
+        return self.detection_step.evaluation
+
+# %% ../nbs/43_learner.ipynb #555cef48
+class _Figure:
+    "A named figure of the newest evaluation, as fastai's ValueMetric asks for it."
+    def __init__(self, step, name): self.step, self.name = step, name
+    def __call__(self): return self.step.figure(self.name)
 
 # %% ../nbs/43_learner.ipynb #b29fd2bd
 @strict
 def detection_learner(
     dls:DataLoaders,                    # of `detection_dls`
-    model=mask_rcnn,                    # a detector, or a builder such as `mask_rcnn`
+    model:nn.Module|Callable=mask_rcnn, # a detector, or a builder such as `mask_rcnn`
     depth:int=50,                       # of the ResNet, for a builder
     weights:str|None=None,              # checkpoint to start from, for a builder
     weights_backbone:str|None=None,     # ImageNet weights for the backbone alone, for a builder
     metrics:tuple|None=None,            # 'bbox', 'segm'; None: what the model predicts and the validation set knows
     lr:float=1e-3,                      # default learning rate
-    wd:float=1e-2,                      # weight decay
     cbs=None,                           # more fastai callbacks
-    path=None,                          # folder for what fastai saves
 )->DetectionLearner:                    # ready for lr_find, fit_one_cycle, fine_tune
     "Put a detector and its data together; a builder without weights trains all its layers, norms included."
     if not isinstance(model, nn.Module):
@@ -181,4 +189,4 @@ def detection_learner(
     if metrics is None: metrics = ('bbox', 'segm') if hasattr(getattr(model, 'roi_head', None), 'mask_head') and dls.valid_ds.has_masks else ('bbox',)
     step = DetectionStep(metrics)
     named = [ValueMetric(_Figure(step, f'{m}_{k}'), f'{m}_{k}') for m in metrics for k in ('mAP', 'mAP_50')]
-    return DetectionLearner(dls, model, sum_losses, lr=lr, wd=wd, splitter=split_backbone, metrics=named, path=path or '.', cbs=[step, *(cbs or [])])
+    return DetectionLearner(dls, model, sum_losses, lr=lr, splitter=split_backbone, metrics=named, cbs=[step, *(cbs or [])])

@@ -22,19 +22,19 @@ from .roi import Canvas
 from .fast_rcnn import BoxHead, DetectionFilter, RoIHead, RoIs, sample_rois, same_classes
 from .masks import MaskHead, crop_masks, paste_masks
 
-# %% ../nbs/25_mask_rcnn.ipynb #872a6f72
+# %% ../nbs/25_mask_rcnn.ipynb #b21b4b08
 def mask_loss(
     roi_head:RoIHead,   # with a mask head
     canvas:Canvas,      # of the pyramid
     rois:RoIs,          # the sampled proposals
     truths:Truths,      # with masks
 )->dict:                # loss_mask
-    "Compare the masks of the positive proposals with their truths; empty slots are left out by one read of their number."
+    "Compare masks of positive proposals with their truths, after one read of their number (Mask R-CNN, section 3)."
     positive = rois.matched[:,:rois.max_pos].reshape(-1) >= 0
     n = max(int(positive.sum()), 1)                                     # the one number that the host waits for
-    slot = positive.int().argsort(descending=True, stable=True)[:n]
+    slot = positive.int().argsort(descending=True, stable=True)[:n]     # the positives, or one slot that will not count
     image, place = slot // max(rois.max_pos, 1), slot % max(rois.max_pos, 1)
-    boxes, labels, truth = rois.boxes[image, place], rois.labels[image, place], rois.matched[image, place].clamp(min=0)
+    boxes, labels, truth = (x[image, place] for x in (rois.boxes, rois.labels, rois.matched.clamp(min=0)))
     logits = roi_head.mask_head(roi_head.mask_extractor(canvas, boxes, image), labels)
     goals = crop_masks(truths.masks, boxes, truths.first[image] + truth, logits.shape[-1])
     used = positive[slot]
@@ -51,10 +51,30 @@ def predict_masks(
     counts = [len(d['boxes']) for d in detections]
     image = torch.cat([torch.full((n,), i, device=canvas.feats.device) for i,n in enumerate(counts)])
     boxes, labels = torch.cat([d['boxes'] for d in detections]), torch.cat([d['labels'] for d in detections])
-    small = roi_head.mask_head(roi_head.mask_extractor(canvas, boxes, image), labels).float().sigmoid().split(counts)
-    return [d | dict(masks=paste_masks(m, d['boxes'], size, roi_head.mask_head.threshold)) for d,m,size in zip(detections, small, batch.sizes)]
+    logits = roi_head.mask_head(roi_head.mask_extractor(canvas, boxes, image), labels)
+    small = logits.float().sigmoid().split(counts)
+    paste = lambda m, d, size: paste_masks(m, d['boxes'], size, roi_head.mask_head.threshold)
+    return [d | dict(masks=paste(m, d, size)) for d,m,size in zip(detections, small, batch.sizes)]
 
-# %% ../nbs/25_mask_rcnn.ipynb #05af46d5
+# %% ../nbs/25_mask_rcnn.ipynb #9a12ce12
+def _with_masks(truths, targets, batch):
+    "The truths, with an empty stack of masks where a batch without objects brought none."
+    if truths.masks is not None: return truths
+    for i,t in enumerate(targets):
+        if len(t['boxes']) and t.get('masks') is None:
+            raise ValueError(f"targets[{i}] has {len(t['boxes'])} boxes and no 'masks': "
+                             'MaskRCNN learns from masks, FasterRCNN does without')
+    no_masks = batch.pixels.new_zeros(0, *batch.pixels.shape[-2:])
+    return truths._replace(masks=no_masks, first=torch.zeros_like(truths.labels[:,0]))
+
+def _check_masks(roi_head):
+    if not hasattr(roi_head, 'mask_head'):
+        raise ValueError('MaskRCNN needs a roi_head with a mask_head, such as RoIHead(BoxHead(...), MaskHead(...))')
+    box, mask = roi_head.bbox_extractor.strides, roi_head.mask_extractor.strides
+    if box != mask:
+        raise ValueError(f'roi_head.mask_extractor reads strides {mask}, roi_head.bbox_extractor {box}; give both the same')
+
+# %% ../nbs/25_mask_rcnn.ipynb #c157bb5a
 @component
 class MaskRCNN(nn.Module):
     "Propose, classify, refine, and paint (Mask R-CNN)."
@@ -78,8 +98,8 @@ class MaskRCNN(nn.Module):
         self.neck = neck or FPN(self.backbone.out_channels)
         C = self.neck.out_channels
         self.rpn_head = rpn_head or RPNHead(C)
-        self.roi_head = roi_head or RoIHead(BoxHead(num_classes, C), MaskHead(num_classes, C), matcher=Matcher(.5, .5, .5, low_quality=True))
-        if not hasattr(self.roi_head, 'mask_head'): raise ValueError('MaskRCNN needs a roi_head with a mask_head, such as RoIHead(BoxHead(...), MaskHead(...))')
+        self.roi_head = roi_head or RoIHead(BoxHead(num_classes, C), MaskHead(num_classes, C), matcher=Matcher(.5, .5, .5))
+        _check_masks(self.roi_head)
         same_classes(num_classes, self.roi_head)
         self.num_classes = num_classes
         start(self, weights, weights_backbone)
@@ -101,29 +121,32 @@ class MaskRCNN(nn.Module):
     def loss(self,
         images:list,    # B tensors (3,h,w) RGB, 0..255
         targets:list,   # B dicts: boxes (N,4), labels (N,), masks (N,h,w), optional ignore (N,)
-    )->dict:            # loss_rpn_cls, loss_rpn_bbox, loss_cls, loss_bbox, loss_mask: scalars whose sum is the objective
+    )->dict:            # loss_rpn_cls, loss_rpn_bbox, loss_cls, loss_bbox, loss_mask: scalars to be added up
         "What the network has to learn from these images."
         batch, truths = prepare(self, images, targets, self.num_classes)
-        if truths.masks is None: raise ValueError("MaskRCNN learns from targets with 'masks'; FasterRCNN does without")
+        truths = _with_masks(truths, targets, batch)
         feats = self.neck(self.backbone(batch.pixels))
         out = self.rpn_head(feats)
         losses = self.rpn_head.loss(out, batch, truths)
-        rois = sample_rois(self.rpn_head.propose(out, batch, train=True), truths, self.roi_head.matcher, self.roi_head.sampler)
+        proposals = self.rpn_head.propose(out, batch, train=True)
+        rois = sample_rois(proposals, truths, self.roi_head.matcher, self.roi_head.sampler)
         canvas = self.roi_head.bbox_extractor.canvas(feats)
         logits, deltas = self.roi_head.boxes(canvas, rois.boxes)
-        return losses | self.roi_head.bbox_head.loss(logits, deltas, rois) | mask_loss(self.roi_head, canvas, rois, truths)
+        losses |= self.roi_head.bbox_head.loss(logits, deltas, rois)
+        return losses | mask_loss(self.roi_head, canvas, rois, truths)
 
     @torch.no_grad()
     def predict(self,
         images:list,                            # B tensors (3,h,w) RGB, 0..255
         test_filter:DetectionFilter|None=None,  # what to let through; None: the head's own
-    )->list:                                    # B dicts: boxes (N,4), scores (N,), labels (N,), masks (N,h,w) bool, best first
+    )->list:                                    # B dicts, best first: boxes (N,4), scores, labels, masks (N,h,w) bool
         "Detect objects and their pixels."
         batch = prepare_images(self, images)
         feats = self.neck(self.backbone(batch.pixels))
         proposals = self.rpn_head.propose(self.rpn_head(feats), batch)
         canvas = self.roi_head.bbox_extractor.canvas(feats)
-        return predict_masks(self.roi_head, canvas, self.roi_head.detect(canvas, proposals, batch, test_filter), batch)
+        detections = self.roi_head.detect(canvas, proposals, batch, test_filter)
+        return predict_masks(self.roi_head, canvas, detections, batch)
 
     def forward(self,
         images:list,            # B tensors (3,h,w) RGB, 0..255

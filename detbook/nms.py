@@ -23,13 +23,14 @@ def nms_plain(
     while len(order):
         best, order = order[0], order[1:]
         kept.append(best)
-        order = order[iou_matrix(boxes[best][None], boxes[order])[0] <= iou]
+        order = order[iou_matrix(boxes[best][None], boxes[order])[0].double() <= iou]
     return torch.stack(kept) if kept else order
 
 # %% ../nbs/08_nms.ipynb #a5c77512
 def has_compiled_ops()->bool: # can torchvision's own operations be called?
     "Tell whether torchvision's compiled operations are there."
-    return torchvision.extension._has_ops() and all(hasattr(torch.ops.torchvision, n) for n in ('nms', 'roi_align'))
+    known = all(hasattr(torch.ops.torchvision, name) for name in ('nms', 'roi_align'))
+    return known and torchvision.extension._has_ops()
 
 # %% ../nbs/08_nms.ipynb #a8f36e29
 def nms(
@@ -51,12 +52,13 @@ def nms_groups(
 )->Tensor:          # (K,) int64 indices of the kept boxes, best first
     "Suppress within every group, in one call: each group is moved to a place of its own."
     if len(boxes) == 0: return groups.long()
+    boxes = boxes.double()
     if not boxes.is_cuda and len(boxes) > 1000:     # a CPU is faster group by group
         members = [torch.nonzero(groups == g)[:,0] for g in groups.unique()]
         found = torch.cat([i[nms(boxes[i], scores[i], iou)] for i in members]).sort()[0]
         return found[scores[found].argsort(descending=True, stable=True)]
-    span = boxes.max().double() - boxes.min().double() + 1
-    return nms(boxes.double() + (groups * span)[:,None], scores.double(), iou)
+    span = boxes.max() - boxes.min() + 1
+    return nms(boxes + (groups * span)[:,None], scores, iou)
 
 # %% ../nbs/08_nms.ipynb #200f58b6
 def nms_fixed(
@@ -67,17 +69,18 @@ def nms_fixed(
     iou:float,          # boxes that overlap a better one by more are dropped
     max_out:int,        # slots an image
 )->tuple:               # index (B,P) int64 best first, kept (B,P) bool; P = min(max_out, N)
-    "Suppress within every image and run, and answer in a fixed shape. Raises a ValueError if the runs do not add up to N."
+    "Suppress within every image and run, in a fixed shape. Raises a ValueError if the runs do not add up to N."
     B, N = scores.shape
     if sum(splits) != N: raise ValueError(f'splits {list(splits)} add up to {sum(splits)}, but there are {N} boxes an image')
-    ranked = scores.masked_fill(~valid, -torch.inf)
+    boxes, ranked = boxes.double(), scores.masked_fill(~valid, -torch.inf)
     if boxes.is_cuda:
         run = torch.cat([torch.full((n,), i, device=boxes.device) for i,n in enumerate(splits)])
         groups = run + torch.arange(B, device=boxes.device)[:,None] * len(splits)
         found = nms_groups(boxes.flatten(0, 1), ranked.flatten(), groups.flatten(), iou)
     else:
-        runs = [(b, slice(sum(splits[:i]), sum(splits[:i+1]))) for b in range(B) for i in range(len(splits))]
-        found = torch.cat([boxes.new_zeros(0).long()] + [nms(boxes[b,s], ranked[b,s], iou) + (b*N + s.start) for b,s in runs])
+        ends  = [sum(splits[:i+1]) for i in range(len(splits))]
+        runs  = [(b, e-n, e) for b in range(B) for n,e in zip(splits, ends)]
+        found = torch.cat([nms(boxes[b,i:j], ranked[b,i:j], iou) + (b*N + i) for b,i,j in runs])
     kept = torch.zeros(B*N, dtype=torch.bool, device=boxes.device).index_fill(0, found, True).view(B, N)
     best, index = ranked.masked_fill(~kept, -torch.inf).topk(min(max_out, N), 1)
     return index, best > -torch.inf

@@ -130,7 +130,8 @@ class RoIExtractor:
     )->Tensor:          # (K,C,size,size)
         "Pool every box from its level."
         level = roi_levels(boxes, len(self.strides), self.finest_scale)
-        stride, origin = boxes.new_tensor(self.strides)[level], boxes.new_tensor(canvas.origins)[level]
-        placed = boxes / stride[:,None] + origin.repeat(1, 2)
+        place = torch.tensor([(s, x, y) for s,(x,y) in zip(self.strides, canvas.origins)], dtype=boxes.dtype)
+        place = place.to(boxes.device, non_blocking=True)[level]                # (K,3) stride, x, y; a GPU is not waited for
+        placed = boxes / place[:,:1] + place[:,1:].repeat(1, 2)
         rois = torch.cat([image[:,None].to(placed), placed], 1)
         return roi_align(canvas.feats, rois, self.size, 1., self.ratio, self.aligned)

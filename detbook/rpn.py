@@ -8,6 +8,7 @@ Docs: https://detbook.github.io/detbook/rpn.html.md"""
 __all__ = ['RPNOutput', 'ProposalFilter', 'RPNHead', 'RPN']
 
 # %% ../nbs/20_rpn.ipynb #4aa95152
+from collections.abc import Callable
 from typing import NamedTuple
 import torch
 from torch import nn, Tensor
@@ -72,20 +73,23 @@ class RPNHead(nn.Module):
         coder:DeltaCoder|None=None,         # None: plain deltas
         matcher:Matcher|None=None,          # None: 0.7 / 0.3, low-quality rule from 0.3
         sampler:RandomSampler|None=None,    # None: 256, half of them positive
-        loss_bbox=None,                     # (pred, target) -> one loss a box; None: L1Loss()
+        loss_bbox:Callable|None=None,       # (pred, target) -> one loss a box; None: L1Loss()
         border:float=-1,                    # how far an anchor that trains may stick out of its image, pixels; below 0: any
-        train_filter:ProposalFilter|None=None,  # None: 2000 a level, 1000 kept
-        test_filter:ProposalFilter|None=None,   # None: 1000 a level, 1000 kept
+        train_filter:ProposalFilter|None=None, # None: 2000 a level, 1000 kept
+        test_filter:ProposalFilter|None=None,  # None: 1000 a level, 1000 kept
     ):
         super().__init__()
         self.anchors, self.coder, self.border = anchors or AnchorGenerator(), coder or DeltaCoder(), border
-        self.matcher, self.sampler, self.loss_bbox = matcher or Matcher(.7, .3, .3), sampler or RandomSampler(256, .5), loss_bbox or L1Loss()
+        self.matcher, self.sampler = matcher or Matcher(.7, .3, .3), sampler or RandomSampler(256, .5)
+        self.loss_bbox = loss_bbox or L1Loss()
         self.train_filter, self.test_filter = train_filter or ProposalFilter(2000), test_filter or ProposalFilter(1000)
         mid, A = feat_channels or in_channels, self.anchors.per_cell
         self.rpn_conv = nn.Conv2d(in_channels, mid, 3, padding=1)
         self.rpn_cls  = nn.Conv2d(mid, A, 1)
         self.rpn_reg  = nn.Conv2d(mid, A*4, 1)
-        for conv in (self.rpn_conv, self.rpn_cls, self.rpn_reg): nn.init.normal_(conv.weight, std=.01); nn.init.zeros_(conv.bias)
+        for conv in (self.rpn_conv, self.rpn_cls, self.rpn_reg):
+            nn.init.normal_(conv.weight, std=.01)
+            nn.init.zeros_(conv.bias)
 
     def forward(self,
         feats:tuple,    # L tensors (B,C,H_l,W_l)
