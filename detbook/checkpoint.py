@@ -402,6 +402,7 @@ def load_checkpoint(
     ready = {k: state[k].to(own[k].device, own[k].dtype) for k in report.loaded}
     with torch.no_grad():
         for k,v in ready.items(): own[k].copy_(v)
+    model.trained = True        # a detector warns when it is fitted with frozen random weights; these are not
     return report
 
 # %% ../nbs/12_checkpoint.ipynb #b9a800b2

@@ -33,6 +33,12 @@ def load_backbone(
     print(load_checkpoint(backbone, path, prefix='backbone.' if whole else '', ignore=('fc', *absent)))
 
 # %% ../nbs/19_detector.ipynb #cfdeb98a
+def _newborn(backbone):
+    "Do all norms still have the mean of 0 that they were born with? One host read, while a detector is built."
+    means = [m.running_mean for m in backbone.modules() if getattr(m, 'running_mean', None) is not None]
+    return not means or means[0].is_meta or not bool(torch.stack([m.any() for m in means]).any())
+
+# %% ../nbs/19_detector.ipynb #b1f4d863
 def _mark_trained(model, incompatible):
     "A state was loaded: the weights are no longer the random ones."
     model.trained = True
@@ -44,22 +50,17 @@ def start(
 ):
     "Load first weights into a detector and print what was loaded; the last call of every detector's constructor."
     model.trained = model.looked = False
-    model.register_load_state_dict_post_hook(_mark_trained)
+    for part in (model, model.backbone): part.register_load_state_dict_post_hook(_mark_trained)
     if weights_backbone is not None: load_backbone(model.backbone, weights_backbone)
     if weights is not None: print(load_checkpoint(model, weights))
-    model.trained = weights is not None or weights_backbone is not None
+    model.trained = weights is not None or weights_backbone is not None or not _newborn(model.backbone)
 
 # %% ../nbs/19_detector.ipynb #89d4a476
-def _newborn(backbone):
-    "Do all norms still have the mean of 0 that they were born with? One host read."
-    means = [m.running_mean for m in backbone.modules() if getattr(m, 'running_mean', None) is not None]
-    return not means or not bool(torch.stack([m.any() for m in means]).any())
-
 def _warn_untrained(model):
     "Warn once if a part of the backbone can never learn what it has not been given."
     frozen = any(not p.requires_grad for p in model.backbone.parameters())
     stats  = any(getattr(m, 'frozen_stats', False) for m in model.backbone.modules())
-    if (frozen or stats) and _newborn(model.backbone):
+    if frozen or stats:
         warn_once(f'{type(model).__name__} starts from random weights, yet {"stages" if frozen else "norm statistics"} of its backbone are frozen and will never learn: '
                   "load weights (weights=, weights_backbone=), or build the backbone with frozen_stages=-1, norm_eval=False", key=(type(model), 'untrained'))
 
@@ -73,7 +74,7 @@ def prepare(
     "Check, normalise and pad what a detector is to learn from; the first bad value raises ValueError and is named."
     check_batch(images, targets, num_classes, not model.looked)
     model.looked = True
-    if torch.is_grad_enabled() and not model.trained:
+    if torch.is_grad_enabled() and not (model.trained or getattr(model.backbone, 'trained', False)):
         _warn_untrained(model)
         model.trained = True        # from here on it learns, and it was said
     batch = model.preprocess(images)
