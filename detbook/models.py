@@ -22,7 +22,7 @@ from .mask_rcnn import MaskRCNN
 # %% ../nbs/29_models.ipynb #47b3f15a
 _all_ = ['RPN', 'FastRCNN', 'FasterRCNN', 'MaskRCNN']
 
-# %% ../nbs/29_models.ipynb #181de552
+# %% ../nbs/29_models.ipynb #5c7d9a32
 @strict
 def resnet_fpn(
     depth:int=50,           # 18, 34, 50, 101 or 152
@@ -31,9 +31,11 @@ def resnet_fpn(
     scratch:bool=False,     # train everything, norms included? else stem, first stage and norm statistics stay as loaded
 )->dict:                    # backbone, neck, mean, std, bgr: keywords that every detector takes
     "A ResNet, a pyramid on it, and the colours it wants."
-    frozen = dict(frozen_stages=-1, norm_eval=False) if scratch else dict(frozen_stages=1, norm_eval=True, norm_grad=style=='pytorch')
+    if scratch: frozen = dict(frozen_stages=-1, norm_eval=False)
+    else: frozen = dict(frozen_stages=1, norm_eval=True, norm_grad=style=='pytorch')
     backbone = ResNet(depth, style, **frozen)
-    colours = dict(mean=(103.53, 116.28, 123.675), std=(1., 1., 1.), bgr=True) if style == 'caffe' else dict(mean=IMAGENET_MEAN, std=IMAGENET_STD, bgr=False)
+    if style == 'caffe': colours = dict(mean=IMAGENET_MEAN[::-1], std=(1., 1., 1.), bgr=True)
+    else: colours = dict(mean=IMAGENET_MEAN, std=IMAGENET_STD, bgr=False)
     return dict(backbone=backbone, neck=FPN(backbone.out_channels, channels), **colours)
 
 # %% ../nbs/29_models.ipynb #724e99e7
