@@ -25,7 +25,7 @@ from .cli import run_command
 def toy_batch(
     batch:int,      # images
     size:int,       # their side, pixels
-    device,         # where they go
+    device:torch.device, # where they go
 )->tuple:           # images, targets
     "Toy scenes for timing: the same ones every time."
     images, targets, seed = [], [], 0
@@ -71,7 +71,7 @@ def _wait(device):
 def time_in_turn(
     jobs:dict,          # name -> function without arguments
     repeats:int,        # timed calls of each
-    device,             # where they run
+    device:torch.device, # where they run
 )->dict:                # name -> seconds of every call
     "Time functions in turn, after one call of each to warm up, so that a noisy machine disturbs all alike."
     seconds = {name:[] for name in jobs}
