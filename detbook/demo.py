@@ -94,7 +94,7 @@ def save_pictures(
 # %% ../nbs/46_demo.ipynb #cdb898ff
 def detbook_demo(
     work_dir:str='detbook_demo',    # folder for what the demo leaves
-    quick:bool=False,               # 100 steps instead of 375
+    quick:bool=False,               # 120 steps instead of 375
     data:str|None=None,             # annotations (COCO json) of your own training images; default: toy scenes
     images:str|None=None,           # their folder
     val_data:str|None=None,         # annotations of the images to measure on; needed with `data`
@@ -112,7 +112,7 @@ def detbook_demo(
     if data is None:
         bs, lr, epochs = 8, 2e-3, epochs or (1 if quick else 3)
         print(f'Writing toy scenes to {work_dir/"toy"}')
-        train, valid = demo_data(work_dir, 100 if quick else 375, bs, 1 if quick else 3, seed)
+        train, valid = demo_data(work_dir, 120 if quick else 375, bs, 1 if quick else 3, seed)
     else:
         bs, lr, epochs = 4, 2e-3, epochs or (1 if quick else 12)
         train = CocoDataset(data, images, transforms=train_transforms(scale=(320, 240)), on_bad='clip')
@@ -123,7 +123,7 @@ def detbook_demo(
     learn = detection_learner(detection_dls(train, valid, bs), small_detector(len(train.classes), masks), lr=lr, cbs=[GradientClip(10.)])
     steps = len(learn.dls.train) * epochs
     print(f'Training a ResNet-18 {type(learn.model).__name__} from scratch: {steps} steps of {bs} images')
-    learn.fit_one_cycle(epochs, lr)
+    learn.fit_one_cycle(epochs, lr, pct_start=.7 if quick else .25)      # a short run warms up for most of its time
     print(learn.result.table())
     stats = {k:None if v != v else v for k,v in learn.result.stats.items()}
     for k in ('segm_mAP', 'segm_mAP_50'): stats.setdefault(k, None)
