@@ -35,13 +35,16 @@ def small_detector(
     num_classes:int,        # classes of objects
     masks:bool=True,        # a Mask R-CNN? else a Faster R-CNN
     channels:int=64,        # of the pyramid and the heads
+    crowded:bool=False,     # many small objects an image? then more samples and finer reads for the second stage
 ):                          # the detector, all of it untrained
     "A ResNet-18 detector with narrow heads and small anchors, quick enough to learn from scratch on a CPU."
     backbone = ResNet(18)
+    for m in backbone.modules():
+        if isinstance(m, torch.nn.BatchNorm2d): torch.nn.init.ones_(m.weight)
     head = RoIHead(BoxHead(num_classes, channels, fc_channels=256), MaskHead(num_classes, channels, channels=channels) if masks else None,
-                   RoIExtractor(7, ratio=1), RoIExtractor(14, ratio=1), matcher=Matcher(.5, .5, .5, low_quality=masks), sampler=RandomSampler(64, .5, add_truths=True))
-    rpn_head = RPNHead(channels, anchors=AnchorGenerator(scales=(6,)), sampler=RandomSampler(128, .5),
-                       train_filter=ProposalFilter(500, 200), test_filter=ProposalFilter(500, 200))
+                   RoIExtractor(7, ratio=2 if crowded else 1), RoIExtractor(14, ratio=1), matcher=Matcher(.5, .5, .5, low_quality=masks), sampler=RandomSampler(128 if crowded else 64, .25, add_truths=True))
+    rpn_head = RPNHead(channels, anchors=AnchorGenerator(scales=(6,)), sampler=RandomSampler(256 if crowded else 128, .5),
+                       train_filter=ProposalFilter(500, 300 if crowded else 200), test_filter=ProposalFilter(500, 300 if crowded else 200))
     return (MaskRCNN if masks else FasterRCNN)(num_classes, backbone=backbone, neck=FPN(backbone.out_channels, channels), rpn_head=rpn_head, roi_head=head)
 
 # %% ../nbs/46_demo.ipynb #ee065c5c
@@ -94,7 +97,7 @@ def save_pictures(
 # %% ../nbs/46_demo.ipynb #cdb898ff
 def detbook_demo(
     work_dir:str='detbook_demo',    # folder for what the demo leaves
-    quick:bool=False,               # 120 steps instead of 375
+    quick:bool=False,               # 100 steps instead of 375
     data:str|None=None,             # annotations (COCO json) of your own training images; default: toy scenes
     images:str|None=None,           # their folder
     val_data:str|None=None,         # annotations of the images to measure on; needed with `data`
@@ -112,7 +115,7 @@ def detbook_demo(
     if data is None:
         bs, lr, epochs = 8, 2e-3, epochs or (1 if quick else 3)
         print(f'Writing toy scenes to {work_dir/"toy"}')
-        train, valid = demo_data(work_dir, 120 if quick else 375, bs, 1 if quick else 3, seed)
+        train, valid = demo_data(work_dir, 100 if quick else 375, bs, 1 if quick else 3, seed)
     else:
         bs, lr, epochs = 4, 2e-3, epochs or (1 if quick else 12)
         train = CocoDataset(data, images, transforms=train_transforms(scale=(320, 240)), on_bad='clip')
@@ -120,10 +123,11 @@ def detbook_demo(
         print(train.summary())
     masks = train.has_masks and valid.has_masks
     set_seed(seed)
-    learn = detection_learner(detection_dls(train, valid, bs), small_detector(len(train.classes), masks), lr=lr, cbs=[GradientClip(10.)])
+    learn = detection_learner(detection_dls(train, valid, bs), small_detector(len(train.classes), masks, crowded=data is not None), lr=lr, cbs=[GradientClip(10.)])
     steps = len(learn.dls.train) * epochs
+    learn.detection_step.every = 1 if data is None else max(1, epochs // 3)      # on photographs measuring takes as long as an epoch
     print(f'Training a ResNet-18 {type(learn.model).__name__} from scratch: {steps} steps of {bs} images')
-    learn.fit_one_cycle(epochs, lr, pct_start=.7 if quick else .25)      # a short run warms up for most of its time
+    learn.fit_one_cycle(epochs, lr, pct_start=.4 if quick else .25, moms=(.9,.85,.9))
     print(learn.result.table())
     stats = {k:None if v != v else v for k,v in learn.result.stats.items()}
     for k in ('segm_mAP', 'segm_mAP_50'): stats.setdefault(k, None)
