@@ -86,8 +86,13 @@ def _row_of_masks(targets, batch):
 def pad_truths(
     targets:list,   # B dicts: boxes (N,4), labels (N,), optional masks (N,h,w), keypoints (N,K,3), ignore (N,)
     batch:Batch,    # the images they belong to
+    need:tuple=(),  # what else no object may lack: 'masks', 'keypoints'
 )->Truths:          # on the device of the batch
-    "Lay the objects of all images side by side in one table."
+    "Lay the objects of all images side by side in one table. Raises a ValueError if an object lacks what is needed."
+    for i,t in enumerate(targets):
+        for key in need:
+            if len(t['boxes']) and t.get(key) is None:
+                raise ValueError(f"targets[{i}] has {len(t['boxes'])} boxes and no {key!r}, from which this detector learns")
     B, G, dev = len(targets), max([1] + [len(t['boxes']) for t in targets]), batch.pixels.device
     on_gpu = any(t['boxes'].is_cuda for t in targets)
     def table(key, *shape, dtype=torch.float32):
