@@ -14,23 +14,22 @@ import torch, torchvision
 from torch import nn, Tensor
 from .core import warn_once, nearest
 from .batch import Batch, Truths, check_batch, check_images, looks_dim, warn_dim, pad_truths
-from .checkpoint import load_checkpoint, read_checkpoint, download
+from .checkpoint import load_checkpoint, read_weights
 
 # %% ../nbs/19_detector.ipynb #495643c2
 def load_backbone(
-    backbone:nn.Module,     # a ResNet
-    weights:str,            # torchvision's name of ImageNet weights, such as 'resnet50'; or path or URL of a checkpoint
+    backbone:nn.Module,     # a ResNet, or a ResStage of one
+    weights:str,            # torchvision's name of ImageNet weights, such as 'resnet50'; another known name; or path or URL of a checkpoint
 ):
     "Load weights into a backbone and print what became of every key; a wrong name raises FileNotFoundError, a wrong shape ValueError."
     names = [n for n in torchvision.models.list_models(module=torchvision.models) if n.startswith('res')]
-    if weights in names: path = download(torchvision.models.get_model_weights(weights)['IMAGENET1K_V1'].url)
-    elif re.match(r'\w+://', str(weights)): path = download(weights)
-    else: path = weights
-    try: state = read_checkpoint(path)
+    if weights in names: weights = torchvision.models.get_model_weights(weights)['IMAGENET1K_V1'].url
+    try: state = read_weights(weights)
     except FileNotFoundError as e: raise FileNotFoundError(f'weights_backbone={str(weights)!r} is no file, and no torchvision model{nearest(weights, names)}') from e
-    whole  = any(k.startswith('backbone.') for k in state)      # a detector's file: its neck and heads are left out
-    absent = [f'layer{i}' for i in range(1, 5) if not hasattr(backbone, f'layer{i}')]
-    print(load_checkpoint(backbone, path, prefix='backbone.' if whole else '', ignore=('fc', *absent)))
+    homes  = ('backbone.',) if hasattr(backbone, 'conv1') else ('roi_head.shared_head.', 'backbone.')
+    prefix = next((p for p in homes if any(k.startswith(p) for k in state)), '')    # a detector's file: its neck and heads are left out
+    absent = [k for k in ('conv1', 'bn1', *(f'layer{i}' for i in range(1, 5))) if not hasattr(backbone, k)]
+    print(load_checkpoint(backbone, state, prefix=prefix, ignore=('fc', *absent)))
 
 # %% ../nbs/19_detector.ipynb #cfdeb98a
 def _newborn(backbone):
@@ -46,12 +45,14 @@ def _mark_trained(model, incompatible):
 def start(
     model:nn.Module,                    # a detector whose components are in place
     weights:str|None=None,              # path or URL of a checkpoint for the whole detector
-    weights_backbone:str|None=None,     # for the backbone alone: what `load_backbone` takes
+    weights_backbone:str|None=None,     # for the backbone (and a shared head, its last stage) alone: what `load_backbone` takes
 ):
     "Load first weights into a detector and print what was loaded; the last call of every detector's constructor."
     model.trained = model.looked = False
     for part in (model, model.backbone): part.register_load_state_dict_post_hook(_mark_trained)
-    if weights_backbone is not None: load_backbone(model.backbone, weights_backbone)
+    shared = getattr(getattr(model, 'roi_head', None), 'shared_head', None)     # the stage that a C4 detector runs on windows
+    if weights_backbone is not None:
+        for part in filter(None, (model.backbone, shared)): load_backbone(part, weights_backbone)
     if weights is not None: print(load_checkpoint(model, weights))
     model.trained = weights is not None or weights_backbone is not None or not _newborn(model.backbone)
 
@@ -70,6 +71,7 @@ def prepare(
     images:list,                # B tensors (3,h,w) RGB, 0..255
     targets:list,               # B dicts: boxes (N,4), labels (N,), optional masks, keypoints, ignore
     num_classes:int|None=None,  # labels lie below this; None: any
+    need:tuple=(),              # what else no object may lack: 'masks', 'keypoints'
 )->tuple:                       # Batch, Truths: on the device of the model
     "Check, normalise and pad what a detector is to learn from; the first bad value raises ValueError and is named."
     check_batch(images, targets, num_classes, not model.looked)
@@ -78,7 +80,7 @@ def prepare(
         _warn_untrained(model)
         model.trained = True        # from here on it learns, and it was said
     batch = model.preprocess(images)
-    return batch, pad_truths(targets, batch)
+    return batch, pad_truths(targets, batch, need)
 
 # %% ../nbs/19_detector.ipynb #aca24608
 def prepare_images(

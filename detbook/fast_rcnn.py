@@ -8,6 +8,7 @@ Docs: https://detbook.github.io/detbook/fast_rcnn.html.md"""
 __all__ = ['pad_proposals', 'RoIs', 'sample_rois', 'BoxHead', 'DetectionFilter', 'RoIHead', 'same_classes', 'FastRCNN']
 
 # %% ../nbs/22_fast_rcnn.ipynb #60b70fd4
+from collections.abc import Callable
 from typing import NamedTuple
 import torch
 from torch import nn, Tensor
@@ -17,11 +18,12 @@ from .batch import Batch, Truths, Preprocess, IMAGENET_MEAN, IMAGENET_STD
 from .boxes import clip_boxes
 from .coder import DeltaCoder
 from .assign import Matcher, RandomSampler, BACKGROUND, NEITHER
-from .nms import nms_groups
-from .losses import L1Loss, softmax_loss, weighted_sum
+from .nms import NMS
+from .losses import L1Loss, SoftmaxLoss, weighted_sum
 from .backbone import ResNet
 from .neck import FPN
 from .detector import Proposals, start, prepare, prepare_images
+from .rpn import box_losses
 from .roi import Canvas, RoIExtractor
 
 # %% ../nbs/22_fast_rcnn.ipynb #0894f518
@@ -50,6 +52,7 @@ class RoIs(NamedTuple):
     labels: Tensor  # (B,S) int64: class of the truth; elsewhere 0
     goals: Tensor   # (B,S,4) the truth's box; elsewhere the box itself
     max_pos: int    # only the first `max_pos` slots can be positive
+    count: int|None = None  # how many are positive in all, where the host has read it already
 
 # %% ../nbs/22_fast_rcnn.ipynb #ab2ae962
 def sample_rois(
@@ -57,6 +60,7 @@ def sample_rois(
     truths:Truths,          # what is there
     matcher:Matcher,        # compares the two
     sampler:RandomSampler,  # draws; adds the truths to the proposals if it says so
+    judge:Callable|None=None,   # (boxes (B,N,4), labels (B,N), -1 no object) -> (B,N) losses, for samplers that need them
 )->RoIs:                    # S slots an image
     "Match proposals with truths and draw those that the second stage learns from."
     boxes, valid = proposals.boxes, proposals.valid
@@ -65,7 +69,10 @@ def sample_rois(
         own = torch.arange(truths.valid.shape[1], device=boxes.device).expand_as(truths.valid)
         boxes = torch.cat([truths.boxes, boxes], 1)
         matched = torch.cat([own.masked_fill(~truths.valid, NEITHER), matched], 1)
-    index, matched, max_pos = sampler(matched)
+    if getattr(sampler, 'needs_losses', False):
+        labels = truths.labels.gather(1, matched.clamp(min=0)).masked_fill(matched < 0, -1)
+        index, matched, max_pos = sampler(matched, judge(boxes, labels))
+    else: index, matched, max_pos = sampler(matched)
     rows = lambda x, i: x.gather(1, i[...,None].expand(-1, -1, 4))
     boxes, truth, positive = rows(boxes, index), matched.clamp(min=0), (matched >= 0)[...,None]
     boxes = torch.where(matched[...,None] == NEITHER, boxes.new_tensor([0, 0, 1, 1]), boxes)
@@ -83,15 +90,19 @@ class BoxHead(nn.Module):
         fc_channels:int=1024,               # of the shared layers
         class_agnostic:bool=False,          # one way to the box for all classes?
         coder:DeltaCoder|None=None,         # None: stds 0.1, 0.1, 0.2, 0.2
-        loss_bbox=None,                     # (pred, target) -> one loss a box; None: L1Loss()
+        loss_bbox:Callable|None=None,       # (pred, target) -> one loss a box; None: L1Loss()
+        loss_cls:Callable|None=None,        # (logits, labels) -> one loss a sample; None: SoftmaxLoss()
+        num_fcs:int=2,                      # shared layers
+        avg_pool:bool=False,                # average the window first?
+        decoded:bool=False,                 # does `loss_bbox` compare boxes, not deltas?
     ):
         super().__init__()
-        self.num_classes, self.class_agnostic = num_classes, class_agnostic
-        self.coder, self.loss_bbox = coder or DeltaCoder(stds=(.1,.1,.2,.2)), loss_bbox or L1Loss()
-        widths = in_channels * size * size, fc_channels
-        self.shared_fcs = nn.ModuleList(nn.Linear(w, fc_channels) for w in widths)
-        self.fc_cls = nn.Linear(fc_channels, num_classes + 1)
-        self.fc_reg = nn.Linear(fc_channels, 4 if class_agnostic else num_classes * 4)
+        self.num_classes, self.class_agnostic, self.avg_pool, self.decoded = num_classes, class_agnostic, avg_pool, decoded
+        self.coder, self.loss_bbox, self.loss_cls = coder or DeltaCoder(stds=(.1,.1,.2,.2)), loss_bbox or L1Loss(), loss_cls or SoftmaxLoss()
+        widths = [in_channels if avg_pool else in_channels * size * size] + [fc_channels]*num_fcs
+        self.shared_fcs = nn.ModuleList(nn.Linear(a, b) for a,b in zip(widths, widths[1:]))
+        self.fc_cls = nn.Linear(widths[-1], num_classes + 1)
+        self.fc_reg = nn.Linear(widths[-1], 4 if class_agnostic else num_classes * 4)
         for fc in self.shared_fcs: nn.init.xavier_uniform_(fc.weight); nn.init.zeros_(fc.bias)
         nn.init.normal_(self.fc_cls.weight, std=.01); nn.init.zeros_(self.fc_cls.bias)
         nn.init.normal_(self.fc_reg.weight, std=.001); nn.init.zeros_(self.fc_reg.bias)
@@ -100,7 +111,7 @@ class BoxHead(nn.Module):
         x:Tensor,   # (K,C,size,size)
     )->tuple:       # logits (K,C+1), background last; deltas (K,C,4), or (K,1,4) if class-agnostic
         "Classify and point."
-        x = x.flatten(1)
+        x = x.mean((2, 3)) if self.avg_pool else x.flatten(1)
         for fc in self.shared_fcs: x = F.relu(fc(x))
         return self.fc_cls(x), self.fc_reg(x).unflatten(1, (-1, 4))
 
@@ -114,11 +125,10 @@ class BoxHead(nn.Module):
         logits, deltas = logits.unflatten(0, positive.shape), deltas.unflatten(0, positive.shape)[:,:k]
         which = torch.zeros_like(rois.labels) if self.class_agnostic else rois.labels
         own = deltas.gather(2, which[:,:k,None,None].expand(-1, -1, -1, 4))[:,:,0]
-        goals = self.coder.encode(rois.boxes[:,:k], rois.goals[:,:k])
-        goals = torch.where(positive[:,:k,None], goals, 0.)     # a box without a size has no way to itself
+        off = box_losses(own, rois.boxes[:,:k], rois.goals[:,:k], positive[:,:k], self.coder, self.loss_bbox, self.decoded)
         labels = torch.where(positive, rois.labels, self.num_classes)
-        return dict(loss_cls=weighted_sum(softmax_loss(logits, labels), used, used.sum()),
-                    loss_bbox=weighted_sum(self.loss_bbox(own, goals), positive[:,:k], used.sum()))
+        return dict(loss_cls=weighted_sum(self.loss_cls(logits, labels), used, used.sum()),
+                    loss_bbox=weighted_sum(off, positive[:,:k], used.sum()))
 
 # %% ../nbs/22_fast_rcnn.ipynb #cd2ea7ec
 @component
@@ -129,9 +139,11 @@ class DetectionFilter:
         iou:float=.5,               # detections that overlap a better one of their class by more are dropped
         max_per_img:int=100,        # detections to keep
         class_agnostic:bool=False,  # does a detection suppress those of other classes too?
+        suppress:Callable|None=None,    # (boxes, scores, groups) -> index best first, scores; None: NMS(iou)
+        min_size:float=0,               # sides must be at least as long, pixels
     ):
-        self.score_thr, self.iou = score_thr, iou
-        self.max_per_img, self.class_agnostic = max_per_img, class_agnostic
+        self.score_thr, self.max_per_img, self.class_agnostic, self.min_size = score_thr, max_per_img, class_agnostic, min_size
+        self.suppress = suppress or NMS(iou)
 
     def __call__(self,
         logits:Tensor,          # (B*P,C+1)
@@ -145,11 +157,14 @@ class DetectionFilter:
         scores, deltas = logits.float().softmax(-1)[:,:-1].unflatten(0, shape), deltas.unflatten(0, shape)
         image, place, label = torch.nonzero((scores > self.score_thr) & proposals.valid[...,None], as_tuple=True)
         own = deltas[image, place, label if deltas.shape[2] > 1 else torch.zeros_like(label)]
-        boxes = coder.decode(proposals.boxes[image, place][:,None], own[:,None], sizes[image])[:,0]
-        scores = scores[image, place, label]
-        kept = nms_groups(boxes, scores, image if self.class_agnostic else image*C + label, self.iou)
-        best = [kept[image[kept] == i][:self.max_per_img] for i in range(B)]
-        return [dict(boxes=boxes[k], scores=scores[k], labels=label[k]) for k in best]
+        boxes, scores = coder.decode(proposals.boxes[image, place][:,None], own[:,None], sizes[image])[:,0], scores[image, place, label]
+        if self.min_size > 0:
+            big = (boxes[:,2:] - boxes[:,:2] >= self.min_size).all(1)
+            boxes, scores, image, label = boxes[big], scores[big], image[big], label[big]
+        kept, scores = self.suppress(boxes, scores, image if self.class_agnostic else image*C + label)
+        found = dict(boxes=boxes[kept], scores=scores, labels=label[kept])
+        best = [torch.nonzero(image[kept] == i)[:self.max_per_img,0] for i in range(B)]
+        return [{k:v[rows] for k,v in found.items()} for rows in best]
 
 # %% ../nbs/22_fast_rcnn.ipynb #59becd43
 @component
@@ -163,24 +178,54 @@ class RoIHead(nn.Module):
         matcher:Matcher|None=None,                  # None: one threshold, 0.5
         sampler:RandomSampler|None=None,            # None: 512, a quarter of them positive, truths added
         test_filter:DetectionFilter|None=None,      # None: scores from 0.05, suppression from 0.5, 100 an image
+        shared_head:nn.Module|None=None,            # sees every window before the heads do; without a `mask_extractor`, masks share the boxes' windows
     ):
         super().__init__()
         self.bbox_head = bbox_head or BoxHead()
         if mask_head is not None: self.mask_head = mask_head
+        if shared_head is not None: self.shared_head = shared_head
         self.bbox_extractor = bbox_extractor or RoIExtractor(7)
-        self.mask_extractor = mask_extractor or RoIExtractor(14)
+        self.mask_extractor = mask_extractor or (RoIExtractor(14) if shared_head is None else self.bbox_extractor)
         self.matcher = matcher or Matcher(.5, .5, .5, low_quality=False)
         self.sampler = sampler or RandomSampler(512, .25, add_truths=True)
         self.test_filter = test_filter or DetectionFilter()
+
+    def windows(self,
+        extractor:RoIExtractor, # how to read
+        canvas:Canvas,          # of the pyramid
+        boxes:Tensor,           # (K,4) xyxy, pixels
+        image:Tensor,           # (K,) int64: the image of each box
+    )->Tensor:                  # (K,C,size,size)
+        "What the heads get to see of boxes: features, through the shared head if there is one."
+        x = extractor(canvas, boxes, image)
+        return self.shared_head(x) if hasattr(self, 'shared_head') else x
+
+    def read(self,
+        canvas:Canvas,  # of the pyramid
+        boxes:Tensor,   # (B,P,4) xyxy, pixels
+    )->Tensor:          # (B*P,C,size,size)
+        "What the box head gets to see of the boxes of every image."
+        image = torch.arange(len(boxes), device=boxes.device)[:,None].expand(boxes.shape[:2])
+        return self.windows(self.bbox_extractor, canvas, boxes.reshape(-1, 4), image.reshape(-1))
 
     def boxes(self,
         canvas:Canvas,  # of the pyramid
         boxes:Tensor,   # (B,P,4) xyxy, pixels
     )->tuple:           # logits (B*P,C+1), deltas (B*P,C or 1,4)
         "Read the features of boxes and classify them."
-        B, P = boxes.shape[:2]
-        image = torch.arange(B, device=boxes.device)[:,None].expand(B, P).reshape(-1)
-        return self.bbox_head(self.bbox_extractor(canvas, boxes.reshape(-1, 4), image))
+        return self.bbox_head(self.read(canvas, boxes))
+
+    def sample(self,
+        canvas:Canvas,          # of the pyramid
+        proposals:Proposals,    # where to look
+        truths:Truths,          # what is there
+    )->RoIs:                    # S slots an image
+        "Match proposals with truths and draw those to learn from; a sampler that needs losses is told those of the classes."
+        @torch.no_grad()
+        def judge(boxes, labels):
+            logits = self.boxes(canvas, boxes)[0].unflatten(0, labels.shape)
+            return self.bbox_head.loss_cls(logits, torch.where(labels < 0, self.bbox_head.num_classes, labels))
+        return sample_rois(proposals, truths, self.matcher, self.sampler, judge)
 
     def detect(self,
         canvas:Canvas,          # of the pyramid
@@ -237,26 +282,29 @@ class FastRCNN(nn.Module):
 
     def loss(self,
         images:list,    # B tensors (3,h,w) RGB, 0..255
-        targets:list,   # B dicts: boxes (N,4), labels (N,), optional ignore (N,)
+        targets:list,   # B dicts: boxes (N,4), labels (N,), masks (N,h,w) where there is a mask head, optional ignore (N,)
         proposals:list, # B tensors (P,4) or (P,5) xyxy, pixels
-    )->dict:            # loss_cls, loss_bbox: scalars whose sum is the objective
+    )->dict:            # loss_cls, loss_bbox, and loss_mask of a mask head: scalars whose sum is the objective
         "What the network has to learn from these images."
-        batch, truths = prepare(self, images, targets, self.num_classes)
-        feats = self.neck(self.backbone(batch.pixels))
-        rois = sample_rois(pad_proposals(proposals, batch), truths, self.roi_head.matcher, self.roi_head.sampler)
-        logits, deltas = self.roi_head.boxes(self.roi_head.bbox_extractor.canvas(feats), rois.boxes)
-        return self.roi_head.bbox_head.loss(logits, deltas, rois)
+        stage, masks = self.roi_head, hasattr(self.roi_head, 'mask_head')
+        batch, truths = prepare(self, images, targets, self.num_classes, ('masks',) if masks else ())
+        canvas = stage.bbox_extractor.canvas(self.neck(self.backbone(batch.pixels)))
+        rois = stage.sample(canvas, pad_proposals(proposals, batch), truths)
+        seen = stage.read(canvas, rois.boxes)
+        losses = stage.bbox_head.loss(*stage.bbox_head(seen), rois)
+        return losses | stage.mask_head.loss(stage, canvas, rois, truths, seen) if masks else losses
 
     @torch.no_grad()
     def predict(self,
         images:list,                                # B tensors (3,h,w) RGB, 0..255
         proposals:list,                             # B tensors (P,4) or (P,5) xyxy, pixels
         test_filter:DetectionFilter|None=None,      # what to let through; None: the head's own
-    )->list:                                        # B dicts: boxes (N,4), scores (N,), labels (N,)
+    )->list:                                        # B dicts: boxes (N,4), scores (N,), labels (N,), and masks of a mask head
         "Detect objects in the proposals."
-        batch = prepare_images(self, images)
-        feats = self.neck(self.backbone(batch.pixels))
-        return self.roi_head.detect(self.roi_head.bbox_extractor.canvas(feats), pad_proposals(proposals, batch), batch, test_filter)
+        stage, batch = self.roi_head, prepare_images(self, images)
+        canvas = stage.bbox_extractor.canvas(self.neck(self.backbone(batch.pixels)))
+        found = stage.detect(canvas, pad_proposals(proposals, batch), batch, test_filter)
+        return stage.mask_head.predict(stage, canvas, found, batch) if hasattr(stage, 'mask_head') else found
 
     def forward(self,
         images:list,                # B tensors (3,h,w) RGB, 0..255

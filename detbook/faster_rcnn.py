@@ -16,7 +16,7 @@ from .backbone import ResNet
 from .neck import FPN
 from .detector import start, prepare, prepare_images
 from .rpn import RPNHead
-from .fast_rcnn import BoxHead, DetectionFilter, RoIHead, sample_rois, same_classes
+from .fast_rcnn import BoxHead, DetectionFilter, RoIHead, same_classes
 
 # %% ../nbs/23_faster_rcnn.ipynb #94761e0a
 @component
@@ -69,9 +69,9 @@ class FasterRCNN(nn.Module):
         feats = self.neck(self.backbone(batch.pixels))
         out = self.rpn_head(feats)
         losses = self.rpn_head.loss(out, batch, truths)
-        rois = sample_rois(self.rpn_head.propose(out, batch, train=True), truths, self.roi_head.matcher, self.roi_head.sampler)
-        logits, deltas = self.roi_head.boxes(self.roi_head.bbox_extractor.canvas(feats), rois.boxes)
-        return losses | self.roi_head.bbox_head.loss(logits, deltas, rois)
+        proposals, canvas = self.rpn_head.propose(out, batch, train=True), self.roi_head.bbox_extractor.canvas(feats)
+        rois = self.roi_head.sample(canvas, proposals, truths)
+        return losses | self.roi_head.bbox_head.loss(*self.roi_head.boxes(canvas, rois.boxes), rois)
 
     @torch.no_grad()
     def predict(self,

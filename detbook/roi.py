@@ -86,13 +86,15 @@ class Canvas(NamedTuple):
     "The levels of a pyramid side by side in one tensor, with rims that repeat their borders."
     feats: Tensor       # (B,C,H,W)
     origins: list       # L pairs (x,y): where cell (0,0) of each level lies
+    sizes: list = ()    # L pairs (w,h): how many cells each level has
 
 # %% ../nbs/21_roi.ipynb #ac41424f
 def make_canvas(
     levels:tuple,   # L tensors (B,C,H_l,W_l), finest first
 )->Canvas:          # a single level is taken as it is
     "Lay the levels side by side: the first in the lower right corner, the others in a column on its left."
-    if len(levels) == 1: return Canvas(levels[0], [(0,0)])
+    sizes = [(l.shape[3], l.shape[2]) for l in levels]
+    if len(levels) == 1: return Canvas(levels[0], [(0,0)], sizes)
     finest, *rest = [F.pad(l, (1,i,1,i), mode='replicate') for l,i in zip(levels, [0] + [1]*len(levels))]
     height, width = max(finest.shape[2], sum(r.shape[2] for r in rest)), max(r.shape[3] for r in rest)
     column, origins, y = [], [(width + 1, height - levels[0].shape[2])], 0
@@ -101,9 +103,23 @@ def make_canvas(
         origins.append((1, y + 1))
         y += r.shape[2]
     left = F.pad(torch.cat(column, 2), (0, 0, 0, height - y))
-    return Canvas(torch.cat([left, F.pad(finest, (0, 0, height - finest.shape[2], 0))], 3), origins)
+    return Canvas(torch.cat([left, F.pad(finest, (0, 0, height - finest.shape[2], 0))], 3), origins, sizes)
 
 # %% ../nbs/21_roi.ipynb #17f938e6
+def _end_with_level(
+    boxes:Tensor,   # (K,4) in cells of their own levels
+    sizes:Tensor,   # (K,2) width and height of these levels, cells
+    bins:int,       # along each side
+    ratio:int,      # samples a bin; 0: as many as cells
+)->tuple:           # boxes of one cell or more that end with their levels; (K,2,bins) the share of samples that a level has
+    "What `aligned=False` makes of boxes narrower than a cell: stretched, with the samples beyond the level counted as zeros."
+    start, sides, n = boxes[:,:2], (boxes[:,2:] - boxes[:,:2]).clamp(min=1), max(ratio, 1)
+    part = (torch.arange(bins*n, device=boxes.device) + .5).view(bins, n) / (bins*n)
+    there = start[...,None,None] + sides[...,None,None] * part <= sizes[...,None,None]
+    start = torch.minimum(start, sizes - 1)
+    return torch.cat([start, start + sides], 1), there.to(boxes.dtype).mean(-1)
+
+# %% ../nbs/21_roi.ipynb #f3debcd4
 @component
 class RoIExtractor:
     "Read features of one size for boxes of any size, from all levels in one call."
@@ -130,8 +146,11 @@ class RoIExtractor:
     )->Tensor:          # (K,C,size,size)
         "Pool every box from its level."
         level = roi_levels(boxes, len(self.strides), self.finest_scale)
-        place = torch.tensor([(s, x, y) for s,(x,y) in zip(self.strides, canvas.origins)], dtype=boxes.dtype)
-        place = place.to(boxes.device, non_blocking=True)[level]                # (K,3) stride, x, y; a GPU is not waited for
-        placed = boxes / place[:,:1] + place[:,1:].repeat(1, 2)
-        rois = torch.cat([image[:,None].to(placed), placed], 1)
-        return roi_align(canvas.feats, rois, self.size, 1., self.ratio, self.aligned)
+        stretch = not self.aligned and len(self.strides) > 1                    # one level alone ends where the canvas does
+        rows = [(s, *o, *(canvas.sizes[i] if stretch else ())) for i,(s,o) in enumerate(zip(self.strides, canvas.origins))]
+        place = torch.tensor(rows, dtype=boxes.dtype).to(boxes.device, non_blocking=True)[level]   # (K,3 or 5): stride, x, y; a GPU is not waited for
+        placed = boxes / place[:,:1]
+        if stretch: placed, share = _end_with_level(placed, place[:,3:], self.size, self.ratio)
+        rois = torch.cat([image[:,None].to(placed), placed + place[:,1:3].repeat(1, 2)], 1)
+        x = roi_align(canvas.feats, rois, self.size, 1., self.ratio, self.aligned)
+        return x * (share[:,1,:,None] * share[:,0,None])[:,None].to(x.dtype) if stretch else x
