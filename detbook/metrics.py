@@ -13,7 +13,7 @@ from collections import Counter
 from pathlib import Path
 import numpy as np, torch, pycocotools.mask as mask_utils
 from pycocotools.coco import COCO
-from pycocotools.cocoeval import COCOeval
+from pycocotools.cocoeval import COCOeval, Params
 from fastcore.basics import patch
 from torch import Tensor
 from .core import nearest, strict
@@ -33,7 +33,8 @@ def to_coco(
     preds:list,         # one dict a picture: boxes (N,4) xyxy, scores (N,), labels (N,), perhaps masks (N,H,W), on the original picture
     image_ids:list,     # id of each picture, as in the annotations
     category_ids:list,  # id of each label's category, such as `ds.category_ids`
-)->list:                # COCO results: image_id, category_id, bbox as x, y, width, height, score, perhaps segmentation
+    keypoint_offset:float=0.,   # taken off x and y of keypoints: that of the data set, 0.5 where its file numbers pixels
+)->list:                # COCO results: image_id, category_id, bbox as x, y, width, height, score, perhaps segmentation, keypoints
     "Write predictions as a COCO results list that JSON can hold; masks as compressed run lengths."
     if len(preds) != len(image_ids): raise ValueError(f'{len(preds)} predictions for {len(image_ids)} image_ids, expected one for each')
     results = []
@@ -45,7 +46,8 @@ def to_coco(
         if p.get('masks') is not None:
             for r, m in zip(rows, p['masks']): r['segmentation'] = encode_mask(m)
         if p.get('keypoints') is not None:
-            for r, k in zip(rows, p['keypoints'].flatten(1).tolist()): r['keypoints'] = k
+            xyv = p['keypoints'].detach().cpu().double() - torch.tensor([keypoint_offset, keypoint_offset, 0.])
+            for r, k in zip(rows, xyv.flatten(1).tolist()): r['keypoints'] = k
         results += rows
     return results
 
@@ -66,7 +68,7 @@ def _results(preds):
     return found, name
 
 # %% ../nbs/42_metrics.ipynb #0aa00d17
-_NEEDS = dict(bbox='bbox', segm='segmentation')     # what each metric measures
+_NEEDS = dict(bbox='bbox', segm='segmentation', keypoints='keypoints')      # what each metric measures
 
 # %% ../nbs/42_metrics.ipynb #8cf184b8
 def _check_entry(p, where, images, cats, keys):
@@ -82,6 +84,17 @@ def _check_entry(p, where, images, cats, keys):
     if 'bbox' in keys and not (len(p['bbox']) == 4 and all(map(math.isfinite, p['bbox']))):
         raise ValueError(f'{where} has the bbox {p["bbox"]}, expected four finite numbers x, y, width, height')
 
+def _check_points(anns, preds, n, name, pname):
+    "Fail where an entry has not `n` keypoints; a truth may have none."
+    for k, p in [*((f'{name}: annotation {a.get("id", i)}', a) for i,a in enumerate(anns) if a.get('keypoints')),
+                 *((f'{pname}: result {i}', p) for i,p in enumerate(preds))]:
+        if len(p['keypoints']) != 3*n or not all(map(math.isfinite, p['keypoints'])):
+            raise ValueError(f'{k} has the keypoints {str(p["keypoints"])[:60]}, expected {n} times x, y and flag or score, all finite')
+
+def _labelled(a):
+    "How many keypoints of a truth are labelled."
+    return sum(v > 0 for v in (a.get('keypoints') or ())[2::3])
+
 # %% ../nbs/42_metrics.ipynb #358d21b1
 def _coco(d, anns):
     "A COCO object over `anns`, numbered from 1."
@@ -90,40 +103,50 @@ def _coco(d, anns):
     coco.createIndex()
     return coco
 
-def _entry(a, metric, images, area=None, **extra):
-    "A copy with what `metric` needs, and its area: as given, or of the box or mask that is measured."
+def _points_entry(a, n, found):
+    "The `n` keypoints and what COCOeval wants with them: a truth's own box and how many are labelled, for a result the box around them."
+    points = list(a.get('keypoints') or [0]*3*n)
+    x, y = points[0::3], points[1::3]
+    box = [min(x), min(y), max(x)-min(x), max(y)-min(y)] if found else list(a['bbox'])
+    return dict(keypoints=points, num_keypoints=_labelled(a), bbox=box, area=box[2]*box[3])
+
+def _entry(a, metric, images, n, area=None, **extra):
+    "A copy with what `metric` needs, and its area: as given, or of the box, mask or `n` keypoints that are measured."
     out = dict(image_id=a['image_id'], category_id=a['category_id'], **extra)
     if metric == 'bbox': out.update(bbox=list(a['bbox']), area=a['bbox'][2]*a['bbox'][3])
+    elif metric == 'keypoints': out.update(_points_entry(a, n, 'score' in extra))
     else:
         rle = segmentation_to_rle(a['segmentation'], images[a['image_id']]['height'], images[a['image_id']]['width'])
         out.update(segmentation=rle, area=float(mask_utils.area(rle)))
     return out if area is None else dict(out, area=area)
 
-def _run(d, preds, metric, max_dets):
+def _run(d, preds, metric, max_dets, sigmas):
     "COCOeval after its work, silent."
-    images = {im['id']: im for im in d['images']}
-    truths = [_entry(a, metric, images, a.get('area'), iscrowd=int(bool(a.get('iscrowd')))) for a in d['annotations']]
-    found  = [_entry(p, metric, images, score=p['score'], iscrowd=0) for p in preds]
+    images, n = {im['id']: im for im in d['images']}, len(sigmas)
+    truths = [_entry(a, metric, images, n, a.get('area'), iscrowd=int(bool(a.get('iscrowd')))) for a in d['annotations']]
+    found  = [_entry(p, metric, images, n, score=p['score'], iscrowd=0) for p in preds]
     with contextlib.redirect_stdout(io.StringIO()):
         ev = COCOeval(_coco(d, truths), _coco(d, found), metric)
-        ev.params.maxDets = [n for n in (1, 10) if n < max_dets] + [max_dets]
+        ev.params.kpt_oks_sigmas = sigmas
+        ev.params.maxDets = [n for n in (1, 10) if n < max_dets and metric != 'keypoints'] + [max_dets]
         ev.evaluate()
         ev.accumulate()
     return ev
 
 # %% ../nbs/42_metrics.ipynb #62c0f706
-_AREAS = ('all', 'small', 'medium', 'large')
+_AREAS = dict(bbox=('all', 'small', 'medium', 'large'), segm=('all', 'small', 'medium', 'large'), keypoints=('all', 'medium', 'large'))
 
 # %% ../nbs/42_metrics.ipynb #58ea9fcf
 def _mean(x): return float(x[x > -1].mean()) if (x > -1).any() else math.nan
 
 def _summarize(precision, recall, max_dets, metric):
     "COCO's figures from precision (T,R,K,A,M) and recall (T,K,A,M), for any number of detections."
-    m, ap = f'{metric}_', precision[..., -1]
+    m, ap, areas = f'{metric}_', precision[..., -1], [a[0] for a in _AREAS[metric]]
     stats = {m+'mAP': _mean(ap[:, :, :, 0]), m+'mAP_50': _mean(ap[0, :, :, 0]), m+'mAP_75': _mean(ap[5, :, :, 0])}
-    stats.update({f'{m}mAP_{a[0]}': _mean(ap[:, :, :, i]) for i,a in enumerate(_AREAS) if i})
-    stats.update({f'{m}AR_{n}': _mean(recall[:, :, 0, i]) for i,n in enumerate(max_dets)})
-    stats.update({f'{m}AR_{a[0]}': _mean(recall[:, :, i, -1]) for i,a in enumerate(_AREAS) if i})
+    stats.update({f'{m}mAP_{a}': _mean(ap[:, :, :, i]) for i,a in enumerate(areas) if i})
+    if metric == 'keypoints': stats.update({m+'AR': _mean(recall[:, :, 0]), m+'AR_50': _mean(recall[0, :, 0]), m+'AR_75': _mean(recall[5, :, 0])})
+    else: stats.update({f'{m}AR_{n}': _mean(recall[:, :, 0, i]) for i,n in enumerate(max_dets)})
+    stats.update({f'{m}AR_{a}': _mean(recall[:, :, i, -1]) for i,a in enumerate(areas) if i})
     return stats
 
 def _per_class(precision, recall, truths):
@@ -180,39 +203,54 @@ class Result:
     def __repr__(self): return self.table()
 
 # %% ../nbs/42_metrics.ipynb #31531482
+def _sigmas(sigmas, d, name):
+    "The tolerance of each keypoint as an array; COCO's own where there are 17 and none are given."
+    own = Params('keypoints').kpt_oks_sigmas
+    n = max((len(a.get('keypoints') or ())//3 for a in d['annotations']), default=0) or max((len(c.get('keypoints') or ()) for c in d['categories']), default=0)
+    if d['annotations'] and not n: raise ValueError(f'{name}: no annotation has keypoints, and no category names any')
+    n = n or (len(own) if sigmas is None else np.size(sigmas))
+    if sigmas is None and n != len(own):
+        raise ValueError(f'{name}: there are {n} keypoints, and COCO has sigmas for the {len(own)} of a person alone: give sigmas=, one for each')
+    out = np.asarray(own if sigmas is None else sigmas, float)
+    if out.shape not in ((), (n,)) or not (out > 0).all(): raise ValueError(f'sigmas must be one number above 0, or {n} of them, not {sigmas!r}')
+    return np.broadcast_to(out, n).copy()
+
 @strict
 def evaluate(
     truth:CocoDataset|str|Path|dict,    # a CocoDataset, the path of an instances json, or its content as a dict
     preds:list|str|Path,                # a COCO results list, or the path of one
-    metrics:tuple=('bbox',),            # 'bbox', 'segm', or both
-    max_dets:int=100,                   # detections counted for each picture and class
+    metrics:tuple=('bbox',),            # any of 'bbox', 'segm', 'keypoints'
+    max_dets:int|None=None,             # detections counted for each picture and class; default: 100, and 20 for keypoints, as COCO
+    sigmas:list|float|None=None,        # tolerance of each keypoint, a share of the object's size; default: COCO's, for 17 keypoints
 )->Result:                              # stats, per class figures, table, curves
     "Measure COCO's average precision and recall; ValueError names a result that does not fit the truths."
     start, metrics = time.time(), (metrics,) if isinstance(metrics, str) else tuple(metrics)
     for m in metrics:
         if m not in _NEEDS: raise ValueError(f'there is no metric {m!r}{nearest(m, _NEEDS)}; there are: {", ".join(_NEEDS)}')
-    if max_dets < 1: raise ValueError(f'max_dets must be at least 1, not {max_dets}')
+    if max_dets is not None and max_dets < 1: raise ValueError(f'max_dets must be at least 1, not {max_dets}')
     (d, name), (preds, pname), keys = _truth(truth), _results(preds), [_NEEDS[m] for m in metrics]
     images, cats = {im['id'] for im in d['images']}, {c['id']: c['name'] for c in sorted(d['categories'], key=lambda c: c['id'])}
     for key, ids in (('images', images), ('categories', cats)):
         if len(ids) < len(d[key]): raise ValueError(f'{name}: two of its {key} have the same id')
-    for n, a in enumerate(d['annotations']): _check_entry(a, f'{name}: annotation {a.get("id", n)}', images, cats, keys)
+    need = ['bbox' if k == 'keypoints' else k for k in keys]                # a truth may have no keypoints
+    for n, a in enumerate(d['annotations']): _check_entry(a, f'{name}: annotation {a.get("id", n)}', images, cats, need)
     for n, p in enumerate(preds): _check_entry(p, f'{pname}: result {n}', images, cats, ['score', *keys])
-    counts = Counter(a['category_id'] for a in d['annotations'] if not a.get('iscrowd'))
-    result, truths = Result({}, {}, {}, {}), {c: counts[k] for k,c in cats.items()}
+    result, sigmas = Result({}, {}, {}, {}), _sigmas(sigmas, d, name) if 'keypoints' in metrics else ()
     for m in metrics:
-        ev = _run(d, preds, m, max_dets)
+        if m == 'keypoints': _check_points(d['annotations'], preds, len(sigmas), name, pname)
+        ev = _run(d, preds, m, max_dets or (20 if m == 'keypoints' else 100), sigmas)
         p, r = result.precision[m], result.recall[m] = ev.eval['precision'], ev.eval['recall']
         result.stats.update(_summarize(p, r, ev.params.maxDets, m))
-        result.per_class[m] = _per_class(p, r, truths)
+        counts = Counter(a['category_id'] for a in d['annotations'] if not a.get('iscrowd') and (m != 'keypoints' or _labelled(a)))
+        result.per_class[m] = _per_class(p, r, {c: counts[k] for k,c in cats.items()})
     result.seconds = time.time() - start
     return result
 
 # %% ../nbs/42_metrics.ipynb #4e6447ba
 @patch
 def plot_pr(self:Result,
-    metric:str=None,    # 'bbox' or 'segm'; default: the first that was measured
-    iou:float=.5,       # threshold: .5, .55, ..., .95
+    metric:str=None,    # 'bbox', 'segm' or 'keypoints'; default: the first that was measured
+    iou:float=.5,       # threshold (of OKS, for keypoints): .5, .55, ..., .95
     ax=None,            # Axes to draw on; default: a new figure
 ):                      # the Axes
     "Draw precision over recall for each class with truths, and the mean over classes in black."
@@ -228,6 +266,6 @@ def plot_pr(self:Result,
         text = f'{names[k]} {p[:, k].mean():.2f}' if len(seen) <= 10 else None
         ax.plot(recall, p[:, k], color=label_color(k), lw=1, label=text)
     if seen: ax.plot(recall, p[:, seen].mean(1), color='black', lw=2, label=f'all {p[:, seen].mean():.2f}')
-    ax.set(xlabel='recall', ylabel='precision', xlim=(0, 1), ylim=(0, 1.05), title=f'{metric}, IoU {iou:g}')
+    ax.set(xlabel='recall', ylabel='precision', xlim=(0, 1), ylim=(0, 1.05), title=f'{metric}, {"OKS" if metric == "keypoints" else "IoU"} {iou:g}')
     if seen: ax.legend(fontsize=7, loc='lower left')
     return ax

@@ -56,12 +56,12 @@ class Resize:
 
 # %% ../nbs/41_transforms.ipynb #f7ed42d9
 class Flip:
-    "Mirror left and right with probability `p`; keypoints trade places by `pairs`."
+    "Mirror left and right with probability `p`; keypoints trade places by `pairs`. Raises ValueError for a pair of keypoints that are not there."
     @strict
     def __init__(self,
-        p:float=.5,     # probability
-        pairs:list=(),  # (left, right) indices of keypoints that trade places
-    ): self.p, self.pairs = p, [tuple(o) for o in pairs]
+        p:float=.5,             # probability
+        pairs:list|None=None,   # (left, right) indices of keypoints that trade places; default: the target's own `flip_pairs`
+    ): self.p, self.pairs = p, None if pairs is None else [tuple(o) for o in pairs]
 
     def __call__(self, image, target):
         if torch.rand(()) >= self.p: return image, target
@@ -69,7 +69,9 @@ class Flip:
         image, target = _each(lambda x: x if isinstance(x, tv_tensors.KeyPoints) else F.horizontal_flip(x), image, target)
         if points is not None:
             order = list(range(points.shape[1]))
-            for a, b in self.pairs: order[a], order[b] = b, a
+            for a, b in target.get('flip_pairs', ()) if self.pairs is None else self.pairs:
+                if not 0 <= min(a, b) <= max(a, b) < len(order): raise ValueError(f'Flip: there is no pair ({a}, {b}) among {len(order)} keypoints')
+                order[a], order[b] = b, a
             xy = points.as_subclass(Tensor)[:, order] * points.new_tensor([-1., 1.]) + points.new_tensor([w, 0.])
             target.update(keypoints=tv_tensors.wrap(xy, like=points), visible=target['visible'][:, order])
         return image, {**target, 'flipped': not target.get('flipped', False)}
@@ -133,7 +135,7 @@ def train_transforms(
     flip:float=.5,              # probability of mirroring
     jitter:tuple=(1., 1.),      # random factor on `scale`, such as (.1, 2.) for large-scale jitter
     crop:tuple=None,            # (H, W) of a random window, cut last
-    flip_pairs:list=(),         # (left, right) indices of keypoints that trade places
+    flip_pairs:list|None=None,  # (left, right) indices of keypoints that trade places; default: as the data set says
     extra:list=(),              # further steps, run first: such as v2.RandomPhotometricDistort()
     min_size:float=1.,          # objects smaller than this after all steps are dropped, pixels
 )->Augment:                     # callable on (image, target)
