@@ -1,0 +1,322 @@
+"Configs and recipes: equal to what mmdetection's own reader gives, safe to read, and built into detectors with mmdetection's weights."
+import copy, gzip, hashlib, importlib.util, json, re, subprocess, sys, textwrap, time
+from pathlib import Path
+from pickle import dumps, loads
+import pytest, torch
+from detbook.config import Config, ConfigDict, ConfigError, build_detector
+from detbook.core import _said
+from detbook.recipes import recipe, recipe_name, recipe_names
+
+GOLDEN = Path(__file__).parent/'golden'
+STATES = json.loads(gzip.decompress((GOLDEN/'states.json.gz').read_bytes()))       # keys and shapes of all 141 models, as mmdetection 3.3.0 built them
+PRINTS = json.loads((GOLDEN/'recipes.json').read_text())                            # fingerprints of the 142 configs, as mmengine 0.10.7 read them
+FAMILIES = ('rpn', 'fast_rcnn', 'faster_rcnn', 'mask_rcnn', 'retinanet', 'cascade_rcnn')
+by_name = pytest.mark.parametrize('name', sorted(PRINTS))
+
+def _installed():
+    "Folder of the configs in an installed mmdet 3.3.0, which is found and not imported; None without one."
+    spec = importlib.util.find_spec('mmdet')
+    for root in (spec.submodule_search_locations if spec else ()):
+        if (Path(root)/'.mim'/'configs').is_dir(): return Path(root)/'.mim'/'configs'
+
+MMDET = _installed()
+needs_mmdet = pytest.mark.skipif(MMDET is None, reason="mmdet is not installed: pip install '.[dev]'")
+
+def fingerprint(value):
+    "A hash of values and types, of tuples as of lists."
+    def tagged(v):
+        if isinstance(v, dict): return {'dict': sorted((str(k), tagged(x)) for k,x in v.items())}
+        if isinstance(v, (list, tuple)): return {type(v).__name__: [tagged(x) for x in v]}
+        return {type(v).__name__: repr(v)}
+    return hashlib.sha256(json.dumps(tagged(value)).encode()).hexdigest()[:16]
+
+def same(a, b):
+    "Equal in values and types; a node counts as a dict."
+    if isinstance(a, dict) and isinstance(b, dict): return a.keys() == b.keys() and all(same(a[k], b[k]) for k in a)
+    if type(a) is not type(b): return False
+    return len(a) == len(b) and all(map(same, a, b)) if isinstance(a, (list, tuple)) else a == b
+
+def write(folder, **files):
+    "Files of a folder by their stems; `__` in a name is a dot."
+    for name,text in files.items():
+        stem, _, suffix = name.partition('__')
+        (folder/f'{stem}.{suffix or "py"}').write_text(textwrap.dedent(text))
+    return folder/f'{next(iter(files)).partition("__")[0]}.{next(iter(files)).partition("__")[2] or "py"}'
+
+# ---- recipes
+
+def test_all_names_are_there():
+    assert len(PRINTS) == 142
+    assert set(recipe_names()) == set(PRINTS) | {'keypoint_rcnn_r50_fpn_1x_coco'}
+    assert {Path(f).stem for f in STATES['configs']} | {'retinanet_tta'} == set(PRINTS)
+    for n in recipe_names():
+        for spelled in (n, n.replace('_', '-'), n.replace('-', '_'), n.upper(), n + '.py'): assert recipe_name(spelled) == n
+
+@by_name
+def test_recipe_is_mmdetections(name):
+    assert fingerprint(recipe(name)) == PRINTS[name]
+    cfg = Config.fromfile(name.replace('-', '_'))
+    assert type(cfg) is Config and same(cfg, recipe(name)) and type(cfg.to_dict()) is dict and same(cfg.to_dict(), recipe(name))
+
+@needs_mmdet
+@by_name
+def test_file_equals_recipe(name):
+    path, = [p for f in FAMILIES if (p := MMDET/f/f'{name}.py').exists()]
+    cfg = Config.fromfile(path)
+    assert fingerprint(cfg.to_dict()) == PRINTS[name]
+    assert same(cfg, recipe(name))
+
+@needs_mmdet
+def test_every_config_of_mmdetection_is_read():
+    "Files that name missing ones (mmengine fails on these too) are the only ones refused."
+    read, refused = 0, []
+    for p in sorted(MMDET.rglob('*.py')):
+        try: Config.fromfile(p); read += 1
+        except ConfigError as e: refused.append(str(e))
+    assert read > 800 and len(refused) < 20
+    for e in refused: assert 'there is no' in e or 'import' in e, e
+    assert 'mmdet' not in sys.modules and 'mmengine' not in sys.modules
+
+# ---- detectors
+
+def build(model, *more):
+    with torch.device('meta'): return build_detector(model, *more)
+
+def shapes(model): return {k:list(v.shape) for k,v in model.state_dict().items()}
+
+@pytest.mark.parametrize('path', sorted(STATES['configs']))
+def test_detector_has_mmdetections_weights(path):
+    wanted = STATES['models'][STATES['configs'][path]]
+    cfg = Config.fromfile(Path(path).stem)
+    model = build(cfg.model, cfg.train_cfg, cfg.test_cfg)
+    assert shapes(model) == wanted['keys']
+    assert sum(p.numel() for p in model.parameters()) == wanted['params']
+    assert type(model).__name__ == wanted['type']
+    frozen = cfg.model.backbone.norm_cfg.requires_grad
+    assert all(p.requires_grad == frozen for k,p in model.backbone.named_parameters() if k.startswith('layer3') and '.bn' in k)
+
+@needs_mmdet
+@pytest.mark.parametrize('path', sorted(STATES['configs'])[::7])
+def test_detector_from_the_file(path):
+    assert shapes(build(Config.fromfile(MMDET/path).model)) == STATES['models'][STATES['configs'][path]]['keys']
+
+def test_small_settings_arrive():
+    "What no shape shows: 141 models share 40 layouts."
+    get = lambda name: build(Config.fromfile(name).model)
+    m = get('mask_rcnn_r50_caffe_fpn_poly_1x_coco_v1')
+    assert (m.roi_head.bbox_extractor.aligned, m.roi_head.mask_extractor.ratio, m.rpn_head.loss_bbox.beta) == (False, 2, 1/9)
+    assert (m.preprocess.bgr, m.preprocess.arguments['std'], m.backbone.arguments) [:2] == (True, (1., 1., 1.))
+    m = get('mask_rcnn_x101_32x8d_fpn_1x_coco')
+    assert (m.preprocess.bgr, m.preprocess.arguments['std']) == (True, (57.375, 57.12, 58.395))
+    m = get('faster_rcnn_r50_fpn_soft_nms_1x_coco')
+    assert (type(m.roi_head.test_filter.suppress).__name__, m.roi_head.test_filter.suppress.iou, m.roi_head.test_filter.suppress.min_score) == ('SoftNMS', .5, 1e-3)
+    m = get('faster_rcnn_r50_fpn_ohem_1x_coco')
+    assert (type(m.roi_head.sampler).__name__, m.roi_head.sampler.num, type(m.rpn_head.sampler).__name__) == ('HardSampler', 512, 'RandomSampler')
+    m = get('faster_rcnn_r50_fpn_bounded_iou_1x_coco')
+    assert (m.roi_head.bbox_head.decoded, type(m.roi_head.bbox_head.loss_bbox).__name__, m.roi_head.bbox_head.loss_bbox.weight) == (True, 'BoundedIoULoss', 10.)
+    m = get('rpn_r50_caffe_c4_1x_coco')
+    assert (m.bbox_head.test_filter.nms_pre, m.bbox_head.test_filter.max_per_img, m.bbox_head.anchors.scales) == (12000, 2000, (2, 4, 8, 16, 32))
+    m = get('cascade_mask_rcnn_r50_fpn_1x_coco')
+    assert ([x.pos_iou for x in m.roi_head.matchers], m.rpn_head.border, m.rpn_head.train_filter.max_per_img) == ([.5, .6, .7], 0, 2000)
+    assert [h.coder.stds[0] for h in m.roi_head.bbox_head] == [.1, .05, .033] and m.roi_head.stage_weights == (1, .5, .25)
+
+def test_train_and_test_settings_beside_the_model():
+    cfg = Config.fromfile('faster_rcnn_r50_fpn_1x_coco')
+    before = copy.deepcopy(cfg)
+    model = build(cfg.model, cfg.train_cfg, cfg.test_cfg)                               # a training loop's: ignored
+    assert model.rpn_head.train_filter.nms_pre == 2000
+    train, test = cfg.model.pop('train_cfg'), cfg.model.pop('test_cfg')
+    train.rpn_proposal.nms_pre = 77
+    assert build(cfg.model, train, test).rpn_head.train_filter.nms_pre == 77
+    assert build(cfg.model.to_dict(), train.to_dict(), test.to_dict()).rpn_head.train_filter.nms_pre == 77
+    with pytest.raises(ConfigError, match='train_cfg is given twice'): build(before.model, train)
+    assert before == Config.fromfile('faster_rcnn_r50_fpn_1x_coco')                     # building changes no config
+
+def test_ignored_regions_are_said_once_and_can_be_left_out():
+    _said.discard('ignore_iof_thr')
+    cfg = Config.fromfile('faster_rcnn_r50_fpn_1x_coco')
+    with pytest.warns(UserWarning, match='ignore_iof_thr=-1'): model = build(cfg.model)
+    assert model.rpn_head.matcher.ignore_iof == model.roi_head.matcher.ignore_iof == -1
+    cfg.override(['model.train_cfg.rpn.assigner.ignore_iof_thr=0.4'])
+    assert build(cfg.model).rpn_head.matcher.ignore_iof == .4
+
+WRONG = {   # setting -> what the message says
+    'model.backbone.dept=50': (r'model\.backbone\.dept = 50', "'depth'"), 'model.backbone.type=ResNett': (r"model\.backbone\.type = 'ResNett'", "'ResNet'"),
+    'model.type=FasterRCN': (r"model\.type = 'FasterRCN'", "'FasterRCNN'"), 'model.backbone.depth=49': ('model.backbone', '49'),
+    'model.roi_head.bbox_head.num_class=3': (r'model\.roi_head\.bbox_head\.num_class = 3', "'num_classes'"),
+    'model.train_cfg.rcnn.assigner.pos_iou_th=.5': ('model.train_cfg.rcnn.assigner.pos_iou_th', "'pos_iou_thr'"),
+    'model.test_cfg.rcnn.score_th=.5': ('model.test_cfg.rcnn.score_th', "'score_thr'"), 'model.test_cfg.rpn.nms_post=10': ('model.test_cfg.rpn.nms_post', 'nms_pre'),
+    'model.neck.add_extra_convs=on_inputs': ('model.neck', "'on_input'"), 'model.backbone.norm_cfg.type=SyncBN': (r"model\.backbone\.norm_cfg\.type = 'SyncBN'", 'BN'),
+    'model.rpn_head.anchor_generator.scale=8': ('model.rpn_head.anchor_generator.scale', "'scales'"), 'model.backbone.with_cp=true': (r'with_cp = True', 'False'),
+    'model.roi_head.bbox_head.loss_cls.class_weight=[1]': ('class_weight', 'None'), 'model.nek=1': (r'model\.nek = 1', "'neck'"), 'model.roi_head=3': (r'model\.roi_head is 3', 'dict'),
+    'model.train_cfg.rcnn.pos_weight=2': ('pos_weight', '1'), 'model.data_preprocessor.type=DataPreprocessor': ('DataPreprocessor', 'DetDataPreprocessor'),
+    'model.roi_head.bbox_head.reg_decoded_bboxes=true': ('reg_decoded_bboxes', "'reg_decoded_bbox'")}
+
+@pytest.mark.parametrize('setting', WRONG)
+def test_wrong_settings_raise_and_are_named(setting):
+    cfg = Config.fromfile('faster_rcnn_r50_fpn_1x_coco')
+    cfg.override([setting])
+    with pytest.raises(ConfigError) as e: build(cfg.model)
+    for part in WRONG[setting]: assert re.search(part, str(e.value)), str(e.value)
+
+def test_scopes_and_plain_dicts():
+    cfg = recipe('retinanet_r18_fpn_1x_coco')['model']
+    def scoped(v):
+        if isinstance(v, dict): return {k: f'mmdet.{x}' if k == 'type' and x not in ('nms',) else scoped(x) for k,x in v.items()} | dict(_scope_='mmdet')
+        return v
+    assert shapes(build(scoped(cfg))) == shapes(build(cfg))
+
+OLD = dict(pretrained='torchvision://resnet50', backbone=dict(type='ResNet', depth=50), neck=dict(type='FPN', in_channels=[256, 512, 1024, 2048], out_channels=256, num_outs=5))
+@pytest.mark.parametrize('model,named', [
+    (dict(type='FasterRCNN', **OLD), 'faster-rcnn_r50_fpn_1x_coco'), (dict(type='MaskRCNN', **OLD), 'mask-rcnn_r50_fpn_1x_coco'), (dict(type='RetinaNet', **OLD), 'retinanet_r50_fpn_1x_coco'),
+    (dict(type='CascadeRCNN', num_stages=3, **OLD, mask_head=dict(type='FCNMaskHead')), 'cascade-mask-rcnn_r50_fpn_1x_coco'),
+    (dict(type='FasterRCNN', backbone=dict(type='ResNet', depth=101, style='caffe'), train_cfg={}, test_cfg={}), 'faster-rcnn_r101-caffe_fpn_1x_coco'),
+    (dict(type='RPN', backbone=dict(type='ResNeXt', depth=101, groups=32, base_width=4)), 'rpn_x101-32x4d_fpn_1x_coco')])
+def test_old_configs_name_their_successor(model, named):
+    with pytest.raises(ConfigError, match=named): build(model)
+
+# ---- reading
+
+def test_rules_of_merging(tmp_path):
+    "As mmengine 0.10.7 has them; each expectation was made with it."
+    base = write(tmp_path, base="a = dict(x=1, y=dict(z=[1, 2], w=None))\nb = [1, dict(q=2)]\nc = None\nd = dict(k=1)\ne = (1, 2)\nshared = d\n")
+    def child(text): return Config.fromfile(write(tmp_path, child="_base_ = './base.py'\n" + text))
+    assert child('').to_dict() == Config.fromfile(base).to_dict() == dict(a=dict(x=1, y=dict(z=[1, 2], w=None)), b=[1, dict(q=2)], c=None, d=dict(k=1), e=(1, 2), shared=dict(k=1))
+    assert child('a = dict(y=dict(z=[3]))').a == dict(x=1, y=dict(z=[3], w=None))
+    assert child('a = dict(_delete_=True, y=dict(z=[3]))').a == dict(y=dict(z=[3]))
+    assert child('a = dict(y=dict(_delete_=True, v=1))').a == dict(x=1, y=dict(v=1))
+    assert child('a = dict(_delete_=False, x=2)').a == dict(x=2, y=dict(z=[1, 2], w=None))
+    assert child('new = dict(_delete_=True, v=1)').new == dict(_delete_=True, v=1)      # nothing to delete: the key stays, as in mmengine
+    assert child('b = dict(_delete_=True, v=1)').b == dict(v=1)
+    assert child('d = [1]').d == [1] and child('a = 3').a == 3 and child('e = [1]').e == [1]
+    for text in ('c = dict(v=1)', 'b = dict(v=1)', 'e = dict(v=1)', 'a = dict(x=dict(v=1))', 'a = dict(y=dict(w=dict(v=1)))'):
+        with pytest.raises(ConfigError, match=r'child\.py:2.*_delete_'): child(text)
+    c = child("_base_.d.k = 5\ncopied = _base_.d\nsub = {{_base_.a.y}}\nitem = _base_.b[1].q + 1\nlate = dict(x={{_base_.a.x}})\n_base_.b[1].q = 9\nd = dict(m=_base_.d.k)")
+    assert (c.d, c.shared, c.copied, c.sub, c.item, c.late, c.b) == (dict(k=5, m=5), dict(k=1), dict(k=5), dict(z=[1, 2], w=None), 3, dict(x=1), [1, dict(q=9)])
+    c.copied.k, c.sub.z = 6, []
+    assert c.d.k == 5 and c.a.y.z == [1, 2]
+    write(tmp_path, other='a = 1\n')
+    with pytest.raises(ConfigError, match="two files.*'a'.*other"): Config.fromfile(write(tmp_path, both="_base_ = ['base.py', 'other.py']"))
+
+def test_formats_and_templates(tmp_path, monkeypatch):
+    monkeypatch.setenv('DETBOOK_ROOT', 'here/')
+    monkeypatch.delenv('DETBOOK_N', raising=False)
+    write(tmp_path, base__json='{"a": {"x": 1}, "l": [1, {"y": 2.5}], "t": true, "n": null}')
+    p = write(tmp_path, mid__yaml='_base_: base.json\na:\n  z: 1\nw: {{_base_.l}}\nt: !!python/tuple [1, 2]\n')
+    c = Config.fromfile(write(tmp_path, top="""
+        _base_ = ['mid.yaml']
+        dir = './runs/{{ fileBasenameNoExtension }}{{fileExtname}}'
+        root = '{{$DETBOOK_ROOT:there/}}x'
+        n = {{$DETBOOK_N:80}}
+        m = {{'$DETBOOK_N:8'}}
+        y = {{ _base_.w }}[1]['y']
+        """))
+    assert c.to_dict() == dict(a=dict(x=1, z=1), l=[1, dict(y=2.5)], t=(1, 2), n=80, w=[1, dict(y=2.5)], dir='./runs/top.py', root='here/x', m=8, y=2.5)
+    assert [Path(c.origin(k).file).name + f':{c.origin(k).line}' for k in ('a.x', 'a.z', 'l.1.y', 'dir', 'w', 't.1')] == ['base.json:1', 'mid.yaml:3', 'base.json:1', 'top.py:3', 'mid.yaml:4', 'mid.yaml:5']
+    with pytest.raises(ConfigError, match='line 1.*DETBOOK_N'): Config.fromfile(write(tmp_path, bad='a = {{$DETBOOK_N:}}'))
+
+EVIL = ['import os', 'from os import path', '__import__("os")', 'a = open("x")', 'exec("a")', 'a = eval("1")', 'a = getattr(1, "real")', 'a = (1).__class__', 'a = "".join.__self__', 'a = [].append.__func__',
+        'a = dict.fromkeys', 'a = type(1)', 'a = vars()', 'a = globals()', 'a = lambda: 0', 'def f(): pass', 'class A: pass', 'with open("x") as f: pass', 'while True: pass', 'try: pass\nexcept: pass',
+        'raise ValueError', 'assert False', 'global a', 'del a', 'a = (yield)', 'a = print', 'print("x")', 'a = "{0.__class__}".format(1)', 'a = _base_.__dict__', 'a = (b := 1)', 'async def f(): pass',
+        '@f\ndef g(): pass', 'a = f"{open}"', 'a = [x for x in open("y")]', 'a = b"".fromhex("00")', 'a = input()', 'a = breakpoint()', 'a = __file__', 'match 1:\n  case 1: pass', '__a__ = 1', 'dict = 3', 'a = dict()()', 'a = [len][0]']
+@pytest.mark.parametrize('text', EVIL)
+def test_a_config_cannot_act(tmp_path, text):
+    with pytest.raises(ConfigError, match=r'evil\.py, line \d'): Config.fromfile(write(tmp_path, evil=text))
+
+COSTLY = ['a = 9**9**9', 'a = 2**-(9**8)', 'a = 1 << 9**9', 'a = [0] * 10**9', 'a = "x" * 10**9', 'a = b"x" * 10**9', 'a = range(10**12)', 'a = list(range(10**9))', 'a = [x for x in range(10**6) for y in range(10**6)]',
+          'a = (1,)\n' + 'a = (a, a)\n'*50, 'a = (1,)\n' + 'a = (a, a)\n'*50 + 'b = {a: 1}', 'a = (1,)\n' + 'a = (a, a)\n'*50 + 'b = {}\nc = b.get(a)', '[1]\na = [1]\nb = [1]\n' + 'a = [a, a]\nb = [b, b]\n'*50 + 'c = a == b',
+          'a = [1]\n' + 'a = [a, a]\n'*50 + 'b = f"{a}"', 'a = [1]\n' + 'a = [a, a]\n'*50 + 'b = str(a)', 'a = f"{1:999999999}"', 'a = "%999999999d" % 1', 'a = "a" * 9999\na = a.replace("a", a)', 'a = ["x" * 9999] * 9999\nb = "".join(a)',
+          'a = []\na.append(a)', 'a = []\nfor i in range(9999):\n  for j in range(9999): a += [i]', 'a = "x"\nfor i in range(99): a += a', 'a = 3\nfor i in range(999): a *= a', 'a = ' + '(' * 900 + ')' * 900, 'a = ' + '-' * 9000 + '1',
+          'a = sum([[1]] * 999, [])', 'a = sorted([(1,) * 999] * 9999)', 'a = [[1] * 999] * 999\nb = [a] * 999', 'a = {i: {j: 0 for j in range(999)} for i in range(9999)}', 'a = int("9" * 9999)', 'a = round(1, -10**9)**-1']
+@pytest.mark.parametrize('text', COSTLY)
+def test_a_small_file_costs_little(tmp_path, text):
+    start = time.process_time()
+    with pytest.raises(ConfigError, match=r'costly\.py'): Config.fromfile(write(tmp_path, costly=text))
+    assert time.process_time() - start < 5
+
+def test_other_formats_are_safe(tmp_path):
+    for name,text in dict(a__yaml='a: !!python/object/apply:os.system ["touch x"]', b__yaml='a: &a [1]\n' + ''.join(f'a{i}: &a{i} [*a{i-1 if i else ""}, *a{i-1 if i else ""}]\n' for i in range(40)),
+                          c__yaml='a: &a [*a]', d__yaml='- 1', e__yaml='a: [1', f__json='{"a": 1,}', g__json='[' * 100000, h__json='[1]', i__json='{"_base_": 3}', j__txt='a = 1').items():
+        with pytest.raises(ConfigError, match=r'\w\.(yaml|json|txt)'): Config.fromfile(write(tmp_path, **{name: text}))
+    (tmp_path/'k.py').write_bytes(b'a = "\xff"')
+    with pytest.raises(ConfigError, match='UTF-8'): Config.fromfile(tmp_path/'k.py')
+
+def test_what_is_not_there(tmp_path):
+    write(tmp_path, mine='a = 1')
+    with pytest.raises(FileNotFoundError, match="mine.py"): Config.fromfile(tmp_path/'mien.py')
+    with pytest.raises(FileNotFoundError, match="mask-rcnn_r50_fpn_1x_coco"): Config.fromfile('mask_rcnn_r50_fpn_1x_cocos')
+    with pytest.raises(FileNotFoundError, match="recipe 'mask-rcnn_r50_fpn_1x_coco'"): Config.fromfile('configs/mask_rcnn/mask-rcnn_r50_fpn_1x_coco.py')
+    with pytest.raises(IsADirectoryError): Config.fromfile(tmp_path)
+    for text,said in {"_base_ = 'mien.py'": "mine.py", "_base_ = 'child.py'": 'leads back', "_base_ = 3": 'names files', "_base_ = 'nowhere::x.py'": 'package', "_base_ = f()": 'not call'}.items():
+        with pytest.raises(ConfigError, match=said): Config.fromfile(write(tmp_path, child=text))
+    cfg = Config.fromfile(write(tmp_path, child="_base_ = 'mmdet::retinanet/retinanet_r50_fpn_1x_coco.py'\nx = 1"))
+    assert cfg.model.type == 'RetinaNet' and cfg.x == 1
+
+# ---- changing and writing
+
+SET = {'model.backbone.depth=101': 101, 'optim_wrapper.optimizer.lr=1': 1., 'optim_wrapper.optimizer.lr=0.02/8': .0025, 'train_pipeline.2.scale=666,400': (666, 400), 'train_pipeline.2.scale=(666, 400)': (666, 400),
+       'train_pipeline[2].scale=[666,400]': (666, 400), 'param_scheduler.1.milestones=[7,10]': [7, 10], 'param_scheduler.1.milestones=7,10': [7, 10], 'param_scheduler.1.milestones.0=7': 7, 'param_scheduler.-1.gamma=.5': .5,
+       'load_from=a/b.pth': 'a/b.pth', 'load_from=None': None, 'resume=True': True, 'resume=false': False, 'data_root=2017': '2017', 'val_evaluator.metric=bbox': ['bbox'], 'val_evaluator.metric=[bbox, segm]': ['bbox', 'segm'],
+       'model.backbone.norm_eval=0': False, 'train_cfg.max_epochs=1e2': 100, 'new.a.b=x=y': 'x=y', "log_level='DEBUG'": 'DEBUG', 'model.neck=dict(_delete_=True, type="FPN")': dict(type='FPN'), "model.backbone.init_cfg={'checkpoint': 'x'}": dict(type='Pretrained', checkpoint='x'),
+       'model.roi_head.bbox_roi_extractor.featmap_strides.3=64': 64, 'work_dir=./runs/a-b_c': './runs/a-b_c'}
+@pytest.mark.parametrize('text', SET)
+def test_overrides(text):
+    cfg, path = Config.fromfile('mask_rcnn_r50_fpn_1x_coco'), text.partition('=')[0]
+    cfg.override([text])
+    value = cfg
+    for k in path.replace('[', '.').replace(']', '').split('.'): value = value[int(k) if isinstance(value, (list, tuple)) else k]
+    assert same(value, SET[text]), value
+    assert cfg.origin(path).file == f'--set {text}'
+
+def test_wrong_overrides_leave_the_config_alone():
+    cfg = Config.fromfile('mask_rcnn_r50_fpn_1x_coco')
+    before = copy.deepcopy(cfg)
+    for text,said in {'model.backbon.depth=1': "'backbone'", 'train_pipeline.7.scale=1': '5 items', 'train_pipeline.x=1': '5 items', 'log_level.x=1': "'INFO'", 'a': 'expected', '=1': 'expected', 'a=dict(b=open("x"))': 'not call', 'train_pipeline.0.type.x=1': 'LoadImageFromFile'}.items():
+        with pytest.raises(ConfigError, match=said): cfg.override([text])
+    assert cfg == before and same(cfg, before)
+
+def test_merge_from_dict():
+    cfg = Config.fromfile('mask_rcnn_r50_fpn_1x_coco')
+    cfg.merge_from_dict({'model.backbone': dict(depth=18), 'train_pipeline.0': dict(_delete_=True, type='X'), 'param_scheduler': {'1': dict(gamma=.3)}, 'a.b': 1})
+    assert (cfg.model.backbone.depth, cfg.model.backbone.type, cfg.train_pipeline[0], cfg.param_scheduler[1].gamma, cfg.param_scheduler[1].begin, cfg.a.b) == (18, 'ResNet', dict(type='X'), .3, 0, 1)
+    cfg.model.backbone.depth = 34
+    assert str(cfg.origin('model.backbone.depth')) == 'set by the program' and str(cfg.origin('model.backbone.style')) == 'recipe mask-rcnn_r50_fpn_1x_coco'
+
+@by_name
+def test_written_and_read_back(tmp_path, name):
+    cfg = Config.fromfile(name)
+    for suffix in ('.py', '.yaml'):
+        cfg.dump(tmp_path/f'x{suffix}')
+        assert same(Config.fromfile(tmp_path/f'x{suffix}'), cfg)
+    plain = lambda v: {k:plain(x) for k,x in v.items()} if isinstance(v, dict) else [plain(x) for x in v] if isinstance(v, (list, tuple)) else v
+    cfg.dump(tmp_path/'x.json')
+    assert same(Config.fromfile(tmp_path/'x.json'), plain(cfg))
+
+def test_odd_values_are_written_or_refused(tmp_path):
+    odd = Config(dict(a=float('inf'), b={1: (2,), 'x.y': {3}, 'class': 0, '': []}, c='{{fileDirname}} {{_base_.x}} {{$HOME:x}} \n\'"\\', d=(), e=set(), f=-.5, g=range(3), h=b'\x00', i=None, j=1e-9, k=10**30, l='é\u2028'))
+    odd.dump(tmp_path/'odd.py')
+    assert same(Config.fromfile(tmp_path/'odd.py'), odd)
+    for cfg,name,said in ((odd, 'x.json', 'key 1'), (Config(dict(a=torch.zeros(1))), 'x.py', 'a is tensor'), (Config({'a b': 1}), 'x.py', 'no name'), (Config(dict(a={1})), 'x.yaml', 'a is'), (odd, 'x.txt', 'a config is a file')):
+        with pytest.raises(ConfigError, match=said): cfg.dump(tmp_path/name)
+
+def test_nodes_are_dicts():
+    cfg = Config.fromfile('retinanet_r50_fpn_1x_coco')
+    for again in (copy.deepcopy(cfg), copy.copy(cfg), loads(dumps(cfg)), cfg.copy()):
+        assert type(again) is Config and again == cfg and again.filename == cfg.filename == 'retinanet_r50_fpn_1x_coco'
+    deep = copy.deepcopy(cfg)
+    deep.model.backbone.depth = 18
+    assert cfg.model.backbone.depth == 50 and isinstance(deep.train_pipeline[0], ConfigDict)
+    deep.train_pipeline[1].with_mask = True
+    deep.model |= dict(neck=dict(num_outs=4))
+    assert deep.model.neck.num_outs == 4 and deep.model.neck.out_channels == 256
+    assert deep.setdefault('x', dict(y=1)).y == 1 and deep.pop('x') == dict(y=1) and deep.get('x') is None
+    del deep.model.neck
+    with pytest.raises(AttributeError, match="'neck'"): deep.model.neck
+    with pytest.raises(AttributeError, match="'backbone'"): deep.model.backbon
+    with pytest.raises(AttributeError): del deep.model.neck
+    assert not hasattr(deep.model, 'nothing') and dict(**deep.model)['type'] == 'RetinaNet' and json.dumps(deep.model)
+
+def test_reading_imports_nothing():
+    "Neither mmengine, nor PyYAML for a Python file, nor the network."
+    code = "import sys; from detbook.config import Config; c = Config.fromfile('retinanet_r50_fpn_1x_coco'); assert not {'mmdet', 'mmengine', 'mmcv', 'fastai', 'matplotlib'} & set(sys.modules); print(c.model.type)"
+    assert subprocess.run([sys.executable, '-c', code], capture_output=True, text=True, check=True).stdout == 'RetinaNet\n'
