@@ -35,10 +35,15 @@ class RPNOutput(NamedTuple):
 
 # %% ../nbs/20_rpn.ipynb #5669caad
 def ranks(
-    scores:Tensor,  # (B,N)
+    scores:Tensor,  # (B,N) 0 or more
+    usable:Tensor,  # (B,N) bool: the others come last
 )->Tensor:          # (B,N) float64: N for the best of a row, 1 for its last
     "Number the scores of each row by their size."
-    order = scores.sort(dim=1, descending=True)[1]
+    if scores.is_cuda: order = scores.masked_fill(~usable, -1.).sort(dim=1, descending=True)[1]
+    else:
+        own, counts = usable.int().argsort(dim=1, descending=True, stable=True), usable.sum(1).tolist()
+        best  = [i[:n][s[i[:n]].sort(descending=True)[1]] for s,i,n in zip(scores, own, counts)]
+        order = torch.stack([torch.cat([b, i[n:]]) for b,i,n in zip(best, own, counts)])
     places = torch.arange(scores.shape[1], 0, -1, device=scores.device, dtype=torch.float64)
     return torch.empty_like(scores, dtype=torch.float64).scatter(1, order, places.expand_as(scores))
 
@@ -70,7 +75,7 @@ class ProposalFilter:
         boxes = coder.decode(out.anchors[index], deltas.gather(1, index[...,None].expand(-1, -1, 4)), sizes)
         big = ((boxes[...,2:] - boxes[...,:2]) > self.min_size).all(-1)
         scores = scores.gather(1, index)
-        best, kept = nms_fixed(boxes, ranks(scores), big, splits, self.iou, self.max_per_img)
+        best, kept = nms_fixed(boxes, ranks(scores, big), big, splits, self.iou, self.max_per_img)
         return Proposals(boxes.gather(1, best[...,None].expand(-1, -1, 4)), scores.gather(1, best), kept)
 
 # %% ../nbs/20_rpn.ipynb #e86a06d9
