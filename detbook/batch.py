@@ -168,25 +168,20 @@ def _first_bad_value(targets, num_classes):
             _fail_on(l >= 0 and (num_classes is None or l < num_classes), f"targets[{i}]['labels'][{j}]", l, labels)
 
 # %% ../nbs/03_batch.ipynb #364e41a4
-def _holds(ok):
-    "Is a truth value on the CPU true? Asked by an assertion."
-    try: torch._assert_async(ok)
-    except RuntimeError: return False
-    return True
-
-# %% ../nbs/03_batch.ipynb #cde38ce4
 def check_batch(
     images:list,                # B tensors (3,h,w)
     targets:list,               # B target dicts
     num_classes:int|None=None,  # labels lie below this; None: any
     look:bool=False,            # look at the range of float images too?
 ):
-    "Raise a ValueError that names the first bad value; truths that lie on a GPU are not looked at."
+    "Raise a ValueError that names the first bad value; one host read, and none where the truths lie on a GPU."
     check_images(images)
     _check_targets(images, targets)
     if any(t['boxes'].is_cuda for t in targets): return
     boxes, labels = torch.cat([t['boxes'] for t in targets]), torch.cat([t['labels'] for t in targets])
     bad = (~boxes.isfinite()).any() | (boxes[:,2:] <= boxes[:,:2]).any() | (labels < 0).any()
     if num_classes is not None: bad = bad | (labels >= num_classes).any()
-    if not _holds(~bad): _first_bad_value(targets, num_classes)
-    if look and not images[0].is_cuda and not _holds(~looks_dim(images)): warn_dim()
+    dim = looks_dim(images) if look and not images[0].is_cuda else torch.zeros_like(bad)
+    bad, dim = torch.stack([bad, dim]).tolist()
+    if bad: _first_bad_value(targets, num_classes)
+    if dim: warn_dim()

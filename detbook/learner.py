@@ -100,9 +100,14 @@ class DetectionStep(Callback):
         sigmas:list|float|None=None,# of keypoints, for `evaluate`; None: COCO's
     ):
         if every < 1: raise ValueError(f'every must be at least 1 epoch, not {every}')
-        self.measures, self.every, self.sigmas, self.evaluation, self.terms, self.found, self._fitting = tuple(metrics), every, sigmas, None, {}, [], False
+        self.measures, self.every, self.sigmas, self.evaluation, self.terms, self.found = tuple(metrics), every, sigmas, None, {}, []
+        self._steps, self._new, self._trained = [], True, False
 
-    def before_fit(self): self.terms, self._steps, self._fitting = {}, [], True
+    def before_fit(self): self._new, self._trained = True, False        # fastai calls it before validating alone, too
+
+    def before_train(self):
+        if self._new: self.terms, self._steps = {}, []
+        self._new, self._trained = False, True
 
     def before_batch(self):
         self.images, self.targets = self.xb[0], self.yb[0]
@@ -124,15 +129,13 @@ class DetectionStep(Callback):
 
     def before_validate(self):
         self.found = []
-        self._skips = self._fitting and self.epoch + 1 < self.n_epoch and (self.epoch + 1) % self.every > 0
+        self._skips = self._trained and self.epoch + 1 < self.n_epoch and (self.epoch + 1) % self.every > 0
         if self._skips: raise CancelValidException()        # fastai calls after_validate all the same
 
     def after_validate(self):
         if self.measures and not self._skips: self.evaluation = evaluate(self.dls.valid_ds, self.found, self.measures, sigmas=self.sigmas)
 
-    def after_cancel_fit(self): self._fitting = False
     def after_fit(self):
-        self._fitting = False
         if self._steps: self.terms = {k:torch.stack([s[k] for s in self._steps]).tolist() for k in self._steps[0]}
 
     def figure(self,

@@ -13,7 +13,7 @@ from typing import NamedTuple
 import torch
 from torch import nn, Tensor
 from torch.nn import functional as F
-from .core import component
+from .core import component, counted_as
 from .batch import Batch, Truths, Preprocess, IMAGENET_MEAN, IMAGENET_STD
 from .anchors import AnchorGenerator, inside_border
 from .coder import DeltaCoder
@@ -41,7 +41,8 @@ def ranks(
     "Number the scores of each row by their size."
     if scores.is_cuda: order = scores.masked_fill(~usable, -1.).sort(dim=1, descending=True)[1]
     else:
-        own, counts = usable.int().argsort(dim=1, descending=True, stable=True), usable.sum(1).tolist()
+        with counted_as('nms'): counts = usable.sum(1).tolist()
+        own   = usable.int().argsort(dim=1, descending=True, stable=True)
         best  = [i[:n][s[i[:n]].sort(descending=True)[1]] for s,i,n in zip(scores, own, counts)]
         order = torch.stack([torch.cat([b, i[n:]]) for b,i,n in zip(best, own, counts)])
     places = torch.arange(scores.shape[1], 0, -1, device=scores.device, dtype=torch.float64)

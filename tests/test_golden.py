@@ -51,7 +51,7 @@ def same_rows(actual, expected, tol):
     assert actual.shape == expected.shape
     left = list(range(len(expected)))
     for place,row in enumerate(actual):
-        near = [j for j in left if abs(expected[j,4] - row[4]) < 1e-4 and np.abs(expected[j] - row).max() < tol]
+        near = [j for j in left if abs(expected[j,4] - row[4]) < 3e-5 and np.abs(expected[j] - row).max() < tol]
         assert near, f'{row} is not among the stored rows'
         left.remove(near[0])
         assert near[0] == place or abs(expected[near[0],4] - expected[place,4]) < 1e-5, f'row {near[0]} came as row {place}'
