@@ -39,7 +39,9 @@ def grid_anchors(
 
 # %% ../nbs/05_anchors.ipynb #e8cf7be9
 def _steps(generator, sizes):
-    "Pixels from cell to cell, level by level."
+    "Pixels from cell to cell, level by level. Raises a ValueError for another number of levels."
+    if len(sizes) != len(generator.strides):
+        raise ValueError(f'{len(sizes)} feature maps for the {len(generator.strides)} strides {generator.strides} of {type(generator).__name__}')
     if not generator.fit_strides: return generator.strides
     H, W = (n * generator.strides[0] for n in sizes[0])
     return [(H // max(1, h), W // max(1, w)) for h,w in sizes]
@@ -71,8 +73,6 @@ class AnchorGenerator:
         device=None,    # where to put them
     )->list:            # L tensors (N_l,4) xyxy, pixels
         "Anchors of each level."
-        if len(sizes) != len(self.strides):
-            raise ValueError(f'{len(sizes)} feature maps for {len(self.strides)} anchor strides {self.strides}')
         return [grid_anchors(c.to(device, non_blocking=True), size, s) for c,size,s in zip(self.cells, sizes, _steps(self, sizes))]
 
     def valid(self,
@@ -110,8 +110,6 @@ class PointGenerator:
         device=None,    # where to put them
     )->list:            # L tensors (N_l,2) x,y, pixels
         "Points of each level."
-        if len(sizes) != len(self.strides):
-            raise ValueError(f'{len(sizes)} feature maps for {len(self.strides)} point strides {self.strides}')
         cells = (torch.full((1, 4), self.offset*s, device=device) for s in self.strides)
         return [grid_anchors(c, size, s)[:,:2] for c,size,s in zip(cells, sizes, _steps(self, sizes))]
 

@@ -29,12 +29,13 @@ class Matcher:
         min_pos_iou:float=.3,       # the low-quality rule needs at least this much
         low_quality:bool=True,      # does a truth also get the candidates that overlap it most, however little?
         ignore_iof:float=.5,        # background with more than this part of its area in an ignored region is not asked; below 0: it is
+        all_best:bool=True,         # the low-quality rule: all candidates that tie for a truth's best overlap? else the first
         budget:int=256*2**20,       # bytes that the overlap table may take; larger ones are worked in spans
     ):
         if not 0 <= neg_iou <= pos_iou <= 1:
             raise ValueError(f'Matcher needs 0 <= neg_iou <= pos_iou <= 1, got neg_iou={neg_iou}, pos_iou={pos_iou}')
         self.pos_iou, self.neg_iou, self.min_pos_iou, self.low_quality = pos_iou, neg_iou, min_pos_iou, low_quality
-        self.ignore_iof, self.budget = ignore_iof, budget
+        self.ignore_iof, self.all_best, self.budget = ignore_iof, all_best, budget
 
     def __call__(self,
         boxes:Tensor,               # (N,4) or (B,N,4) candidates: xyxy, pixels
@@ -79,7 +80,11 @@ def match_candidates(
         most = most.masked_fill(~claims, 2.)                # no overlap is 2: such a truth gets nobody
         rank = torch.arange(1, G+1, device=boxes.device, dtype=torch.int32)
         for s in spans:
-            last = ((overlaps(s) == most[:,None]) * rank).amax(2).long() - 1
+            fits = overlaps(s) == most[:,None]
+            if not matcher.all_best:                        # the first one; for later spans the truth is out
+                fits &= fits.cumsum(1, dtype=torch.int32) == 1
+                most = most.masked_fill(fits.any(1), 2.)
+            last = (fits * rank).amax(2).long() - 1
             matched[:,s] = torch.where(last >= 0, last, matched[:,s])
     matched = matched.masked_fill(~usable, NEITHER)
 

@@ -26,7 +26,7 @@ class Batch(NamedTuple):
     "Normalised images of different sizes, padded to one size."
     pixels: Tensor      # (B,3,H,W) normalised; zeros beyond each image
     sizes: list         # B pairs (h,w): each image before padding, pixels
-    pad_sizes: list     # B pairs (h,w): each image's own size rounded up to the divisor
+    pad_sizes: list     # B pairs (h,w): each image's own size rounded up to the divisor, or a fixed one
 
     def size_tensor(self)->Tensor: # (B,2) h,w
         "The image sizes on the device of the pixels."
@@ -41,20 +41,25 @@ class Preprocess(nn.Module):
         std:tuple=IMAGENET_STD,     # likewise
         bgr:bool=False,             # does the network want blue first?
         pad_divisor:int=32,         # heights and widths are padded up to a multiple of this
+        train_size:tuple|None=None, # (h,w) of the frame in training, if the images leave room; None: as large as they need
     ):
         super().__init__()
-        self.bgr, self.pad_divisor = bgr, pad_divisor
+        self.bgr, self.pad_divisor, self.train_size = bgr, pad_divisor, train_size
         self.register_buffer('mean', torch.tensor(mean, dtype=torch.float32).view(3,1,1), persistent=False)
         self.register_buffer('std',  torch.tensor(std,  dtype=torch.float32).view(3,1,1), persistent=False)
 
     def forward(self,
-        images:list,    # B tensors (3,h,w) RGB, uint8 or float, nominally 0..255
-    )->Batch:           # on the device of this module
+        images:list,            # B tensors (3,h,w) RGB, uint8 or float, nominally 0..255
+        train:bool=False,       # does `train_size` hold?
+    )->Batch:                   # on the device of this module
         "Normalise, reorder the channels if the network wants that, pad jointly."
         sizes = [tuple(im.shape[-2:]) for im in images]
         up = lambda n: -(-n // self.pad_divisor) * self.pad_divisor
         pad_sizes = [(up(h), up(w)) for h,w in sizes]
         H,W = max(h for h,_ in pad_sizes), max(w for _,w in pad_sizes)
+        if train and self.train_size:
+            h,w = self.train_size
+            if H < h or W < w: H, W, pad_sizes = max(H, h), max(W, w), [(h, w)]*len(images)
         pixels = self.mean.new_zeros(len(images), 3, H, W)
         for i,(im,(h,w)) in enumerate(zip(images, sizes)):
             im = im.to(self.mean.device, non_blocking=True).float()

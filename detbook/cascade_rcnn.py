@@ -18,7 +18,7 @@ from .losses import SmoothL1Loss
 from .assign import Matcher, RandomSampler, NEITHER
 from .backbone import ResNet
 from .neck import FPN
-from .detector import Proposals, start, prepare, prepare_images
+from .detector import Proposals, start, prepare, prepare_images, pyramid, first_stage, loss_or_predict, scale_detections
 from .rpn import RPNHead, ProposalFilter
 from .roi import Canvas, RoIExtractor
 from .fast_rcnn import BoxHead, DetectionFilter, RoIHead, RoIs, same_classes
@@ -160,6 +160,8 @@ def _counted(painted):
 @component
 class CascadeRCNN(nn.Module):
     "Propose, then classify and refine three times, each time more strictly (Cascade R-CNN); with mask heads, paint too."
+    features, propose, forward = pyramid, first_stage, loss_or_predict
+
     def __init__(self,
         num_classes:int=80,                 # classes of objects
         *,
@@ -188,20 +190,6 @@ class CascadeRCNN(nn.Module):
         self.num_classes = num_classes
         start(self, weights, weights_backbone)
 
-    def features(self,
-        images:list,    # B tensors (3,h,w) RGB, 0..255
-    )->tuple:           # L tensors (B,C,H_l,W_l)
-        "The pyramid."
-        return self.neck(self.backbone(prepare_images(self, images).pixels))
-
-    @torch.no_grad()
-    def propose(self,
-        images:list,    # B tensors (3,h,w) RGB, 0..255
-    )->list:            # B tensors (P,5) xyxy in pixels and score, best first
-        "Where objects may be: what the RPN hands to the first stage."
-        batch = prepare_images(self, images)
-        return self.rpn_head.propose(self.rpn_head(self.neck(self.backbone(batch.pixels))), batch).to_list()
-
     def loss(self,
         images:list,    # B tensors (3,h,w) RGB, 0..255
         targets:list,   # B dicts: boxes (N,4), labels (N,), with mask heads masks (N,h,w), optional ignore (N,)
@@ -228,18 +216,13 @@ class CascadeRCNN(nn.Module):
     def predict(self,
         images:list,                            # B tensors (3,h,w) RGB, 0..255
         test_filter:DetectionFilter|None=None,  # what to let through; None: the head's own
-    )->list:                                    # B dicts, best first: boxes (N,4), scores, labels, with mask heads masks (N,h,w) bool
+        sizes:list|None=None,                   # B pairs (H,W) at which the answers are wanted; None: the images' own
+    )->list:                                    # B dicts, best first: boxes (N,4), scores, labels, with mask heads masks (N,H,W) bool
         "Detect objects, and with mask heads their pixels."
         batch = prepare_images(self, images)
         feats = self.neck(self.backbone(batch.pixels))
         proposals = self.rpn_head.propose(self.rpn_head(feats), batch)
         canvas = self.roi_head.bbox_extractor.canvas(feats)
         found = self.roi_head.detect(canvas, proposals, batch, test_filter)
-        return predict_masks(self.roi_head.painter(), canvas, found, batch) if hasattr(self.roi_head, 'mask_head') else found
-
-    def forward(self,
-        images:list,            # B tensors (3,h,w) RGB, 0..255
-        targets:list|None=None, # B target dicts: losses are wanted; None: detections
-    ):                          # dict of losses, or list of detections
-        "Losses where there are targets, else detections."
-        return self.predict(images) if targets is None else self.loss(images, targets)
+        if not hasattr(self.roi_head, 'mask_head'): return scale_detections(found, batch.sizes, sizes)
+        return predict_masks(self.roi_head.painter(), canvas, found, batch, sizes)

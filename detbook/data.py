@@ -8,7 +8,7 @@ Docs: https://detbook.github.io/detbook/data.html.md"""
 __all__ = ['read_image', 'read_coco', 'segmentation_to_rle', 'decode_masks', 'flip_pairs', 'CocoDataset', 'collate']
 
 # %% ../nbs/40_data.ipynb #925e8968
-import io, json, math, os, re, warnings
+import io, json, math, operator, os, re, warnings
 from collections import Counter
 from concurrent.futures import ThreadPoolExecutor
 from itertools import accumulate
@@ -71,11 +71,13 @@ def read_coco(
     if isinstance(source, (str, os.PathLike)):
         path = Path(source)
         if not path.is_file():
-            beside = sorted(o.name for o in path.parent.glob('*.json')) if path.parent.is_dir() else []
+            at = path if path.is_dir() else path.parent
+            beside = sorted(o.name for o in at.glob('*.json')) if at.is_dir() else []
+            if at is path: raise FileNotFoundError(f'{name}: a folder, expected an instances file; in it are {_some(beside) or "no .json files"}')
             raise FileNotFoundError(f'{name}: no such file{nearest(path.name, beside)}')
         text = path.read_bytes()
         try: d = json.loads(text)
-        except ValueError as e: raise ValueError(f'{name}: not JSON ({e}); it begins with {text[:24]!r}') from None
+        except ValueError as e: raise ValueError(f'{name}: not JSON ({e}); its {len(text)} bytes begin with {text[:24]!r}') from None
     if not isinstance(d, dict):
         found = f'a list of {len(d)} items (a COCO results file?)' if isinstance(d, list) else f'a {type(d).__name__}'
         raise ValueError(f"{name}: expected a COCO object with 'images', 'annotations' and 'categories', found {found}")
@@ -107,7 +109,7 @@ def decode_masks(
     return torch.from_numpy(np.ascontiguousarray(mask_utils.decode(rles).transpose(2, 0, 1)))
 
 # %% ../nbs/40_data.ipynb #c023d509
-def _is_int(x): return isinstance(x, int) and not isinstance(x, bool)
+def _is_int(x): return isinstance(x, int) and not isinstance(x, bool) and abs(x) < 2**63
 
 def _pick_classes(d, name, chosen):
     "The names and ids of the chosen categories, in label order."
@@ -119,7 +121,7 @@ def _pick_classes(d, name, chosen):
         twice = [k for k,n in Counter(c[key] for c in cats).items() if n > 1]
         if twice: raise ValueError(f'{name}: the {key} {twice[0]!r} belongs to more than one category')
     ids = {c['name']: c['id'] for c in sorted(cats, key=lambda c: c['id'])}
-    if isinstance(chosen, str): raise ValueError(f'classes must be a list of names, not the text {chosen!r}')
+    if isinstance(chosen, (str, set)): raise ValueError(f'classes must be a list of names in label order, not {chosen!r}')
     names = list(ids) if chosen is None else list(chosen)
     for c in names:
         if c not in ids: raise ValueError(f'{name}: there is no class {c!r}{nearest(c, ids)}; asked for: {_some(names, 80)}; '
@@ -157,6 +159,7 @@ def _check_box(b, h, w):
     if not isinstance(b, (list, tuple)) or len(b) != 4 or not all(map(_is_number, b)):
         return 'not a box', f'bbox is {b!r}, expected four finite numbers x, y, width, height'
     (x, y, bw, bh), at = b, f'its image, which is {w} wide and {h} high'
+    if max(b) <= 1: return 'not a box', f'bbox {list(b)} is of less than one pixel: shares of the picture? Expected pixels'
     if min(bw, bh) < _THIN: return 'zero-size box', f'bbox {list(b)} is {bw:g} wide and {bh:g} high, expected both to be above 0'
     if min(x+bw, w) - max(x, 0) < _THIN or min(y+bh, h) - max(y, 0) < _THIN: return 'box outside', f'bbox {list(b)} lies outside {at}'
     if min(x, y) < -_SLACK or x+bw > w+_SLACK or y+bh > h+_SLACK:
@@ -170,14 +173,17 @@ def _check_mask(s, h, w):
         size, counts = s.get('size'), s.get('counts')
         if not isinstance(counts, (list, str, bytes)) or not isinstance(size, (list, tuple)) or list(size) != [h, w]:
             return 'bad mask', f'run lengths of size {size} on a picture of size {[h, w]}'
-        ok = not isinstance(counts, list) or sum(counts) == h*w
-        return None if ok else ('bad mask', f'run lengths add up to {sum(counts)}, expected {h} x {w} = {h*w}')
+        if not isinstance(counts, list): return None            # text shows when it is drawn
+        if not all(_is_int(c) and c >= 0 for c in counts): return 'bad mask', f'run lengths {str(counts)[:40]}, expected whole numbers'
+        return None if sum(counts) == h*w else ('bad mask', f'run lengths add up to {sum(counts)}, expected {h} x {w} = {h*w}')
     if not isinstance(s, list): return 'bad mask', f'segmentation is a {type(s).__name__}, expected polygons or run lengths'
     if not s: return 'no mask', 'an empty segmentation, where other objects have one; masks=False reads boxes alone'
     for p in s:
         try: ok = len(p) >= 6 and len(p) % 2 == 0 and math.isfinite(sum(p))
         except TypeError: ok = False
         if not ok: return 'bad mask', f'polygon {str(p)[:40]}, expected x, y of at least 3 points, all finite'
+    if all(min(p[::2]) >= w or min(p[1::2]) >= h or max(p[::2]) <= 0 or max(p[1::2]) <= 0 for p in s):
+        return 'mask outside', f'polygon {str(s[0])[:40]} lies outside its image, which is {w} wide and {h} high'
 
 # %% ../nbs/40_data.ipynb #8058b76d
 class _Bad:
@@ -207,7 +213,7 @@ def _check_images(d, name, folder, bad):
     good, seen, there = [], set(), {}
     for r in d['images']:
         r, i, file = dict(r), r.get('id'), r.get('file_name')
-        if not _is_int(i) or not isinstance(file, str):
+        if not _is_int(i) or not isinstance(file, str) or not file:
             bad('image record', f"{name}: an image needs a whole-number 'id' and a 'file_name', found {str(r)[:80]}"); continue
         if i in seen: bad('duplicate image id', f'{name}: image {i} ({file}): another image has this id'); continue
         seen.add(i)
@@ -224,6 +230,7 @@ def _check_annotation(a, h, w, masks, on_bad, names=()):
     "What is wrong with an annotation on a picture of h x w: (kind, words), or None."
     wrong = _check_box(a.get('bbox'), h, w)
     if wrong and not (wrong[0] == 'box sticking out' and on_bad == 'clip'): return wrong
+    if (a.get('iscrowd') or 0) not in (0, 1): return 'bad crowd flag', f'iscrowd is {a["iscrowd"]!r}, expected 0 or 1'
     if not _is_number(a.get('area', 0)): return 'bad area', f'area is {a["area"]!r}, expected a finite number, or none'
     kp = a.get('keypoints') or []
     if len(kp) % 3 or not all(map(_is_number, kp)): return 'bad keypoints', f'keypoints {str(kp)[:40]}, expected finite x, y, flag for each'
@@ -232,7 +239,7 @@ def _check_annotation(a, h, w, masks, on_bad, names=()):
 
 def _check_annotations(d, name, images, gone, wanted, masks, bad):
     "The good annotations of wanted categories as (image row, id, record), and how many were left out for no fault of their own."
-    rows, known = {r[0]:k for k,r in enumerate(images)}, {c['id'] for c in d['categories']}
+    rows, known = {r[0]:k for k,r in enumerate(images)}, {c['id']: c['name'] for c in d['categories']}
     named = {c['id']: c['keypoints'] for c in d['categories'] if c.get('keypoints')}
     good, seen, left = [], set(), Counter()
     for n, a in enumerate(d['annotations']):
@@ -246,7 +253,7 @@ def _check_annotations(d, name, images, gone, wanted, masks, bad):
         if k in seen: bad('duplicate annotation id', f'{where}: another annotation has this id'); continue
         seen.add(k)
         if not _is_int(c) or c not in known:
-            bad('no such category', f'{where}: category_id {c!r} is not among {_some(sorted(known), 12)}'); continue
+            bad('no such category', f'{where}: category_id {c!r} is not among {_some([f"{k} ({known[k]})" for k in sorted(known)], 12)}'); continue
         if c not in wanted: left['unselected'] += 1; continue
         wrong = _check_annotation(a, h, w, masks, bad.on_bad, named.get(c, ()))
         if wrong: bad(wrong[0], f'{where}: {wrong[1]}')
@@ -403,6 +410,12 @@ def image(self:CocoDataset,
 
 # %% ../nbs/40_data.ipynb #813f8b55
 @patch
+def _mask(self:CocoDataset, k, h, w):
+    "(1,h,w) the mask of annotation row `k`."
+    try: return decode_masks([segmentation_to_rle(json.loads(self._segs[k]), h, w)], (h, w))
+    except Exception as e: raise ValueError(f'{self.name}: annotation {int(self._ids[k])}: its mask cannot be drawn ({e})') from None
+
+@patch
 def target(self:CocoDataset,
     i:int,      # which picture, from 0
 )->dict:        # boxes (N,4), labels (N,), ignore (N,), perhaps masks (N,H,W), keypoints (N,K,3) with flip_pairs; image_id, ori_size (h, w)
@@ -414,16 +427,17 @@ def target(self:CocoDataset,
     t = dict(boxes=tv_tensors.BoundingBoxes(xyxy, format='XYXY', canvas_size=(h, w)), labels=self._labels[rows].clone(),
              ignore=self._ignore[rows].clone(), image_id=int(self.image_ids[i]), ori_size=(h, w))
     if self.has_masks:
-        rles = [segmentation_to_rle(json.loads(self._segs[k]), h, w) for k in range(rows.start, rows.stop)]
-        t['masks'] = tv_tensors.Mask(decode_masks(rles, (h, w)))
+        masks = [self._mask(k, h, w) for k in range(rows.start, rows.stop)]
+        t['masks'] = tv_tensors.Mask(torch.cat(masks) if masks else decode_masks([], (h, w)))
     if self._points is not None: t.update(keypoints=self._points[rows].clone(), flip_pairs=self.flip_pairs)
     return t
 
 # %% ../nbs/40_data.ipynb #1887792a
 @patch
 def __getitem__(self:CocoDataset, i):
+    i = operator.index(i)
     if not -len(self) <= i < len(self): raise IndexError(f'picture {i} of {len(self)}')
-    image, target = self.image(int(i) % len(self)), self.target(int(i) % len(self))
+    image, target = self.image(i % len(self)), self.target(i % len(self))
     return (image, target) if self.transforms is None else self.transforms(image, target)
 
 @patch

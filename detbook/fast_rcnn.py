@@ -22,7 +22,7 @@ from .nms import NMS
 from .losses import L1Loss, SoftmaxLoss, weighted_sum
 from .backbone import ResNet
 from .neck import FPN
-from .detector import Proposals, start, prepare, prepare_images
+from .detector import Proposals, start, prepare, prepare_images, pyramid, scale_detections
 from .rpn import box_losses
 from .roi import Canvas, RoIExtractor
 
@@ -252,6 +252,8 @@ def same_classes(
 @component
 class FastRCNN(nn.Module):
     "Classify and refine proposals that come from elsewhere (Fast R-CNN)."
+    features = pyramid
+
     def __init__(self,
         num_classes:int=80,                 # classes of objects
         *,
@@ -274,12 +276,6 @@ class FastRCNN(nn.Module):
         self.num_classes = num_classes
         start(self, weights, weights_backbone)
 
-    def features(self,
-        images:list,    # B tensors (3,h,w) RGB, 0..255
-    )->tuple:           # L tensors (B,C,H_l,W_l)
-        "The pyramid."
-        return self.neck(self.backbone(prepare_images(self, images).pixels))
-
     def loss(self,
         images:list,    # B tensors (3,h,w) RGB, 0..255
         targets:list,   # B dicts: boxes (N,4), labels (N,), masks (N,h,w) where there is a mask head, optional ignore (N,)
@@ -299,12 +295,14 @@ class FastRCNN(nn.Module):
         images:list,                                # B tensors (3,h,w) RGB, 0..255
         proposals:list,                             # B tensors (P,4) or (P,5) xyxy, pixels
         test_filter:DetectionFilter|None=None,      # what to let through; None: the head's own
+        sizes:list|None=None,                       # B pairs (H,W) at which the answers are wanted; None: the images' own
     )->list:                                        # B dicts: boxes (N,4), scores (N,), labels (N,), and masks of a mask head
         "Detect objects in the proposals."
         stage, batch = self.roi_head, prepare_images(self, images)
         canvas = stage.bbox_extractor.canvas(self.neck(self.backbone(batch.pixels)))
         found = stage.detect(canvas, pad_proposals(proposals, batch), batch, test_filter)
-        return stage.mask_head.predict(stage, canvas, found, batch) if hasattr(stage, 'mask_head') else found
+        if hasattr(stage, 'mask_head'): return stage.mask_head.predict(stage, canvas, found, batch, sizes)
+        return scale_detections(found, batch.sizes, sizes)
 
     def forward(self,
         images:list,                # B tensors (3,h,w) RGB, 0..255

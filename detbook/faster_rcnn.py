@@ -14,7 +14,7 @@ from .core import component
 from .batch import Preprocess, IMAGENET_MEAN, IMAGENET_STD
 from .backbone import ResNet
 from .neck import FPN
-from .detector import start, prepare, prepare_images
+from .detector import start, prepare, prepare_images, pyramid, first_stage, loss_or_predict, scale_detections
 from .rpn import RPNHead
 from .fast_rcnn import BoxHead, DetectionFilter, RoIHead, same_classes
 
@@ -22,6 +22,8 @@ from .fast_rcnn import BoxHead, DetectionFilter, RoIHead, same_classes
 @component
 class FasterRCNN(nn.Module):
     "Propose, then classify and refine, on one set of features (Faster R-CNN)."
+    features, propose, forward = pyramid, first_stage, loss_or_predict
+
     def __init__(self,
         num_classes:int=80,                 # classes of objects
         *,
@@ -46,20 +48,6 @@ class FasterRCNN(nn.Module):
         self.num_classes = num_classes
         start(self, weights, weights_backbone)
 
-    def features(self,
-        images:list,    # B tensors (3,h,w) RGB, 0..255
-    )->tuple:           # L tensors (B,C,H_l,W_l)
-        "The pyramid."
-        return self.neck(self.backbone(prepare_images(self, images).pixels))
-
-    @torch.no_grad()
-    def propose(self,
-        images:list,    # B tensors (3,h,w) RGB, 0..255
-    )->list:            # B tensors (P,5) xyxy in pixels and score, best first
-        "Where objects may be: what the first stage hands to the second."
-        batch = prepare_images(self, images)
-        return self.rpn_head.propose(self.rpn_head(self.neck(self.backbone(batch.pixels))), batch).to_list()
-
     def loss(self,
         images:list,    # B tensors (3,h,w) RGB, 0..255
         targets:list,   # B dicts: boxes (N,4), labels (N,), optional ignore (N,)
@@ -77,16 +65,11 @@ class FasterRCNN(nn.Module):
     def predict(self,
         images:list,                            # B tensors (3,h,w) RGB, 0..255
         test_filter:DetectionFilter|None=None,  # what to let through; None: the head's own
+        sizes:list|None=None,                   # B pairs (H,W) at which the answers are wanted; None: the images' own
     )->list:                                    # B dicts: boxes (N,4), scores (N,), labels (N,), best first
         "Detect objects."
         batch = prepare_images(self, images)
         feats = self.neck(self.backbone(batch.pixels))
         proposals = self.rpn_head.propose(self.rpn_head(feats), batch)
-        return self.roi_head.detect(self.roi_head.bbox_extractor.canvas(feats), proposals, batch, test_filter)
-
-    def forward(self,
-        images:list,            # B tensors (3,h,w) RGB, 0..255
-        targets:list|None=None, # B target dicts: losses are wanted; None: detections
-    ):                          # dict of losses, or list of detections
-        "Losses where there are targets, else detections."
-        return self.predict(images) if targets is None else self.loss(images, targets)
+        found = self.roi_head.detect(self.roi_head.bbox_extractor.canvas(feats), proposals, batch, test_filter)
+        return scale_detections(found, batch.sizes, sizes)

@@ -21,7 +21,7 @@ from .assign import BACKGROUND, NEITHER
 from .losses import FocalLoss, IoULoss, SigmoidLoss, weighted_sum
 from .backbone import ResNet
 from .neck import FPN
-from .detector import Proposals, start, prepare, prepare_images
+from .detector import Proposals, start, prepare, prepare_images, pyramid, loss_or_predict, scale_detections
 from .retinanet import DenseFilter, DenseOutput, predictor, rows, tower
 
 # %% ../nbs/29_fcos.ipynb #4d310f2d
@@ -83,7 +83,7 @@ class Scale(nn.Module):
         "Stretch."
         return x * self.scale
 
-# %% ../nbs/29_fcos.ipynb #c88e4ec6
+# %% ../nbs/29_fcos.ipynb #2981f555
 @component
 class FCOSHead(nn.Module):
     "Class, distances and centerness of every point (FCOS, section 3)."
@@ -190,7 +190,8 @@ class FCOSHead(nn.Module):
         batch:Batch,        # the images
         train:bool=False,   # with the filter for training?
     )->Proposals:           # best first
-        "Turn the head's answers into proposals."
+        "Turn the head's answers into proposals. Raises ValueError in a head that is no first stage."
+        if not self.first_stage: raise ValueError('this FCOSHead is a detector by itself; to propose, as an rpn_head, it has to be built with num_classes=1, first_stage=True')
         f = self.train_filter if train else self.test_filter
         return f.propose(self._readable(out), self.coder, batch.size_tensor())
 
@@ -198,6 +199,8 @@ class FCOSHead(nn.Module):
 @component
 class FCOS(nn.Module):
     "Classify every point and let it show the sides of its object (FCOS)."
+    features, forward = pyramid, loss_or_predict
+
     def __init__(self,
         num_classes:int=80,                 # classes of objects
         *,
@@ -216,17 +219,10 @@ class FCOS(nn.Module):
         self.backbone = backbone or ResNet(50, frozen_stages=1, norm_eval=True)
         self.neck = neck or FPN(self.backbone.out_channels, start_level=1, extra='on_output', relu_before_extra=True)
         self.bbox_head = bbox_head or FCOSHead(num_classes, self.neck.out_channels)
-        if self.bbox_head.num_classes != num_classes:
-            has = self.bbox_head.num_classes
-            raise ValueError(f'bbox_head has {has} classes, the detector num_classes={num_classes}; give both the same')
         self.num_classes = num_classes
+        if (has := self.bbox_head.num_classes) != num_classes:
+            raise ValueError(f'bbox_head has {has} classes, the detector num_classes={num_classes}; give both the same')
         start(self, weights, weights_backbone)
-
-    def features(self,
-        images:list,    # B tensors (3,h,w) RGB, 0..255
-    )->tuple:           # L tensors (B,C,H_l,W_l)
-        "The pyramid."
-        return self.neck(self.backbone(prepare_images(self, images).pixels))
 
     def loss(self,
         images:list,    # B tensors (3,h,w) RGB, 0..255
@@ -241,14 +237,9 @@ class FCOS(nn.Module):
     def predict(self,
         images:list,                            # B tensors (3,h,w) RGB, 0..255
         test_filter:DenseFilter|None=None,      # what to let through; None: the head's own
+        sizes:list|None=None,                   # B pairs (H,W) at which the answers are wanted; None: the images' own
     )->list:                                    # B dicts: boxes (N,4), scores (N,), labels (N,), best first
         "Detect objects."
         batch = prepare_images(self, images)
-        return self.bbox_head.detect(self.bbox_head(self.neck(self.backbone(batch.pixels))), batch, test_filter)
-
-    def forward(self,
-        images:list,            # B tensors (3,h,w) RGB, 0..255
-        targets:list|None=None, # B target dicts: losses are wanted; None: detections
-    ):                          # dict of losses, or list of detections
-        "Losses where there are targets, else detections."
-        return self.predict(images) if targets is None else self.loss(images, targets)
+        found = self.bbox_head.detect(self.bbox_head(self.neck(self.backbone(batch.pixels))), batch, test_filter)
+        return scale_detections(found, batch.sizes, sizes)

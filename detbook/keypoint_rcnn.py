@@ -16,7 +16,7 @@ from .batch import Truths, Preprocess, IMAGENET_MEAN, IMAGENET_STD
 from .losses import SmoothL1Loss, softmax_loss, weighted_sum
 from .backbone import ResNet
 from .neck import FPN, Conv
-from .detector import start, prepare, prepare_images
+from .detector import start, prepare, prepare_images, pyramid, first_stage, loss_or_predict, scale_detections
 from .rpn import ProposalFilter, RPNHead
 from .roi import Canvas, RoIExtractor
 from .fast_rcnn import BoxHead, DetectionFilter, RoIHead, RoIs, same_classes
@@ -137,6 +137,8 @@ def _check_heads(roi_head, num_keypoints):
 @component
 class KeypointRCNN(nn.Module):
     "Propose, classify, refine, and point (Mask R-CNN, section 5)."
+    features, propose, forward = pyramid, first_stage, loss_or_predict
+
     def __init__(self,
         num_classes:int=1,                  # classes of objects
         num_keypoints:int=17,               # of an object, of whatever class
@@ -168,20 +170,6 @@ class KeypointRCNN(nn.Module):
         self.num_classes, self.num_keypoints = num_classes, num_keypoints
         start(self, weights, weights_backbone)
 
-    def features(self,
-        images:list,    # B tensors (3,h,w) RGB, 0..255
-    )->tuple:           # L tensors (B,C,H_l,W_l)
-        "The pyramid."
-        return self.neck(self.backbone(prepare_images(self, images).pixels))
-
-    @torch.no_grad()
-    def propose(self,
-        images:list,    # B tensors (3,h,w) RGB, 0..255
-    )->list:            # B tensors (P,5) xyxy in pixels and score, best first
-        "Where objects may be: what the first stage hands to the second."
-        batch = prepare_images(self, images)
-        return self.rpn_head.propose(self.rpn_head(self.neck(self.backbone(batch.pixels))), batch).to_list()
-
     def loss(self,
         images:list,    # B tensors (3,h,w) RGB, 0..255
         targets:list,   # B dicts: boxes (N,4), labels (N,), keypoints (N,K,3), optional ignore (N,)
@@ -204,17 +192,12 @@ class KeypointRCNN(nn.Module):
     def predict(self,
         images:list,                            # B tensors (3,h,w) RGB, 0..255
         test_filter:DetectionFilter|None=None,  # what to let through; None: the head's own
+        sizes:list|None=None,                   # B pairs (H,W) at which the answers are wanted; None: the images' own
     )->list:                                    # B dicts, best first: boxes (N,4), scores, labels, keypoints (N,K,3) x, y, score
         "Detect objects and their keypoints."
         batch = prepare_images(self, images)
         feats = self.neck(self.backbone(batch.pixels))
         proposals = self.rpn_head.propose(self.rpn_head(feats), batch)
         canvas = self.roi_head.bbox_extractor.canvas(feats)
-        return predict_keypoints(self.roi_head, canvas, self.roi_head.detect(canvas, proposals, batch, test_filter))
-
-    def forward(self,
-        images:list,            # B tensors (3,h,w) RGB, 0..255
-        targets:list|None=None, # B target dicts: losses are wanted; None: detections
-    ):                          # dict of losses, or list of detections
-        "Losses where there are targets, else detections."
-        return self.predict(images) if targets is None else self.loss(images, targets)
+        found = predict_keypoints(self.roi_head, canvas, self.roi_head.detect(canvas, proposals, batch, test_filter))
+        return scale_detections(found, batch.sizes, sizes)

@@ -33,7 +33,7 @@ from .show import show_grid, show_target, show_pair
 from .checkpoint import save_detector
 from .models import mask_rcnn
 from .data import CocoDataset, collate
-from .transforms import to_original
+from .transforms import Resize, original_size
 from .metrics import evaluate, to_coco
 
 # %% ../nbs/43_learner.ipynb #43bc02a7
@@ -118,7 +118,7 @@ class DetectionStep(Callback):
             self._steps.append({k:v.detach() for k,v in self.pred.items()})
             if not math.isfinite(float(self.loss.detach())): self._complain()
         elif self.measures:
-            preds = [to_original(p, t) for p,t in zip(self.model.predict(self.images), self.targets)]
+            preds = self.model.predict(self.images, sizes=[original_size(t) for t in self.targets])
             ds = self.dls.valid_ds
             self.found += to_coco(preds, [t['image_id'] for t in self.targets], ds.category_ids, ds.keypoint_offset)
 
@@ -171,8 +171,10 @@ class DetectionLearner(Learner):
     def save_detector(self,
         path:str,   # file to write, by custom `.safetensors`
     ):              # its path
-        "Write weights, class names and all that is needed to build the detector again into one file."
-        return save_detector(path, self.model, self.dls.classes)
+        "Write weights, class names, the validation pictures' resize and all that is needed to build the detector again into one file."
+        steps  = getattr(self.dls.valid_ds.transforms, 'steps', ())
+        resize = [dict(resize=list(s.scale), antialias=s.antialias) for s in steps if isinstance(s, Resize)]
+        return save_detector(path, self.model, self.dls.classes, *resize[:1])
 
     @property
     def result(self):

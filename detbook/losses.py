@@ -146,14 +146,6 @@ class SmoothL1Loss:
         return self.weight * _pairs(smooth, pred, target).sum(-1)
 
 # %% ../nbs/09_losses.ipynb #b16d63b2
-def _box_pairs(loss, pred, target):
-    "Apply `loss` to each pair of boxes in float32; pairs with a nan or an endless side give nan and no gradient."
-    pred, target = pred.float(), target.float()
-    bad  = ~(pred.isfinite() & target.isfinite()).all(-1)
-    unit = (torch.arange(4, device=pred.device) > 1).float()        # a harmless box to put in their place
-    pred, target = (torch.where(bad[...,None], unit, b) for b in (pred, target))
-    return loss(pred, target).masked_fill(bad, torch.nan)
-
 def _sides(b): return b[...,2] - b[...,0], b[...,3] - b[...,1]
 
 def _overlap(p, t):
@@ -165,8 +157,28 @@ def _overlap(p, t):
     return both, w1*h1 + w2*h2 - both, *hull
 
 # %% ../nbs/09_losses.ipynb #3cb00185
+class _BoxLoss:
+    "The shell of a loss by overlap; `_pair` is what each pair of boxes costs."
+    def __init__(self,
+        eps:float=1e-7,     # keeps divisors off zero, square pixels
+        weight:float=1.,    # factor on the result
+    ):
+        self.eps, self.weight = eps, weight
+
+    def __call__(self,
+        pred:Tensor,    # (...,4) xyxy, pixels
+        target:Tensor,  # (...,4) xyxy, pixels
+    )->Tensor:          # (...) one loss a box, float32
+        "Loss of each pair of boxes; nan, and without a slope, where one of them has a nan or an endless side."
+        pred, target = pred.float(), target.float()
+        bad  = ~(pred.isfinite() & target.isfinite()).all(-1)
+        unit = (torch.arange(4, device=pred.device) > 1).float()        # the square from 0 to 1
+        pred, target = (torch.where(bad[...,None], unit, b) for b in (pred, target))
+        return self.weight * self._pair(pred, target).masked_fill(bad, torch.nan)
+
+# %% ../nbs/09_losses.ipynb #cf298a75
 @component
-class IoULoss:
+class IoULoss(_BoxLoss):
     "How far the overlap is from 1 (UnitBox, Yu et al. 2016)."
     def __init__(self,
         mode:str='log',     # 'log': -log(IoU); 'linear': 1 - IoU; 'square': 1 - IoU squared
@@ -177,37 +189,19 @@ class IoULoss:
         if mode not in modes: raise ValueError(f'IoULoss has no mode {mode!r}; it takes: {", ".join(modes)}')
         self.mode, self.eps, self.weight = mode, eps, weight
 
-    def __call__(self,
-        pred:Tensor,    # (...,4) xyxy, pixels
-        target:Tensor,  # (...,4) xyxy, pixels
-    )->Tensor:          # (...) one loss a box, float32
-        "Loss by intersection over union."
-        def loss(p, t):
-            both, union, _, _ = _overlap(p, t)
-            iou = (both / union.clamp(min=1e-6)).clamp(min=self.eps)
-            return -iou.log() if self.mode == 'log' else 1 - (iou if self.mode == 'linear' else iou**2)
-        return self.weight * _box_pairs(loss, pred, target)
+    def _pair(self, p, t):
+        both, union, _, _ = _overlap(p, t)
+        iou = (both / union.clamp(min=1e-6)).clamp(min=self.eps)
+        return -iou.log() if self.mode == 'log' else 1 - (iou if self.mode == 'linear' else iou**2)
 
 # %% ../nbs/09_losses.ipynb #e884b2ba
 @component
-class GIoULoss:
+class GIoULoss(_BoxLoss):
     "1 - IoU, and the part of the hull that neither box fills (Rezatofighi et al. 2019)."
-    def __init__(self,
-        eps:float=1e-7,     # least area that divides, square pixels
-        weight:float=1.,    # factor on the result
-    ):
-        self.eps, self.weight = eps, weight
-
-    def __call__(self,
-        pred:Tensor,    # (...,4) xyxy, pixels
-        target:Tensor,  # (...,4) xyxy, pixels
-    )->Tensor:          # (...) one loss a box, float32, from 0 to 2
-        "Loss by generalised intersection over union."
-        def loss(p, t):
-            both, union, w, h = _overlap(p, t)
-            union, hull = union.clamp(min=self.eps), (w*h).clamp(min=self.eps)
-            return 1 - (both/union - (hull - union)/hull)
-        return self.weight * _box_pairs(loss, pred, target)
+    def _pair(self, p, t):
+        both, union, w, h = _overlap(p, t)
+        union, hull = union.clamp(min=self.eps), (w*h).clamp(min=self.eps)
+        return 1 - (both/union - (hull - union)/hull)
 
 # %% ../nbs/09_losses.ipynb #f7c78841
 def _distance(p, t, eps):
@@ -218,50 +212,26 @@ def _distance(p, t, eps):
 
 # %% ../nbs/09_losses.ipynb #7a21a421
 @component
-class DIoULoss:
+class DIoULoss(_BoxLoss):
     "1 - IoU, and how far the centres are apart (Zheng et al. 2020)."
-    def __init__(self,
-        eps:float=1e-7,     # added to what divides, square pixels
-        weight:float=1.,    # factor on the result
-    ):
-        self.eps, self.weight = eps, weight
-
-    def __call__(self,
-        pred:Tensor,    # (...,4) xyxy, pixels
-        target:Tensor,  # (...,4) xyxy, pixels
-    )->Tensor:          # (...) one loss a box, float32, from 0 to 2
-        "Loss by overlap and distance."
-        def loss(p, t):
-            iou, apart = _distance(p, t, self.eps)
-            return 1 - (iou - apart)
-        return self.weight * _box_pairs(loss, pred, target)
+    def _pair(self, p, t):
+        iou, apart = _distance(p, t, self.eps)
+        return 1 - (iou - apart)
 
 # %% ../nbs/09_losses.ipynb #5a5b0d91
 @component
-class CIoULoss:
+class CIoULoss(_BoxLoss):
     "1 - IoU, how far the centres are apart, and how much the shapes differ (Zheng et al. 2020)."
-    def __init__(self,
-        eps:float=1e-7,     # added to what divides, square pixels
-        weight:float=1.,    # factor on the result
-    ):
-        self.eps, self.weight = eps, weight
-
-    def __call__(self,
-        pred:Tensor,    # (...,4) xyxy, pixels
-        target:Tensor,  # (...,4) xyxy, pixels
-    )->Tensor:          # (...) one loss a box, float32, from 0 to 2
-        "Loss by overlap, distance and shape."
-        def loss(p, t):
-            iou, apart = _distance(p, t, self.eps)
-            (w1, h1), (w2, h2) = _sides(p), _sides(t)
-            slant = 4/math.pi**2 * (torch.atan(w2/(h2 + self.eps)) - torch.atan(w1/(h1 + self.eps)))**2
-            with torch.no_grad(): share = (iou > .5).float() * slant / (1 - iou + slant).clamp(min=self.eps)
-            return 1 - (iou - (apart + share*slant)).clamp(-1, 1)
-        return self.weight * _box_pairs(loss, pred, target)
+    def _pair(self, p, t):
+        iou, apart = _distance(p, t, self.eps)
+        (w1, h1), (w2, h2) = _sides(p), _sides(t)
+        slant = 4/math.pi**2 * (torch.atan(w2/(h2 + self.eps)) - torch.atan(w1/(h1 + self.eps)))**2
+        with torch.no_grad(): share = (iou > .5).float() * slant / (1 - iou + slant).clamp(min=self.eps)
+        return 1 - (iou - (apart + share*slant)).clamp(-1, 1)
 
 # %% ../nbs/09_losses.ipynb #bc65e6b7
 @component
-class BoundedIoULoss:
+class BoundedIoULoss(_BoxLoss):
     "What x, y, width and height each take from the best possible overlap, smoothed, summed (Tychsen-Smith and Petersson 2018)."
     def __init__(self,
         beta:float=.2,      # where the parabola meets the line
@@ -271,20 +241,14 @@ class BoundedIoULoss:
         if beta <= 0: raise ValueError(f'BoundedIoULoss needs beta > 0, got {beta}')
         self.beta, self.eps, self.weight = beta, eps, weight
 
-    def __call__(self,
-        pred:Tensor,    # (...,4) xyxy, pixels
-        target:Tensor,  # (...,4) xyxy, pixels
-    )->Tensor:          # (...) one loss a box, summed over x, y, width and height, float32
-        "Loss by bounds on the overlap."
-        def loss(p, t):
-            parts = []
-            for i, (a, b) in enumerate(zip(_sides(p), _sides(t))):
-                off = 2 * ((t[...,i] + t[...,i+2]) * .5 - (p[...,i] + p[...,i+2]) * .5).abs()
-                parts.append(1 - ((b - off) / (b + off + self.eps)).clamp(min=0))
-                parts.append(1 - torch.minimum(b / (a + self.eps), a / (b + self.eps)))
-            parts = torch.stack(parts, -1)
-            return torch.where(parts < self.beta, .5 * parts**2 / self.beta, parts - .5 * self.beta).sum(-1)
-        return self.weight * _box_pairs(loss, pred, target)
+    def _pair(self, p, t):
+        parts = []
+        for i, (a, b) in enumerate(zip(_sides(p), _sides(t))):
+            off = 2 * ((t[...,i] + t[...,i+2]) * .5 - (p[...,i] + p[...,i+2]) * .5).abs()
+            parts.append(1 - ((b - off) / (b + off + self.eps)).clamp(min=0))
+            parts.append(1 - torch.minimum(b / (a + self.eps), a / (b + self.eps)))
+        parts = torch.stack(parts, -1)
+        return torch.where(parts < self.beta, .5 * parts**2 / self.beta, parts - .5 * self.beta).sum(-1)
 
 # %% ../nbs/09_losses.ipynb #e2d4e434
 def weighted_sum(

@@ -15,7 +15,7 @@ from .batch import Preprocess, IMAGENET_MEAN, IMAGENET_STD
 from .assign import Matcher
 from .backbone import ResNet
 from .neck import FPN
-from .detector import start, prepare, prepare_images
+from .detector import start, prepare, prepare_images, pyramid, first_stage, loss_or_predict
 from .rpn import RPNHead
 from .fast_rcnn import BoxHead, DetectionFilter, RoIHead, same_classes
 from .masks import MaskHead, mask_loss, predict_masks
@@ -32,6 +32,8 @@ def _check_masks(roi_head):
 @component
 class MaskRCNN(nn.Module):
     "Propose, classify, refine, and paint (Mask R-CNN)."
+    features, propose, forward = pyramid, first_stage, loss_or_predict
+
     def __init__(self,
         num_classes:int=80,                 # classes of objects
         *,
@@ -58,20 +60,6 @@ class MaskRCNN(nn.Module):
         self.num_classes = num_classes
         start(self, weights, weights_backbone)
 
-    def features(self,
-        images:list,    # B tensors (3,h,w) RGB, 0..255
-    )->tuple:           # L tensors (B,C,H_l,W_l)
-        "The pyramid."
-        return self.neck(self.backbone(prepare_images(self, images).pixels))
-
-    @torch.no_grad()
-    def propose(self,
-        images:list,    # B tensors (3,h,w) RGB, 0..255
-    )->list:            # B tensors (P,5) xyxy in pixels and score, best first
-        "Where objects may be: what the first stage hands to the second."
-        batch = prepare_images(self, images)
-        return self.rpn_head.propose(self.rpn_head(self.neck(self.backbone(batch.pixels))), batch).to_list()
-
     def loss(self,
         images:list,    # B tensors (3,h,w) RGB, 0..255
         targets:list,   # B dicts: boxes (N,4), labels (N,), masks (N,h,w), optional ignore (N,)
@@ -92,18 +80,12 @@ class MaskRCNN(nn.Module):
     def predict(self,
         images:list,                            # B tensors (3,h,w) RGB, 0..255
         test_filter:DetectionFilter|None=None,  # what to let through; None: the head's own
-    )->list:                                    # B dicts, best first: boxes (N,4), scores, labels, masks (N,h,w) bool
+        sizes:list|None=None,                   # B pairs (H,W) at which the answers are wanted; None: the images' own
+    )->list:                                    # B dicts, best first: boxes (N,4), scores, labels, masks (N,H,W) bool
         "Detect objects and their pixels."
         batch = prepare_images(self, images)
         feats = self.neck(self.backbone(batch.pixels))
         proposals = self.rpn_head.propose(self.rpn_head(feats), batch)
         canvas = self.roi_head.bbox_extractor.canvas(feats)
         detections = self.roi_head.detect(canvas, proposals, batch, test_filter)
-        return predict_masks(self.roi_head, canvas, detections, batch)
-
-    def forward(self,
-        images:list,            # B tensors (3,h,w) RGB, 0..255
-        targets:list|None=None, # B target dicts: losses are wanted; None: detections
-    ):                          # dict of losses, or list of detections
-        "Losses where there are targets, else detections."
-        return self.predict(images) if targets is None else self.loss(images, targets)
+        return predict_masks(self.roi_head, canvas, detections, batch, sizes)

@@ -13,6 +13,7 @@ from torch import nn, Tensor
 from torch.nn import functional as F
 from .core import component
 from .batch import Batch, Truths
+from .detector import scale_detections
 from .losses import sigmoid_loss, weighted_sum
 from .neck import Conv
 from .roi import Canvas, roi_align
@@ -104,9 +105,10 @@ class MaskHead(nn.Module):
     )->Tensor:          # (K,2m,2m) logits
         "The mask of one class for every box."
         for conv in self.convs: x = conv(x)
-        x = self.conv_logits(F.relu(self.upsample(x), inplace=True))
-        if self.class_agnostic: return x[:,0]
-        return x.gather(1, labels[:,None,None,None].expand(-1, -1, *x.shape[2:]))[:,0]
+        x, last = F.relu(self.upsample(x), inplace=True), self.conv_logits
+        if self.class_agnostic: return last(x)[:,0]
+        rows, bias = last.weight[labels,:,0,0], last.bias[labels]       # (K,C), (K,): of the asked class alone
+        return torch.baddbmm(bias[:,None,None], rows[:,None], x.flatten(2)).view(len(x), *x.shape[2:])
 
     def loss(self,
         roi_head:RoIHead,   # whose mask head this is
@@ -123,9 +125,10 @@ class MaskHead(nn.Module):
         canvas:Canvas,      # of the pyramid
         detections:list,    # B dicts: boxes (N,4), labels (N,)
         batch:Batch,        # the images
-    )->list:                # the same dicts with masks (N,h,w) bool
+        sizes:list|None=None,   # B pairs (H,W) at which they are wanted; None: the images' own
+    )->list:                # the same dicts with masks (N,H,W) bool
         "See `predict_masks`."
-        return predict_masks(roi_head, canvas, detections, batch)
+        return predict_masks(roi_head, canvas, detections, batch, sizes)
 
 # %% ../nbs/24_masks.ipynb #eac9c7cb
 def mask_loss(
@@ -154,13 +157,14 @@ def predict_masks(
     canvas:Canvas,      # of the pyramid
     detections:list,    # B dicts: boxes (N,4), labels (N,)
     batch:Batch,        # the images
-)->list:                # the same dicts with masks (N,h,w) bool
-    "Add a mask of the image's own size to every detection."
+    sizes:list|None=None,   # B pairs (H,W) at which they are wanted; None: the images' own
+)->list:                # the same dicts with masks (N,H,W) bool
+    "Add a mask to every detection, at the size of its image or at another, to which boxes are carried as well."
     counts = [len(d['boxes']) for d in detections]
     image = torch.cat([torch.full((n,), i, device=canvas.feats.device) for i,n in enumerate(counts)])
     boxes, labels = torch.cat([d['boxes'] for d in detections]), torch.cat([d['labels'] for d in detections])
     logits = roi_head.mask_head(roi_head.windows(roi_head.mask_extractor, canvas, boxes, image), labels)
-    small = logits.float().sigmoid().split(counts)
-    head = roi_head.mask_head
+    small, head = logits.float().sigmoid().split(counts), roi_head.mask_head
     paste = lambda m, d, size: paste_masks(m, d['boxes'], size, head.threshold, whole=getattr(head, 'whole', False))
-    return [d | dict(masks=paste(m, d, size)) for d,m,size in zip(detections, small, batch.sizes)]
+    detections = scale_detections(detections, batch.sizes, sizes)
+    return [d | dict(masks=paste(m, d, size)) for d,m,size in zip(detections, small, sizes or batch.sizes)]

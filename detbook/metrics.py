@@ -267,5 +267,5 @@ def plot_pr(self:Result,
         ax.plot(recall, p[:, k], color=label_color(k), lw=1, label=text)
     if seen: ax.plot(recall, p[:, seen].mean(1), color='black', lw=2, label=f'all {p[:, seen].mean():.2f}')
     ax.set(xlabel='recall', ylabel='precision', xlim=(0, 1), ylim=(0, 1.05), title=f'{metric}, {"OKS" if metric == "keypoints" else "IoU"} {iou:g}')
-    if seen: ax.legend(fontsize=7, loc='lower left')
+    if seen: ax.legend(fontsize=7)
     return ax

@@ -24,7 +24,7 @@ from .nms import NMS, nms_fixed
 from .losses import FocalLoss, L1Loss, weighted_sum
 from .backbone import ResNet
 from .neck import FPN
-from .detector import Proposals, start, prepare, prepare_images
+from .detector import Proposals, start, prepare, prepare_images, pyramid, loss_or_predict, scale_detections
 from .rpn import box_losses
 
 # %% ../nbs/28_retinanet.ipynb #b9a959cc
@@ -235,6 +235,8 @@ class RetinaHead(nn.Module):
 @component
 class RetinaNet(nn.Module):
     "Classify and place every anchor in one go (Focal Loss for Dense Object Detection)."
+    features, forward = pyramid, loss_or_predict
+
     def __init__(self,
         num_classes:int=80,                 # classes of objects
         *,
@@ -253,17 +255,10 @@ class RetinaNet(nn.Module):
         self.backbone = backbone or ResNet(50, frozen_stages=1, norm_eval=True)
         self.neck = neck or FPN(self.backbone.out_channels, start_level=1, extra='on_input')
         self.bbox_head = bbox_head or RetinaHead(num_classes, self.neck.out_channels)
-        if self.bbox_head.num_classes != num_classes:
-            has = self.bbox_head.num_classes
-            raise ValueError(f'bbox_head has {has} classes, the detector num_classes={num_classes}; give both the same')
         self.num_classes = num_classes
+        if (has := self.bbox_head.num_classes) != num_classes:
+            raise ValueError(f'bbox_head has {has} classes, the detector num_classes={num_classes}; give both the same')
         start(self, weights, weights_backbone)
-
-    def features(self,
-        images:list,    # B tensors (3,h,w) RGB, 0..255
-    )->tuple:           # L tensors (B,C,H_l,W_l)
-        "The pyramid."
-        return self.neck(self.backbone(prepare_images(self, images).pixels))
 
     def loss(self,
         images:list,    # B tensors (3,h,w) RGB, 0..255
@@ -278,14 +273,9 @@ class RetinaNet(nn.Module):
     def predict(self,
         images:list,                            # B tensors (3,h,w) RGB, 0..255
         test_filter:DenseFilter|None=None,      # what to let through; None: the head's own
+        sizes:list|None=None,                   # B pairs (H,W) at which the answers are wanted; None: the images' own
     )->list:                                    # B dicts: boxes (N,4), scores (N,), labels (N,), best first
         "Detect objects."
         batch = prepare_images(self, images)
-        return self.bbox_head.detect(self.bbox_head(self.neck(self.backbone(batch.pixels))), batch, test_filter)
-
-    def forward(self,
-        images:list,            # B tensors (3,h,w) RGB, 0..255
-        targets:list|None=None, # B target dicts: losses are wanted; None: detections
-    ):                          # dict of losses, or list of detections
-        "Losses where there are targets, else detections."
-        return self.predict(images) if targets is None else self.loss(images, targets)
+        found = self.bbox_head.detect(self.bbox_head(self.neck(self.backbone(batch.pixels))), batch, test_filter)
+        return scale_detections(found, batch.sizes, sizes)

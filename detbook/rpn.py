@@ -22,7 +22,7 @@ from .nms import nms_fixed
 from .losses import L1Loss, SigmoidLoss, weighted_sum
 from .backbone import ResNet
 from .neck import FPN
-from .detector import Proposals, start, prepare, prepare_images
+from .detector import Proposals, start, prepare, prepare_images, pyramid, loss_or_predict, scale_detections
 
 # %% ../nbs/20_rpn.ipynb #3e8d7f4c
 class RPNOutput(NamedTuple):
@@ -167,6 +167,8 @@ class RPNHead(nn.Module):
 @component
 class RPN(nn.Module):
     "A region proposal network as a detector of its own: every object is just an object."
+    features, forward = pyramid, loss_or_predict
+
     def __init__(self,
         num_classes:int=1,                  # there is one class, object: labels do not matter
         *,
@@ -187,12 +189,6 @@ class RPN(nn.Module):
         self.bbox_head = rpn_head or RPNHead(self.neck.out_channels, test_filter=ProposalFilter(2000))
         start(self, weights, weights_backbone)
 
-    def features(self,
-        images:list,    # B tensors (3,h,w) RGB, 0..255
-    )->tuple:           # L tensors (B,C,H_l,W_l)
-        "The pyramid."
-        return self.neck(self.backbone(prepare_images(self, images).pixels))
-
     def loss(self,
         images:list,    # B tensors (3,h,w) RGB, 0..255
         targets:list,   # B dicts: boxes (N,4), labels (N,), optional ignore (N,)
@@ -211,14 +207,9 @@ class RPN(nn.Module):
         return self.bbox_head.propose(self.bbox_head(self.neck(self.backbone(batch.pixels))), batch).to_list()
 
     def predict(self,
-        images:list,    # B tensors (3,h,w) RGB, 0..255
-    )->list:            # B dicts: boxes (N,4), scores (N,), labels (N,) all 0
-        "The proposals in the form of detections."
-        return [dict(boxes=p[:,:4], scores=p[:,4], labels=torch.zeros(len(p), dtype=torch.int64, device=p.device)) for p in self.propose(images)]
-
-    def forward(self,
         images:list,            # B tensors (3,h,w) RGB, 0..255
-        targets:list|None=None, # B target dicts: losses are wanted; None: detections
-    ):                          # dict of losses, or list of detections
-        "Losses where there are targets, else detections."
-        return self.predict(images) if targets is None else self.loss(images, targets)
+        sizes:list|None=None,   # B pairs (H,W) at which the answers are wanted; None: the images' own
+    )->list:                    # B dicts: boxes (N,4), scores (N,), labels (N,) all 0
+        "The proposals in the form of detections."
+        found = [dict(boxes=p[:,:4], scores=p[:,4], labels=torch.zeros(len(p), dtype=torch.int64, device=p.device)) for p in self.propose(images)]
+        return scale_detections(found, [im.shape[-2:] for im in images], sizes)

@@ -123,7 +123,22 @@ def merge_views(
     return out
 
 # %% ../nbs/31_tta.ipynb #8ebfb91f
+def _views(scales, flips):
+    if not (scales and flips): raise ValueError(f'there is no view with scales={scales} and flips={flips}: each needs one at least')
+    return [View(s, f) for s in scales for f in flips]
+
 @torch.no_grad()
+def _look(model, images, views, antialias, sizes, *how):
+    "Detect in all views, carry what was found to images of the sizes wanted, and merge it as `how` says."
+    if sizes is None: sizes = [im.shape[-2:] for im in images]
+    if len(sizes) != len(images): raise ValueError(f'sizes: found {sizes}, expected one pair (H,W) for each of the {len(images)} images')
+    found, seen = [], []
+    for v in views:
+        shown = [v.show(im, antialias) for im in images]
+        found.append(model.predict(shown)); seen.append([tuple(im.shape[-2:]) for im in shown])
+    return [merge_views(list(f), views, list(s), tuple(size), *how) for size,f,s in zip(sizes, zip(*found), zip(*seen))]
+
+# %% ../nbs/31_tta.ipynb #47bfe703
 def predict_augmented(
     model:nn.Module,        # a detector: `predict(images)` gives a list of dicts
     images:list,            # B tensors (3,h,w) RGB, 0..255
@@ -135,14 +150,7 @@ def predict_augmented(
     antialias:bool=False,   # smooth before making smaller?
 )->list:                    # B dicts: boxes (N,4), scores (N,), labels (N,), and masks, keypoints where there are any
     "Detect objects in several views of every image, and merge."
-    views = [View(s, f) for s in scales for f in flips]
-    if not views: raise ValueError('predict_augmented needs at least one of scales and one of flips')
-    found, seen = [], []
-    for v in views:
-        shown = [v.show(im, antialias) for im in images]
-        found.append(model.predict(shown)); seen.append([tuple(im.shape[-2:]) for im in shown])
-    return [merge_views(list(f), views, list(s), tuple(im.shape[-2:]), suppress, max_per_img, pairs)
-            for im,f,s in zip(images, zip(*found), zip(*seen))]
+    return _look(model, images, _views(scales, flips), antialias, None, suppress, max_per_img, pairs)
 
 # %% ../nbs/31_tta.ipynb #144be374
 @component
@@ -166,10 +174,11 @@ class TestTimeAug(nn.Module):
         self.max_per_img, self.pairs, self.antialias = max_per_img, list(pairs), antialias
 
     def predict(self,
-        images:list,    # B tensors (3,h,w) RGB, 0..255
-    )->list:            # B dicts: boxes (N,4), scores (N,), labels (N,), and masks, keypoints where there are any
+        images:list,            # B tensors (3,h,w) RGB, 0..255
+        sizes:list|None=None,   # B pairs (H,W) at which the answers are wanted; None: the images' own
+    )->list:                    # B dicts: boxes (N,4), scores (N,), labels (N,), and masks, keypoints where there are any
         "Detect objects in all views, and merge."
-        return predict_augmented(self.model, images, self.scales, self.flips, self.suppress, self.max_per_img, self.pairs, self.antialias)
+        return _look(self.model, images, _views(self.scales, self.flips), self.antialias, sizes, self.suppress, self.max_per_img, self.pairs)
 
     def forward(self,
         images:list,            # B tensors (3,h,w) RGB, 0..255

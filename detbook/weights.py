@@ -86,6 +86,11 @@ def _background_last(x, groups=1):
     "Move the first row of each group to its end."
     return x.unflatten(0, (groups, -1)).roll(-1, 1).flatten(0, 1)
 
+def _turned(k, v):
+    "A tensor of a two-stage detector: background from first to last, without a box and a mask."
+    if '.fc_cls.' in k: return _background_last(v)
+    return v[4:] if '.fc_reg.' in k else v[1:] if '.conv_logits.' in k else v
+
 # %% ../nbs/36_weights.ipynb #d453946d
 def _without_eps(state, eps=1e-5):
     "Variances that are, once a norm has added `eps`, what they were before."
@@ -101,10 +106,8 @@ def from_torchvision(
     out = _rename(tensors, *_TORCHVISION, *(_TORCHVISION_FCOS if fcos else _TORCHVISION_RETINANET))
     anchors = len(out.get('bbox_head.retina_reg.bias', '1234')) // 4
     for k,v in out.items():
-        if '.fc_cls.' in k or '.conv_cls.' in k: out[k] = _background_last(v)
-        elif '.retina_cls.' in k: out[k] = _background_last(v, anchors)
-        elif '.fc_reg.' in k: out[k] = v[4:]
-        elif '.conv_logits.' in k: out[k] = v[1:]
+        one_stage = '.conv_cls.' in k or '.retina_cls.' in k
+        out[k] = _background_last(v, anchors) if one_stage else _turned(k, v)
     if fcos: out |= {f'bbox_head.scales.{i}.scale': torch.tensor(1.) for i in range(5)}      # here each level may stretch its distances
     return _without_eps(out) if frozen and not fcos else out
 
@@ -218,12 +221,7 @@ def from_detectron(
     out = {k: v for k,v in out.items() if not k.startswith('backbone.fc.')}
     if not levels and 'fc6_w' not in tensors: out = {k.replace('backbone.layer4', 'roi_head.shared_head.layer4'): v for k,v in out.items()}
     anchors = len(out.get('bbox_head.retina_reg.bias', '')) // 4
-    for k,v in out.items():
-        if '.fc_cls.' in k: out[k] = _background_last(v)
-        elif '.fc_reg.' in k: out[k] = v[4:]
-        elif '.conv_logits.' in k: out[k] = v[1:]
-        elif re.search(r'\.retina_(cls|reg)\.', k): out[k] = _sizes_last(v, anchors)
-    return out
+    return {k: _sizes_last(v, anchors) if re.search(r'\.retina_(cls|reg)\.', k) else _turned(k, v) for k,v in out.items()}
 
 # %% ../nbs/36_weights.ipynb #e5333651
 _MARKS = dict(torchvision=r'backbone\.body\.', detectron2=r'(backbone\.(bottom_up\.)?)?(stem\.conv1|res2\.0)\.', detectron=r'res2_0_branch2a_w$')
@@ -287,6 +285,8 @@ def torchvision_detector(
 _DETECTRON2_ARCH = re.compile(r'(?:coco_\w+?|misc)/(rpn|retinanet|(?:fast|faster|mask|cascade_mask|keypoint)_rcnn)'
                               r'_(r_50|r_101|x_101_32x8d)_(fpn|c4|dc5)_[13]x')
 
+def _bare(name): return re.sub(r'^(torchvision|open-mmlab|detectron2)://', '', str(name))
+
 def _plain(name): return re.sub(r'\.(yaml|py|pth)$', '', str(name)).replace('-', '_').lower()
 
 def _detectron2_trunk(trunk, form):
@@ -337,8 +337,7 @@ def detectron2_detector(
         mask_head = MaskHead(num_classes, C) if kind == 'mask_rcnn' else None
         roi_head = RoIHead(box_head, mask_head, RoIExtractor(7, strides), RoIExtractor(14, strides))
     if kind == 'fast_rcnn': return FastRCNN(num_classes, **parts, roi_head=roi_head)
-    if kind == 'faster_rcnn': return FasterRCNN(num_classes, **rpn, **parts, roi_head=roi_head)
-    if kind == 'mask_rcnn': return MaskRCNN(num_classes, **rpn, **parts, roi_head=roi_head)
+    if kind != 'keypoint_rcnn': return (MaskRCNN if mask_head else FasterRCNN)(num_classes, **rpn, **parts, roi_head=roi_head)
     return KeypointRCNN(num_classes, num_keypoints, **rpn, **parts, roi_head=roi_head, keypoint_head=KeypointHead(num_keypoints))
 
 # %% ../nbs/36_weights.ipynb #714d16b8
@@ -521,7 +520,7 @@ def find_url(
     name:str,   # of published weights
 )->str|None:    # their address; None for what looks like a path
     "Find the address of weights by name; what is neither a name nor like a path raises FileNotFoundError with the nearest name."
-    bare = re.sub(r'^(torchvision|open-mmlab|detectron2)://', '', name)
+    bare = _bare(name)
     if bare in BACKBONES: return BACKBONES[bare]
     if bare in TORCHVISION: return torchvision.models.get_model_weights(bare).COCO_V1.url
     if bare != name and bare in torchvision.models.list_models(): return torchvision.models.get_model_weights(bare).IMAGENET1K_V1.url
@@ -531,8 +530,9 @@ def find_url(
     raise FileNotFoundError(f'{name!r} is neither a file nor a known name of weights{nearest(bare, [*ZOO, *DETECTRON2, *BACKBONES, *TORCHVISION])}')
 
 # %% ../nbs/36_weights.ipynb #ccc90a8e
+_NUMBERED = torchvision.models.detection.MaskRCNN_ResNet50_FPN_Weights.COCO_V1.meta['categories']    # by COCO's own numbers, from 0 for background
 # the 80 classes of COCO, in the order of the labels
-COCO = tuple(n for n in torchvision.models.detection.MaskRCNN_ResNet50_FPN_Weights.COCO_V1.meta['categories'] if n not in ('__background__', 'N/A'))
+COCO = tuple(n for n in _NUMBERED if n not in ('__background__', 'N/A'))
 
 def _count(state):
     "Classes and keypoints that the predictors of translated weights tell apart; None where there are none."
@@ -548,9 +548,7 @@ def _class_names(metadata, number, arch):
     for names in (metadata.get('classes'), own.get('classes'), own.get('CLASSES'), meta.get('CLASSES')):
         names = [names] if isinstance(names, str) else names or []
         if len(names) == number: return tuple(names)
-    if arch in TORCHVISION and number in (90, 91):
-        names = torchvision.models.detection.MaskRCNN_ResNet50_FPN_Weights.COCO_V1.meta['categories']
-        return tuple(names[1:] + names[:1])[:number]
+    if arch in TORCHVISION and number in (90, 91): return tuple(_NUMBERED[1:] + _NUMBERED[:1])[:number]
     return COCO if number == len(COCO) else COCO[:1] if number == 1 and 'keypoint' in str(arch) else ()
 
 # %% ../nbs/36_weights.ipynb #18602b6e
@@ -588,7 +586,7 @@ def build_arch(
     num_keypoints:int|None=None,# None: 17
 )->nn.Module:                   # with random weights
     "Build a detector by its name, conventions included; an unknown name raises ValueError with the nearest."
-    arch  = re.sub(r'^(torchvision|detectron2)://', '', str(arch))
+    arch  = _bare(arch)
     maker = _maker(arch)
     if maker != 'mmdetection':
         build, usual = (torchvision_detector, 90 if 'rcnn' in arch else 91) if maker == 'torchvision' else (detectron2_detector, 80)
@@ -618,7 +616,7 @@ def _config_inside(metadata):
 
 def _arch_of(path):
     "What a published name, address or file was trained as; None for others."
-    name = re.sub(r'^(torchvision|detectron2)://', '', str(path))
+    name = _bare(path)
     if name in TORCHVISION: return name
     for a in TORCHVISION:
         if name.rpartition('/')[2] == torchvision.models.get_model_weights(a).COCO_V1.url.rpartition('/')[2]: return a
@@ -630,8 +628,12 @@ def load_detector(
     arch:str|None=None,         # what it was trained as; detbook's and mmdetection 3's files and published names need none
     num_classes:int|None=None,  # another number than the file's: the predictors start anew
     own:tuple=(),               # components of yours that a file of detbook's contains
+    classes:tuple|None=None,    # names of your own classes, in the order of the labels; None: the file's, as long as there are as many
 )->nn.Module:                   # in eval mode, with its class names as `classes`
     "Build a detector and load its weights, whoever's, and print what became of every key; ValueError where the two do not fit."
+    classes = (classes,) if isinstance(classes, str) else tuple(map(str, classes or ()))
+    if classes and num_classes not in (None, len(classes)): raise ValueError(f'num_classes is {num_classes}, and classes names {len(classes)}')
+    num_classes = len(classes) or num_classes
     state = read_checkpoint(find_weights(path))
     kind, weights = weights_kind(state), Checkpoint(convert(state), state.path, state.kind, state.metadata)
     notes, config = (_description(state.metadata), _config_inside(state.metadata)) if arch is None else (None, None)
@@ -639,7 +641,7 @@ def load_detector(
     if notes is not None: model = rebuild(_with_classes(notes['model'], num_classes) if num_classes else notes['model'], own)
     elif config is not None: model = build_detector(_with_classes(config, num_classes or known))
     else:
-        arch = re.sub(r'^(torchvision|detectron2)://', '', arch or _arch_of(path) or '')
+        arch = _bare(arch or _arch_of(path) or '')
         if not arch: raise ValueError(f'{path} does not say what its {len(state)} tensors were trained as: pass arch=..., such as {_guess(state)!r}')
         model = build_arch(arch, num_classes or known, points)
         if kind not in ('mmdetection', _maker(arch), {'detectron2': 'detectron'}.get(_maker(arch))):
@@ -648,8 +650,10 @@ def load_detector(
     print(report)
     if wrong := (report.reinitialised + report.missing + report.unexpected if notes is not None and num_classes is None else []):
         raise ValueError(f'{path} does not fit its own description: {wrong[0]}')
-    number = getattr(model, 'num_classes', None)
-    model.classes = _class_names(notes or state.metadata, number, arch)
+    number = getattr(model, 'num_classes', 0)
+    if classes and number != len(classes): raise ValueError(f'classes names {len(classes)}, and {type(model).__name__} tells {number} apart')
+    theirs = () if report.reinitialised else _class_names(notes or state.metadata, number, arch)
+    model.classes = classes or theirs or tuple(f'class {i}' for i in range(number))
     return model.eval()
 
 # %% ../nbs/36_weights.ipynb #9f8b5930
@@ -681,9 +685,7 @@ def detbook_convert(
     "Convert a checkpoint, whoever's, for detbook or mmdetection."
     if Path(out).suffix not in ('.safetensors', '.pth'): raise ValueError(f'{out} must end in .safetensors (for detbook) or .pth (for mmdetection)')
     model = load_detector(source, arch, num_classes)
-    classes, number = model.classes, getattr(model, 'num_classes', 0)
-    if Path(out).suffix == '.pth': path = save_mmdetection(out, model, classes)
-    else: path = save_detector(out, model, classes or [f'class {i}' for i in range(number)])
+    path = (save_mmdetection if Path(out).suffix == '.pth' else save_detector)(out, model, model.classes)
     print(f'{path}: {path.stat().st_size/1e6:.1f} MB')
     return path
 

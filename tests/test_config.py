@@ -3,7 +3,7 @@ import copy, gzip, hashlib, importlib.util, json, re, subprocess, sys, textwrap,
 from pathlib import Path
 from pickle import dumps, loads
 import pytest, torch
-from detbook.config import Config, ConfigDict, ConfigError, build_detector
+from detbook.config import Config, ConfigDict, ConfigError, build_detector, build_tta
 from detbook.core import _said
 from detbook.recipes import recipe, recipe_name, recipe_names
 
@@ -120,6 +120,13 @@ def test_small_settings_arrive():
     assert ([x.pos_iou for x in m.roi_head.matchers], m.rpn_head.border, m.rpn_head.train_filter.max_per_img) == ([.5, .6, .7], 0, 2000)
     assert [h.coder.stds[0] for h in m.roi_head.bbox_head] == [.1, .05, .033] and m.roi_head.stage_weights == (1, .5, .25)
 
+def test_ties_for_a_truth():
+    "gt_max_assign_all of each assigner: True unless the config says otherwise."
+    cfg = Config.fromfile('faster_rcnn_r50_fpn_1x_coco')
+    assert (m := build(cfg.model)).rpn_head.matcher.all_best and m.roi_head.matcher.all_best
+    cfg.override(['model.train_cfg.rpn.assigner.gt_max_assign_all=false'])
+    assert not (m := build(cfg.model)).rpn_head.matcher.all_best and m.roi_head.matcher.all_best
+
 def test_train_and_test_settings_beside_the_model():
     cfg = Config.fromfile('faster_rcnn_r50_fpn_1x_coco')
     before = copy.deepcopy(cfg)
@@ -135,7 +142,8 @@ def test_train_and_test_settings_beside_the_model():
 def test_ignored_regions_are_said_once_and_can_be_left_out():
     _said.discard('ignore_iof_thr')
     cfg = Config.fromfile('faster_rcnn_r50_fpn_1x_coco')
-    with pytest.warns(UserWarning, match='ignore_iof_thr=-1'): model = build(cfg.model)
+    with pytest.warns(UserWarning, match='ignore_iof_thr=-1') as told: model = build(cfg.model)
+    assert [w.filename for w in told] == [__file__]                                     # the line outside of detbook
     assert model.rpn_head.matcher.ignore_iof == model.roi_head.matcher.ignore_iof == -1
     cfg.override(['model.train_cfg.rpn.assigner.ignore_iof_thr=0.4'])
     assert build(cfg.model).rpn_head.matcher.ignore_iof == .4
@@ -158,6 +166,76 @@ def test_wrong_settings_raise_and_are_named(setting):
     cfg.override([setting])
     with pytest.raises(ConfigError) as e: build(cfg.model)
     for part in WRONG[setting]: assert re.search(part, str(e.value)), str(e.value)
+
+LSJ = [n for n in recipe_names() if 'lsj' in n]
+
+@pytest.mark.parametrize('name', LSJ)
+def test_large_jitter_fills_the_frame(name):
+    assert len(LSJ) == 12
+    assert build(Config.fromfile(name).model).preprocess.train_size == (1024, 1024)
+
+def test_fixed_frame_is_for_losses():
+    "BatchFixedSizePad: in training alone, the whole frame everybody's own, no change to a frame that is large enough."
+    cfg = Config.fromfile('retinanet_r18_fpn_8xb8_amp_lsj_200e_coco')
+    cfg.override(['model.data_preprocessor.batch_augments.0.size=96,128'])
+    model, seen = build_detector(cfg.model), []
+    model.backbone.register_forward_pre_hook(lambda m, x: seen.append(tuple(x[0].shape[-2:])))
+    images = [torch.rand(3, 50, 60)*255, torch.rand(3, 64, 33)*255]
+    targets = [dict(boxes=torch.tensor([[4., 4., 30., 40.]]), labels=torch.tensor([1]))]*2
+    model.loss(images, targets)
+    with torch.no_grad(): model.predict(images)
+    model.loss([torch.rand(3, 100, 130)*255]*2, targets)
+    assert seen == [(96, 128), (64, 64), (128, 160)]
+    for size,frame,own in ((None, (64, 64), [(64, 64), (64, 64)]), ((96, 128), (96, 128), [(96, 128)]*2), ((96, 40), (96, 64), [(96, 40)]*2), ((64, 64), (64, 64), [(64, 64)]*2)):
+        model.preprocess.train_size = size
+        batch = model.preprocess(images, train=True)
+        assert (tuple(batch.pixels.shape[-2:]), batch.pad_sizes, batch.sizes) == (frame, own, [(50, 60), (64, 33)])
+
+def test_other_changes_to_a_batch_are_refused():
+    for augments,said in (([dict(type='BatchSyncRandomResize', random_size_range=(640, 1152))], 'does not resize'), ([dict(type='BatchResize', scale=(1400, 800))], 'does not resize'),
+                          ([dict(type='BatchFixedSizePad', size=640)], 'height, width'), ([dict(type='BatchFixedSizePad', sise=(1, 1))], 'size'),
+                          ([dict(type='BatchFixedSizePad', size=(640, 640), img_pad_value=114)], 'img_pad_value'), ([dict(type='BatchFixedPad')], "'BatchFixedSizePad'"),
+                          ([dict(type='BatchFixedSizePad', size=(640, 640))]*2, 'one at a time')):
+        cfg = Config.fromfile('faster_rcnn_r50_fpn_1x_coco')
+        cfg.model.data_preprocessor.batch_augments = augments
+        with pytest.raises(ConfigError, match=rf'model\.data_preprocessor\.batch_augments.*{said}'): build(cfg.model)
+    cfg.model.data_preprocessor.batch_augments = None
+    assert build(cfg.model).preprocess.train_size is None
+
+# ---- test-time augmentation
+
+def views(name, **more): return (t := build_tta(Config.fromfile(name) | more, torch.nn.Identity())).scales, t.flips, type(t.suppress).__name__, t.suppress.iou, t.max_per_img
+THREE = ((1333, 800), (666, 400), (2000, 1200)), ('horizontal', None), 'NMS', .5, 100
+
+@pytest.mark.parametrize('name', sorted(PRINTS))
+def test_every_recipe_can_look_several_times(name):
+    "As mmdetection's test command: by its tta_pipeline, or by its test pipeline and the mirror image of that."
+    if name.startswith('fast-rcnn'):
+        with pytest.raises(ConfigError, match=r"test_dataloader\.dataset\.pipeline\.1\.type = 'LoadProposals'.*looks once"): views(name)
+    else: assert views(name) == (THREE if 'tta_pipeline' in recipe(name) else (((1333, 800),), *THREE[1:]))
+
+@needs_mmdet
+def test_looks_of_files():
+    for path in ('retinanet/retinanet_r50_fpn_1x_coco.py', 'retinanet/retinanet_tta.py'): assert views(MMDET/path) == THREE
+    for path,said in {'rtmdet/rtmdet_l_8xb32-300e_coco.py': r'tta_pipeline\.1\.transforms\.2\.0.*fills its batches', 'yolox/yolox_tta.py': r'tta_pipeline\.1\.transforms\.2\.0.*fills its batches',
+                      'centernet/centernet_tta.py': r"tta_pipeline\.1\.transforms\.1\.0\.type = 'RandomCenterCropPad'"}.items():
+        with pytest.raises(ConfigError, match=said): views(MMDET/path)
+
+def test_looks_by_hand():
+    own = 'faster_rcnn_r50_fpn_1x_coco'
+    step = dict(type='Resize', scale=(1333, 800), keep_ratio=True)
+    flips = [dict(type='RandomFlip', prob=p, direction=d) for p,d in ((1, 'vertical'), (0, 'horizontal'), (1., 'diagonal'))]
+    assert views(own, tta_pipeline=[step, dict(type='mmdet.TestTimeAug', transforms=[flips])])[:2] == (((1333, 800),), ('vertical', None, 'diagonal'))
+    assert views(own, tta_pipeline=[])[:2] == ((1.,), (None,))
+    assert views(own, tta_model=dict(type='DetTTAModel', tta_cfg=dict(nms=dict(type='soft_nms', iou_threshold=.4), max_per_img=3)))[2:] == ('SoftNMS', .4, 3)
+    assert build_tta(dict(tta_pipeline=[dict(step, scale=500)]), torch.nn.Identity()).scales == ((500, 500),)
+    with torch.device('meta'): assert type(build_tta(Config.fromfile(own)).model).__name__ == 'FasterRCNN'
+    for pipeline,said in (([dict(type='Resize', scale=(1, 1))], r'tta_pipeline\.0\.keep_ratio'), ([dict(step, scale_factor=2.)], 'scale or scale_factor'), ([step, step], r'tta_pipeline\.1\.type.*one of these'),
+                          ([dict(type='TestTimeAug', transforms=[[]])], r'tta_pipeline\.0\.transforms'), ([dict(type='TestTimeAug', transforms=[[step, flips[0]]])], r'transforms\.0\.0\.type.*RandomFlip, Resize'),
+                          ([dict(type='TestTimeAugs')], "'TestTimeAug'"), (dict(type='Resize'), 'list of steps'), ([3], r'tta_pipeline\.0 is 3'), ([dict(step, interpolation='nearest')], 'interpolation')):
+        with pytest.raises(ConfigError, match=said): views(own, tta_pipeline=pipeline)
+    with pytest.raises(ConfigError, match='model is missing'): build_tta(Config.fromfile('retinanet_tta'))
+    with pytest.raises(ConfigError, match='whole config'): build_tta(Config.fromfile(own).model)
 
 def test_scopes_and_plain_dicts():
     cfg = recipe('retinanet_r18_fpn_1x_coco')['model']

@@ -6,13 +6,16 @@ from detbook import models
 from detbook.assign import RandomSampler
 from detbook.core import count_syncs
 from detbook.fast_rcnn import DetectionFilter
-from detbook.models import RPN, FastRCNN, FasterRCNN, MaskRCNN
+from detbook.models import RPN, FastRCNN, FasterRCNN, MaskRCNN, CascadeRCNN
+from detbook.rpn import ProposalFilter
 from detbook.toy import CLASSES, scene
 
-KINDS = dict(rpn=RPN, fast_rcnn=FastRCNN, faster_rcnn=FasterRCNN, mask_rcnn=MaskRCNN)
+KINDS = dict(rpn=RPN, fast_rcnn=FastRCNN, faster_rcnn=FasterRCNN, mask_rcnn=MaskRCNN, cascade_rcnn=CascadeRCNN)
+MASKED = 'mask_rcnn', 'cascade_rcnn'
 LOSSES = dict(rpn=['loss_rpn_cls', 'loss_rpn_bbox'], fast_rcnn=['loss_cls', 'loss_bbox'],
               faster_rcnn=['loss_rpn_cls', 'loss_rpn_bbox', 'loss_cls', 'loss_bbox'],
-              mask_rcnn=['loss_rpn_cls', 'loss_rpn_bbox', 'loss_cls', 'loss_bbox', 'loss_mask'])
+              mask_rcnn=['loss_rpn_cls', 'loss_rpn_bbox', 'loss_cls', 'loss_bbox', 'loss_mask'],
+              cascade_rcnn=['loss_rpn_cls', 'loss_rpn_bbox'] + [f's{i}.loss_{k}' for i in range(3) for k in ('cls', 'bbox', 'mask')])
 
 @pytest.fixture(autouse=True, scope='module')
 def one_thread():
@@ -23,8 +26,12 @@ def one_thread():
 def tiny(name):
     torch.manual_seed(0)
     more = {} if name == 'rpn' else dict(num_classes=len(CLASSES))
+    if name == 'cascade_rcnn': more['masks'] = True
     model = getattr(models, name)(18, channels=16, scratch=True, **more)
-    if name != 'rpn': model.roi_head.sampler = RandomSampler(32, .25, add_truths=True)
+    if name == 'cascade_rcnn': model.roi_head.samplers = [RandomSampler(32, .25, add_truths=True) for _ in range(3)]
+    elif name != 'rpn': model.roi_head.sampler = RandomSampler(32, .25, add_truths=True)
+    if name != 'rpn': model.roi_head.test_filter = DetectionFilter(max_per_img=4)                 # masks take long
+    if hasattr(model, 'rpn_head'): model.rpn_head.test_filter = ProposalFilter(1000, 100)
     return model
 
 @pytest.fixture(params=KINDS, scope='module')
@@ -53,7 +60,7 @@ def check_losses(name, losses):
         assert isinstance(v, torch.Tensor) and v.shape == () and v.dtype == torch.float32 and v.requires_grad and v.isfinite(), k
 
 def check_predictions(name, images, found):
-    keys = {'boxes', 'scores', 'labels'} | ({'masks'} if name == 'mask_rcnn' else set())
+    keys = {'boxes', 'scores', 'labels'} | ({'masks'} if name in MASKED else set())
     assert isinstance(found, list) and len(found) == len(images)
     for im, d in zip(images, found):
         (h, w), n = im.shape[1:], len(d['boxes'])
@@ -81,6 +88,16 @@ def test_predict(detector):
     images, _ = batch()
     check_predictions(name, images, model.eval()(images, **outside(name, images)))
     check_predictions(name, images, model.train()(images, **outside(name, images)))                # mode is chosen by the call
+
+def test_answers_at_another_size(detector):
+    name, model = detector
+    images, _ = batch()
+    model.eval()
+    want, more = [(2*im.shape[1], 3*im.shape[2]) for im in images], outside(name, images)
+    for own, large, size in zip(model.predict(images, **more), model.predict(images, sizes=want, **more), want):
+        torch.testing.assert_close(large['boxes'], own['boxes'] * torch.tensor([3, 2, 3, 2]))
+        assert torch.equal(large['scores'], own['scores']) and torch.equal(large['labels'], own['labels'])
+        if name in MASKED: assert large['masks'].shape == (len(own['boxes']), *size)
 
 def test_uint8_and_float_are_the_same(detector):
     name, model = detector
@@ -130,7 +147,7 @@ def test_validation_changes_nothing(detector):
     assert not any(v.requires_grad for v in losses.values())
     assert all(torch.equal(v, before[k]) for k, v in model.state_dict().items())
 
-@pytest.mark.parametrize('name', ['rpn', 'faster_rcnn', 'mask_rcnn'])
+@pytest.mark.parametrize('name', [name for name in KINDS if name != 'fast_rcnn'])
 def test_propose(name):
     images, _ = batch()
     model = tiny(name)
@@ -146,12 +163,13 @@ def test_propose(name):
 
 def test_test_filter_is_an_argument():
     images, _ = batch()
-    for name in ('fast_rcnn', 'faster_rcnn', 'mask_rcnn'):
+    for name in KINDS:
+        if name == 'rpn': continue                                                                 # it shows all its proposals
         found = tiny(name).predict(images, **outside(name, images), test_filter=DetectionFilter(score_thr=1.))
         check_predictions(name, images, found)
         assert all(len(d['boxes']) == 0 for d in found)
 
-@pytest.mark.parametrize('name, most', [('faster_rcnn', 3), ('mask_rcnn', 3)])
+@pytest.mark.parametrize('name, most', [('faster_rcnn', 3), ('mask_rcnn', 3), ('cascade_rcnn', 3)])
 def test_a_step_seldom_waits(name, most):
     model, (images, targets) = tiny(name), batch()
     model.loss(images, targets)                                                                    # looks at the range of values once
@@ -161,8 +179,9 @@ def test_a_step_seldom_waits(name, most):
     with count_syncs() as again: sum(model.loss(*map(list, zip(*fewer))).values()).backward()
     assert waits == again
 
-def test_wrong_targets_are_named():
-    model, (images, targets) = tiny('mask_rcnn'), batch()
+@pytest.mark.parametrize('name', MASKED)
+def test_wrong_targets_are_named(name):
+    model, (images, targets) = tiny(name), batch()
     without = [{k:v for k, v in t.items() if k != 'masks'} for t in targets]
     for wrong, said in ((without, r"targets\[0\].*'masks'"), (targets[:2], 'one dict for each'), ([t | dict(labels=t['labels']+9) for t in targets], 'labels'),
                         ([t | dict(masks=t['masks'][:,:-1]) for t in targets], 'masks')):

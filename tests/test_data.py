@@ -39,7 +39,9 @@ BROKEN = dict(category=dict(category_id=99), category_text=dict(category_id='1')
               zero=dict(bbox=[3, 3, 0, 5]), negative=dict(bbox=[9, 9, -3, 5]), outside=dict(bbox=[300, 3, 5, 5]), sticking=dict(bbox=[120, 3, 30, 5]), nan=dict(bbox=[3, float('nan'), 5, 5]),
               inf=dict(bbox=[3, 3, float('inf'), 5]), three=dict(bbox=[3, 3, 5]), text=dict(bbox='3 3 5 5'), none=dict(bbox=None), numbers=dict(bbox=['3', '3', '5', '5']), same_id=dict(id=1),
               float_id=dict(id=1.5), list_id=dict(id=[1]), area=dict(area='big'), rle_size=dict(segmentation=dict(size=[5, 5], counts=[25])), polygon=dict(segmentation=[[1, 2, 3]]),
-              no_mask=dict(segmentation=[]), mask_text=dict(segmentation='x'), points=dict(keypoints=[1, 2]), point_text=dict(keypoints=['a', 1, 2]))
+              no_mask=dict(segmentation=[]), mask_text=dict(segmentation='x'), points=dict(keypoints=[1, 2]), point_text=dict(keypoints=['a', 1, 2]), shares=dict(bbox=[.1, .2, .5, .5]),
+              crowd_text=dict(iscrowd='0'), mask_outside=dict(segmentation=[[500, 500, 600, 500, 600, 600]]), huge_id=dict(id=2**70),
+              negative_runs=dict(segmentation=dict(size=[128, 128], counts=[-5, 16389])), text_runs=dict(segmentation=dict(size=[128, 128], counts=['a', 'b'])))
 
 @pytest.mark.parametrize('kind', BROKEN)
 def test_each_broken_annotation_is_named_or_counted(made, tmp_path, kind):
@@ -54,6 +56,28 @@ def test_each_broken_annotation_is_named_or_counted(made, tmp_path, kind):
     with pytest.warns(UserWarning, match='dropped 1'): ds = CocoDataset(bad, path.parent/'images', on_bad='skip')
     assert sum(ds.report['dropped'].values()) == len(ds.report['problems']) == 1
     assert ds.report['objects'] + ds.report['ignored'] == len(coco['annotations']) - 1
+
+
+def test_run_lengths_as_text_are_named_when_they_are_drawn(made):
+    path, coco = made
+    d = copy.deepcopy(coco)
+    d['annotations'][4]['segmentation'] = dict(size=[128, 128], counts='zzzz!!')
+    ds = CocoDataset(d, path.parent/'images')
+    with pytest.raises(ValueError, match=f'annotation {d["annotations"][4]["id"]}: its mask cannot be drawn'): list(ds)
+
+
+@pytest.mark.parametrize('tag', range(1, 9))
+def test_a_picture_on_its_side_is_read_upright(made, tmp_path, tag):
+    path, coco = made
+    lie = {2: 'FLIP_LEFT_RIGHT', 3: 'ROTATE_180', 4: 'FLIP_TOP_BOTTOM', 5: 'TRANSPOSE', 6: 'ROTATE_90', 7: 'TRANSVERSE', 8: 'ROTATE_270'}    # undoes the tag
+    d, exif = dict(coco, images=[dict(coco['images'][0], height=96)], annotations=[]), Image.Exif()
+    upright = Image.open(CocoDataset(path).path(0)).crop((0, 0, 128, 96))
+    exif[0x0112] = tag
+    (upright.transpose(Image.Transpose[lie[tag]]) if tag > 1 else upright).save(tmp_path/d['images'][0]['file_name'], exif=exif)
+    want = torch.frombuffer(bytearray(upright.tobytes()), dtype=torch.uint8).reshape(96, 128, 3).permute(2, 0, 1)
+    assert torch.equal(CocoDataset(d, tmp_path)[0][0].as_subclass(torch.Tensor), want)
+    unsized = dict(d, images=[{k: v for k, v in d['images'][0].items() if k not in ('height', 'width')}])
+    assert CocoDataset(unsized, tmp_path).sizes.tolist() == [[96, 128]]
 
 
 def test_each_broken_picture_is_named_or_counted(made, tmp_path):

@@ -300,7 +300,7 @@ def test_config_names_and_class_names(tmp_path):
     model = load_detector(tmp_path/'mine.pth', arch='faster-rcnn_r50_fpn_1x_coco')
     assert (model.num_classes, model.classes, model.training) == (3, ('a', 'b', 'c'), False)
     other = load_detector(tmp_path/'mine.pth', arch='faster_rcnn_r50_fpn_1x_coco', num_classes=80)
-    assert other.classes == COCO and other.roi_head.bbox_head.fc_cls.out_features == 81
+    assert other.classes == tuple(f'class {i}' for i in range(80)) and other.roi_head.bbox_head.fc_cls.out_features == 81      # anew: COCO's by number alone
     assert torch.equal(other.roi_head.bbox_head.shared_fcs[1].weight, state['roi_head.bbox_head.shared_fcs.1.weight'])
 
 def test_config_inside(tmp_path):
@@ -342,11 +342,29 @@ def test_own_files(tmp_path):
     assert again.classes == ('a', 'b', 'c') and describe(again) == describe(model)
     equal(again.state_dict(), model.state_dict())
     other = load_detector(tmp_path/'own.safetensors', num_classes=5)
-    assert other.num_classes == other.roi_head.bbox_head.num_classes == other.roi_head.mask_head.num_classes == 5 and other.classes == ()
+    assert other.num_classes == other.roi_head.bbox_head.num_classes == other.roi_head.mask_head.num_classes == 5
+    assert other.classes == ('class 0', 'class 1', 'class 2', 'class 3', 'class 4')
     assert torch.equal(other.backbone.conv1.weight, model.backbone.conv1.weight)
     save_checkpoint(tmp_path/'bare.safetensors', model)
     with pytest.raises(ValueError) as error: load_detector(tmp_path/'bare.safetensors')
     one_sentence(error, 'arch')
+
+def test_names_of_your_own_classes(tmp_path):
+    "Another number: predictors anew, under the names given or numbered; the same number: what is known stays. Names and classes are always as many."
+    model, fc = small(), 'roi_head.bbox_head.fc_cls.weight'
+    save_detector(tmp_path/'own.safetensors', model, ('a', 'b', 'c'))
+    for more,wanted,kept in ((dict(), ('a', 'b', 'c'), True), (dict(num_classes=3), ('a', 'b', 'c'), True), (dict(classes=['x', 'y', 'z']), ('x', 'y', 'z'), True),
+                             (dict(num_classes=2), ('class 0', 'class 1'), False), (dict(classes=('x', 'y')), ('x', 'y'), False), (dict(classes='x', num_classes=1), ('x',), False)):
+        found = load_detector(tmp_path/'own.safetensors', **more)
+        assert found.classes == wanted and found.num_classes == found.roi_head.mask_head.num_classes == len(wanted)
+        assert (found.state_dict()[fc].shape == model.state_dict()[fc].shape and torch.equal(found.state_dict()[fc], model.state_dict()[fc])) == kept
+    with pytest.raises(ValueError) as error: load_detector(tmp_path/'own.safetensors', num_classes=3, classes=('x', 'y'))
+    one_sentence(error, '3', '2')
+    rpn = RPN(backbone=ResNet(18), neck=FPN((64,128,256,512)))
+    save_detector(tmp_path/'rpn.safetensors', rpn, ('object',))
+    assert load_detector(tmp_path/'rpn.safetensors').classes == ()
+    with pytest.raises(ValueError) as error: load_detector(tmp_path/'rpn.safetensors', classes=('x',))
+    one_sentence(error, 'RPN')
 
 def test_tampered_description(tmp_path):
     "A description in mmdetection's file that names a function, or does not fit its weights, is refused."
