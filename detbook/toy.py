@@ -14,7 +14,6 @@ from functools import lru_cache, wraps
 from pathlib import Path
 import torch, torch.nn.functional as F
 from torch import Tensor
-from torchvision.io import write_png
 from .core import nearest
 
 # %% ../nbs/02_toy.ipynb #0157614d
@@ -225,12 +224,13 @@ def write_coco(
 )->Path:                    # of the annotations, `dir/instances.json`; the pictures are in `dir/images`
     "Write `n` scenes as a COCO data set: PNG pictures and one file of instances. Raises ValueError for `n` out of range."
     if not isinstance(n, int) or not 0 < n <= 1_000_000: raise ValueError(f'n must be from 1 to 1000000, not {n!r}')
+    from PIL import Image
     dir, images, annotations = Path(dir), [], []
     (dir/'images').mkdir(parents=True, exist_ok=True)
     for i in range(n):
         image, t = scene(1_000_000*seed + i, size, digits, objects, crowd, empty)
         images.append(dict(id=i+1, file_name=f'{i:06d}.png', height=image.shape[1], width=image.shape[2]))
-        write_png(image, str(dir/'images'/images[-1]['file_name']))
+        Image.fromarray(image.permute(1, 2, 0).numpy()).save(dir/'images'/images[-1]['file_name'])
         rows = zip(*(t[k] for k in ('boxes', 'labels', 'masks', 'keypoints', 'ignore')))
         for (x1,y1,x2,y2), label, mask, points, ignore in rows:
             annotations.append(dict(id=len(annotations)+1, image_id=i+1, category_id=int(label)+1, iscrowd=int(ignore),

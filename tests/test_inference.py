@@ -291,9 +291,9 @@ def test_nothing_in_a_file_is_run(tmp_path):
 # ---------------------------------------------------------------- results
 
 def test_detections():
-    import copy, pickle
+    import copy
     d = Detections(dict(boxes=torch.rand(3, 4), scores=torch.tensor([.9, .5, .1]), labels=torch.tensor([0, 79, 5]), keypoints=torch.rand(3, 17, 3)), (10, 20), 'a', COCO)
-    for twin in (copy.copy(d), pickle.loads(pickle.dumps(d)), d[:], d[torch.ones(3, dtype=torch.bool)], d[[0, 1, 2]]):
+    for twin in (copy.copy(d), copy.deepcopy(d), d[:], d[torch.ones(3, dtype=torch.bool)], d[[0, 1, 2]]):
         assert type(twin) is Detections and twin.classes == COCO and twin.size == (10, 20) and all(torch.equal(twin[k], d[k]) for k in d)
     assert [r['category_id'] for r in d.to_coco(7)] == [1, 90, 6] and len(d.to_coco()[0]['keypoints']) == 51
     json.dumps(d.to_coco())
