@@ -9,7 +9,7 @@ __all__ = ['read_picture', 'init_detector', 'mask_patch', 'Detections', 'changed
            'find_pictures', 'Predictor', 'inference_detector', 'show_result', 'detbook_predict', 'predict_command']
 
 # %% ../nbs/45_inference.ipynb #0fbe645c
-import copy, importlib, inspect, io, json, math, os, re, sys, tempfile, time, warnings
+import copy, inspect, io, json, math, os, re, sys, tempfile, time, warnings
 from collections import Counter, deque
 from collections.abc import Callable, Iterable, Iterator
 from concurrent.futures import Future, ThreadPoolExecutor

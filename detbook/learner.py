@@ -29,7 +29,7 @@ from fastai.data.load import DataLoader
 from fastai.learner import Learner, ValueMetric
 from fastai.optimizer import OptimWrapper
 from .core import strict
-from .show import show_grid, show_target, show_pair
+from .show import show_grid, show_pair
 from .checkpoint import save_detector
 from .models import mask_rcnn
 from .data import CocoDataset, collate
@@ -200,7 +200,7 @@ def _finds_more(model, ds):
 @strict
 def detection_learner(
     dls:DataLoaders,                    # of `detection_dls`
-    model:nn.Module|Callable=mask_rcnn, # a detector, or a builder such as `mask_rcnn`
+    model:nn.Module|Callable=mask_rcnn, # a detector with `loss(images, targets)` and `predict(images, sizes=)`, or a builder such as `mask_rcnn`
     depth:int=50,                       # of the ResNet, for a builder
     weights:str|None=None,              # checkpoint to start from, for a builder
     weights_backbone:str|None=None,     # ImageNet weights for the backbone alone, for a builder
