@@ -20,6 +20,27 @@ def _outputs(x, conv):
     return len(x) * conv.out_channels * sides[0] * sides[1]
 
 # %% ../nbs/10_backbone.ipynb #dc0021d7
+class _ConvScale(torch.autograd.Function):
+    "Convolve with `scale*weight` and add `shift`; the input and the weights are all that is kept for the way back."
+    @staticmethod
+    def forward(ctx, x, weight, scale, shift, options, fold):
+        ctx.save_for_backward(x, weight, scale)
+        ctx.options = options                   # stride, padding, dilation, groups
+        if fold: return F.conv2d(x, weight * scale[:,None,None,None], shift, *options)
+        y = F.conv2d(x, weight, None, *options)
+        return torch.addcmul(shift.to(y.dtype)[:,None,None], y, scale.to(y.dtype)[:,None,None])
+
+    @staticmethod
+    def backward(ctx, grad):
+        (x, weight, scale), (stride, padding, dilation, groups) = ctx.saved_tensors, ctx.options
+        factor, (of_x, of_weight, of_scale, of_shift) = scale[:,None,None,None], ctx.needs_input_grad[:4]
+        dx, dw, shift = torch.ops.aten.convolution_backward(grad, x.to(grad.dtype), (weight * factor).to(grad.dtype), [len(scale)],
+            stride, padding, dilation, False, [0, 0], groups, [of_x, of_weight or of_scale, of_shift])
+        if dw is not None: dw = dw.to(weight.dtype)
+        return (dx.to(x.dtype) if of_x else None, dw * factor if of_weight else None, (dw * weight).sum((1, 2, 3)) if of_scale else None,
+                shift.to(scale.dtype) if of_shift else None, None, None)
+
+# %% ../nbs/10_backbone.ipynb #cd2736bf
 def conv_norm(
     x:Tensor,               # (B,C,H,W)
     conv:nn.Conv2d,         # without a bias
@@ -30,10 +51,7 @@ def conv_norm(
     if not frozen: return norm(conv(x))
     scale = norm.weight * (norm.running_var + norm.eps).rsqrt()
     shift = norm.bias - norm.running_mean * scale
-    if _outputs(x, conv) <= conv.weight.numel():
-        y = conv(x)
-        return torch.addcmul(shift.to(y.dtype)[:,None,None], y, scale.to(y.dtype)[:,None,None])
-    return F.conv2d(x, conv.weight * scale[:,None,None,None], shift, conv.stride, conv.padding, conv.dilation, conv.groups)
+    return _ConvScale.apply(x, conv.weight, scale, shift, (conv.stride, conv.padding, conv.dilation, conv.groups), _outputs(x, conv) > conv.weight.numel())
 
 # %% ../nbs/10_backbone.ipynb #6cb731b0
 def _shortcut(in_channels, out_channels, stride):

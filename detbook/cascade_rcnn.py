@@ -12,16 +12,14 @@ import copy
 import torch
 from torch import nn, Tensor
 from .core import component
-from .batch import Batch, Preprocess, IMAGENET_MEAN, IMAGENET_STD
+from .batch import Batch, IMAGENET_MEAN, IMAGENET_STD
 from .coder import DeltaCoder
 from .losses import SmoothL1Loss
 from .assign import Matcher, RandomSampler, NEITHER
-from .backbone import ResNet
-from .neck import FPN
-from .detector import Proposals, start, prepare, prepare_images, pyramid, first_stage, loss_or_predict, scale_detections
+from .detector import Proposals, build_pyramid, start, prepare, prepare_images, pyramid, first_stage, loss_or_predict, scale_detections
 from .rpn import RPNHead, ProposalFilter
 from .roi import Canvas, RoIExtractor
-from .fast_rcnn import BoxHead, DetectionFilter, RoIHead, RoIs, same_classes
+from .fast_rcnn import BoxHead, DetectionFilter, RoIHead, RoIs
 from .masks import predict_masks
 
 # %% ../nbs/26_cascade_rcnn.ipynb #3d3a125b
@@ -180,15 +178,10 @@ class CascadeRCNN(nn.Module):
         super().__init__()
         if roi_head is not None and mask_head is not None:
             raise ValueError('CascadeRCNN was given a roi_head and a mask_head; give the mask heads to the roi_head: CascadeRoIHead(mask_heads=[...])')
-        self.preprocess = Preprocess(mean, std, bgr, pad_divisor)
-        self.backbone = backbone or ResNet(50, frozen_stages=1, norm_eval=True)
-        self.neck = neck or FPN(self.backbone.out_channels)
-        C = self.neck.out_channels
+        C = build_pyramid(self, backbone, neck, mean, std, bgr, pad_divisor)
         self.rpn_head = rpn_head or RPNHead(C, loss_bbox=SmoothL1Loss(1/9), border=0, train_filter=ProposalFilter(2000, 2000))
         self.roi_head = roi_head or CascadeRoIHead(cascade_heads(num_classes, C), mask_head and _three_of(mask_head))
-        same_classes(num_classes, self.roi_head.stage(0))
-        self.num_classes = num_classes
-        start(self, weights, weights_backbone)
+        start(self, weights, weights_backbone, num_classes)
 
     def loss(self,
         images:list,    # B tensors (3,h,w) RGB, 0..255

@@ -502,6 +502,7 @@ def save_checkpoint(
 
 # %% ../nbs/12_checkpoint.ipynb #b6362028
 _SOURCES = 'weights', 'weights_backbone'    # where a model's weights came from is no part of what it is
+_FRAME = 'preprocess.train_size'            # which a config sets once the detector stands
 
 def _is_component(cls): return isinstance(cls, type) and hasattr(cls.__init__, '__wrapped__')
 
@@ -520,7 +521,9 @@ def _describe(x, where):
         raise ValueError(f'{where} is a {cls.__name__}, which no file can hold: only numbers, strings, None, tuples and @component objects can be described')
     defaults = {k: p.default for k,p in inspect.signature(cls.__init__).parameters.items() if p.default is not p.empty}
     values = {k: v for k,v in {**defaults, **x.arguments}.items() if k not in _SOURCES}
-    return {'type': f'{cls.__module__}.{cls.__qualname__}', **{k: _describe(v, f'{where}.{k}') for k,v in values.items()}}
+    frame = getattr(getattr(x, 'preprocess', None), 'train_size', None)
+    said = {k: _describe(v, f'{where}.{k}') for k,v in values.items()} | ({_FRAME: list(frame)} if frame else {})
+    return {'type': f'{cls.__module__}.{cls.__qualname__}', **said}
 
 # %% ../nbs/12_checkpoint.ipynb #9f60b673
 def describe(
@@ -553,7 +556,9 @@ def _rebuild(x, own, where):
     if 'type' not in x: return {k: _rebuild(v, own, f'{where}.{k}') for k,v in x.items()}
     cls = _find(x['type'], own)
     if any(x.get(k) is not None for k in _SOURCES): raise ValueError(f'the description wants weights of {where} fetched, but a file holds its own')
-    return cls(**{k: _rebuild(v, own, f'{where}.{k}') for k,v in x.items() if k != 'type'})
+    made = cls(**{k: _rebuild(v, own, f'{where}.{k}') for k,v in x.items() if k not in ('type', _FRAME)})
+    if _FRAME in x and hasattr(made, 'preprocess'): made.preprocess.train_size = tuple(x[_FRAME])
+    return made
 
 # %% ../nbs/12_checkpoint.ipynb #e4be18ba
 def rebuild(

@@ -10,16 +10,25 @@ __all__ = ['make_parser', 'run_command']
 # %% ../nbs/44_cli.ipynb #a0fee6ec
 import argparse, inspect, sys, types, typing
 from collections.abc import Callable
+from typing import NamedTuple, get_args, get_origin
 from fastcore.docments import docments
 from .core import nearest
 
 # %% ../nbs/44_cli.ipynb #cde7540d
+class _Kind(NamedTuple):
+    "What a flag takes."
+    type: type          # int, float, bool or str
+    many: bool = False  # several words?
+    words: tuple = ()   # the words there are; (): any
+    alone: bool = False # may it stand without a word?
+
 def _kind(annotation):
-    "The type of one value, and whether there may be several."
-    options = [o for o in typing.get_args(annotation) if o is not types.NoneType] if typing.get_origin(annotation) in (typing.Union, types.UnionType) else [annotation]
-    first = options[0]
-    if first in (list, tuple) or typing.get_origin(first) in (list, tuple): return (typing.get_args(first) or (str,))[0], True
-    return (first if first in (int, float, bool) else str), False
+    "What the flag of a parameter takes."
+    options = [o for o in get_args(annotation) if o is not types.NoneType] if get_origin(annotation) in (typing.Union, types.UnionType) else [annotation]
+    first, *more = sorted(options, key=lambda o: o is bool)
+    if first in (list, tuple) or get_origin(first) in (list, tuple): return _kind((get_args(first) or (str,))[0])._replace(many=True)
+    words = get_args(first) if get_origin(first) is typing.Literal else ()
+    return _Kind(first if first in (int, float, bool) else str, words=words, alone=bool in more)
 
 # %% ../nbs/44_cli.ipynb #6a2fec8d
 class _Parser(argparse.ArgumentParser):
@@ -28,33 +37,55 @@ class _Parser(argparse.ArgumentParser):
         if 'unrecognized arguments' in message:
             flag = message.split(': ', 1)[1].split()[0]
             message = f'there is no flag {flag}{nearest(flag.replace("-", "_").replace("__", "--", 1), [o for a in self._actions for o in a.option_strings])}'
+        elif 'are required' in message:
+            greedy = [a.option_strings[0] for a in self._actions if a.nargs in ('+', '?')]
+            message = f'{message.split(": ", 1)[1]} is missing' + (f'; it stands before {" and ".join(greedy)}, which take the words that follow' if greedy else '')
         self.exit(2, f'{self.prog}: {message} (--help lists the flags)\n')
+
+def _one_of(words):
+    "The reader of a flag that takes one of a few words."
+    known = {str(w): w for w in words}
+    def read(word):
+        if word in known: return known[word]
+        raise argparse.ArgumentTypeError(f'{word!r} is none of {", ".join(known)}{nearest(word, known)}')
+    return read
+
+class _Several(argparse.Action):
+    "Gather the words of a flag wherever it stands; the first of them take the place of the default."
+    def __call__(self, parser, args, values, flag=None):
+        old = getattr(args, self.dest)
+        setattr(args, self.dest, values if old is self.default else [*old, *values])
 
 # %% ../nbs/44_cli.ipynb #50f1f493
 def make_parser(
     f:Callable,             # a function with annotated, commented parameters
+    name:str|None=None,     # of the command; None: the function's
 )->argparse.ArgumentParser: # flags with underscores; hyphens are accepted as well
     "Derive a command's flags from a function's signature: parameters without a default are positional."
-    parser = _Parser(prog=f.__name__, description=(f.__doc__ or '').strip(), allow_abbrev=False)
+    parser = _Parser(prog=name or f.__name__, description=(f.__doc__ or '').strip(), allow_abbrev=False)
     notes = docments(f)
     for name,p in inspect.signature(f).parameters.items():
-        kind, many = _kind(p.annotation)
-        note = (notes.get(name) or '').replace('%', '%%')
-        if p.default is p.empty: parser.add_argument(name, type=kind, help=note); continue
+        kind = _kind(p.annotation)
+        how = dict(type=_one_of(kind.words), metavar='{' + ','.join(map(str, kind.words)) + '}') if kind.words else dict(type=kind.type)
+        if kind.many: how |= dict(nargs='+') if p.default is p.empty else dict(nargs='+', action=_Several)
+        how['help'] = (notes.get(name) or '').replace('%', '%%')
+        if p.default is p.empty: parser.add_argument(name, **how); continue
+        if kind.alone: how |= dict(nargs='?', const=True)
+        if kind.type is bool: how = dict(help=how['help'], action=argparse.BooleanOptionalAction if p.default else 'store_true')
         flags = sorted({f'--{name}', f'--{name.replace("_", "-")}'}, key=lambda o: '-' in o[2:])
-        if kind is bool: parser.add_argument(*flags, dest=name, action=argparse.BooleanOptionalAction if p.default else 'store_true', default=p.default, help=note)
-        else: parser.add_argument(*flags, dest=name, type=kind, nargs='+' if many else None, default=p.default, help=note)
+        parser.add_argument(*flags, dest=name, default=p.default, **how)
     return parser
 
-# %% ../nbs/44_cli.ipynb #a5663dde
+# %% ../nbs/44_cli.ipynb #4ef6e6dd
 def run_command(
     f:Callable,             # the function behind the command
     argv:list|None=None,    # words after the command's name; None: those of this process
+    name:str|None=None,     # of the command; None: the function's
 )->int:                     # exit status: 0, or 2 after a mistake in the input
     "Parse the words, call the function; a mistake in the input is one sentence, not a traceback."
-    args = vars(make_parser(f).parse_args(argv))
+    args = vars(make_parser(f, name).parse_args(argv))
     try: f(**args)
-    except (ValueError, TypeError, FileNotFoundError, NotADirectoryError, IsADirectoryError, PermissionError) as e:
-        print(f'{f.__name__}: {e}', file=sys.stderr)
+    except (ValueError, TypeError, FileNotFoundError, NotADirectoryError, IsADirectoryError, PermissionError, ConnectionError, FloatingPointError) as e:
+        print(f'{name or f.__name__}: {e}', file=sys.stderr)
         return 2
     return 0

@@ -8,7 +8,7 @@ Docs: https://detbook.github.io/detbook/data.html.md"""
 __all__ = ['read_image', 'read_coco', 'segmentation_to_rle', 'decode_masks', 'flip_pairs', 'CocoDataset', 'collate']
 
 # %% ../nbs/40_data.ipynb #925e8968
-import io, json, math, operator, os, re, warnings
+import io, json, math, operator, os, re
 from collections import Counter
 from concurrent.futures import ThreadPoolExecutor
 from itertools import accumulate
@@ -18,7 +18,7 @@ from fastcore.basics import patch
 from PIL import Image
 from torch import Tensor
 from torchvision import tv_tensors
-from .core import nearest, strict
+from .core import nearest, strict, warn_once
 from .show import show_target
 
 # %% ../nbs/40_data.ipynb #7968e140
@@ -275,8 +275,8 @@ def _read_keypoints(categories, name):
     c = next((c for c in categories if c.get('keypoints')), {})
     names, bones = c.get('keypoints'), [tuple(b) for b in c.get('skeleton') or ()]
     if any(len(b) != 2 or not all(_is_int(k) and 1 <= k <= len(names or ()) for k in b) for b in bones):
-        warnings.warn(f"{name}: category {c.get('name')!r}: the skeleton must be pairs of numbers from 1 to {len(names or ())}, "
-                      f'found {_some(bones, 4)}; it is left out', stacklevel=4)
+        warn_once(f"{name}: category {c.get('name')!r}: the skeleton must be pairs of numbers from 1 to {len(names or ())}, "
+                  f'found {_some(bones, 4)}; it is left out', key=object())     # for each data set
         bones = []
     return names, [(a-1, b-1) for a,b in bones], flip_pairs(names or ())
 
@@ -343,7 +343,7 @@ class CocoDataset(torch.utils.data.Dataset):
         self.keypoint_names, self.skeleton, self.flip_pairs = _read_keypoints(d['categories'], self.name)
         self._pack(recs, anns)
         self.report = self._count(bad, left)
-        if bad.found: warnings.warn(f'{self.name}: dropped {_counts(self.report["dropped"])}; see report["problems"]', stacklevel=3)
+        if bad.found: warn_once(f'{self.name}: dropped {_counts(self.report["dropped"])}; see report["problems"]', key=object())     # for each data set
 
 # %% ../nbs/40_data.ipynb #a94448c5
 def _counts(c): return ', '.join(f'{n} {kind}' for kind,n in c.items())

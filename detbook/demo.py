@@ -11,7 +11,7 @@ __all__ = ['small_detector', 'demo_data', 'smooth', 'save_pictures', 'detbook_de
 import json, sys, time
 from pathlib import Path
 import torch
-from .learner import DetectionLearner, detection_dls, detection_learner
+from .learner import Bfloat16, DetectionLearner, detection_dls, detection_learner
 from fastai.callback.training import GradientClip
 from fastai.torch_core import set_seed
 from .anchors import AnchorGenerator
@@ -25,7 +25,7 @@ from .fast_rcnn import BoxHead, DetectionFilter, RoIHead
 from .masks import MaskHead
 from .checkpoint import whole_file
 from .models import FasterRCNN, MaskRCNN
-from .show import panels, show_target, show_prediction
+from .show import show_target, show_prediction
 from .toy import write_coco
 from .data import CocoDataset
 from .transforms import train_transforms, test_transforms
@@ -105,7 +105,7 @@ def detbook_demo(
     images:str|None=None,           # their folder
     val_data:str|None=None,         # annotations of the images to measure on; needed with `data`
     val_images:str|None=None,       # their folder
-    epochs:int|None=None,           # passes over the training images; default: 3 over the toy scenes, 13 over your own
+    epochs:int|None=None,           # passes over the training images; default: 3 over the toy scenes, 16 over your own
     seed:int=0,                     # of weights, scenes and order
 )->dict:                            # what metrics.json holds
     "Train a small detector, measure COCO AP on unseen images, and leave figures, pictures and the checkpoint in `work_dir`."
@@ -120,13 +120,13 @@ def detbook_demo(
         print(f'Writing toy scenes to {work_dir/"toy"}')
         train, valid = demo_data(work_dir, 100 if quick else 375, bs, 1 if quick else 3, seed)
     else:
-        bs, lr, epochs = 4, 2e-3, epochs or (1 if quick else 13)
-        train = CocoDataset(data, images, transforms=train_transforms(scale=(320, 240), jitter=(.8, 1.1)), on_bad='clip')
+        bs, lr, epochs = 4, 2e-3, epochs or (1 if quick else 16)
+        train = CocoDataset(data, images, transforms=train_transforms(scale=(320, 240), jitter=(.8, 1.25)), on_bad='clip')
         valid = CocoDataset(val_data, val_images, classes=train.classes, transforms=test_transforms(scale=(320, 240)), on_bad='clip')
         print(train.summary())
     masks = train.has_masks and valid.has_masks
     set_seed(seed)
-    learn = detection_learner(detection_dls(train, valid, bs), small_detector(len(train.classes), masks, crowded=data is not None), lr=lr, cbs=[GradientClip(10.)])
+    learn = detection_learner(detection_dls(train, valid, bs), small_detector(len(train.classes), masks, crowded=data is not None), lr=lr, cbs=[GradientClip(10.), Bfloat16()])
     steps = len(learn.dls.train) * epochs
     learn.detection_step.every = 1 if data is None else (epochs + 1) // 2       # measuring many photographs takes time
     print(f'Training a ResNet-18 {type(learn.model).__name__} from scratch: {steps} steps of {bs} images')

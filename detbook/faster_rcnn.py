@@ -9,14 +9,12 @@ __all__ = ['FasterRCNN']
 
 # %% ../nbs/23_faster_rcnn.ipynb #3de3de10
 import torch
-from torch import nn, Tensor
+from torch import nn
 from .core import component
-from .batch import Preprocess, IMAGENET_MEAN, IMAGENET_STD
-from .backbone import ResNet
-from .neck import FPN
-from .detector import start, prepare, prepare_images, pyramid, first_stage, loss_or_predict, scale_detections
+from .batch import IMAGENET_MEAN, IMAGENET_STD
+from .detector import build_pyramid, start, prepare, prepare_images, pyramid, first_stage, loss_or_predict, scale_detections
 from .rpn import RPNHead
-from .fast_rcnn import BoxHead, DetectionFilter, RoIHead, same_classes
+from .fast_rcnn import BoxHead, DetectionFilter, RoIHead
 
 # %% ../nbs/23_faster_rcnn.ipynb #94761e0a
 @component
@@ -39,14 +37,10 @@ class FasterRCNN(nn.Module):
         weights_backbone:str|None=None,     # ImageNet weights for the backbone alone
     ):
         super().__init__()
-        self.preprocess = Preprocess(mean, std, bgr, pad_divisor)
-        self.backbone = backbone or ResNet(50, frozen_stages=1, norm_eval=True)
-        self.neck = neck or FPN(self.backbone.out_channels)
-        self.rpn_head = rpn_head or RPNHead(self.neck.out_channels)
-        self.roi_head = roi_head or RoIHead(BoxHead(num_classes, self.neck.out_channels))
-        same_classes(num_classes, self.roi_head)
-        self.num_classes = num_classes
-        start(self, weights, weights_backbone)
+        C = build_pyramid(self, backbone, neck, mean, std, bgr, pad_divisor)
+        self.rpn_head = rpn_head or RPNHead(C)
+        self.roi_head = roi_head or RoIHead(BoxHead(num_classes, C))
+        start(self, weights, weights_backbone, num_classes)
 
     def loss(self,
         images:list,    # B tensors (3,h,w) RGB, 0..255

@@ -13,16 +13,14 @@ from collections.abc import Callable
 import torch
 from torch import nn, Tensor
 from .core import component, mean_over_ranks
-from .batch import Batch, Truths, Preprocess, IMAGENET_MEAN, IMAGENET_STD
+from .batch import Batch, Truths
 from .boxes import iof_matrix
 from .anchors import PointGenerator
 from .coder import DistanceCoder
 from .assign import BACKGROUND, NEITHER
 from .losses import FocalLoss, IoULoss, SigmoidLoss, weighted_sum
-from .backbone import ResNet
-from .neck import FPN
-from .detector import Proposals, start, prepare, prepare_images, pyramid, loss_or_predict, scale_detections
-from .retinanet import DenseFilter, DenseOutput, predictor, rows, tower
+from .detector import Proposals, prepare, prepare_images, pyramid, loss_or_predict, scale_detections
+from .retinanet import DenseFilter, DenseOutput, one_stage, predictor, rows, tower
 
 # %% ../nbs/29_fcos.ipynb #4d310f2d
 @component
@@ -200,29 +198,7 @@ class FCOSHead(nn.Module):
 class FCOS(nn.Module):
     "Classify every point and let it show the sides of its object (FCOS)."
     features, forward = pyramid, loss_or_predict
-
-    def __init__(self,
-        num_classes:int=80,                 # classes of objects
-        *,
-        backbone:nn.Module|None=None,       # None: ResNet-50 as in mmdetection's 1x settings
-        neck:nn.Module|None=None,           # None: FPN from the second stage, five levels, the upper ones from the third
-        bbox_head:nn.Module|None=None,      # None: FCOSHead of `num_classes` on the neck's channels
-        mean:tuple=IMAGENET_MEAN,           # of the network's channels, in its own order
-        std:tuple=IMAGENET_STD,             # likewise
-        bgr:bool=False,                     # does the network want blue first?
-        pad_divisor:int=32,                 # heights and widths are padded to a multiple of this
-        weights:str|None=None,              # checkpoint to start from
-        weights_backbone:str|None=None,     # ImageNet weights for the backbone alone
-    ):
-        super().__init__()
-        self.preprocess = Preprocess(mean, std, bgr, pad_divisor)
-        self.backbone = backbone or ResNet(50, frozen_stages=1, norm_eval=True)
-        self.neck = neck or FPN(self.backbone.out_channels, start_level=1, extra='on_output', relu_before_extra=True)
-        self.bbox_head = bbox_head or FCOSHead(num_classes, self.neck.out_channels)
-        self.num_classes = num_classes
-        if (has := self.bbox_head.num_classes) != num_classes:
-            raise ValueError(f'bbox_head has {has} classes, the detector num_classes={num_classes}; give both the same')
-        start(self, weights, weights_backbone)
+    __init__ = one_stage(FCOSHead, dict(start_level=1, extra='on_output', relu_before_extra=True))
 
     def loss(self,
         images:list,    # B tensors (3,h,w) RGB, 0..255

@@ -9,26 +9,30 @@ __all__ = ['read_picture', 'init_detector', 'mask_patch', 'Detections', 'changed
            'find_pictures', 'Predictor', 'inference_detector', 'show_result', 'detbook_predict', 'predict_command']
 
 # %% ../nbs/45_inference.ipynb #0fbe645c
-import copy, inspect, io, json, math, os, re, sys, tempfile, time, warnings
+import copy, inspect, io, json, math, os, re, sys, time
 from collections import Counter, deque
 from collections.abc import Callable, Iterable, Iterator
 from concurrent.futures import Future, ThreadPoolExecutor
+from functools import partial
+from numbers import Integral, Real
 from pathlib import Path
+from types import SimpleNamespace
 from typing import NamedTuple
-import numpy as np, torch, torchvision.transforms.v2.functional as F
+import numpy as np, torch, torch.nn.functional as nnf, torchvision.transforms.v2.functional as F
 from fastcore.basics import patch
 from PIL import Image, ImageOps
 from torch import Tensor, nn
-from .core import component
+from .core import component, warn_once
 from .show import label_color, show_boxes, show_image, show_keypoints, show_masks
 from .toy import mask_boxes
 from .batch import warn_dim
 from .nms import NMS, nms_groups
 from .checkpoint import find_weights, load_checkpoint, read_checkpoint, whole_file
-from .tta import TestTimeAug, predict_augmented, view_size
+from .detector import scale_detections
+from .tta import TestTimeAug, view_size
 from .recipes import recipe_name
 from .config import Config, build_detector
-from .weights import COCO, DETECTRON2, TORCHVISION, ZOO, load_detector, weights_kind
+from .weights import COCO, DETECTRON2, TORCHVISION, ZOO, class_names, load_detector, weights_kind
 from .data import decode_masks, read_image, segmentation_to_rle
 from .metrics import encode_mask, to_coco
 from .cli import run_command
@@ -54,11 +58,12 @@ def _channels_first(x):
 
 # %% ../nbs/45_inference.ipynb #dbbc61c8
 def read_picture(
-    source:object,      # path or bytes of a file, PIL image, array (H,W,3) or (H,W), tensor (3,H,W); uint8, or float on 0..255
+    source:object,      # path or bytes of a file, or an open one, PIL image, array (H,W,3) or (H,W), tensor (3,H,W); uint8, or float on 0..255
     bgr:bool=False,     # do arrays and tensors hold blue first, as OpenCV's do?
 )->Tensor:              # (3,H,W) RGB; uint8, or float32 where there are fractions
     "Bring a picture of any kind into the form that detectors take; ValueError, TypeError or FileNotFoundError says what is wrong with it."
     if isinstance(source, (str, os.PathLike)): return read_image(source)
+    if hasattr(source, 'read'): source = source.read()
     if isinstance(source, (bytes, bytearray, memoryview)): return read_image(bytes(source))
     if isinstance(source, Image.Image): return _from_pil(source)
     if not isinstance(source, (np.ndarray, Tensor)):
@@ -71,11 +76,15 @@ def read_picture(
     return x.byte() if (x >= 0).all() and (x <= 255).all() and (x == x.round()).all() else x.float().contiguous()
 
 # %% ../nbs/45_inference.ipynb #b51720a6
+def _test_data(cfg):
+    "The part of a config that says what its test data are."
+    data = (cfg or {}).get('test_dataloader') or {}
+    while isinstance(data.get('dataset'), dict): data = data['dataset']
+    return data
+
 def _pipeline_scale(cfg):
     "What the test pipeline of a config resizes to: limits of the sides, a factor, or None."
-    data = cfg.get('test_dataloader') or {}
-    while isinstance(data.get('dataset'), dict): data = data['dataset']
-    for step in data.get('pipeline') or cfg.get('test_pipeline') or ():
+    for step in _test_data(cfg).get('pipeline') or cfg.get('test_pipeline') or ():
         if str(step.get('type')).rpartition('.')[2] != 'Resize': continue
         if step.get('scale') is None: return step.get('scale_factor')
         if not step.get('keep_ratio', False):
@@ -83,34 +92,17 @@ def _pipeline_scale(cfg):
                              'and pictures keep theirs here: pass scale=')
         return (step['scale'],)*2 if isinstance(step['scale'], int) else tuple(step['scale'])
 
-def _config_inside(metadata):
-    "The config that mmdetection 3 keeps as text in its files, or an empty dict."
-    text = (metadata.get('meta') or {}).get('cfg')
-    if not isinstance(text, str): return {}
-    with tempfile.TemporaryDirectory() as folder:
-        (Path(folder)/'config.py').write_text(text)
-        return Config.fromfile(Path(folder)/'config.py')
-
 def _remembered(name, cfg, metadata):
     "How the pictures of a detector are resized: limits or a factor or None, and smoothed?"
     own, file = metadata.get('preprocessing'), name.rpartition('/')[2]
     if isinstance(own, dict): return own.get('resize'), own.get('antialias', True)
     published = recipe_name(name) or next((k for k,row in ZOO.items() if file in (k, row.former, row.url.rpartition('/')[2])), None)
-    cfg = cfg or _config_inside(metadata) or (Config.fromfile(published) if published else {})
+    cfg = cfg or (Config.fromfile(published) if published else None)
     if cfg: return _pipeline_scale(cfg), False
     if name in TORCHVISION or file.startswith(tuple(f'{a}_coco-' for a in TORCHVISION)): return (1333, 800), False
     return ((1333, 800) if name in (*DETECTRON2, *DETECTRON2.values()) else None), True
 
 # %% ../nbs/45_inference.ipynb #4e3ec430
-def _names(cfg, metadata, number):
-    "The names of so many classes, or none."
-    meta, data = metadata.get('meta') or {}, (cfg or {}).get('test_dataloader') or {}
-    while isinstance(data.get('dataset'), dict): data = data['dataset']
-    for place in (metadata, meta.get('dataset_meta'), meta, data.get('metainfo'), (cfg or {}).get('metainfo')):
-        names = (place or {}).get('classes') or (place or {}).get('CLASSES') or ()
-        if not isinstance(names, str) and len(names) == number: return tuple(names)
-    return COCO if number == len(COCO) else ()
-
 def _read_config(config, changes):
     "A config from its name, its path or a dict, with changes."
     if not isinstance(config, (str, os.PathLike, dict)): raise TypeError(f'config must be a path, a name or a dict, not a {type(config).__name__}')
@@ -136,6 +128,19 @@ def _fill(model, checkpoint, config):
     print(report)
     return state.metadata
 
+def _device(device):
+    "A device that can be used, or an error that says which there are."
+    try: return torch.empty(0, device=device).device
+    except (RuntimeError, AssertionError, TypeError):
+        there = ['cpu', *(f'cuda:{i}' for i in range(torch.cuda.device_count()))]
+        raise ValueError(f'device {device!r} is not to be had here; there is {", ".join(there)}') from None
+
+def _scale(scale):
+    "A factor or limits as they are; an error for what is neither, and for a factor that can only be meant as a limit."
+    pair = isinstance(scale, (tuple, list)) and len(scale) == 2
+    if scale is None or all(isinstance(x, Real) and 0 < x <= (math.inf if pair else 16) for x in (scale if pair else [scale])): return scale
+    raise ValueError(f'scale must be a pair of limits of the sides, such as (1333, 800), or a factor of at most 16, not {scale!r}')
+
 # %% ../nbs/45_inference.ipynb #c5a31320
 def init_detector(
     config:str|Path|dict|None,          # path, name or content of a config; torchvision's or Detectron2's name; or weights that need none
@@ -150,43 +155,38 @@ def init_detector(
     weights = isinstance(config, (str, os.PathLike)) and re.search(r'\.(pth?|pkl|safetensors|ckpt)$|://', str(config))
     if checkpoint is None and weights: config, checkpoint = None, config
     if checkpoint is None and config is None: raise ValueError('init_detector needs a config, or weights')
-    cfg, metadata, known = None, {}, config in (*TORCHVISION, *DETECTRON2) if isinstance(config, str) else False
+    device, scale = _device(device or ('cuda' if torch.cuda.is_available() else 'cpu')), _scale(scale)
+    known = isinstance(config, str) and config in (*TORCHVISION, *DETECTRON2)
+    if cfg_options and (config is None or known): raise ValueError(f'cfg_options change a config, and {config or checkpoint} is used without one')
     if config is None or known:
         model = load_detector(checkpoint or config, config, own=own)
-        metadata = read_checkpoint(find_weights(checkpoint or config)).metadata
-        names = model.classes
+        cfg, metadata, names = model.cfg, model.notes, model.classes
     else:
         cfg = _read_config(config, cfg_options)
-        model = build_detector(cfg['model'], cfg.get('train_cfg'), cfg.get('test_cfg'))
-        if checkpoint is None: warnings.warn(f'{type(model).__name__} has random weights, for init_detector was given no checkpoint', stacklevel=3)
+        model, metadata = build_detector(cfg['model'], cfg.get('train_cfg'), cfg.get('test_cfg')), {}
+        if checkpoint is None: warn_once(f'{type(model).__name__} has random weights, for init_detector was given no checkpoint', key=object())   # each time
         else: metadata = _fill(model, checkpoint, config if isinstance(config, (str, Path)) else 'the config')
-        names = _names(cfg, metadata, getattr(model, 'num_classes', None))
+        names = class_names(metadata, getattr(model, 'num_classes', None), places=(_test_data(cfg).get('metainfo'), cfg.get('metainfo')))
     if classes is not None and len(classes) != getattr(model, 'num_classes', len(classes)):
         raise ValueError(f'{type(model).__name__} has {model.num_classes} classes, and {len(classes)} names were given: {", ".join(classes[:5])}')
     model.classes, model.cfg = tuple(classes or names), cfg
     model.test_scale, model.test_antialias = _remembered(str(config or checkpoint), cfg, metadata) if scale is None else (scale, cfg is None)
-    return model.to(device or ('cuda' if torch.cuda.is_available() else 'cpu')).eval()
+    return model.to(device).eval()
 
 # %% ../nbs/45_inference.ipynb #afaf9a3d
-def _axis(low, high, old, new):
-    "Where the pixels of a stretched axis that an interval of the old one touches read: pairs of indices, and the weight of the second."
-    first, last = max(int((low - 1) * new/old), 0), min(math.ceil((high + 1) * new/old), new)
-    at = ((torch.arange(first, last) + .5) * (old/new) - .5).clamp(min=0)
-    return first, at.long(), (at.long() + 1).clamp(max=old-1), at - at.long()
-
 def mask_patch(
     mask:Tensor,    # (h,w) bool, on the CPU
     box:tuple,      # x1, y1, x2, y2: no pixel of the mask lies outside, whole pixels
     size:tuple,     # (H,W) to which it is stretched
 )->tuple:           # x, y and a (n,m) bool tensor: the stretched mask from there on; all else is empty
     "Stretch a mask smoothly and cut it at one half, within its box alone."
-    (x1, y1, x2, y2), (h, w) = box, mask.shape
-    if (h, w) == tuple(size): return x1, y1, mask[y1:y2, x1:x2].clone()
-    y, top, bottom, down = _axis(y1, y2, h, size[0])
-    x, left, right, across = _axis(x1, x2, w, size[1])
-    mask, down = mask.float(), down[:, None]
-    rows = mask[top]*(1 - down) + mask[bottom]*down
-    return x, y, rows[:, left]*(1 - across) + rows[:, right]*across >= .5
+    (x1, y1, x2, y2), (h, w), (H, W) = box, mask.shape, size
+    if (h, w) == (H, W): return x1, y1, mask[y1:y2, x1:x2].clone()
+    left, right = max(int((x1 - 1) * W/w), 0), min(math.ceil((x2 + 1) * W/w), W)
+    top, bottom = max(int((y1 - 1) * H/h), 0), min(math.ceil((y2 + 1) * H/h), H)
+    x, y = (torch.arange(left, right) + .5) * (2/W) - 1, (torch.arange(top, bottom) + .5) * (2/H) - 1     # the picture is -1 to 1
+    at = torch.stack(torch.meshgrid(x, y, indexing='xy'), -1)[None]
+    return left, top, nnf.grid_sample(mask[None,None].float(), at, padding_mode='border', align_corners=False)[0,0] >= .4999    # one half, rounded
 
 # %% ../nbs/45_inference.ipynb #5aab6918
 def _patches(masks, window, size):
@@ -221,7 +221,8 @@ class Detections(dict):
         source:str='',      # where it came from
         classes:tuple=(),   # names, in the order of the labels
     ):
-        super().__init__(found)
+        if not isinstance(found, dict): raise TypeError(f'a {type(found).__name__} is not what was found in one picture, which is a dict')
+        super().__init__({k: torch.from_numpy(v) if isinstance(v, np.ndarray) else v for k,v in found.items()})
         self.size, self.source, self.classes = size, source, tuple(classes)
 
     def __getitem__(self, rows):
@@ -265,9 +266,9 @@ def changed_filter(
     "Copy what a detector lets through, with other numbers; ValueError for a number out of range, or a detector without a filter."
     asked = {k: v for k,v in dict(score_thr=score_thr, iou=iou, max_per_img=max_per_img, class_agnostic=class_agnostic).items() if v is not None}
     if not asked: return None
-    for k,most in dict(score_thr=1, iou=1, max_per_img=math.inf).items():
-        if k in asked and not (k == 'max_per_img') <= asked[k] <= most:
-            raise ValueError(f'{k} must be {"at least 1" if most > 1 else "from 0 to 1"}, not {asked[k]!r}')
+    for k,kind,least,most in ('score_thr', Real, 0, 1), ('iou', Real, 0, 1), ('max_per_img', Integral, 1, math.inf):
+        if k in asked and not (isinstance(asked[k], kind) and least <= asked[k] <= most):
+            raise ValueError(f'{k} must be {"a whole number, at least 1" if kind is Integral else "a number from 0 to 1"}, not {asked[k]!r}')
     own = getattr(getattr(model, 'roi_head', None) or getattr(model, 'bbox_head', None), 'test_filter', None)
     if own is None or 'test_filter' not in inspect.signature(model.predict).parameters:
         raise ValueError(f'{type(model).__name__}.predict takes no test_filter, so {", ".join(asked)} cannot be changed')
@@ -286,8 +287,9 @@ def tile_grid(
     overlap:float=.25,  # of neighbours, at least; share of a tile's side
 )->list:                # x1, y1, x2, y2 of each tile, row by row
     "Cover a picture with overlapping tiles; ValueError for tiles without size, or an overlap that leaves no step."
-    if not 0 <= overlap < 1 or min(tile) < 1:
-        raise ValueError(f'tiles of {tuple(tile)} with an overlap of {overlap!r}; expected sides of at least 1 pixel, and an overlap from 0 to below 1')
+    pair = isinstance(tile, (tuple, list)) and len(tile) == 2 and all(isinstance(n, Integral) and n > 0 for n in tile)
+    if not pair or not isinstance(overlap, Real) or not 0 <= overlap < 1:
+        raise ValueError(f'tiles of {tile!r} with an overlap of {overlap!r}; expected height and width, whole pixels, and an overlap from 0 to below 1')
     def starts(length, side):
         steps = math.ceil((length - side) / max(side*(1 - overlap), 1)) if length > side else 0
         return [round(i*(length - side)/steps) for i in range(steps + 1)] if steps else [0]
@@ -327,11 +329,11 @@ def find_pictures(
 
 def _items(imgs):
     "The pictures one by one, and whether the answer is 'one', a 'list' or a 'stream'."
-    if isinstance(imgs, (str, os.PathLike)) and Path(imgs).is_dir(): return find_pictures(imgs), 'list'
+    if isinstance(imgs, (str, os.PathLike)): return (find_pictures(imgs), 'list') if '*' in str(imgs) or imgs and Path(imgs).is_dir() else ([imgs], 'one')
     if isinstance(imgs, (np.ndarray, Tensor)) and imgs.ndim == 4: return list(imgs), 'list'
-    if isinstance(imgs, (str, os.PathLike, bytes, bytearray, memoryview, Image.Image, np.ndarray, Tensor)): return [imgs], 'one'
+    if isinstance(imgs, (bytes, bytearray, memoryview, Image.Image, np.ndarray, Tensor)) or hasattr(imgs, 'read'): return [imgs], 'one'
     if isinstance(imgs, (list, tuple)): return imgs, 'list'
-    if isinstance(imgs, Iterable): return imgs, 'stream'
+    if isinstance(imgs, Iterable) and not isinstance(imgs, dict): return imgs, 'stream'
     raise TypeError(f'a {type(imgs).__name__} is no picture and no list of pictures')
 
 def _title(i, item):
@@ -390,14 +392,15 @@ class _View(NamedTuple):
         image = self.picture.image[:, y1:y2, x1:x2].to(device)
         return image if self.extent == self.shape else F.resize(image, list(self.shape), antialias=antialias)
 
-    def keep(self, found, masks):
-        "Carry detections to the picture and leave them there."
-        (H, W), (h, w), (x, y, *_) = self.extent, self.shape, self.picture.windows[self.index]
-        factor, corner = torch.tensor([w/W, h/H]), torch.tensor([x, y])
-        out = {k: v.detach().cpu() for k,v in found.items() if k != 'masks'}
-        out['boxes'] = (out['boxes'].float().view(-1, 2, 2) / factor + corner).view(-1, 4)
-        if 'keypoints' in out: out['keypoints'] = torch.cat([out['keypoints'][..., :2] / factor + corner, out['keypoints'][..., 2:]], -1)
-        if masks and 'masks' in found: out['masks'] = _patches(found['masks'], (x, y), self.extent)
+    def keep(self, found, seen, masks):
+        "Carry detections from the size at which they were answered to the picture, and leave them there."
+        (x, y, *_), extent = self.picture.windows[self.index], self.extent
+        found = {k: v.detach().cpu() for k,v in found.items() if masks or k != 'masks'}
+        out, = scale_detections([found | dict(boxes=found['boxes'].float())], [seen], None if seen == extent else [extent])
+        out['boxes'] = out['boxes'] + torch.tensor([x, y, x, y])
+        if 'keypoints' in out: out['keypoints'] = out['keypoints'] + torch.tensor([x, y, 0])
+        ready = masks is True and seen == extent and len(self.picture.windows) == 1       # what is asked for, as it is
+        if 'masks' in out and not ready: out['masks'] = _patches(out['masks'], (x, y), extent)
         self.picture.found[self.index] = out
 
 # %% ../nbs/45_inference.ipynb #6862fbda
@@ -431,34 +434,39 @@ class Predictor:
         if isinstance(model, TestTimeAug):
             if tta: raise ValueError('tta= is for a detector; this TestTimeAug looks several times by itself')
             tta, model = {k: getattr(model, k) for k in ('scales', 'flips', 'suppress', 'max_per_img', 'pairs', 'antialias')}, model.model
+        if not hasattr(model, 'predict'): model = getattr(model, 'module', model)        # of DataParallel and its like
+        if not hasattr(model, 'predict'): raise TypeError(f'a {type(model).__name__} has no `predict`, so it is no detector; init_detector makes one of a file')
         lacks = [k for k,p in list(inspect.signature(model.predict).parameters.items())[1:] if p.default is p.empty]
         if lacks: raise ValueError(f'{type(model).__name__}.predict needs {", ".join(lacks)} beside the pictures: call it yourself')
         for name, value, known in (('on_bad', on_bad, ('raise', 'skip')), ('masks', masks, (True, False, 'rle'))):
             if value not in known: raise ValueError(f'{name} must be one of {", ".join(map(repr, known))}, not {value!r}')
-        if bs < 1 or workers < 0: raise ValueError(f'bs must be at least 1 and workers at least 0, not {bs} and {workers}')
+        for name, value, least in (('bs', bs, 1), ('workers', workers, 0)):
+            if not isinstance(value, Integral) or value < least: raise ValueError(f'{name} must be a whole number, at least {least}, not {value!r}')
         if tiles is not None: tile_grid((1, 1), tiles, overlap)
-        self.model = model if device is None else model.to(device)
+        self.model = model if device is None else model.to(_device(device))
         self.filter, self.max_per_img = changed_filter(model, score_thr, iou, max_per_img, class_agnostic), max_per_img
         self.score_thr, self.iou, self.class_agnostic = score_thr, .5 if iou is None else iou, bool(class_agnostic)
-        self.scale = getattr(model, 'test_scale', None) if scale is None else scale
+        self.scale = getattr(model, 'test_scale', None) if scale is None else _scale(scale)
         self.antialias = getattr(model, 'test_antialias', None) if antialias is None else antialias
         self.antialias = self.antialias is not False
         self.tta = self._views_of(tta) if tta else None
+        self.sized = not tta and 'sizes' in inspect.signature(model.predict).parameters
         self.bs, self.tiles, self.overlap, self.whole, self.masks = bs, tiles, overlap, whole, masks
         self.bgr, self.on_bad, self.workers, self.progress, self.skipped = bgr, on_bad, workers, progress, []
 
 # %% ../nbs/45_inference.ipynb #95ec7302
 @patch
 def _views_of(self:Predictor, tta):
-    "Arguments of `predict_augmented`; factors are relative to the size at which a single look would be taken."
-    tta = dict(flips=(None, 'horizontal')) if tta is True else dict(tta)
+    "The detector as one that looks several times; factors are relative to the size at which a single look would be taken."
+    if tta is True: tta = {}
+    if not isinstance(tta, dict): raise TypeError(f'tta must be True, False, or a dict of arguments of predict_augmented, not {tta!r}')
     limits = lambda s: isinstance(s, (tuple, list))
     times = lambda s: s if limits(s) or self.scale is None else tuple(s*x for x in self.scale) if limits(self.scale) else s*self.scale
     suppress = tta.get('suppress') or NMS(self.iou)
     points = getattr(self.model, 'num_keypoints', None) == 17
     usual = dict(pairs=_PERSON_PAIRS if points else (), antialias=self.antialias, max_per_img=self.max_per_img or 100)
     own = dict(scales=tuple(map(times, tta.get('scales', (1.,)))), suppress=_AnyClass(suppress, 2**40) if self.class_agnostic else suppress)
-    return usual | tta | own
+    return TestTimeAug(SimpleNamespace(predict=self._asker()), **usual | tta | own)
 
 # %% ../nbs/45_inference.ipynb #ba55761b
 @patch
@@ -489,7 +497,7 @@ def stream(self:Predictor,
     self._look(waiting)
     while pictures: bar.step(); yield self._finish(pictures.popleft())
     bar.step(last=True)
-    if self.skipped: warnings.warn(f'{len(self.skipped)} of {bar.n} pictures were skipped; the first: {self.skipped[0]}', stacklevel=2)
+    if self.skipped: warn_once(f'{len(self.skipped)} of {bar.n} pictures were skipped; the first: {self.skipped[0]}', key=object())   # each time
 
 # %% ../nbs/45_inference.ipynb #ebeb005c
 @patch
@@ -516,34 +524,41 @@ def _look(self:Predictor, views):
         for group in groups.values():
             for start in range(0, len(group), self.bs):
                 some = group[start:start + self.bs]
-                for v, d in zip(some, self._predict([v.pixels(self.antialias, device) for v in some])): v.keep(d, self.masks)
+                sizes = [v.extent if self._draws(v) else v.shape for v in some]
+                for v, d, size in zip(some, self._predict([v.pixels(self.antialias, device) for v in some], sizes), sizes): v.keep(d, size, self.masks)
     finally:
         for m in training: m.training = True
 
 @patch
-def _predict(self:Predictor, images):
-    ask = lambda images: self.model.predict(images) if self.filter is None else self.model.predict(images, test_filter=self.filter)
-    return predict_augmented(_Asked(ask), images, **self.tta) if self.tta else ask(images)
+def _draws(self:Predictor, view):
+    "Does the detector draw its masks at the size of the window, not at the size shown? A hundred of more than two megapixels are only drawn if asked for."
+    return self.sized and (self.masks is True or self.masks == 'rle' and math.prod(view.extent) <= 2**21)
+
+@patch
+def _predict(self:Predictor, images, sizes):
+    "Ask the detector, once or in several views; the answers are in pixels of the sizes."
+    if self.tta: return self.tta.predict(images)
+    return self._asker()(images, **(dict(sizes=sizes) if self.sized else {}))
+
+@patch
+def _asker(self:Predictor): return self.model.predict if self.filter is None else partial(self.model.predict, test_filter=self.filter)
 
 @patch
 def _finish(self:Predictor, picture):
     "Put what the views of a picture have found together."
     if picture is None: return None
     found, size = picture.found, picture.size
-    out = {k: sum((d[k] for d in found), []) if k == 'masks' else torch.cat([d[k] for d in found]) for k in found[0]}
+    join = lambda parts: sum(parts, []) if isinstance(parts[0], list) else torch.cat(parts)
+    out  = {k: join([d[k] for d in found]) for k in found[0]} if len(found) > 1 else found[0]
     kept = torch.arange(len(out['boxes']))
     if len(found) > 1:
         windows = torch.tensor(picture.windows).float().repeat_interleave(torch.tensor([len(d['boxes']) for d in found]), 0)
         groups = torch.zeros_like(out['labels']) if self.class_agnostic else out['labels']
         kept = merge_tiles(out['boxes'], out['scores'], groups, windows, size, self.iou)[:self.max_per_img]
     if self.score_thr is not None: kept = kept[out['scores'][kept] > self.score_thr]     # FCOS and Soft-NMS lower scores behind the threshold
-    out = {k: [v[i] for i in kept.tolist()] if k == 'masks' else v[kept] for k,v in out.items()}
-    if 'masks' in out: out['masks'] = [_run_length(m, size) for m in out['masks']] if self.masks == 'rle' else _whole(out['masks'], size)
+    if len(kept) < len(out['boxes']) or len(found) > 1: out = {k: [v[i] for i in kept.tolist()] if isinstance(v, list) else v[kept] for k,v in out.items()}
+    if isinstance(out.get('masks'), list): out['masks'] = [_run_length(m, size) for m in out['masks']] if self.masks == 'rle' else _whole(out['masks'], size)
     return Detections(out, size, picture.title, getattr(self.model, 'classes', None) or ())
-
-class _Asked(NamedTuple):
-    "What `predict_augmented` takes for a detector."
-    predict: Callable
 
 # %% ../nbs/45_inference.ipynb #a9c28361
 def inference_detector(
@@ -557,7 +572,8 @@ def inference_detector(
     bgr:bool=False,                     # do arrays and tensors hold blue first, as OpenCV's do?
 ):                                      # Detections; or a list of them, or a generator of them
     "Detect objects in pictures of any kind; the answer is in pixels of each picture. What cannot be read raises a sentence that names it."
-    return Predictor(model, **(dict(device=device, bs=bs, score_thr=score_thr, tiles=tiles, bgr=bgr) | dict(cfg or {})))(imgs)
+    if cfg is not None and not isinstance(cfg, dict): raise TypeError(f'cfg must be a dict of more settings, such as dict(iou=.5), not {cfg!r}')
+    return Predictor(model, **(dict(device=device, bs=bs, score_thr=score_thr, tiles=tiles, bgr=bgr) | (cfg or {})))(imgs)
 
 # %% ../nbs/45_inference.ipynb #644444fe
 # of COCO's 17 keypoints

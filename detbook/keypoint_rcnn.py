@@ -12,14 +12,13 @@ import torch
 from torch import nn, Tensor
 from torch.nn import functional as F
 from .core import component, nearest
-from .batch import Truths, Preprocess, IMAGENET_MEAN, IMAGENET_STD
+from .batch import Truths, IMAGENET_MEAN, IMAGENET_STD
 from .losses import SmoothL1Loss, softmax_loss, weighted_sum
-from .backbone import ResNet
-from .neck import FPN, Conv
-from .detector import start, prepare, prepare_images, pyramid, first_stage, loss_or_predict, scale_detections
+from .neck import Conv
+from .detector import build_pyramid, start, prepare, prepare_images, pyramid, first_stage, loss_or_predict, scale_detections
 from .rpn import ProposalFilter, RPNHead
 from .roi import Canvas, RoIExtractor
-from .fast_rcnn import BoxHead, DetectionFilter, RoIHead, RoIs, same_classes
+from .fast_rcnn import BoxHead, DetectionFilter, RoIHead, RoIs
 
 # %% ../nbs/27_keypoint_rcnn.ipynb #a4916eb3
 def keypoints_to_heatmap(
@@ -157,18 +156,14 @@ class KeypointRCNN(nn.Module):
         weights_backbone:str|None=None,     # ImageNet weights for the backbone alone
     ):
         super().__init__()
-        self.preprocess = Preprocess(mean, std, bgr, pad_divisor)
-        self.backbone = backbone or ResNet(50, frozen_stages=1, norm_eval=True)
-        self.neck = neck or FPN(self.backbone.out_channels)
-        C = self.neck.out_channels
+        C = build_pyramid(self, backbone, neck, mean, std, bgr, pad_divisor)
         self.rpn_head = rpn_head or RPNHead(C, train_filter=ProposalFilter(2000, 1500))
         self.roi_head = roi_head or RoIHead(BoxHead(num_classes, C, loss_bbox=SmoothL1Loss(.5)))
         self.roi_head.keypoint_head = keypoint_head or KeypointHead(num_keypoints, C)
         self.roi_head.keypoint_extractor = keypoint_extractor or RoIExtractor(14, self.roi_head.bbox_extractor.strides)
         _check_heads(self.roi_head, num_keypoints)
-        same_classes(num_classes, self.roi_head)
-        self.num_classes, self.num_keypoints = num_classes, num_keypoints
-        start(self, weights, weights_backbone)
+        self.num_keypoints = num_keypoints
+        start(self, weights, weights_backbone, num_classes)
 
     def loss(self,
         images:list,    # B tensors (3,h,w) RGB, 0..255

@@ -6,7 +6,7 @@ Docs: https://detbook.github.io/detbook/learner.html.md"""
 
 # %% auto #0
 __all__ = ['adamw', 'DetectionDL', 'detection_dls', 'sum_losses', 'split_backbone', 'DetectionStep', 'DetectionLearner',
-           'detection_learner']
+           'computes_bfloat16', 'Bfloat16', 'detection_learner']
 
 # %% ../nbs/43_learner.ipynb #a571ae36
 import warnings
@@ -17,7 +17,7 @@ with warnings.catch_warnings():         # fastai compiles a helper as it is impo
     import fastai.learner
 
 # %% ../nbs/43_learner.ipynb #9d1acf3a
-import math
+import inspect, math
 from collections.abc import Callable
 from functools import partial
 import torch
@@ -33,7 +33,7 @@ from .show import show_grid, show_pair
 from .checkpoint import save_detector
 from .models import mask_rcnn
 from .data import CocoDataset, collate
-from .transforms import Resize, original_size
+from .transforms import Resize, original_size, to_original
 from .metrics import evaluate, to_coco
 
 # %% ../nbs/43_learner.ipynb #43bc02a7
@@ -84,11 +84,12 @@ def sum_losses(
 # %% ../nbs/43_learner.ipynb #9d350088
 def split_backbone(
     model:nn.Module,    # a detector
-)->list:                # two lists of parameters: the backbone's that train, all others that train
+)->list:                # lists of parameters: the backbone's that train, if there are any, and all others that train
     "Group parameters for freezing and for learning rates that differ."
-    backbone = [p for p in model.backbone.parameters() if p.requires_grad]
-    own = {id(p) for p in model.backbone.parameters()}
-    return [backbone, [p for p in model.parameters() if p.requires_grad and id(p) not in own]]
+    backbone = {id(p) for p in model.backbone.parameters()} if hasattr(model, 'backbone') else set()
+    trains = [p for p in model.parameters() if p.requires_grad]
+    groups = [p for p in trains if id(p) in backbone], [p for p in trains if id(p) not in backbone]
+    return [g for g in groups if g]
 
 # %% ../nbs/43_learner.ipynb #dbb28e1d
 class DetectionStep(Callback):
@@ -118,12 +119,15 @@ class DetectionStep(Callback):
             self._steps.append({k:v.detach() for k,v in self.pred.items()})
             if not math.isfinite(float(self.loss.detach())): self._complain()
         elif self.measures:
-            preds = self.model.predict(self.images, sizes=[original_size(t) for t in self.targets])
             ds = self.dls.valid_ds
-            self.found += to_coco(preds, [t['image_id'] for t in self.targets], ds.category_ids, ds.keypoint_offset)
+            self.found += to_coco(self._predict(), [t['image_id'] for t in self.targets], ds.category_ids, ds.keypoint_offset)
+
+    def _predict(self):
+        if 'sizes' in inspect.signature(self.model.predict).parameters: return self.model.predict(self.images, sizes=[original_size(t) for t in self.targets])
+        return [to_original(p, t) for p,t in zip(self.model.predict(self.images), self.targets)]
 
     def _complain(self):
-        terms = ', '.join(f'{k} {float(v):.4g}' for k,v in self.pred.items())
+        terms = ', '.join(f'{k} {float(v.detach()):.4g}' for k,v in self.pred.items())
         raise FloatingPointError(f'the loss is no longer finite after {len(self._steps)} steps, on images {[t.get("image_id") for t in self.targets]}: {terms}; '
                                  'a smaller learning rate or gradient clipping usually helps')
 
@@ -190,6 +194,34 @@ class _Figure:
 # %% ../nbs/43_learner.ipynb #b29fd2bd
 adamw = partial(OptimWrapper, opt=torch.optim.AdamW, betas=(.9,.99), eps=1e-8, weight_decay=.01, fused=True)   # weights get smaller by lr*weight_decay a step
 
+# %% ../nbs/43_learner.ipynb #d4d084e8
+def computes_bfloat16(
+    device:torch.device|str,    # where the model is
+)->bool:                        # does it multiply bfloat16 by itself?
+    "Tell whether computing in bfloat16 saves time on a device."
+    if torch.device(device).type == 'cuda': return torch.cuda.is_bf16_supported(including_emulation=False)
+    return torch.device(device).type == 'cpu' and getattr(torch.cpu, '_is_amx_tile_supported', lambda: False)()
+
+class Bfloat16(Callback):
+    "Compute the network in bfloat16 while it trains, where the device does so by itself."
+    order = 10          # after DetectionStep
+    def __init__(self,
+        always:bool=False,  # also where it takes longer?
+    ): self.always, self._on = always, None
+
+    def before_batch(self):
+        device = next(self.model.parameters()).device
+        if not self.training or not (self.always or computes_bfloat16(device)): return
+        self._on = torch.autocast(device.type, torch.bfloat16)
+        self._on.__enter__()
+
+    def after_loss(self):
+        if self._on: self._on.__exit__(None, None, None)
+        self._on = None
+
+    def after_cancel_batch(self): self.after_loss()
+    def after_cancel_fit(self): self.after_loss()
+
 # %% ../nbs/43_learner.ipynb #a445062d
 def _finds_more(model, ds):
     "What else than boxes the model predicts and the data set knows; keypoints where COCO has tolerances for them."
@@ -197,10 +229,15 @@ def _finds_more(model, ds):
     if hasattr(head, 'mask_head') and ds.has_masks: yield 'segm'
     if hasattr(head, 'keypoint_head') and len(ds.keypoint_names or ()) == 17: yield 'keypoints'
 
+def _check_model(model):
+    "Raise unless the model can be trained and asked."
+    for name,wanted in dict(loss='loss(images, targets), a dict of scalars', predict='predict(images, sizes=None), a list of dicts').items():
+        if not callable(getattr(model, name, None)): raise TypeError(f'{type(model).__name__} has no method {name}; a detector has {wanted}')
+
 @strict
 def detection_learner(
     dls:DataLoaders,                    # of `detection_dls`
-    model:nn.Module|Callable=mask_rcnn, # a detector with `loss(images, targets)` and `predict(images, sizes=)`, or a builder such as `mask_rcnn`
+    model:nn.Module|Callable=mask_rcnn, # a detector with `loss(images, targets)` and `predict(images)`, best with `sizes=`; or a builder such as `mask_rcnn`
     depth:int=50,                       # of the ResNet, for a builder
     weights:str|None=None,              # checkpoint to start from, for a builder
     weights_backbone:str|None=None,     # ImageNet weights for the backbone alone, for a builder
@@ -211,6 +248,7 @@ def detection_learner(
     "Put a detector and its data together; a builder without weights trains all its layers, norms included."
     if not isinstance(model, nn.Module):
         model = model(depth, len(dls.classes), scratch=weights is None and weights_backbone is None, weights=weights, weights_backbone=weights_backbone)
+    _check_model(model)
     if getattr(model, 'num_classes', len(dls.classes)) != len(dls.classes): raise ValueError(f'the model has {model.num_classes} classes, the data {len(dls.classes)}: {dls.classes}')
     if metrics is None: metrics = ('bbox', *_finds_more(model, dls.valid_ds))
     step = DetectionStep(metrics)

@@ -9,15 +9,13 @@ __all__ = ['MaskRCNN']
 
 # %% ../nbs/25_mask_rcnn.ipynb #66777fc8
 import torch
-from torch import nn, Tensor
+from torch import nn
 from .core import component
-from .batch import Preprocess, IMAGENET_MEAN, IMAGENET_STD
+from .batch import IMAGENET_MEAN, IMAGENET_STD
 from .assign import Matcher
-from .backbone import ResNet
-from .neck import FPN
-from .detector import start, prepare, prepare_images, pyramid, first_stage, loss_or_predict
+from .detector import build_pyramid, start, prepare, prepare_images, pyramid, first_stage, loss_or_predict
 from .rpn import RPNHead
-from .fast_rcnn import BoxHead, DetectionFilter, RoIHead, same_classes
+from .fast_rcnn import BoxHead, DetectionFilter, RoIHead
 from .masks import MaskHead, mask_loss, predict_masks
 
 # %% ../nbs/25_mask_rcnn.ipynb #9a12ce12
@@ -49,16 +47,11 @@ class MaskRCNN(nn.Module):
         weights_backbone:str|None=None,     # ImageNet weights for the backbone alone
     ):
         super().__init__()
-        self.preprocess = Preprocess(mean, std, bgr, pad_divisor)
-        self.backbone = backbone or ResNet(50, frozen_stages=1, norm_eval=True)
-        self.neck = neck or FPN(self.backbone.out_channels)
-        C = self.neck.out_channels
+        C = build_pyramid(self, backbone, neck, mean, std, bgr, pad_divisor)
         self.rpn_head = rpn_head or RPNHead(C)
         self.roi_head = roi_head or RoIHead(BoxHead(num_classes, C), MaskHead(num_classes, C), matcher=Matcher(.5, .5, .5))
         _check_masks(self.roi_head)
-        same_classes(num_classes, self.roi_head)
-        self.num_classes = num_classes
-        start(self, weights, weights_backbone)
+        start(self, weights, weights_backbone, num_classes)
 
     def loss(self,
         images:list,    # B tensors (3,h,w) RGB, 0..255

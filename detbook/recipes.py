@@ -12,7 +12,7 @@ import re
 from .core import nearest
 
 # %% ../nbs/34_recipes.ipynb #e58b6f30
-# family | schedules, behind the trunk | trunks
+# family | schedules, behind the backbone | backbones
 _TABLE = '''
 rpn               | fpn_1x                   | r50 r101 r50-caffe r101-caffe x101-32x4d x101-64x4d
 rpn               | fpn_2x                   | r50 r101 x101-32x4d x101-64x4d
@@ -66,11 +66,11 @@ _SPELLED = ('faster-rcnn_r50-caffe_c4-1x_coco', 'mask-rcnn_x101-64x4d_fpn_ms-pol
 def _alike(name): return re.sub(r'\.py$', '', str(name).lower()).replace('-', '_')
 
 def _rules():
-    "Family, trunk and schedule of every regular name."
+    "Family, backbone and schedule of every regular name."
     for line in _TABLE.strip().splitlines():
-        (family,), schedules, trunks = (part.split() for part in line.split('|'))
+        (family,), schedules, backbones = (part.split() for part in line.split('|'))
         for s in schedules:
-            for t in trunks: yield family, t, s
+            for t in backbones: yield family, t, s
 
 _RULES = {_alike('{}_{}_{}_coco'.format(*rule)): rule for rule in _rules()}
 _NAMES = {k: '{}_{}_{}_coco'.format(*rule) for k,rule in _RULES.items()} | {_alike(n): n for n in (*_SPELLED, *_IRREGULAR)}
@@ -95,30 +95,30 @@ _CHECKPOINTS = {'r18': 'torchvision://resnet18', 'r50': 'torchvision://resnet50'
                 'x101-32x8d': 'open-mmlab://detectron2/resnext101_32x8d',
                 'r50-tnr-pre': 'https://download.pytorch.org/models/resnet50-11ad3fa6.pth'}
 
-def _preprocessor(trunk, masks=False):
-    if 'caffe' in trunk:   colours = dict(mean=_RGB_MEAN[::-1], std=[1., 1., 1.], bgr_to_rgb=False)
-    elif '32x8d' in trunk: colours = dict(mean=_RGB_MEAN[::-1], std=_RGB_STD[::-1], bgr_to_rgb=False)
+def _preprocessor(backbone, masks=False):
+    if 'caffe' in backbone:   colours = dict(mean=_RGB_MEAN[::-1], std=[1., 1., 1.], bgr_to_rgb=False)
+    elif '32x8d' in backbone: colours = dict(mean=_RGB_MEAN[::-1], std=_RGB_STD[::-1], bgr_to_rgb=False)
     else:                  colours = dict(mean=_RGB_MEAN, std=_RGB_STD, bgr_to_rgb=True)
     return dict(type='DetDataPreprocessor', **colours, pad_size_divisor=32) | (dict(pad_mask=True) if masks else {})
 
-def _weights(trunk): return dict(type='Pretrained', checkpoint=_CHECKPOINTS[re.sub('-(c4|dc5)$', '', trunk)])
+def _weights(backbone): return dict(type='Pretrained', checkpoint=_CHECKPOINTS[re.sub('-(c4|dc5)$', '', backbone)])
 
 # %% ../nbs/34_recipes.ipynb #94999d2e
-def _backbone(trunk):
-    kind, depth = re.match(r'([rx])(\d+)', trunk).groups()
-    detectron = 'caffe' in trunk or '32x8d' in trunk
+def _backbone(backbone):
+    kind, depth = re.match(r'([rx])(\d+)', backbone).groups()
+    detectron = 'caffe' in backbone or '32x8d' in backbone
     net = dict(type='ResNet', depth=int(depth), num_stages=4, out_indices=(0, 1, 2, 3), frozen_stages=1,
                norm_cfg=dict(type='BN', requires_grad=not detectron), norm_eval=True,
-               style='caffe' if 'caffe' in trunk else 'pytorch', init_cfg=_weights(trunk))
+               style='caffe' if 'caffe' in backbone else 'pytorch', init_cfg=_weights(backbone))
     if kind == 'x':
-        groups, width = map(int, re.search(r'(\d+)x(\d+)d', trunk).groups())
+        groups, width = map(int, re.search(r'(\d+)x(\d+)d', backbone).groups())
         net |= dict(type='ResNeXt', groups=groups, base_width=width)
-    if trunk.endswith('c4'):  net |= dict(num_stages=3, strides=(1, 2, 2), dilations=(1, 1, 1), out_indices=(2,))
-    if trunk.endswith('dc5'): net |= dict(strides=(1, 2, 2, 1), dilations=(1, 1, 1, 2), out_indices=(3,))
+    if backbone.endswith('c4'):  net |= dict(num_stages=3, strides=(1, 2, 2), dilations=(1, 1, 1), out_indices=(2,))
+    if backbone.endswith('dc5'): net |= dict(strides=(1, 2, 2, 1), dilations=(1, 1, 1, 2), out_indices=(3,))
     return net
 
-def _neck(trunk):
-    channels = [64, 128, 256, 512] if trunk == 'r18' else [256, 512, 1024, 2048]
+def _neck(backbone):
+    channels = [64, 128, 256, 512] if backbone == 'r18' else [256, 512, 1024, 2048]
     return dict(type='FPN', in_channels=channels, out_channels=256, num_outs=5)
 
 # %% ../nbs/34_recipes.ipynb #ad3069e2
@@ -164,45 +164,45 @@ def _box_train(iou=.5, low_quality=False, mask_size=None):
 def _detections(masks): return dict(score_thr=.05, nms=_nms(.5), max_per_img=100) | (dict(mask_thr_binary=.5) if masks else {})
 
 # %% ../nbs/34_recipes.ipynb #20556ea0
-def _rpn_model(trunk):
-    one = trunk.endswith('c4')
-    return dict(type='RPN', data_preprocessor=_preprocessor(trunk), backbone=_backbone(trunk), neck=None if one else _neck(trunk),
+def _rpn_model(backbone):
+    one = backbone.endswith('c4')
+    return dict(type='RPN', data_preprocessor=_preprocessor(backbone), backbone=_backbone(backbone), neck=None if one else _neck(backbone),
                 rpn_head=_rpn_head(1024, _ONE_LEVEL) if one else _rpn_head(256, _PYRAMID),
                 train_cfg=dict(rpn=_rpn_train()), test_cfg=dict(rpn=_proposals(12000, 2000) if one else _proposals(2000, 1000)))
 
-def _retinanet_model(trunk):
+def _retinanet_model(backbone):
     octaves = dict(type='AnchorGenerator', octave_base_scale=4, scales_per_octave=3, ratios=[.5, 1., 2.], strides=[8, 16, 32, 64, 128])
     head = dict(type='RetinaHead', num_classes=80, in_channels=256, stacked_convs=4, feat_channels=256, anchor_generator=octaves,
                 bbox_coder=_coder(1., 1., 1., 1.), loss_cls=_FOCAL, loss_bbox=_L1)
-    return dict(type='RetinaNet', data_preprocessor=_preprocessor(trunk), backbone=_backbone(trunk),
-                neck=_neck(trunk) | dict(start_level=1, add_extra_convs='on_input'), bbox_head=head,
+    return dict(type='RetinaNet', data_preprocessor=_preprocessor(backbone), backbone=_backbone(backbone),
+                neck=_neck(backbone) | dict(start_level=1, add_extra_convs='on_input'), bbox_head=head,
                 train_cfg=dict(assigner=_assigner(.5, .4, 0), sampler=dict(type='PseudoSampler'), allowed_border=-1, pos_weight=-1,
                                debug=False),
                 test_cfg=dict(nms_pre=1000, min_bbox_size=0, score_thr=.05, nms=_nms(.5), max_per_img=100))
 
 # %% ../nbs/34_recipes.ipynb #086df34a
-def _fast_model(trunk):
-    return dict(type='FastRCNN', data_preprocessor=_preprocessor(trunk), backbone=_backbone(trunk), neck=_neck(trunk),
+def _fast_model(backbone):
+    return dict(type='FastRCNN', data_preprocessor=_preprocessor(backbone), backbone=_backbone(backbone), neck=_neck(backbone),
                 roi_head=dict(type='StandardRoIHead', bbox_roi_extractor=_extractor(7), bbox_head=_box_head()),
                 train_cfg=dict(rcnn=_box_train()), test_cfg=dict(rcnn=_detections(False)))
 
-def _two_stage_model(trunk, masks):
-    model = _fast_model(trunk)
+def _two_stage_model(backbone, masks):
+    model = _fast_model(backbone)
     if masks: model['roi_head'] |= dict(mask_roi_extractor=_extractor(14), mask_head=_mask_head())
-    return model | dict(type='MaskRCNN' if masks else 'FasterRCNN', data_preprocessor=_preprocessor(trunk, masks),
+    return model | dict(type='MaskRCNN' if masks else 'FasterRCNN', data_preprocessor=_preprocessor(backbone, masks),
         rpn_head=_rpn_head(256, _PYRAMID),
         train_cfg=dict(rpn=_rpn_train(match_low_quality=True), rpn_proposal=_proposals(2000, 1000),
                        rcnn=_box_train(low_quality=masks, mask_size=28 if masks else None)),
         test_cfg=dict(rpn=_proposals(1000, 1000), rcnn=_detections(masks)))
 
 # %% ../nbs/34_recipes.ipynb #f0eda75a
-def _one_level_model(trunk, masks):
-    model, c4 = _two_stage_model(trunk, masks), trunk.endswith('c4')
+def _one_level_model(backbone, masks):
+    model, c4 = _two_stage_model(backbone, masks), backbone.endswith('c4')
     del model['neck']
     roi = dict(type='StandardRoIHead', bbox_roi_extractor=_extractor(7, 2048, [16]), bbox_head=_box_head(channels=2048))
     if c4:
         shared = dict(type='ResLayer', depth=50, stage=3, stride=2, dilation=1, style='caffe',
-                      norm_cfg=dict(type='BN', requires_grad=False), norm_eval=True, **({} if masks else dict(init_cfg=_weights(trunk))))
+                      norm_cfg=dict(type='BN', requires_grad=False), norm_eval=True, **({} if masks else dict(init_cfg=_weights(backbone))))
         roi |= dict(shared_head=shared, bbox_roi_extractor=_extractor(14, 1024, [16]))
         roi['bbox_head'] |= dict(type='BBoxHead', with_avg_pool=True)
         del roi['bbox_head']['fc_out_channels']
@@ -213,8 +213,8 @@ def _one_level_model(trunk, masks):
     return model | dict(rpn_head=_rpn_head(1024 if c4 else 2048, _ONE_LEVEL), roi_head=roi)
 
 # %% ../nbs/34_recipes.ipynb #bf903130
-def _cascade_model(trunk, masks):
-    model = _two_stage_model(trunk, masks)
+def _cascade_model(backbone, masks):
+    model = _two_stage_model(backbone, masks)
     stds = (.1, .1, .2, .2), (.05, .05, .1, .1), (.033, .033, .067, .067)
     roi = model['roi_head'] | dict(type='CascadeRoIHead', num_stages=3, stage_loss_weights=[1, .5, .25],
                                    bbox_head=[_box_head(s, _smooth_l1(1.), agnostic=True) for s in stds])
@@ -223,22 +223,22 @@ def _cascade_model(trunk, masks):
     return model | dict(type='CascadeRCNN', rpn_head=_rpn_head(256, _PYRAMID, _smooth_l1(1/9)), roi_head=roi)
 
 # %% ../nbs/34_recipes.ipynb #af6b270f
-def _keypoint_model(trunk):
-    model = _two_stage_model(trunk, False)
+def _keypoint_model(backbone):
+    model = _two_stage_model(backbone, False)
     model['roi_head'] |= dict(bbox_head=_box_head(loss_bbox=_smooth_l1(.5)) | dict(num_classes=1), keypoint_roi_extractor=_extractor(14),
                               keypoint_head=dict(type='KeypointHead', num_keypoints=17, in_channels=256, num_convs=8, conv_out_channels=512))
     model['train_cfg']['rpn_proposal'] = _proposals(2000, 1500)
     return model | dict(type='KeypointRCNN')
 
-def _model(family, trunk):
+def _model(family, backbone):
     masks = 'mask' in family
-    if family == 'rpn':                 return _rpn_model(trunk)
-    if family == 'retinanet':           return _retinanet_model(trunk)
-    if family == 'fast-rcnn':           return _fast_model(trunk)
-    if family == 'keypoint_rcnn':       return _keypoint_model(trunk)
-    if 'cascade' in family:             return _cascade_model(trunk, masks)
-    if trunk.endswith(('c4', 'dc5')):   return _one_level_model(trunk, masks)
-    return _two_stage_model(trunk, masks)
+    if family == 'rpn':                 return _rpn_model(backbone)
+    if family == 'retinanet':           return _retinanet_model(backbone)
+    if family == 'fast-rcnn':           return _fast_model(backbone)
+    if family == 'keypoint_rcnn':       return _keypoint_model(backbone)
+    if 'cascade' in family:             return _cascade_model(backbone, masks)
+    if backbone.endswith(('c4', 'dc5')):   return _one_level_model(backbone, masks)
+    return _two_stage_model(backbone, masks)
 
 # %% ../nbs/34_recipes.ipynb #766ff460
 _LOAD, _FLIP, _PACK = dict(type='LoadImageFromFile', backend_args=None), dict(type='RandomFlip', prob=.5), dict(type='PackDetInputs')
@@ -301,11 +301,11 @@ def _keypoint_data():
     return cfg
 
 # %% ../nbs/34_recipes.ipynb #a36c6cf7
-def _goes_thrice(family, trunk, words):
-    older = trunk.endswith('dc5') or (family == 'retinanet' and 'caffe' in trunk) or (family, trunk) == ('mask-rcnn', 'r50-caffe')
+def _goes_thrice(family, backbone, words):
+    older = backbone.endswith('dc5') or (family == 'retinanet' and 'caffe' in backbone) or (family, backbone) == ('mask-rcnn', 'r50-caffe')
     return '3x' in words and not older
 
-def _coco(family, trunk, words):
+def _coco(family, backbone, words):
     "What a schedule trains and tests on."
     if family == 'fast-rcnn':     return _fast_data()
     if family == 'keypoint_rcnn': return _keypoint_data()
@@ -316,7 +316,7 @@ def _coco(family, trunk, words):
         cfg = _data([_LOAD, labels, *_JITTER, _FLIP, _PACK], plain_test, metric, format_only=False)
         del cfg['train_dataloader']['batch_sampler']
         return _repeated(cfg, 4 if masks else 8)
-    if _goes_thrice(family, trunk, words):
+    if _goes_thrice(family, backbone, words):
         train, test = [_LOAD, labels, _BETWEEN, _FLIP, _PACK], [_LOAD, _RESIZE, labels, _PACK_TEST]
         return _repeated(_data(train, test, metric, test_batch=2) if 'poly' in words else _data(train, test, 'bbox'), 3)
     load = dict(type='LoadImageFromFile') if family == 'retinanet' and 'ms' in words else _LOAD
@@ -327,10 +327,10 @@ def _coco(family, trunk, words):
 _EPOCHS = {'1x': (12, 12, [8, 11]), '2x': (24, 24, [16, 22]), '20e': (20, 20, [16, 19]), '3x': (36, 36, [28, 34]),
            '200e': (25, 25, [22, 24])}
 
-def _milestones(family, trunk, words):
-    if _goes_thrice(family, trunk, words):                      return 12, 12, [9, 11]
+def _milestones(family, backbone, words):
+    if _goes_thrice(family, backbone, words):                      return 12, 12, [9, 11]
     if family == 'faster-rcnn' and {'ms', '2x'} <= words:       return 24, 12, [16, 23]
-    if trunk.endswith('dc5') and '3x' in words:                 return 36, 12, [28, 34]
+    if backbone.endswith('dc5') and '3x' in words:                 return 36, 12, [28, 34]
     if family == 'mask-rcnn' and '3x' in words:                 return 36, 24, [28, 34]
     return next((e for w,e in _EPOCHS.items() if w in words), _EPOCHS['1x'])
 
@@ -427,10 +427,10 @@ def _augmented_tests():
     return dict(tta_model=dict(type='DetTTAModel', tta_cfg=dict(nms=_nms(.5), max_per_img=100)), img_scales=scales,
                 tta_pipeline=[_LOAD, dict(type='TestTimeAug', transforms=ways)])
 
-def _left_over(family, trunk, words):
+def _left_over(family, backbone, words):
     "Names that the published files use on their way and leave behind; a config built on them may read them."
     out = {}
-    if trunk.endswith(('c4', 'dc5')) and family != 'rpn':   out['norm_cfg'] = dict(type='BN', requires_grad=False)
+    if backbone.endswith(('c4', 'dc5')) and family != 'rpn':   out['norm_cfg'] = dict(type='BN', requires_grad=False)
     if family == 'rpn' and '2x' in words:                   out['max_epochs'] = 24
     if family == 'faster-rcnn' and '90k' in words:          out['max_iter'] = 90000
     return out
@@ -457,12 +457,12 @@ def recipe(
     own = recipe_name(name)
     if own is None: raise KeyError(f'there is no recipe {name!r}{nearest(name, recipe_names())}')
     if own == 'retinanet_tta': return _apart(_augmented_tests())
-    family, trunk, schedule = _RULES[_alike(_IRREGULAR.get(own, own))]
-    words = set(re.split('[-_]', f'{trunk}_{schedule}'))
+    family, backbone, schedule = _RULES[_alike(_IRREGULAR.get(own, own))]
+    words = set(re.split('[-_]', f'{backbone}_{schedule}'))
     lr = .005 if '1xb8' in words else .01 if family == 'retinanet' else .02
-    cfg = _runtime() | _coco(family, trunk, words) | _schedule(*_milestones(family, trunk, words), lr) | dict(model=_model(family, trunk))
-    if family == 'retinanet' and trunk != 'r18' and ('caffe' in words or not words & {'2x', '640', 'lsj'}): cfg |= _augmented_tests()
-    cfg = _apart(cfg | _left_over(family, trunk, words))
+    cfg = _runtime() | _coco(family, backbone, words) | _schedule(*_milestones(family, backbone, words), lr) | dict(model=_model(family, backbone))
+    if family == 'retinanet' and backbone != 'r18' and ('caffe' in words or not words & {'2x', '640', 'lsj'}): cfg |= _augmented_tests()
+    cfg = _apart(cfg | _left_over(family, backbone, words))
     for pattern,change in _CHANGES.items():
         if re.search(f'_{pattern}', _alike(own)): change(cfg)
     _only_here(own, cfg)

@@ -14,15 +14,13 @@ import torch
 from torch import nn, Tensor
 from torch.nn import functional as F
 from .core import component, counted_as
-from .batch import Batch, Truths, Preprocess, IMAGENET_MEAN, IMAGENET_STD
+from .batch import Batch, Truths, IMAGENET_MEAN, IMAGENET_STD
 from .anchors import AnchorGenerator, inside_border
 from .coder import DeltaCoder
 from .assign import Matcher, RandomSampler, BACKGROUND
 from .nms import nms_fixed
 from .losses import L1Loss, SigmoidLoss, weighted_sum
-from .backbone import ResNet
-from .neck import FPN
-from .detector import Proposals, start, prepare, prepare_images, pyramid, loss_or_predict, scale_detections
+from .detector import Proposals, build_pyramid, start, prepare, prepare_images, pyramid, loss_or_predict, scale_detections
 
 # %% ../nbs/20_rpn.ipynb #3e8d7f4c
 class RPNOutput(NamedTuple):
@@ -183,10 +181,8 @@ class RPN(nn.Module):
         weights_backbone:str|None=None,     # ImageNet weights for the backbone alone
     ):
         super().__init__()
-        self.preprocess = Preprocess(mean, std, bgr, pad_divisor)
-        self.backbone = backbone or ResNet(50, frozen_stages=1, norm_eval=True)
-        self.neck = neck or FPN(self.backbone.out_channels)
-        self.bbox_head = rpn_head or RPNHead(self.neck.out_channels, test_filter=ProposalFilter(2000))
+        C = build_pyramid(self, backbone, neck, mean, std, bgr, pad_divisor)
+        self.bbox_head = rpn_head or RPNHead(C, test_filter=ProposalFilter(2000))
         start(self, weights, weights_backbone)
 
     def loss(self,

@@ -7,7 +7,8 @@ Docs: https://detbook.github.io/detbook/weights.html.md"""
 # %% auto #0
 __all__ = ['TORCHVISION', 'ZOO', 'DETECTRON2', 'BACKBONES', 'COCO', 'from_torchvision', 'from_detectron2', 'from_detectron',
            'weights_kind', 'convert', 'torchvision_detector', 'detectron2_detector', 'Published', 'find_url',
-           'build_arch', 'load_detector', 'save_mmdetection', 'detbook_convert', 'convert_command', 'TimmBackbone']
+           'class_names', 'build_arch', 'load_detector', 'save_mmdetection', 'detbook_convert', 'convert_command',
+           'TimmBackbone']
 
 # %% ../nbs/36_weights.ipynb #a3ed1623
 import importlib, json, re, sys, tempfile
@@ -121,7 +122,7 @@ _TRUNK = (
     (r'res(\d)\.(\d+)\.shortcut\.norm\.(\w+)', lambda s,b,x: f'{_STAGE(s)}.{b}.downsample.1.{x}'))
 
 def _translate_trunk(tensors):
-    "Translate what lies below the places where a trunk, or its last stage, can be."
+    "Translate what lies below the places where a backbone, or its last stage, can be."
     out = {}
     for k,v in tensors.items():
         m = re.match(r'(backbone\.bottom_up\.|backbone\.|roi_heads\.|)(?=(stem|res\d|linear|fc1000)\.)', k)
@@ -155,7 +156,7 @@ def _sizes_last(x, anchors, shapes=3):
 
 # %% ../nbs/36_weights.ipynb #adf8d0f6
 def from_detectron2(
-    tensors:dict,   # state of one of Detectron2's detectors, or of a trunk alone
+    tensors:dict,   # state of one of Detectron2's detectors, or of a backbone alone
 )->dict:            # the same weights under the names, and in the order, of this book
     "Translate Detectron2's detectors; a cascade's mask head becomes its first."
     first   = min((int(m[1]) for k in tensors if (m := re.match(r'backbone\.fpn_lateral(\d)', k))), default=2)
@@ -208,7 +209,7 @@ def _complete_norms(out, shift=None):
     if shift is not None and 'backbone.bn1.weight' in out: out['backbone.bn1.running_mean'] = out['backbone.bn1.running_mean'] - shift
 
 def from_detectron(
-    tensors:dict,   # blobs of one of Detectron's detectors, or of a trunk alone
+    tensors:dict,   # blobs of one of Detectron's detectors, or of a backbone alone
 )->dict:            # the same weights under the names, and in the order, of this book
     "Translate Caffe2's blobs: background from first to last, without a box and a mask."
     levels = [int(m[1]) for k in tensors if (m := re.match(r'fpn_res(\d)', k))]
@@ -504,7 +505,7 @@ Misc/cascade_mask_rcnn_R_50_FPN_3x 144998488 480dd8""".strip().splitlines())}
 
 # %% ../nbs/36_weights.ipynb #ec1c8897
 _THIRD = 'https://download.openmmlab.com/pretrain/third_party/'
-# ImageNet weights of trunks, by the names of mmdetection's configs
+# ImageNet weights of backbones, by the names of mmdetection's configs
 BACKBONES = {'detectron2/resnet50_caffe': _THIRD + 'resnet50_msra-5891d200.pth', 'detectron2/resnet101_caffe': _THIRD + 'resnet101_msra-6cc46731.pth',
              'detectron/resnet50_caffe': _THIRD + 'resnet50_caffe-788b5fa3.pth', 'detectron/resnet101_caffe': _THIRD + 'resnet101_caffe-3ad79236.pth',
              'detectron2/resnext101_32x8d': _THIRD + 'resnext101_32x8d-1516f1aa.pth', 'resnext50_32x4d': _THIRD + 'resnext50-32x4d-0ab1a123.pth',
@@ -541,12 +542,17 @@ def _count(state):
     found = [n // per - less for end,per,less in (('.fc_cls', 1, 1), ('.retina_cls', anchors, 0), ('bbox_head.conv_cls', 1, 0)) if (n := rows(end))]
     return found[0] if found else None, rows('keypoint_head.upsample')
 
-def _class_names(metadata, number, arch):
-    "Names of so many classes: the file's own, or COCO's; none where neither fits."
+def class_names(
+    metadata:dict,      # what a file says beside its weights
+    number:int,         # of classes
+    arch:str|None=None, # what the weights were trained as: torchvision numbers COCO's classes in its own way
+    places:tuple=(),    # more dicts that may hold `classes`, to be asked after the file: parts of a config
+)->tuple:               # names, in the order of the labels
+    "Find the names of so many classes: the file's own, or COCO's; none where neither fits."
     meta = metadata.get('meta') or {}
-    own = meta.get('dataset_meta') or {}
-    for names in (metadata.get('classes'), own.get('classes'), own.get('CLASSES'), meta.get('CLASSES')):
-        names = [names] if isinstance(names, str) else names or []
+    for place in (metadata, meta.get('dataset_meta'), meta, *places):
+        names = (place or {}).get('classes') or (place or {}).get('CLASSES') or ()
+        names = [names] if isinstance(names, str) else names
         if len(names) == number: return tuple(names)
     if arch in TORCHVISION and number in (90, 91): return tuple(_NUMBERED[1:] + _NUMBERED[:1])[:number]
     return COCO if number == len(COCO) else COCO[:1] if number == 1 and 'keypoint' in str(arch) else ()
@@ -605,13 +611,13 @@ def _description(metadata):
     return json.loads(text) if isinstance(text, str) else None
 
 def _config_inside(metadata):
-    "The model of the config that mmdetection 3.x keeps as text in its files; None for other files."
+    "The config that mmdetection 3.x keeps as text in its files; None for other files, and for text that is no config of a model."
     text = (metadata.get('meta') or {}).get('cfg')
     if not isinstance(text, str): return None
     with tempfile.TemporaryDirectory() as folder:
         path = Path(folder)/'config.py'
         path.write_text(text)
-        try: return Config.fromfile(path).get('model')
+        try: return cfg if (cfg := Config.fromfile(path)).get('model') else None
         except ConfigError: return None
 
 def _arch_of(path):
@@ -629,7 +635,7 @@ def load_detector(
     num_classes:int|None=None,  # another number than the file's: the predictors start anew
     own:tuple=(),               # components of yours that a file of detbook's contains
     classes:tuple|None=None,    # names of your own classes, in the order of the labels; None: the file's, as long as there are as many
-)->nn.Module:                   # in eval mode, with its class names as `classes`
+)->nn.Module:                   # in eval mode, with `classes`; `notes`, what the file says beside its weights; `cfg`, the config inside of it
     "Build a detector and load its weights, whoever's, and print what became of every key; ValueError where the two do not fit."
     classes = (classes,) if isinstance(classes, str) else tuple(map(str, classes or ()))
     if classes and num_classes not in (None, len(classes)): raise ValueError(f'num_classes is {num_classes}, and classes names {len(classes)}')
@@ -639,7 +645,7 @@ def load_detector(
     notes, config = (_description(state.metadata), _config_inside(state.metadata)) if arch is None else (None, None)
     known, points = _count(weights)
     if notes is not None: model = rebuild(_with_classes(notes['model'], num_classes) if num_classes else notes['model'], own)
-    elif config is not None: model = build_detector(_with_classes(config, num_classes or known))
+    elif config is not None: model = build_detector(_with_classes(config['model'], num_classes or known))
     else:
         arch = _bare(arch or _arch_of(path) or '')
         if not arch: raise ValueError(f'{path} does not say what its {len(state)} tensors were trained as: pass arch=..., such as {_guess(state)!r}')
@@ -652,7 +658,8 @@ def load_detector(
         raise ValueError(f'{path} does not fit its own description: {wrong[0]}')
     number = getattr(model, 'num_classes', 0)
     if classes and number != len(classes): raise ValueError(f'classes names {len(classes)}, and {type(model).__name__} tells {number} apart')
-    theirs = () if report.reinitialised else _class_names(notes or state.metadata, number, arch)
+    theirs = () if report.reinitialised else class_names(notes or state.metadata, number, arch)
+    model.notes, model.cfg = {**state.metadata, **(notes or {})}, config
     model.classes = classes or theirs or tuple(f'class {i}' for i in range(number))
     return model.eval()
 
@@ -681,11 +688,14 @@ def detbook_convert(
     out:str,                    # file to write: .safetensors for detbook, .pth for mmdetection
     arch:str|None=None,         # what it was trained as; detbook's own files and published names need none
     num_classes:int|None=None,  # another number than the file's: the predictors start anew
+    classes:list|None=None,     # names, in the order of the labels, one for each class; default: the file's own
 )->Path:                        # the file
     "Convert a checkpoint, whoever's, for detbook or mmdetection."
     if Path(out).suffix not in ('.safetensors', '.pth'): raise ValueError(f'{out} must end in .safetensors (for detbook) or .pth (for mmdetection)')
     model = load_detector(source, arch, num_classes)
-    path = (save_mmdetection if Path(out).suffix == '.pth' else save_detector)(out, model, model.classes)
+    if classes and len(classes) != (number := getattr(model, 'num_classes', 0)):
+        raise ValueError(f'{source} tells {number} classes apart, and --classes names {len(classes)}: {", ".join(classes[:5])}')
+    path = (save_mmdetection if Path(out).suffix == '.pth' else save_detector)(out, model, classes or model.classes)
     print(f'{path}: {path.stat().st_size/1e6:.1f} MB')
     return path
 
@@ -697,7 +707,7 @@ def convert_command():
 # %% ../nbs/36_weights.ipynb #12b4da35
 @component
 class TimmBackbone(nn.Module):
-    "A trunk of the library timm that hands over its stages. Raises ValueError for an unknown name, or a stride that it does not have."
+    "A backbone of the library timm that hands over its stages. Raises ValueError for an unknown name, or a stride that it does not have."
     def __init__(self,
         name:str='resnet50',            # of a model that timm can cut into features
         strides:tuple=(4,8,16,32),      # of the stages to return, finest first
@@ -719,6 +729,6 @@ class TimmBackbone(nn.Module):
     def forward(self,
         x:Tensor,   # (B,3,H,W) normalised by `mean` and `std`
     )->tuple:       # a tensor (B,C_i,H_i,W_i) for each of `strides`
-        "Run the trunk and return the stages asked for."
+        "Run the backbone and return the stages asked for."
         stages = self.net(x)
         return tuple(s if s.shape[1] == c else s.permute(0, 3, 1, 2) for s,c in ((stages[i], c) for i,c in zip(self.index, self.out_channels)))

@@ -154,6 +154,34 @@ def test_back_to_the_picture():
         want = torch.stack([canvas(90, 121, b)[0] > 0 for b in ((10, 20, 40, 60), (70, 30, 121, 90))])
         assert (d['masks'] != want).flatten(1).sum(1).max() <= {None: 0, 1.: 0}.get(scale, 300)
 
+class Sized(Spots):
+    "The same, answering at other sizes."
+    def predict(self, images, sizes=None):
+        self.sizes = getattr(self, 'sizes', []) + list(sizes)
+        out = []
+        for d, im, (H, W) in zip(super().predict(images), images, sizes):
+            h, w = im.shape[1:]
+            masks = d['masks'][:, (torch.arange(H)*h/H).long()][..., (torch.arange(W)*w/W).long()]
+            out.append(d | dict(boxes=d['boxes']*torch.tensor([W/w, H/h]*2), masks=masks))
+        return out
+
+def test_masks_are_drawn_once_where_memory_allows():
+    "At the size asked for; run lengths of a large picture begin with masks of the size shown, and so do tiles' whole pictures."
+    image, box = canvas(90, 120, (30, 30, 60, 60)), torch.tensor([[30., 30, 60, 60]])
+    for settings,sizes in ((dict(), [(90, 120)]), (dict(masks='rle'), [(90, 120)]), (dict(masks=False), [(30, 40)]),
+                           (dict(tiles=(60, 60), overlap=0.), [(90, 120)] + [(60, 60)]*4)):
+        model = Sized()
+        found = inference_detector(model, image, dict(scale=1/3) | settings)
+        assert model.sizes == sizes
+        torch.testing.assert_close(found['boxes'][:1], box)
+        if settings.get('masks') != False: assert torch.equal(torch.as_tensor(decode_masks(found['masks'], None)).bool()[0] if settings.get('masks') else found['masks'][0], image[0] > 0)
+    for masks,sizes in ((True, [(1500, 1800)]), ('rle', [(150, 180)])):
+        model = Sized()
+        found = inference_detector(model, canvas(1500, 1800, (300, 300, 600, 600)), dict(scale=.1, masks=masks))
+        assert model.sizes == sizes and found['boxes'].tolist() == [[300, 300, 600, 600]]
+        m = found['masks'][0] if masks is True else torch.as_tensor(decode_masks(found['masks'], None)).bool()[0]
+        assert ((canvas(1500, 1800, (300, 300, 600, 600))[0] > 0) != m).sum() < 1300        # the corners are round
+
 def test_nothing_found():
     for settings in ({}, dict(masks='rle'), dict(tiles=(16, 16)), dict(tta=True)):
         d = inference_detector(Spots(), canvas(40, 50), settings)
@@ -262,7 +290,61 @@ def test_mirrored_keypoints_trade_places():
     torch.testing.assert_close(a['scores'], b['scores'], rtol=1e-3, atol=1e-4)
     torch.testing.assert_close(a['keypoints'][0, :, 1], b['keypoints'][0, order, 1], rtol=1e-3, atol=1.5)
 
+@pytest.mark.parametrize('settings', [dict(score_thr='.5'), dict(score_thr=float('nan')), dict(iou=2), dict(max_per_img=1.5), dict(max_per_img=0), dict(tiles=64), dict(tiles='64'), dict(tiles=(64., 48.)),
+    dict(tiles=(64, 64, 3)), dict(tiles=(64, 64), overlap='x'), dict(tiles=(64, 64), overlap=1), dict(bs=1.5), dict(bs='2'), dict(workers=-1), dict(scale=640), dict(scale='640'), dict(scale=0),
+    dict(scale=(1, 2, 3)), dict(scale=(0, 5)), dict(tta='yes'), dict(tta=dict(flip=True)), dict(tta=dict(flips=('h',))), dict(masks='no'), dict(device='cude'), dict(device='cuda:99'), [1], 'cuda'], ids=str)
+def test_settings_that_make_no_sense(settings):
+    with pytest.raises((ValueError, TypeError)) as e: inference_detector(small('faster_rcnn'), canvas(32, 32), settings)
+    assert one_sentence(e)
+
+@pytest.mark.parametrize('imgs', ['', 'none/*.png', 'http://127.0.0.1:9/a.png', dict(image=1), [[1, 2]], lambda: 1, open], ids=str)
+def test_no_pictures(imgs):
+    with pytest.raises((ValueError, TypeError, FileNotFoundError)) as e: inference_detector(Spots(), imgs)
+    assert one_sentence(e)
+
+def test_pictures_of_odd_kinds(tmp_path):
+    "What users have at hand: an open file, a pattern, an animation (its first picture), one pixel, a picture smaller than a tile."
+    image = canvas(20, 30, (2, 2, 9, 9))
+    pil, want = Image.fromarray(image.permute(1, 2, 0).numpy()), [[2, 2, 9, 9]]
+    pil.save(tmp_path/'a.png'); pil.save(tmp_path/'b.gif', save_all=True, append_images=[pil.rotate(90)]*2)
+    with open(tmp_path/'a.png', 'rb') as f: assert inference_detector(Spots(), f)['boxes'].tolist() == want
+    assert inference_detector(Spots(), io.BytesIO((tmp_path/'a.png').read_bytes()))['boxes'].tolist() == want
+    assert [d['boxes'].tolist() for d in inference_detector(Spots(), f'{tmp_path}/*')] == [want]*2
+    assert inference_detector(Spots(), image, tiles=(500, 600))['boxes'].tolist() == want
+    assert inference_detector(Spots(), image[:, 2:3, 2:3])['boxes'].tolist() == [[0, 0, 1, 1]]
+    assert inference_detector(Spots(), []) == [] and inference_detector(Spots(), ()) == []
+
+@pytest.mark.parametrize('model', ['own.safetensors', None, nn.Linear(2, 2), torch.zeros(3, 8, 8)], ids=lambda m: type(m).__name__)
+def test_no_detector(model):
+    with pytest.raises(TypeError, match='no detector') as e: inference_detector(model, canvas(8, 8))
+    assert one_sentence(e)
+
+def test_wrapped_detectors():
+    image = canvas(20, 30, (2, 2, 9, 9))
+    assert inference_detector(nn.DataParallel(Spots()), image)['boxes'].tolist() == [[2, 2, 9, 9]]
+
 # ---------------------------------------------------------------- detectors
+
+def test_a_file_is_read_once(tmp_path, monkeypatch):
+    from detbook import inference, weights
+    read = []
+    for chapter in (inference, weights): monkeypatch.setattr(chapter, 'read_checkpoint', lambda path, f=weights.read_checkpoint: (read.append(path), f(path))[1])
+    model = init_detector(save_detector(tmp_path/'own.safetensors', small(), CLASSES, dict(resize=[64, 64])), device='cpu')
+    assert len(read) == 1 and model.notes['preprocessing']['resize'] == [64, 64] and model.cfg is None
+    with pytest.raises(ValueError, match='cfg_options'): init_detector(tmp_path/'own.safetensors', device='cpu', cfg_options={'model.neck': None})
+    for wrong in (dict(device='cude'), dict(scale=640)):
+        with pytest.raises(ValueError) as e: init_detector(tmp_path/'own.safetensors', **wrong)
+        assert one_sentence(e)
+    assert len(read) == 1       # these are settled before anything is read
+
+def test_warnings_are_about_the_line_that_asked(tmp_path):
+    (tmp_path/'a.png').write_bytes(b'no picture')
+    with warnings.catch_warnings(record=True) as told:
+        warnings.simplefilter('always')
+        for _ in range(2): Predictor(Spots(), on_bad='skip')(tmp_path)
+        init_detector('retinanet_r18_fpn_1x_coco', device='cpu')
+    told = [w for w in told if 'skipped' in str(w.message) or 'random weights' in str(w.message)]
+    assert [Path(w.filename).name for w in told] == [Path(__file__).name]*3
 
 def test_init_detector(tmp_path, capsys):
     model = small()
@@ -299,6 +381,9 @@ def test_detections():
     json.dumps(d.to_coco())
     assert d.names == ['person', 'toothbrush', 'bus'] and dict(d) == d and set(d | {}) == set(d)
     with pytest.raises(KeyError): d['mask']
+    arrays = Detections({k: v.numpy() for k,v in d.items()})
+    assert all(torch.equal(arrays[k], d[k]) for k in d)
+    with pytest.raises(TypeError, match='one picture'): Detections([d])
 
 def test_show_result(tmp_path):
     d = Detections(dict(boxes=torch.tensor([[5., 5, 20, 20]]), scores=torch.tensor([.9]), labels=torch.tensor([0]), keypoints=torch.rand(1, 17, 3)*20, masks=torch.ones(1, 30, 40, dtype=torch.bool)), (30, 40))

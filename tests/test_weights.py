@@ -6,10 +6,10 @@ from torch import nn
 from test_checkpoint import Call, one_sentence, serving
 import detbook.checkpoint as checkpoint
 from detbook.cli import run_command
-from detbook.config import Config
+from detbook.config import Config, build_detector
 from detbook import weights
 from detbook.backbone import ResNet
-from detbook.checkpoint import describe, load_checkpoint, read_checkpoint, rebuild, save_checkpoint, save_detector
+from detbook.checkpoint import describe, load_checkpoint, read_checkpoint, read_detector, rebuild, save_checkpoint, save_detector
 from detbook.detector import load_backbone
 from detbook.fast_rcnn import BoxHead, RoIHead
 from detbook.faster_rcnn import FasterRCNN
@@ -349,6 +349,21 @@ def test_own_files(tmp_path):
     with pytest.raises(ValueError) as error: load_detector(tmp_path/'bare.safetensors')
     one_sentence(error, 'arch')
 
+def test_the_frame_in_training_is_kept(tmp_path):
+    "A config's batch_augments are no constructor's argument, and are not forgotten: by detbook's file, by mmdetection's, by other classes."
+    cfg = Config.fromfile('retinanet_r18_fpn_1x_coco')
+    cfg.model.data_preprocessor.batch_augments = [dict(type='BatchFixedSizePad', size=(640, 512), pad_mask=True)]
+    model = build_detector(cfg.model)
+    assert model.preprocess.train_size == (640, 512)
+    read = lambda path: read_detector(path)[0]
+    for again in (load_detector(save_detector(tmp_path/'own.safetensors', model, COCO)), read(tmp_path/'own.safetensors'),
+                  load_detector(save_mmdetection(tmp_path/'theirs.pth', model, COCO)), load_detector(tmp_path/'own.safetensors', num_classes=2)):
+        assert again.preprocess.train_size == (640, 512)
+        assert describe(again) == {**describe(model), **(dict() if again.num_classes == 80 else dict(num_classes=2, bbox_head={**describe(model)['bbox_head'], 'num_classes': 2}))}
+    save_detector(tmp_path/'none.safetensors', small(), 'abc')
+    assert load_detector(tmp_path/'none.safetensors').preprocess.train_size is None
+    for path in ('own.safetensors', 'none.safetensors'): assert load_detector(tmp_path/path).notes == read_checkpoint(tmp_path/path).metadata
+
 def test_names_of_your_own_classes(tmp_path):
     "Another number: predictors anew, under the names given or numbered; the same number: what is known stays. Names and classes are always as many."
     model, fc = small(), 'roi_head.bbox_head.fc_cls.weight'
@@ -463,6 +478,22 @@ def test_conventions_are_described(arch):
     with torch.device('meta'): twin = rebuild(said)
     assert json.loads(json.dumps(describe(twin))) == said
     assert {k: v.shape for k,v in twin.state_dict().items()} == {k: v.shape for k,v in model.state_dict().items()}
+
+def test_convert_with_names(tmp_path, capsys):
+    "--classes: kept in either kind of file; another number of them, or names for what has no classes, is refused before anything is written."
+    save_detector(tmp_path/'own.safetensors', small(), 'abc')
+    for out in ('out.pth', 'out.safetensors'):
+        words = [str(tmp_path/'own.safetensors'), str(tmp_path/out), '--classes', 'cat', 'big dog', 'bird']
+        assert run_command(detbook_convert, words) == 0
+        assert load_detector(tmp_path/out).classes == ('cat', 'big dog', 'bird')
+    capsys.readouterr()
+    save_detector(tmp_path/'rpn.safetensors', RPN(backbone=ResNet(18), neck=FPN((64,128,256,512))), ('object',))
+    for source,more in (('own', ['x', 'y']), ('own', ['x', 'y', 'z', '--num_classes', '2']), ('rpn', ['x'])):
+        assert run_command(detbook_convert, [str(tmp_path/f'{source}.safetensors'), str(tmp_path/'no.pth'), '--classes', *more]) == 2
+        said = capsys.readouterr().err
+        assert 'names' in said and len(said.splitlines()) == 1 and not (tmp_path/'no.pth').exists()
+    detbook_convert(tmp_path/'own.safetensors', tmp_path/'two.pth', num_classes=2, classes=['x', 'y'])
+    assert load_detector(tmp_path/'two.pth').classes == ('x', 'y')
 
 def test_round_trip_keeps_conventions(tmp_path):
     "torchvision -> mmdetection's file -> detbook's file: the same detector, detection for detection."

@@ -1,0 +1,189 @@
+"What the pipeline chapter cannot show on its page: every recipe's data sets, mmengine's own batches, workers that were spawned, pickles from elsewhere."
+import json, pickle, sys, types
+from pathlib import Path
+import numpy as np, pytest, torch
+from detbook import toy
+from detbook.config import Config, ConfigError
+from detbook.pipeline import BatchPlan, JoinedDataset, SeededItems, build_dataset, build_loader, build_plan, build_transforms, item_seed, read_proposals
+from detbook.recipes import recipe_names
+from detbook.transforms import original_size
+
+PARTS = 'train', 'val', 'test'
+
+
+@pytest.fixture(scope='module')
+def root(tmp_path_factory):
+    "A toy set of 8 small scenes, and proposals for it."
+    folder = tmp_path_factory.mktemp('toy')
+    images = json.loads(toy.write_coco(folder, 8, seed=3, size=(64, 96)).read_text())['images']
+    found  = dict(bboxes=[[0, 0, 20, 20], [5, 5, 40, 30]], scores=[.9, .8])
+    (folder/'proposals.json').write_text(json.dumps({'images/' + r['file_name']: found for r in images}))
+    return folder
+
+
+def innermost(dataset):
+    while 'dataset' in dataset: dataset = dataset['dataset']
+    return dataset
+
+
+def on_toys(cfg, root):
+    "A config whose data sets lie in the toy folder."
+    for part in PARTS:
+        own = innermost(cfg[f'{part}_dataloader']['dataset'])
+        own['data_root'], own['ann_file'], own['data_prefix'] = str(root), 'instances.json', dict(img='images/')
+        if 'metainfo' in own: own['metainfo']['classes'] = toy.CLASSES[:len(own['metainfo']['classes'])]
+        if 'proposal_file' in own: own['proposal_file'] = 'proposals.json'
+    return cfg
+
+
+def test_every_recipe_builds_its_data_sets_and_loads_an_item_of_each_kind(root):
+    kinds, built = {}, 0
+    for name in recipe_names():
+        cfg = Config.fromfile(name)
+        if name == 'retinanet_tta':     # a fragment that other recipes take in
+            assert 'train_dataloader' not in cfg
+            continue
+        on_toys(cfg, root)
+        for part in PARTS:
+            loader = cfg[f'{part}_dataloader']
+            ds     = build_dataset(loader.dataset, f'{part}_dataloader.dataset')
+            plan   = build_plan(loader, ds, seed=1, rank=0, world_size=2, path=f'{part}_dataloader')
+            own    = innermost(loader.dataset)
+            times  = loader.dataset.get('times', 1)
+            assert len(ds) == len(ds.sizes) == times * len(ds.parts[0] if times > 1 else ds) and plan.batch_size == loader.batch_size
+            assert isinstance(ds, JoinedDataset) == (times > 1) and ds.test_mode == (part != 'train')
+            kinds.setdefault(json.dumps([own['pipeline'], times, own.get('metainfo')], default=str), (name, part, ds, plan, own))
+            built += 1
+    assert built == 3*142 and len(kinds) > 15
+    for name, part, ds, plan, own in kinds.values():
+        key = plan.epoch(0)[0][0]
+        image, target = SeededItems(ds)[key]
+        where, n = f'{name} {part}', len(target['labels'])
+        steps = json.dumps(own['pipeline'])
+        assert image.dtype == torch.uint8 and tuple(image.shape[1:]) == target['size'], where
+        assert ('masks' in target, 'keypoints' in target, 'proposals' in target) == ('with_mask": true' in steps, 'with_keypoints": true' in steps, 'LoadProposals' in steps), where
+        assert {len(v) for k,v in target.items() if isinstance(v, torch.Tensor) and k != 'proposals'} == {n}, where
+        assert int(target['labels'].max()) < len(ds.classes), where
+        if part != 'train': assert original_size(target) == (64, 96) and target['size'] == (800, 1200), where
+        if 'proposals' in target: assert target['proposals'].shape == (2, 5), where
+
+
+def test_batches_are_those_of_mmengine():
+    cases = json.loads((Path(__file__).parent/'golden'/'batches.json').read_text())['cases']
+    assert len(cases) > 100
+    for c in cases:
+        for rank, expected in enumerate(c['ranks']):
+            plan = BatchPlan(torch.tensor(c['sizes']), c['batch_size'], c['seed'], rank, c['world_size'], c['shuffle'])
+            assert [[i for _,i in b] for b in plan.epoch(c['epoch'])] == expected and len(plan) == len(expected)
+
+
+def loaders_set(root):
+    "A training with chance in every step, some pictures turned down, and its plan."
+    steps = [dict(type='LoadImageFromFile'), dict(type='LoadAnnotations', with_bbox=True, with_mask=True),
+             dict(type='RandomResize', scale=(96, 96), ratio_range=(.5, 2.), keep_ratio=True), dict(type='RandomCrop', crop_size=(40, 40)),
+             dict(type='FilterAnnotations', min_gt_bbox_wh=(12, 12)), dict(type='RandomFlip', prob=[.3, .3], direction=['horizontal', 'vertical'])]
+    loader = dict(batch_size=3, num_workers=2, persistent_workers=True, sampler=dict(type='DefaultSampler', shuffle=True),
+                  dataset=dict(type='CocoDataset', data_root=str(root), ann_file='instances.json', data_prefix=dict(img='images'), pipeline=steps))
+    ds = build_dataset(loader['dataset'])
+    return ds, loader, build_plan(loader, ds, seed=4)
+
+
+def same(some, others):
+    for (a, s), (b, t) in zip(some, others, strict=True):
+        for x, y in zip([*a, *(v for d in s for v in d.values())], [*b, *(v for d in t for v in d.values())], strict=True):
+            assert torch.equal(x, y) if isinstance(x, torch.Tensor) else x == y
+
+
+@pytest.mark.parametrize('context', ['fork', 'spawn'])
+def test_two_workers_give_what_none_gives(root, context):
+    ds, loader, plan = loaders_set(root)
+    alone = [list(build_loader(ds, loader, plan, epoch, num_workers=0)) for epoch in (0, 1)]
+    with_workers = build_loader(ds, loader, plan, context=context)
+    for epoch, start in ((0, 0), (1, 0), (1, 2), (0, 1)):
+        with_workers.batch_sampler.go_to(epoch, start)
+        same(alone[epoch][start:], with_workers)
+    assert not torch.equal(alone[0][0][0][0], alone[1][0][0][0])
+
+
+def test_some_pictures_were_turned_down_in_that_test(root):
+    ds, _, plan = loaders_set(root)
+    firsts = []
+    for seed, i in (key for epoch in range(4) for batch in plan.epoch(epoch) for key in batch):
+        firsts.append(SeededItems(ds)[seed, i][1]['image_id'] == int(ds.image_ids[i]))
+    assert 0 < sum(firsts) < len(firsts)
+
+
+def test_no_generator_of_the_caller_is_touched(root):
+    ds, loader, plan = loaders_set(root)
+    torch.manual_seed(0); np.random.seed(0)
+    expected = torch.rand(3), np.random.rand()
+    torch.manual_seed(0); np.random.seed(0)
+    list(build_loader(ds, loader, plan, num_workers=0))
+    list(build_loader(ds, loader, plan, context='fork'))
+    assert torch.equal(torch.rand(3), expected[0]) and np.random.rand() == expected[1]
+
+
+def test_an_error_inside_of_a_step_leaves_the_generators_alone(root):
+    class Boom:
+        def __call__(self, image, target): torch.rand(1); raise ZeroDivisionError
+    ds = build_dataset(dict(type='CocoDataset', data_root=str(root), ann_file='instances.json', data_prefix=dict(img='images'), pipeline=[Boom()]))
+    state = torch.get_rng_state()
+    with pytest.raises(ZeroDivisionError): SeededItems(ds)[1, 0]
+    assert torch.equal(state, torch.get_rng_state())
+
+
+def test_seeds_stay_as_they_are():
+    "A training that goes on with a newer version must see the same pictures."
+    assert [item_seed(*k) for k in ((0, 0, 0), (0, 0, 1), (0, 1, 0), (1, 0, 0))] == SEEDS
+
+SEEDS = [5842066033578894005, 887048953310598387, 7343659353664005012, 1020301385773720546]
+
+
+IMAGES = [(1, 'val2017/a.jpg'), (2, 'val2017/b.jpg')]
+
+@pytest.mark.parametrize('protocol', range(2, 6))         # mmengine writes 2
+def test_mmdetections_dumped_proposals_are_read(tmp_path, monkeypatch, protocol):
+    "Pickled InstanceData, of a module that is not there when it is read."
+    names = ['mmengine', 'mmengine.structures', 'mmengine.structures.instance_data']
+    for n in names: monkeypatch.setitem(sys.modules, n, types.ModuleType(n))
+    kind = type('InstanceData', (), {'__module__': names[-1]})
+    sys.modules[names[-1]].InstanceData = kind
+    found = {}
+    for i, (_, name) in enumerate(IMAGES):
+        o = kind()
+        o.__dict__.update(_metainfo_fields=set(), _data_fields={'bboxes', 'scores'}, bboxes=np.full((i+1, 4), 7, 'float32'), scores=np.full(i+1, .5, 'float32'))
+        found[name] = o
+    (tmp_path/'p.pkl').write_bytes(pickle.dumps(found, protocol))
+    for n in names: monkeypatch.delitem(sys.modules, n)
+    table = read_proposals(tmp_path/'p.pkl', IMAGES)
+    assert [table[i].tolist() for i in (1, 2)] == [[[7, 7, 7, 7, .5]], [[7, 7, 7, 7, .5]]*2]
+
+
+def test_no_pickle_runs_anything(tmp_path):
+    class Evil:
+        def __reduce__(self): return (Path.write_text, (tmp_path/'pwned', 'x'))
+    for what in (Evil(), {'val2017/a.jpg': Evil()}, [Evil()]):
+        (tmp_path/'p.pkl').write_bytes(pickle.dumps(what))
+        with pytest.raises(ValueError, match='refused'): read_proposals(tmp_path/'p.pkl', IMAGES)
+    assert not (tmp_path/'pwned').exists()
+    for raw in (b'', b'no pickle', pickle.dumps([1, 2])[:-3]):
+        (tmp_path/'p.pkl').write_bytes(raw)
+        with pytest.raises(ValueError, match='p.pkl'): read_proposals(tmp_path/'p.pkl', IMAGES)
+
+
+@pytest.mark.parametrize('step, text', [
+    (dict(type='RandomChoiceResize', scales=[(100, 50), 'x']), 'expected a pair'), (dict(type='RandomResize', scale=(100, 50)), 'ratio_range'),
+    (dict(type='RandomResize', scale=[(1, 2), (3, 4), (5, 6)]), 'two pairs'), (dict(type='RandomResize', scale=[(1, 2), (3, 4)], ratio_range=(1, 2)), 'no effect'),
+    (dict(type='RandomCrop', crop_size=(9, 3), crop_type='absolute_range'), 'least, most'), (dict(type='RandomCrop', crop_size=(.5, .5), crop_type='relativ'), 'relative'),
+    (dict(type='RandomFlip'), 'prob is missing'), (dict(type='RandomFlip', prob=[.5, .7], direction=['horizontal', 'vertical']), 'probabilities'),
+    (dict(type='FilterAnnotations', by_mask=True), 'no masks'), (dict(type='Pad', size=(64, 64)), 'BatchFixedSizePad'), (dict(type='Resize', scale_factor=2.), 'scale_factor'),
+    (dict(type='Resize', scale=(10, 10), interpolation='bicubic'), 'bilinear'), (dict(type='PhotoMetricDistortion'), 'does not have'), (dict(type='Collect', keys=[]), '2.x'),
+    (dict(type='ProposalBroadcaster', transforms=[]), 'no LoadProposals'), (dict(type='TestTimeAug', transforms=[]), 'tta'), (7, 'expected a dict'), (dict(prob=.5), 'no type')])
+def test_a_step_that_cannot_be_built_is_named(step, text):
+    with pytest.raises(ConfigError, match=text) as e: build_transforms([dict(type='PackDetInputs'), step], 'the.pipeline')
+    assert str(e.value).startswith('the.pipeline.1') and '\n' not in str(e.value)
+
+
+def test_the_file_and_line_of_a_wrong_step_are_told(tmp_path):
+    (tmp_path/'c.py').write_text("pipeline = [\n    dict(type='LoadImageFromFile'),\n    dict(type='RandomFlip', probability=.5, prob=.5),\n]\n")
+    with pytest.raises(ConfigError, match=r'c\.py:3.*did you mean'): build_transforms(Config.fromfile(tmp_path/'c.py').pipeline)
