@@ -44,7 +44,9 @@ model = dict(backbone=dict(depth=18, num_stages=2, out_indices=(0, 1), frozen_st
 @pytest.fixture(autouse=True, scope='module')
 def one_thread():
     n = torch.get_num_threads(); torch.set_num_threads(1)
-    yield
+    with pytest.MonkeyPatch.context() as m:         # so for the processes that are started: the last bits of a sum depend on how many add it up
+        for k in ('OMP_NUM_THREADS', 'MKL_NUM_THREADS'): m.setenv(k, '1')
+        yield
     torch.set_num_threads(n)
 
 @pytest.fixture(scope='module')
