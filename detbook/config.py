@@ -829,7 +829,7 @@ class ConfigPart:
         return [ConfigPart(v, f'{self.path}.{key}.{i}') for i,v in enumerate(value)]
 
     def only(self,
-        **settings, # name and the one value that it has here
+        settings:dict,  # name -> the one value that it has here
     ):
         "Name settings that have one value here: another one is refused, not ignored."
         for key,v in settings.items():
@@ -900,7 +900,7 @@ def _one(value):
     return value[0]
 
 def _anchor_generator(p):
-    p.only(scale_major=True, centers=None, use_box_type=False)
+    p.only(dict(scale_major=True, centers=None, use_box_type=False))
     scales, base, count = p('scales', None), p('octave_base_scale', None), p('scales_per_octave', None)
     if (scales is None) == (base is None or count is None): raise ValueError('needs scales, or octave_base_scale and scales_per_octave')
     if scales is None: scales = octave_scales(base, count)
@@ -909,7 +909,7 @@ def _anchor_generator(p):
                            sizes=sizes and tuple(tuple(b*s for s in scales) for b in sizes))
 
 def _matcher(p):
-    p.only(ignore_wrt_candidates=True, perm_repeat_gt_cfg=None)
+    p.only(dict(ignore_wrt_candidates=True, perm_repeat_gt_cfg=None))
     p.unused('gpu_assign_thr', 'iou_calculator')
     ignore = p('ignore_iof_thr', -1)
     if ignore < 0:
@@ -921,7 +921,7 @@ def _matcher(p):
 def _sampler(p, cls=RandomSampler): return cls(p('num'), p('pos_fraction'), p('neg_pos_ub', -1), p('add_gt_as_proposals', True))
 
 def _hard_sampler(p):
-    p.only(loss_key='loss_cls')
+    p.only(dict(loss_key='loss_cls'))
     return _sampler(p, HardSampler)
 
 _CODERS   = dict(DeltaXYWHBBoxCoder=_delta_coder)
@@ -933,24 +933,24 @@ _SAMPLERS = dict(RandomSampler=_sampler, OHEMSampler=_hard_sampler, PseudoSample
 def _loss(cls, **defaults):
     "The builder of a loss whose settings have mmdetection's names."
     def build(p):
-        p.only(reduction='mean')
+        p.only(dict(reduction='mean'))
         return cls(**{k:p(k, v) for k,v in defaults.items()}, weight=p('loss_weight', 1.))
     return build
 
 _PLAIN = dict(reduction='mean', class_weight=None, ignore_index=None, avg_non_ignore=False)
 
 def _cross_entropy(p):
-    p.only(**_PLAIN, use_mask=False)
+    p.only(dict(**_PLAIN, use_mask=False))
     return (SigmoidLoss if p('use_sigmoid', False) else SoftmaxLoss)(p('loss_weight', 1.))
 
-def _mask_loss(p): p.only(**_PLAIN, use_mask=True, use_sigmoid=False, loss_weight=1.)
+def _mask_loss(p): p.only(dict(**_PLAIN, use_mask=True, use_sigmoid=False, loss_weight=1.))
 
 def _focal(p):
-    p.only(reduction='mean', use_sigmoid=True, activated=False)
+    p.only(dict(reduction='mean', use_sigmoid=True, activated=False))
     return FocalLoss(p('alpha', .25), p('gamma', 2.), p('loss_weight', 1.))
 
 def _iou_loss(p):
-    p.only(reduction='mean')
+    p.only(dict(reduction='mean'))
     linear, mode = p('linear', False), p('mode', 'log')
     return IoULoss('linear' if linear else mode, p('eps', 1e-6), p('loss_weight', 1.))
 
@@ -977,9 +977,9 @@ def _suppression(p, agnostic=False, **kinds):
     "The arguments of a filter that its `nms` stands for; may it let classes suppress each other?"
     nms = p.part('nms')
     nms.unused('split_thr')
-    nms.only(max_num=-1)
+    nms.only(dict(max_num=-1))
     if agnostic: return dict(class_agnostic=nms('class_agnostic', False), **build_part(nms, kinds, 'suppression'))
-    nms.only(class_agnostic=False)
+    nms.only(dict(class_agnostic=False))
     return build_part(nms, kinds, 'suppression')
 
 def _all_or(count): return count if count > 0 else 10**9
@@ -1004,13 +1004,13 @@ def _dense_filter(p):
 def _norm_grad(p):
     "There is one kind of norm here; do its weights train?"
     def build(norm):
-        norm.only(eps=1e-5, momentum=.1)
+        norm.only(dict(eps=1e-5, momentum=.1))
         return norm('requires_grad', True)
     return build_part(p.part('norm_cfg', dict(type='BN')), dict(BN=build), 'norm')
 
 def _resnet(p, **more):
-    p.only(in_channels=3, stem_channels=None, base_channels=64, deep_stem=False, avg_down=False, conv_cfg=None, dcn=None,
-           plugins=None, with_cp=False)
+    p.only(dict(in_channels=3, stem_channels=None, base_channels=64, deep_stem=False, avg_down=False, conv_cfg=None, dcn=None,
+           plugins=None, with_cp=False))
     p.unused('zero_init_residual', 'stage_with_dcn')
     n = p('num_stages', 4)
     strides, dilations = tuple(p('strides', (1,2,2,2)[:n])), tuple(p('dilations', (1,1,1,1)[:n]))
@@ -1021,11 +1021,11 @@ def _resnet(p, **more):
 def _resnext(p): return _resnet(p, groups=p('groups', 1), base_width=p('base_width', 4))
 
 def _res_layer(p):
-    p.only(with_cp=False, dcn=None)
+    p.only(dict(with_cp=False, dcn=None))
     return ResStage(p('depth'), p('stage', 3), p('stride', 2), p('dilation', 1), p('style', 'pytorch'), p('norm_eval', True), _norm_grad(p))
 
 def _fpn(p):
-    p.only(end_level=-1, no_norm_on_lateral=False, conv_cfg=None, norm_cfg=None, act_cfg=None, upsample_cfg=dict(mode='nearest'))
+    p.only(dict(end_level=-1, no_norm_on_lateral=False, conv_cfg=None, norm_cfg=None, act_cfg=None, upsample_cfg=dict(mode='nearest')))
     extra = p('add_extra_convs', False)
     return FPN(tuple(p('in_channels')), p('out_channels'), p('num_outs'), p('start_level', 0),
                {False: 'pool', True: 'on_input'}.get(extra, extra), p('relu_before_extra_convs', False))
@@ -1035,7 +1035,7 @@ def _learning(train):
     "Matcher and sampler, from a head's part of train_cfg."
     if train is None: return {}
     train.unused('debug')
-    if train('pos_weight', -1) > 0: train.only(pos_weight=1)
+    if train('pos_weight', -1) > 0: train.only(dict(pos_weight=1))
     return dict(matcher=build_part(train.part('assigner'), _MATCHERS, 'assigner'),
                 sampler=build_part(train.part('sampler', dict(type='PseudoSampler')), _SAMPLERS, 'sampler'))
 
@@ -1053,13 +1053,13 @@ def _anchored(p, train, anchors, loss_cls, kind):
                 decoded=p('reg_decoded_bbox', False), **_learning(train), **border)
 
 def _rpn_head(p, train, proposals, test):
-    p.only(num_convs=1, num_classes=1)
+    p.only(dict(num_convs=1, num_classes=1))
     how = _anchored(p, train, _FIVE_LEVELS, _SIGMOID, SigmoidLoss)
     filters = dict(train_filter=_proposal_filter(proposals), test_filter=_proposal_filter(test))
     return finish_part(RPNHead(p('in_channels'), p('feat_channels', 256), **how, **filters), train)
 
 def _retina_head(p, train, test):
-    p.only(conv_cfg=None)
+    p.only(dict(conv_cfg=None))
     how = _anchored(p, train, _OCTAVES, _FOCAL, FocalLoss)
     if not isinstance(how.pop('sampler', EverySampler()), EverySampler): train.fail('sampler', 'RetinaNet asks every anchor: PseudoSampler')
     return finish_part(RetinaHead(p('num_classes'), p('in_channels'), p('stacked_convs', 4), p('feat_channels', 256), **how,
@@ -1068,14 +1068,14 @@ def _retina_head(p, train, test):
 def _group_norm(p):
     "The number of groups, 0 without a norm."
     def build(norm):
-        norm.only(eps=1e-5)
+        norm.only(dict(eps=1e-5))
         norm.unused('requires_grad')
         return norm('num_groups')
     return build_part(p, dict(GN=build), 'norm') or 0
 
 # %% ../nbs/35_config.ipynb #ea274792
 def _fcos_head(p, train, proposals, test, first_stage=True):
-    p.only(dcn_on_last_conv=False, conv_cfg=None, cls_predictor_cfg=None)
+    p.only(dict(dcn_on_last_conv=False, conv_cfg=None, cls_predictor_cfg=None))
     if train: train.unused('assigner', 'sampler', 'allowed_border', 'pos_weight', 'debug')
     coder, bias = p.part('bbox_coder', dict(type='DistancePointBBoxCoder')), p('conv_bias', 'auto')
     ranges = dict(ranges=tuple(map(tuple, p('regress_ranges')))) if 'regress_ranges' in p.value else {}
@@ -1092,7 +1092,7 @@ def _fcos_head(p, train, proposals, test, first_stage=True):
 
 # %% ../nbs/35_config.ipynb #aa268af9
 def _roi_align(p):
-    p.only(pool_mode='avg')
+    p.only(dict(pool_mode='avg'))
     p.unused('use_torchvision')
     return dict(size=_one(p('output_size')), ratio=max(p('sampling_ratio', 0), 0), aligned=p('aligned', True))
 
@@ -1105,7 +1105,7 @@ _EXTRACTORS = dict(SingleRoIExtractor=_extractor)
 
 def _box_head(p, **layers):
     linear = dict(type='Linear')
-    p.only(with_cls=True, with_reg=True, predict_box_type='hbox', reg_predictor_cfg=linear, cls_predictor_cfg=linear)
+    p.only(dict(with_cls=True, with_reg=True, predict_box_type='hbox', reg_predictor_cfg=linear, cls_predictor_cfg=linear))
     return BoxHead(p('num_classes', 80), p('in_channels', 256), _one(p('roi_feat_size', 7)), class_agnostic=p('reg_class_agnostic', False),
         coder=build_part(p.part('bbox_coder', _UNIT_DELTAS | dict(target_stds=(.1,.1,.2,.2))), _CODERS, 'box coder'),
         loss_bbox=_box_loss(p.part('loss_bbox', dict(type='SmoothL1Loss'))),
@@ -1113,8 +1113,8 @@ def _box_head(p, **layers):
         decoded=p('reg_decoded_bbox', False), **layers)
 
 def _two_layers(p):
-    p.only(with_avg_pool=False, num_shared_convs=0, num_shared_fcs=2, num_cls_convs=0, num_cls_fcs=0, num_reg_convs=0, num_reg_fcs=0,
-           conv_cfg=None, norm_cfg=None)
+    p.only(dict(with_avg_pool=False, num_shared_convs=0, num_shared_fcs=2, num_cls_convs=0, num_cls_fcs=0, num_reg_convs=0, num_reg_fcs=0,
+           conv_cfg=None, norm_cfg=None))
     p.unused('conv_out_channels')
     return _box_head(p, fc_channels=p('fc_out_channels', 1024))
 
@@ -1123,8 +1123,8 @@ def _no_layers(p): return _box_head(p, num_fcs=0, avg_pool=p('with_avg_pool', Fa
 _BOX_HEADS = dict(Shared2FCBBoxHead=_two_layers, BBoxHead=_no_layers)
 
 def _mask_head(p, threshold):
-    p.only(conv_kernel_size=3, upsample_cfg=dict(type='deconv', scale_factor=2), conv_cfg=None, norm_cfg=None,
-           predictor_cfg=dict(type='Conv'))
+    p.only(dict(conv_kernel_size=3, upsample_cfg=dict(type='deconv', scale_factor=2), conv_cfg=None, norm_cfg=None,
+           predictor_cfg=dict(type='Conv')))
     p.unused('roi_feat_size')
     build_part(p.part('loss_mask', dict(type='CrossEntropyLoss', use_mask=True)), dict(CrossEntropyLoss=_mask_loss), 'mask loss')
     return MaskHead(p('num_classes', 80), p('in_channels', 256), p('num_convs', 4), p('conv_out_channels', 256),
@@ -1147,17 +1147,17 @@ def _roi_head(p, train, test):
     extractor, masks = build_part(p.part('bbox_roi_extractor'), _EXTRACTORS, 'RoI extractor'), _masks(p, test)
     shared = p.part('shared_head')
     halved = shared('stride', 2) if shared else 1
-    if masks and train and train('mask_size', None): train.only(mask_size=(masks['mask_extractor'] or extractor).size // halved * 2)
+    if masks and train and train('mask_size', None): train.only(dict(mask_size=(masks['mask_extractor'] or extractor).size // halved * 2))
     head = RoIHead(build_part(p.part('bbox_head'), _BOX_HEADS, 'box head'), bbox_extractor=extractor, **masks, **_learning(train),
                    shared_head=build_part(shared, dict(ResLayer=_res_layer), 'shared head'), test_filter=_detection_filter(test))
     return finish_part(head, train)
 
 def _cascade_roi_head(p, trains, test):
-    p.only(shared_head=None)
+    p.only(dict(shared_head=None))
     n = p('num_stages')
     extractor, masks = build_part(p.part('bbox_roi_extractor'), _EXTRACTORS, 'RoI extractor'), _masks(p, test, n)
     for t in trains:
-        if masks and t('mask_size', None): t.only(mask_size=masks['mask_extractor'].size * 2)
+        if masks and t('mask_size', None): t.only(dict(mask_size=masks['mask_extractor'].size * 2))
     how = [finish_part(_learning(t), t) for t in trains]
     return CascadeRoIHead([build_part(h, _BOX_HEADS, 'box head') for h in p.parts('bbox_head', n)], bbox_extractor=extractor, **masks,
         matchers=[h['matcher'] for h in how] or None, samplers=[h['sampler'] for h in how] or None,
@@ -1165,13 +1165,13 @@ def _cascade_roi_head(p, trains, test):
 
 # %% ../nbs/35_config.ipynb #8da1acfd
 def _colours(p):
-    p.only(pad_value=0, pad_seg=False)
+    p.only(dict(pad_value=0, pad_seg=False))
     p.unused('pad_mask', 'mask_pad_value', 'seg_pad_value', 'boxtype2tensor', 'non_blocking')
     mean, std, swaps = p('mean', None) or (0.,)*3, p('std', None) or (1.,)*3, p('bgr_to_rgb', False) + p('rgb_to_bgr', False)
     return dict(mean=tuple(mean), std=tuple(std), bgr=not swaps, pad_divisor=p('pad_size_divisor', 1))
 
 def _fixed_size(p):
-    p.only(img_pad_value=0, pad_seg=False)
+    p.only(dict(img_pad_value=0, pad_seg=False))
     p.unused('pad_mask', 'mask_pad_value', 'seg_pad_value')
     size = p('size')
     if not isinstance(size, (list, tuple)) or len(size) != 2: p.fail('size', 'expected (height, width)')
@@ -1278,7 +1278,7 @@ def build_detector(
 
 # %% ../nbs/35_config.ipynb #07eb5519
 def _view_scale(p):
-    p.only(interpolation='bilinear')
+    p.only(dict(interpolation='bilinear'))
     p.unused('backend', 'clip_object_border')
     if not p('keep_ratio', False): p.fail('keep_ratio', 'detbook keeps the shape of a picture: True')
     if (p('scale', None) is None) == (p('scale_factor', None) is None): raise ValueError('needs scale or scale_factor')

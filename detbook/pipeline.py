@@ -50,11 +50,11 @@ class Pipeline:
 
 # %% ../nbs/50_pipeline.ipynb #6072ebe5
 def _load_image(p, made):
-    p.only(color_type='color', backend_args=None)
+    p.only(dict(color_type='color', backend_args=None))
     p.unused('to_float32', 'imdecode_backend', 'ignore_empty')
 
 def _load_annotations(p, made):
-    p.only(with_bbox=True, with_label=True, with_seg=False, box_type='hbox', backend_args=None)
+    p.only(dict(with_bbox=True, with_label=True, with_seg=False, box_type='hbox', backend_args=None))
     p.unused('poly2mask', 'imdecode_backend', 'reduce_zero_label', 'ignore_index')
     made.masks, made.keypoints = p('with_mask', False), p('with_keypoints', False)
 
@@ -74,7 +74,7 @@ def _limits(p, key, value):
     return tuple(value) if _is_pair(value) else p.fail(key, f'expected a pair of numbers of pixels, found {value!r:.40}')
 
 def _how_resized(p):
-    p.only(interpolation='bilinear', clip_object_border=True)
+    p.only(dict(interpolation='bilinear', clip_object_border=True))
     backend = p('backend', 'cv2')
     if backend not in ('cv2', 'pillow'): p.fail('backend', f'there is no such backend{nearest(backend, ("cv2", "pillow"))}')
     return dict(keep_ratio=p('keep_ratio', False), antialias=backend == 'pillow')       # Pillow smooths, OpenCV does not
@@ -85,7 +85,7 @@ def _resize(p, made):
     made.add(p.kind, Resize(scale, antialias=how['antialias']) if how['keep_ratio'] else RandomResize([scale], **how))
 
 def _random_resize(p, made):
-    p.only(resize_type='Resize')
+    p.only(dict(resize_type='Resize'))
     scale, jitter = p('scale'), p('ratio_range', None)
     if _is_pair(scale):
         if not _is_pair(jitter) or jitter[0] > jitter[1]: p.fail('ratio_range', 'expected (least, most) of the factor on scale')
@@ -95,7 +95,7 @@ def _random_resize(p, made):
     made.add(p.kind, RandomResize([_limits(p, 'scale', s) for s in scale], between=True, **_how_resized(p)))
 
 def _choice_resize(p, made):
-    p.only(resize_type='Resize')
+    p.only(dict(resize_type='Resize'))
     scales = p('scales')
     scales = [scales] if _is_number(scales) or isinstance(scales, tuple) and _is_pair(scales) else scales
     if not isinstance(scales, (list, tuple)) or not scales: p.fail('scales', 'expected a list of pairs')
@@ -103,7 +103,7 @@ def _choice_resize(p, made):
 
 # %% ../nbs/50_pipeline.ipynb #d628227f
 def _random_crop(p, made):
-    p.only(bbox_clip_border=True)
+    p.only(dict(bbox_clip_border=True))
     size, kind = p('crop_size'), p('crop_type', 'absolute')
     if not _is_pair(size): p.fail('crop_size', 'expected a pair of numbers above 0')
     whole = str(kind).startswith('absolute')
@@ -322,7 +322,7 @@ def _named(error, path):
     return text if path in text else f'{path}: {text}'
 
 def _coco(p):
-    p.only(backend_args=None, file_client_args=None, return_classes=False, caption_prompt=None, seg_map_suffix='.png')
+    p.only(dict(backend_args=None, file_client_args=None, return_classes=False, caption_prompt=None, seg_map_suffix='.png'))
     p.unused('serialize_data', 'lazy_init', 'max_refetch')
     root, test, classes, proposals = p('data_root', '') or '', p('test_mode', False), _classes(p), p('proposal_file', None)
     path, where = _join(root, p('ann_file', '')), _folder(p, root)

@@ -279,7 +279,7 @@ def build_optimizer(
 )->torch.optim.Optimizer:   # its groups have `param_names` and `initial_lr`
     "Build torch's optimizer from a config; ConfigError names what it does not know, ValueError a model with nothing to train."
     p = ConfigPart(optim_wrapper, 'optim_wrapper')
-    p.only(constructor='DefaultOptimWrapperConstructor')
+    p.only(dict(constructor='DefaultOptimWrapperConstructor'))
     p.unused('clip_grad', 'accumulative_counts', 'loss_scale', 'dtype', 'use_fsdp')
     o, each = ConfigPart(p('optimizer'), 'optim_wrapper.optimizer'), p.part('paramwise_cfg') or ConfigPart({}, 'optim_wrapper.paramwise_cfg')
     p.finish()
@@ -342,7 +342,7 @@ def _precision(p, device):
         p.fail('type', f'there is no such wrapper{nearest(p.kind, ("OptimWrapper", "AmpOptimWrapper"))}')
     for key in ('dtype', 'loss_scale', 'use_fsdp'):
         if not amp and key in p.value: p.fail(key, 'this is a setting of AmpOptimWrapper')
-    p.only(use_fsdp=False)
+    p.only(dict(use_fsdp=False))
     wanted, scale = p('dtype', None), p('loss_scale', 'dynamic')
     if wanted not in (None, 'bfloat16', 'float16', 'float32'): p.fail('dtype', "expected 'bfloat16', 'float16' or 'float32'")
     dtype = half_type(device, wanted if amp else 'float32')

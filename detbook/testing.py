@@ -40,7 +40,7 @@ class Measures(NamedTuple):
     outfile_prefix: str|None = None             # where results go when no other place is named; without a suffix
 
 def _coco_metric(p):
-    p.only(iou_thrs=None)
+    p.only(dict(iou_thrs=None))
     p.unused('classwise', 'metric_items', 'backend_args', 'file_client_args', 'collect_device', 'prefix', 'sort_categories', 'use_mp_eval')
     metric, usual = p('metric', 'bbox'), Measures._field_defaults
     return Measures((metric,) if isinstance(metric, str) else tuple(metric), *(p(k, usual[k]) for k in Measures._fields[1:]))

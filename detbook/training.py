@@ -76,12 +76,12 @@ class Timetable(NamedTuple):
 
 # %% ../nbs/52_training.ipynb #7e79ad16
 def _logger_hook(p):
-    p.only(out_dir=None)
+    p.only(dict(out_dir=None))
     p.unused('interval_exp_name', 'out_suffix', 'keep_local', 'log_metric_by_epoch', 'backend_args', 'file_client_args')
     return dict(log=p('interval', 10), log_ends=not p('ignore_last', True))
 
 def _checkpoint_hook(p):
-    p.only(out_dir=None, filename_tmpl=None, published_keys=None)
+    p.only(dict(out_dir=None, filename_tmpl=None, published_keys=None))
     p.unused('save_optimizer', 'save_param_scheduler', 'greater_keys', 'less_keys', 'backend_args', 'file_client_args')
     best = p('save_best', 'auto')
     return dict(save=p('interval', -1), save_by_epoch=p('by_epoch', True), save_begin=p('save_begin', 0), save_last=p('save_last', True),
@@ -92,7 +92,7 @@ def _patience_hook(p):
                           check_finite=p('check_finite', True), patience=p('patience', 5), threshold=p('stopping_threshold', None)))
 
 def _pictures_hook(p):
-    p.only(draw=False)
+    p.only(dict(draw=False))
     p.unused('interval', 'score_thr', 'show', 'wait_time', 'test_out_dir', 'backend_args')
     return {}
 
@@ -297,7 +297,7 @@ def _pretrained(model, path='model'):
         if k == 'init_cfg':
             for p in [ConfigPart(i, f'{path}.init_cfg') for i in (v if isinstance(v, (list, tuple)) else [v]) if i]:
                 if p.kind == 'Pretrained':
-                    p.only(prefix='backbone.')
+                    p.only(dict(prefix='backbone.'))
                     p.unused('map_location')
                     yield path, finish_part(p('checkpoint'), p)
                 else: warn_once(f'{path}.init_cfg asks for {p.kind}: layers that are not loaded start as their chapters say')

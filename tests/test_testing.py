@@ -15,13 +15,7 @@ from detbook.masks import MaskHead
 from detbook.metrics import evaluate
 from detbook.testing import detbook_test, read_results, test as run
 
-@pytest.fixture(autouse=True, scope='module')
-def one_thread():
-    n = torch.get_num_threads(); torch.set_num_threads(1)
-    with pytest.MonkeyPatch.context() as m:         # so for the processes that are started: the last bits of a sum depend on how many add it up
-        for k in ('OMP_NUM_THREADS', 'MKL_NUM_THREADS'): m.setenv(k, '1')
-        yield
-    torch.set_num_threads(n)
+pytestmark = pytest.mark.usefixtures('one_thread')
 
 SMALL = dict(backbone=dict(depth=18, frozen_stages=-1, norm_eval=False, init_cfg=None), neck=dict(in_channels=[64, 128, 256, 512], out_channels=16))
 HEADS = dict(rpn_head=dict(in_channels=16, feat_channels=16), test_cfg=dict(rpn=dict(nms_pre=60, max_per_img=40), rcnn=dict(max_per_img=12)),

@@ -41,13 +41,7 @@ model = dict(backbone=dict(depth=18, num_stages=2, out_indices=(0, 1), frozen_st
     bbox_head=dict(num_classes=4, in_channels=16, feat_channels=16, stacked_convs=1, anchor_generator=dict(strides=[4, 8, 16])), train_cfg=dict(assigner=dict(ignore_iof_thr=0.5)))
 '''
 
-@pytest.fixture(autouse=True, scope='module')
-def one_thread():
-    n = torch.get_num_threads(); torch.set_num_threads(1)
-    with pytest.MonkeyPatch.context() as m:         # so for the processes that are started: the last bits of a sum depend on how many add it up
-        for k in ('OMP_NUM_THREADS', 'MKL_NUM_THREADS'): m.setenv(k, '1')
-        yield
-    torch.set_num_threads(n)
+pytestmark = pytest.mark.usefixtures('one_thread')
 
 @pytest.fixture(scope='module')
 def toy(tmp_path_factory):
