@@ -59,10 +59,9 @@ class _Several(argparse.Action):
 # %% ../nbs/44_cli.ipynb #50f1f493
 def make_parser(
     f:Callable,             # a function with annotated, commented parameters
-    name:str|None=None,     # of the command; None: the function's
 )->argparse.ArgumentParser: # flags with underscores; hyphens are accepted as well
     "Derive a command's flags from a function's signature: parameters without a default are positional."
-    parser = _Parser(prog=name or f.__name__, description=(f.__doc__ or '').strip(), allow_abbrev=False)
+    parser = _Parser(prog=f.__name__, description=(f.__doc__ or '').strip(), allow_abbrev=False)
     notes = docments(f)
     for name,p in inspect.signature(f).parameters.items():
         kind = _kind(p.annotation)
@@ -80,12 +79,11 @@ def make_parser(
 def run_command(
     f:Callable,             # the function behind the command
     argv:list|None=None,    # words after the command's name; None: those of this process
-    name:str|None=None,     # of the command; None: the function's
 )->int:                     # exit status: 0, or 2 after a mistake in the input
     "Parse the words, call the function; a mistake in the input is one sentence, not a traceback."
-    args = vars(make_parser(f, name).parse_args(argv))
+    args = vars(make_parser(f).parse_args(argv))
     try: f(**args)
     except (ValueError, TypeError, FileNotFoundError, NotADirectoryError, IsADirectoryError, PermissionError, ConnectionError, FloatingPointError) as e:
-        print(f'{name or f.__name__}: {e}', file=sys.stderr)
+        print(f'{f.__name__}: {e}', file=sys.stderr)
         return 2
     return 0

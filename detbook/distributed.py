@@ -20,7 +20,7 @@ from typing import Any, NamedTuple
 import torch
 import torch.distributed as dist
 import torch.multiprocessing as mp
-from torch import nn, Tensor
+from torch import nn
 from torch.nn.parallel import DistributedDataParallel
 from .core import mean_over_ranks, nearest, warn_once
 

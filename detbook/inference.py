@@ -6,7 +6,8 @@ Docs: https://detbook.github.io/detbook/inference.html.md"""
 
 # %% auto #0
 __all__ = ['read_picture', 'init_detector', 'mask_patch', 'Detections', 'changed_filter', 'tile_grid', 'merge_tiles',
-           'find_pictures', 'Predictor', 'inference_detector', 'show_result', 'detbook_predict', 'predict_command']
+           'find_pictures', 'Progress', 'Predictor', 'inference_detector', 'show_result', 'detbook_predict',
+           'predict_command']
 
 # %% ../nbs/45_inference.ipynb #0fbe645c
 import copy, inspect, io, json, math, os, re, sys, time
@@ -356,13 +357,19 @@ def _read_ahead(items, bgr, workers, ahead):
     finally:
         if pool: pool.shutdown(wait=False, cancel_futures=True)
 
-class _Progress:
+class Progress:
     "A line that counts pictures, once they have taken more than a few seconds and somebody looks on."
-    def __init__(self, total, wanted):
+    def __init__(self,
+        total:int|None,     # how many there are, where that is known
+        wanted:bool=True,   # show it at all?
+    ):
         self.total, self.n, self.begun, self.said = total, 0, time.monotonic(), 0.
         self.wanted = wanted and (sys.stderr.isatty() or 'ipykernel' in sys.modules)
 
-    def step(self, last=False):
+    def step(self,
+        last:bool=False,    # were there no more?
+    ):
+        "Count a picture, or end the line."
         self.n, now = self.n + (not last), time.monotonic()
         if not self.wanted or now - self.begun < 3 or not last and now - self.said < .5 or last and not self.said: return
         self.said = now
@@ -486,7 +493,7 @@ def stream(self:Predictor,
 )->Iterator:                # of Detections, or None for a picture that was skipped
     "Detect objects in one picture after the other; only a few pictures are held at a time."
     ahead = 1 if self.bs == 1 else 4*self.bs
-    waiting, pictures, bar, self.skipped = [], deque(), _Progress(total, self.progress), []
+    waiting, pictures, bar, self.skipped = [], deque(), Progress(total, self.progress), []
     for title, image in _read_ahead(items, self.bgr, 0 if total == 1 else self.workers, ahead + self.workers):
         if isinstance(image, Exception) and self.on_bad == 'raise': raise image
         pictures.append(self._begin(title, image, waiting))

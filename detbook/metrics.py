@@ -243,7 +243,7 @@ def cover_truths(
     g, p, rank, iou = _pairs(truths, proposals, least)
     order = np.lexsort((rank, g, -iou))
     g, p, rank, iou = (x[order] for x in (g, p, rank, iou))
-    out, sizes = np.zeros((len(nums), sum(map(len, truths)))), (sum(map(len, truths)), sum(map(len, proposals)))
+    out = np.zeros((len(nums), sum(map(len, truths))))
     for row, n in zip(out, nums):
         left = np.flatnonzero(rank < n)
         while len(left):                        # pairs that are the best of their truth and of their proposal: no other pair can stop them

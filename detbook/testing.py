@@ -14,7 +14,7 @@ from collections.abc import Callable, Iterator
 from pathlib import Path
 from typing import Literal, NamedTuple
 import numpy as np, torch
-from torch import Tensor, nn
+from torch import nn
 from torch.utils.data import DataLoader
 from .core import nearest
 from .show import panels, show_prediction, show_target
@@ -25,7 +25,7 @@ from .data import CocoDataset, collate, decode_masks, read_coco
 from .transforms import Augment, Resize, original_size
 from .metrics import Result, encode_mask, evaluate
 from .cli import run_command
-from .inference import Detections, init_detector
+from .inference import Detections, Progress, init_detector
 from .distributed import gather_list, is_main, place, process_group, run_on, shard
 from .pipeline import build_dataset
 
@@ -129,16 +129,6 @@ def _from_text(t, classes):
     return Detections(found | (dict(masks=t['masks']) if t['masks'] is not None else {}), tuple(t['size']), t['source'], classes)
 
 # %% ../nbs/51_testing.ipynb #e04ee225
-class _Counter:
-    "A line that counts pictures, once they have taken more than a few seconds and somebody looks on."
-    def __init__(self, total): self.total, self.begun, self.said, self.wanted = total, time.monotonic(), 0., sys.stderr.isatty() or 'ipykernel' in sys.modules
-    def __call__(self, n):
-        now = time.monotonic()
-        if not self.wanted or not is_main() or now - self.begun < 3 or now - self.said < .5 and n < self.total: return
-        self.said = now
-        line = f'\r{n} of {self.total} |{"#"*(20*n//max(self.total, 1)):20}| {n/(now - self.begun):.1f} pictures a second'
-        print(line, end='\n' if n == self.total else '', file=sys.stderr, flush=True)
-
 def detect_all(
     model:nn.Module,            # a detector, or a TestTimeAug around one
     ds:CocoDataset,             # pictures
@@ -148,13 +138,14 @@ def detect_all(
 )->list:                        # Detections of all pictures, on every rank
     "Detect objects in all pictures of a data set, each rank in its share; all ranks have to call this."
     share, training = len(shard(-(-len(ds)//batch_size))) * batch_size, model.training
-    count, found = _Counter(min(share, len(ds))), []
+    bar, found = Progress(min(share, len(ds)), is_main()), []
     model.eval()
     try:
         for i, d in predict_dataset(model, ds, batch_size, num_workers):
             if each: each(i, d)
             found.append(d)
-            count(len(found))
+            bar.step()
+        bar.step(last=True)
     finally: model.train(training)
     if place().world_size == 1: return found
     return [_from_text(t, _names(model, ds)) for t in gather_list([_to_text(d) for d in found])]

@@ -102,7 +102,7 @@ def refuses(tmp_path, *words):
     import contextlib, io
     said, out = io.StringIO(), tmp_path/'refused'
     with contextlib.redirect_stderr(said):
-        try: status = run_command(train, [*map(str, words), '--work_dir', str(out)], name='detbook_train')
+        try: status = run_command(train, [*map(str, words), '--work_dir', str(out)])
         except SystemExit as e: status = e.code
     lines = [l for l in said.getvalue().splitlines() if l.startswith('detbook_train: ')]
     assert status == 2 and len(lines) == 1, (status, said.getvalue())
