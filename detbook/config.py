@@ -14,6 +14,7 @@ from pathlib import Path
 from typing import NamedTuple
 from torch import nn
 from .core import nearest, warn_once
+from .batch import Preprocess
 from .anchors import AnchorGenerator, PointGenerator, octave_scales
 from .coder import DeltaCoder, DistanceCoder
 from .assign import Matcher, RandomSampler, HardSampler, EverySampler
@@ -1164,11 +1165,11 @@ def _cascade_roi_head(p, trains, test):
         stage_weights=tuple(p('stage_loss_weights')), test_filter=_detection_filter(test))
 
 # %% ../nbs/35_config.ipynb #8da1acfd
-def _colours(p):
+def _colours(p, size):
     p.only(dict(pad_value=0, pad_seg=False))
     p.unused('pad_mask', 'mask_pad_value', 'seg_pad_value', 'boxtype2tensor', 'non_blocking')
     mean, std, swaps = p('mean', None) or (0.,)*3, p('std', None) or (1.,)*3, p('bgr_to_rgb', False) + p('rgb_to_bgr', False)
-    return dict(mean=tuple(mean), std=tuple(std), bgr=not swaps, pad_divisor=p('pad_size_divisor', 1))
+    return Preprocess(tuple(mean), tuple(std), not swaps, p('pad_size_divisor', 1), size)
 
 def _fixed_size(p):
     p.only(dict(img_pad_value=0, pad_seg=False))
@@ -1189,10 +1190,8 @@ def _detector(cls, p, *classes, **parts):
     backbone = build_part(p.part('backbone'), dict(ResNet=_resnet, ResNeXt=_resnext), 'backbone')
     neck = build_part(p.part('neck'), dict(FPN=_fpn), 'neck') or NoNeck(backbone.out_channels)
     data = p.part('data_preprocessor') or ConfigPart(dict(type='DetDataPreprocessor'), 'model.data_preprocessor')
-    size, colours = _train_size(data), build_part(data, dict(DetDataPreprocessor=_colours), 'data preprocessor')
-    made = cls(*classes, backbone=backbone, neck=neck, **parts, **colours)
-    made.preprocess.train_size = size
-    return made
+    colours = build_part(data, dict(DetDataPreprocessor=_colours), 'data preprocessor', _train_size(data))
+    return cls(*classes, backbone=backbone, neck=neck, preprocess=colours, **parts)
 
 def _of(cfg, key):
     "A stage's part of train_cfg or test_cfg."
@@ -1222,7 +1221,7 @@ def _two_stage(p):
     if p.kind == 'KeypointRCNN':   cls = KeypointRCNN
     elif cascade:                  cls = CascadeRCNN
     elif 'rpn_head' not in more:   cls = FastRCNN
-    else:                          cls = MaskRCNN if hasattr(head, 'mask_head') else FasterRCNN
+    else:                          cls = FasterRCNN if head.mask_head is None else MaskRCNN
     classes = (head.bbox_head[0] if cascade else head.bbox_head).num_classes
     return finish_part(_detector(cls, p, classes, roi_head=head, **more), train, test)
 

@@ -68,7 +68,7 @@ def check_metrics(
         if m not in _METRICS: raise ValueError(f'there is no metric {m!r}{nearest(m, _METRICS)}; there are: {", ".join(_METRICS)}')
     model = getattr(model, 'model', model)
     head  = getattr(model, 'roi_head', None)
-    lacks = dict(classes=isinstance(model, RPN), masks=not hasattr(head, 'mask_head'), keypoints=not hasattr(head, 'keypoint_head'), boxes=False)
+    lacks = dict(classes=isinstance(model, RPN), masks=getattr(head, 'mask_head', None) is None, keypoints=getattr(head, 'keypoint_head', None) is None, boxes=False)
     for m in metrics:
         if model is not None and lacks[_METRICS[m]]:
             raise ValueError(f'{m} cannot be measured: {type(model).__name__} finds no {_METRICS[m]}'
@@ -314,7 +314,7 @@ def _suitable(model, ds):
     head, d = getattr(model, 'roi_head', None), read_truths(ds)
     points = 17 in (len(a.get('keypoints') or ())//3 for a in d['annotations'])
     masks = any(a.get('segmentation') for a in d['annotations'])
-    return 'bbox', *['segm']*(masks and hasattr(head, 'mask_head')), *['keypoints']*(points and hasattr(head, 'keypoint_head'))
+    return 'bbox', *['segm']*(masks and getattr(head, 'mask_head', None) is not None), *['keypoints']*(points and getattr(head, 'keypoint_head', None) is not None)
 
 # %% ../nbs/51_testing.ipynb #0bc69ef6
 def _test_rank(config, cfg, checkpoint, measures, out, show, show_dir, min_score, tta):
