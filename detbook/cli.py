@@ -102,9 +102,10 @@ def _identity(path):
 def _parts(name):
     "The parts of a name that may stand in a path below a folder: no drive, root, '..' or letters that a file system refuses."
     name  = re.sub(r'^[A-Za-z]:', '', str(name))
-    parts = [re.sub(r'[\x00-\x1f\x7f<>:"|?*]', '_', p).rstrip('. ') for p in re.split(r'[\\/]+', name)]
+    parts = [re.sub(r'[\x00-\x1f\x7f\ud800-\udfff<>:"|?*]', '_', p).rstrip('. ') for p in re.split(r'[\\/]+', name)]
     short = lambda p: p if len(p.encode()) <= 150 else f'{p[:30]}_{hashlib.sha256(p.encode()).hexdigest()[:12]}'
-    return [short(p) for p in parts if p]
+    parts = [short(p) for p in parts if p]
+    return parts if sum(map(len, parts)) <= 1000 else parts[-3:]
 
 # %% ../nbs/44_cli.ipynb #b439349e
 def never_over(
