@@ -8,7 +8,7 @@ Docs: https://detbook.github.io/detbook/core.html.md"""
 __all__ = ['test_same', 'nearest', 'strict', 'component', 'settings', 'warn_once', 'mean_over_ranks', 'count_syncs', 'counted_as']
 
 # %% ../nbs/00_core.ipynb #b0bd4bde
-import difflib, functools, inspect, math, numbers, typing, warnings
+import difflib, functools, inspect, math, numbers, os, typing, warnings
 from collections.abc import Callable, Hashable, Iterable
 from contextlib import contextmanager
 import torch
@@ -44,7 +44,9 @@ def strict(
     owner:str|None=None,    # what a message calls it; default: the function's name, or its class's for a constructor
 )->Callable:                # the same function
     "Make `f` name the nearest parameter when it is called with an unknown keyword (TypeError)."
-    names = [n for n in inspect.signature(f).parameters if n != 'self']
+    params = inspect.signature(f).parameters.values()
+    if any(p.kind is p.VAR_KEYWORD for p in params): return f       # it takes any name
+    names = [p.name for p in params if p.name != 'self']
     owner = owner or f.__qualname__.removesuffix('.__init__').split('.<locals>.')[-1]
     @functools.wraps(f)
     def checked(*args, **kwargs):
@@ -58,7 +60,7 @@ def strict(
 def _is_number(v, kind=numbers.Real): return isinstance(v, kind) and not isinstance(v, bool)
 def _is_row(v): return isinstance(v, Iterable) and hasattr(v, '__len__') and not isinstance(v, (str, bytes, dict, Tensor))
 
-_KINDS = {bool: lambda v: isinstance(v, bool), str: lambda v: isinstance(v, str), dict: lambda v: isinstance(v, dict),
+_KINDS = {bool: lambda v: isinstance(v, bool), str: lambda v: isinstance(v, (str, os.PathLike)), dict: lambda v: isinstance(v, dict),
           int: lambda v: _is_number(v, numbers.Integral), float: lambda v: _is_number(v) and v == v,
           tuple: _is_row, list: _is_row, type(None): lambda v: v is None, Callable: callable}
 
@@ -75,10 +77,12 @@ def _leaves(v):
 
 # %% ../nbs/00_core.ipynb #c6e9055f
 _ONE, _ZERO, _SHARE = (1, math.inf), (0, math.inf), (0, 1)
+_LAYERS, _CELLS = (0, 1000), (1, 1000)     # more of them are a slip, or a file that means harm
 _TINY = (1e-300, math.inf)      # more than zero
 LIMITS = (dict.fromkeys('num_classes num_keypoints in_channels out_channels channels fc_channels feat_channels groups base_width'.split(), _ONE)
-    | dict.fromkeys('size num_outs num pad_divisor strides dilations stride dilation depth budget'.split(), _ONE)
-    | dict.fromkeys('num_convs num_fcs stacked_convs norm_groups nms_pre max_per_img ratio radius beta gamma'.split(), _ZERO)
+    | dict.fromkeys('num pad_divisor strides dilations stride dilation budget'.split(), _ONE)
+    | dict.fromkeys('num_outs size'.split(), _CELLS) | dict.fromkeys('num_convs num_fcs stacked_convs ratio depth'.split(), _LAYERS)
+    | dict.fromkeys('norm_groups nms_pre max_per_img radius beta gamma'.split(), _ZERO)
     | dict.fromkeys('iou pos_iou neg_iou min_pos_iou pos_fraction alpha min_score'.split(), _SHARE)
     | dict.fromkeys('scales ratios std stds max_ratio finest_scale sigma'.split(), _TINY))
 
@@ -97,6 +101,17 @@ def _check_value(owner, name, v, param):
             raise ValueError(f'{owner}: {name} is {v!r:.60}; expected {bound}')
 
 # %% ../nbs/00_core.ipynb #f58672fa
+def constructor_parameters(cls):
+    "The parameters of a constructor by name; of its parent's too, where it hands on `**kwargs`."
+    found = {}
+    for c in cls.__mro__:
+        if '__init__' not in vars(c): continue
+        params = list(inspect.signature(c.__init__).parameters.items())[1:]
+        found |= {k: v for k,v in params if v.kind is not v.VAR_KEYWORD and k not in found}
+        if all(v.kind is not v.VAR_KEYWORD for _,v in params): break
+    return found
+
+# %% ../nbs/00_core.ipynb #f26e4daf
 def component(
     cls:type|None=None,     # a class whose constructor takes named arguments
     *,
@@ -104,19 +119,24 @@ def component(
 )->type:                    # the same class
     "Make `cls` check the arguments of its constructor (TypeError, ValueError) and keep each of them under its own name."
     if cls is None: return functools.partial(component, helpers=helpers)
-    plain, sig = cls.__init__, inspect.signature(cls.__init__)
-    checked, params = strict(plain, cls.__name__), dict(list(sig.parameters.items())[1:])
+    plain, sig, params = cls.__init__, inspect.signature(cls.__init__), constructor_parameters(cls)
+    checked = strict(plain, cls.__name__)
+    def by_name(bound):         # arguments in a dict; those that `**kwargs` hands on to the parent's constructor as well
+        flat = {}
+        for k,v in list(bound.arguments.items())[1:]: flat |= v if sig.parameters[k].kind is inspect.Parameter.VAR_KEYWORD else {k: v}
+        return flat
     @functools.wraps(plain)
     def __init__(self, *args, **kwargs):
         bound = None
         try: bound = sig.bind(self, *args, **kwargs)
         except TypeError: pass                              # what is missing or too many is for Python to say
         if bound:
-            given = dict(list(bound.arguments.items())[1:])
-            for k,v in given.items(): _check_value(cls.__name__, k, v, params[k])
+            given = by_name(bound)
+            for k,v in given.items():
+                if k in params: _check_value(cls.__name__, k, v, params[k])
         checked(self, *args, **kwargs)
         bound.apply_defaults()
-        for k,v in list(bound.arguments.items())[1:]:
+        for k,v in by_name(bound).items():
             if k in helpers or hasattr(self, k): continue
             if isinstance(v, nn.Module): raise TypeError(f'{cls.__name__} does not keep its part {k}; its constructor should set self.{k}')
             setattr(self, k, v)
@@ -129,8 +149,7 @@ def settings(
     x:object,       # a component
 )->dict:            # name -> value, for every argument of its constructor that is no helper
     "Read what each argument of a component's constructor holds now."
-    names = [k for k in inspect.signature(type(x).__init__).parameters if k != 'self' and k not in x.helper_arguments]
-    return {k: getattr(x, k) for k in names}
+    return {k: getattr(x, k) for k in constructor_parameters(type(x)) if k not in x.helper_arguments}
 
 # %% ../nbs/00_core.ipynb #d7b99a6b
 _said = set()

@@ -8,11 +8,11 @@ Docs: https://detbook.github.io/detbook/describe.html.md"""
 __all__ = ['rebuild', 'upgrade', 'first_difference', 'describe', 'save_detector', 'check_weights_fit', 'read_detector']
 
 # %% ../nbs/13_describe.ipynb #c344784c
-import importlib, inspect, math, numbers, re, types
+import importlib, math, numbers, re, types
 from pathlib import Path
 import torch
 from torch import Tensor, nn
-from .core import nearest, settings, warn_once
+from .core import constructor_parameters, nearest, settings, warn_once
 from .checkpoint import find_weights, load_checkpoint, read_checkpoint, save_checkpoint
 
 # %% ../nbs/13_describe.ipynb #39a4534d
@@ -39,7 +39,7 @@ def _describe(x, where, given=None):
     values = {k: _describe(v, f'{where}.{k}', x.arguments.get(k, _default(cls, k))) for k,v in settings(x).items()}
     return {'type': f'{cls.__module__}.{cls.__qualname__}', **values}
 
-def _default(cls, name): return inspect.signature(cls.__init__).parameters[name].default
+def _default(cls, name): return constructor_parameters(cls)[name].default
 
 # %% ../nbs/13_describe.ipynb #f2af8383
 _HELPERS = ('anchors', 'coder', 'assign', 'nms', 'losses', 'batch', 'rpn', 'roi', 'fast_rcnn', 'masks', 'cascade_rcnn', 'keypoint_rcnn',
@@ -67,6 +67,8 @@ def _rebuild(x, own, where):
     if any(x.get(k) is not None for k in _SOURCES): raise ValueError(f'the description wants weights of {where} fetched, but a file holds its own')
     return cls(**{k: _rebuild(v, own, f'{where}.{k}') for k,v in x.items() if k not in _EXTRA})
 
+def _parameters(x): return dict(x.named_parameters()) if isinstance(x, nn.Module) else {}
+
 def _size(x, depth=0):
     "How many values a description has; too deep ones raise."
     if depth > 40: raise ValueError('the description is nested more than 40 deep, which no detector is')
@@ -85,9 +87,7 @@ def rebuild(
     elif description['_format'] != _FORMAT:
         raise ValueError(f'the description has format {str(description["_format"])[:20]}, and this version of detbook reads up to {_FORMAT}: install a newer one')
     model = _rebuild(description, {c.__name__: c for c in own}, str(description['type']).rpartition('.')[2])
-    flags = description.get('_requires_grad', {})
-    for name, p in model.named_parameters():
-        if name in flags: p.requires_grad_(bool(flags[name]))
+    for name, p in _parameters(model).items(): p.requires_grad_(bool(description.get('_requires_grad', {}).get(name, p.requires_grad)))
     return model
 
 # %% ../nbs/13_describe.ipynb #95f66c52
@@ -159,25 +159,26 @@ def first_difference(
     "Name the first thing, weights aside, in which two models differ."
     found = _differs(model, twin, '', set())
     if found: return '{} is {}, and {} when rebuilt'.format(*found)
+    if not isinstance(model, nn.Module): return None
     shapes, twins = ({k: tuple(v.shape) for k,v in m.state_dict().items()} for m in (model, twin))
     at = next((k for k in {**shapes, **twins} if shapes.get(k) != twins.get(k)), None)
     return at and f'{at} is {shapes.get(at, "absent")}, and {twins.get(at, "absent")} when rebuilt'
 
 # %% ../nbs/13_describe.ipynb #c6da0b51
 def describe(
-    model:nn.Module,    # built of `@component`s throughout
+    model:nn.Module,    # a model or a part, built of `@component`s throughout
 )->dict:                # {'type': 'detbook.neck.FPN', 'out_channels': 256, ...}, JSON-able
     "Write down what `model` holds, checked by building it anew. Raises ValueError that names what no description could bring back."
     name = type(model).__name__
     if not _is_component(type(model)): raise ValueError(f'{name} is not a @component: it does not keep what it was built with')
     description = _describe(model, name) | {'_format': _FORMAT}
     with torch.random.fork_rng(devices=[]): twin = rebuild(description, own=list(_parts(model, set())))
-    flags = {k: p.requires_grad for k,p in twin.named_parameters()}
-    changed = {k: p.requires_grad for k,p in model.named_parameters() if p.requires_grad != flags.get(k)}
+    flags = {k: p.requires_grad for k,p in _parameters(twin).items()}
+    changed = {k: p.requires_grad for k,p in _parameters(model).items() if p.requires_grad != flags.get(k)}
     if changed: description['_requires_grad'] = changed
     if found := first_difference(model, twin):
         raise ValueError(f'{name} was changed after it was built, in a way that its arguments do not describe: {found}; save_checkpoint keeps the weights alone')
-    if any(m._forward_hooks or m._forward_pre_hooks for m in model.modules()):
+    if isinstance(model, nn.Module) and any(m._forward_hooks or m._forward_pre_hooks for m in model.modules()):
         warn_once(f'{name} has forward hooks, which a description leaves out')
     return description
 

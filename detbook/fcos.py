@@ -106,7 +106,7 @@ class FCOSHead(nn.Module):
     ):
         super().__init__()
         if first_stage and num_classes != 1:
-            raise ValueError(f'a first stage knows a single class, so num_classes must be 1, not {num_classes}')
+            raise ValueError(f'FCOSHead: num_classes is {num_classes}; with first_stage=True there is a single class, object: 1')
         self.num_classes, self.first_stage = num_classes, first_stage
         self.in_strides, self.centerness_on_reg = in_strides, centerness_on_reg
         self.points, self.matcher, self.coder = points or PointGenerator(), matcher or PointMatcher(), coder or DistanceCoder()

@@ -47,6 +47,7 @@ class HeadConv(nn.Module):
         bias:bool|None=None,    # does the convolution add one? None: only if there is no norm
     ):
         super().__init__()
+        if groups and out_channels % groups: raise ValueError(f'HeadConv: groups is {groups} (norm_groups of a head), which does not divide its {out_channels} channels (feat_channels)')
         self.conv = nn.Conv2d(in_channels, out_channels, 3, padding=1,
                               bias=not groups if bias is None else bias)
         self.gn = nn.GroupNorm(groups, out_channels) if groups else None

@@ -711,7 +711,10 @@ def load_detector(
     kind, weights = weights_kind(state), Checkpoint(convert(state), state.path, state.kind, state.metadata)
     notes, config = (_description(state.metadata), _config_inside(state.metadata)) if arch is None else (None, None)
     known, points = _count(weights)
-    if notes is not None: model = rebuild(_with_classes(notes['model'], num_classes) if num_classes else notes['model'], own)
+    if notes is not None:
+        try: check_weights_fit(notes['model'], weights, own)
+        except (TypeError, ValueError) as e: raise ValueError(f'{path} cannot be rebuilt: {e}') from None
+        model = rebuild(_with_classes(notes['model'], num_classes) if num_classes else notes['model'], own)
     elif config is not None: model = build_detector(_with_classes(config['model'], num_classes or known))
     else:
         arch = _bare(arch or _arch_of(path) or '')

@@ -199,12 +199,12 @@ def test_a_swapped_part_leaves_the_other_settings():
     def same(a, b, but=()):
         a, b = ({k: v for k,v in describe(x).items() if k not in but} for x in (a, b))
         assert a == b
-    with torch.device('cpu'):
-        for default, make in ((models.RPN(**trunk(), rpn_head=lone_rpn_head(C, anchors=AnchorGenerator((4,8)))).rpn_head, lone_rpn_head),
-                              (models.CascadeRCNN().rpn_head, cascade_rpn_head), (models.KeypointRCNN().rpn_head, keypoint_rpn_head)):
-            same(default, make(default.in_channels, feat_channels=24, anchors=default.anchors), ('feat_channels',))
-        same(models.KeypointRCNN().roi_head, keypoint_roi_head(bbox_head=BoxHead(1, num_fcs=1, loss_bbox=SmoothL1Loss(.5))), ('bbox_head',))
-        same(models.MaskRCNN().roi_head, RoIHead(BoxHead(class_agnostic=True), MaskHead()), ('bbox_head',))
+    points = models.KeypointRCNN(backbone=ResNet(18))
+    for default, make in ((models.RPN(**trunk(), rpn_head=lone_rpn_head(C, anchors=AnchorGenerator((4,8)))).rpn_head, lone_rpn_head),
+                          (models.CascadeRCNN(backbone=ResNet(18)).rpn_head, cascade_rpn_head), (points.rpn_head, keypoint_rpn_head)):
+        same(default, make(default.in_channels, feat_channels=24, anchors=default.anchors), ('feat_channels',))
+    same(points.roi_head, keypoint_roi_head(bbox_head=BoxHead(1, num_fcs=1, loss_bbox=SmoothL1Loss(.5))), ('bbox_head',))
+    same(models.MaskRCNN(backbone=ResNet(18)).roi_head, RoIHead(BoxHead(class_agnostic=True), MaskHead()), ('bbox_head',))
     head = RoIHead(box(), bbox_extractor=read())
     before = describe(head)
     m = models.KeypointRCNN(4, 5, **trunk(), rpn_head=rpn(), roi_head=head, keypoint_head=KeypointHead(5, C, 1, C))
