@@ -644,5 +644,5 @@ def check_names(
         if not alone: raise ConfigError(text + (nearest(k, SETTINGS) or '; leave it out, or write it with an underscore in front if it is a note'))
         warn_once(text)
     for k,usual in _IDLE.items():
-        if k in cfg and cfg[k] != usual: warn_once(f'{k} = {cfg[k]!r:.60} ({cfg.origin(k)}) changes nothing in detbook'
+        if k in cfg and cfg[k] != usual and not cfg.origin(k).file.startswith('recipe '): warn_once(f'{k} = {cfg[k]!r:.60} ({cfg.origin(k)}) changes nothing in detbook'
                                                    + '; the command takes --launcher'*(k == 'launcher'))
