@@ -597,6 +597,7 @@ _PLACES = dict(         # a name that configs use: where it counts; {train}, {va
     checkpoint_config='default_hooks.checkpoint', log_config='default_hooks.logger', evaluation='val_evaluator train_cfg.val_interval',
     fp16='optim_wrapper.type', workflow='val_dataloader', seed='randomness.seed', dist_params='env_cfg.dist_cfg',
     cudnn_benchmark='env_cfg.cudnn_benchmark', mp_start_method='env_cfg.mp_cfg.mp_start_method', pretrained='model.backbone.init_cfg')
+_COPIED = 'train_pipeline val_pipeline test_pipeline classes CLASSES class_names metainfo dataset_type data_root data optimizer lr_config fp16'.split()   # never used up in sums
 _IDLE = dict(log_level='INFO', default_scope='mmdet', launcher='none', log_processor=dict(type='LogProcessor', window_size=50, by_epoch=True))
 
 # %% ../nbs/50_pipeline.ipynb #ab7d4017
@@ -618,17 +619,26 @@ def _paths_to(node, name, path=''):
         yield from _paths_to(v, name, f'{path}.{k}' if path else str(k))
 
 def _instead(cfg, name, origin):
-    "What to set in place of a name that reaches nothing."
+    "What to set in place of a name that reaches nothing; None where that says the same anyway."
     inner = {s: inner_dataset(cfg, f'{s}_dataloader')[1] for s in ('train', 'val', 'test')}
     places = _PLACES[name].format(**inner).split() if name in _PLACES else []
     places = places or list(_paths_to({k:cfg[k] for k in SETTINGS if k in cfg}, name))[:3]
     said, equals, value = origin.file.removeprefix('--set ').partition('=')
     rest = said.strip().removeprefix(name) if origin.file.startswith('--set ') else ''
-    def there(path):
-        try: return bool(cfg.origin(path))
-        except ConfigError: return False
-    if rest and places and all(there(p + rest) for p in places): places = [f'{p}{rest}={value.strip()}' for p in places]
+    if any(_at(cfg, p) == cfg[name] for p in places): return None
+    if rest and places and all(_at(cfg, p + rest) is not _NOTHING for p in places): places = [f'{p}{rest}={value.strip()}' for p in places]
     return ' and '.join(places)
+
+_NOTHING = object()
+
+def _at(cfg, path):
+    "The value at a path, or _NOTHING."
+    value = cfg
+    for key in path.split('.'):
+        if isinstance(value, dict) and key in value: value = value[key]
+        elif isinstance(value, (list, tuple)) and key.isdecimal() and int(key) < len(value): value = value[int(key)]
+        else: return _NOTHING
+    return value
 
 def check_names(
     cfg:Config, # a whole config
@@ -638,9 +648,10 @@ def check_names(
         near = difflib.get_close_matches(k, SETTINGS, 1, .88)
         if near and k not in _PLACES: raise ConfigError(f'the config has {k!r} ({origin}); did you mean {near[0]!r}?')
         places = _instead(cfg, k, origin)
+        if places is None: continue
         text = f'{k} ({origin}) reaches nothing: no setting and no other line of the config reads it'
         alone = {cfg.origin(s).file for s in SETTINGS if s in cfg} <= {origin.file}
-        if places: raise ConfigError(f'{text}; what counts is {places}')
+        if places and (not alone or k in _COPIED): raise ConfigError(f'{text}; what counts is {places}')
         if not alone: raise ConfigError(text + (nearest(k, SETTINGS) or '; leave it out, or write it with an underscore in front if it is a note'))
         warn_once(text)
     for k,usual in _IDLE.items():

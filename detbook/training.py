@@ -636,10 +636,10 @@ def _few(names): return ', '.join(map(str, names[:8])) + ', ...'*(len(names) > 8
 @patch
 def _made_with(self:Trainer):
     "All that decides what this run learns, by name."
-    def seen(data): return [f'{d["file"]}, sha256 {d["sha256"][:12]}, {d["images"]} images, {d["objects"]} objects' for d in _fingerprint(data)]
+    def seen(data): return {f'content of {d["file"]}': f'sha256 {d["sha256"][:12]}, {d["images"]} images, {d["objects"]} objects' for d in _fingerprint(data)}
     p, v, settings = self.place, _versions(), {k:self.cfg[k] for k in SETTINGS if k in self.cfg and k not in _APART}
     return flat_settings(settings) | {'number of processes': p.world_size, 'device': _device_name(p), 'torch': v['torch'], 'detbook': v['detbook'],
-        'what is measured': list(self.measures.metrics) if self.measures else 'nothing', 'data': seen(self.data), 'data to measure on': seen(self.val) if self.measures else []}
+        'what is measured': list(self.measures.metrics) if self.measures else 'nothing'} | (seen(self.val) if self.measures else {}) | seen(self.data)
 
 def _old_notes(state):
     "Settings and classes of a state that detbook 0.1 has written, from the files beside it; None where they do not say."
