@@ -597,7 +597,6 @@ _PLACES = dict(         # a name that configs use: where it counts; {train}, {va
     checkpoint_config='default_hooks.checkpoint', log_config='default_hooks.logger', evaluation='val_evaluator train_cfg.val_interval',
     fp16='optim_wrapper.type', workflow='val_dataloader', seed='randomness.seed', dist_params='env_cfg.dist_cfg',
     cudnn_benchmark='env_cfg.cudnn_benchmark', mp_start_method='env_cfg.mp_cfg.mp_start_method', pretrained='model.backbone.init_cfg')
-_COPIED = 'train_pipeline val_pipeline test_pipeline classes CLASSES class_names metainfo dataset_type data_root data optimizer lr_config fp16'.split()   # never used up in sums
 _IDLE = dict(log_level='INFO', default_scope='mmdet', launcher='none', log_processor=dict(type='LogProcessor', window_size=50, by_epoch=True))
 
 # %% ../nbs/50_pipeline.ipynb #ab7d4017
@@ -651,8 +650,8 @@ def check_names(
         if places is None: continue
         text = f'{k} ({origin}) reaches nothing: no setting and no other line of the config reads it'
         alone = {cfg.origin(s).file for s in SETTINGS if s in cfg} <= {origin.file}
-        if places and (not alone or k in _COPIED): raise ConfigError(f'{text}; what counts is {places}')
-        if not alone: raise ConfigError(text + (nearest(k, SETTINGS) or '; leave it out, or write it with an underscore in front if it is a note'))
+        if places: text += f'; what counts is {places}'
+        if not alone: raise ConfigError(text if places else text + (nearest(k, SETTINGS) or '; leave it out, or write it with an underscore in front if it is a note'))
         warn_once(text)
     for k,usual in _IDLE.items():
         if k in cfg and cfg[k] != usual and not cfg.origin(k).file.startswith('recipe '): warn_once(f'{k} = {cfg[k]!r:.60} ({cfg.origin(k)}) changes nothing in detbook'
