@@ -79,6 +79,7 @@ def _leaves(v):
 _ONE, _ZERO, _SHARE = (1, math.inf), (0, math.inf), (0, 1)
 _LAYERS, _CELLS = (0, 1000), (1, 1000)     # more of them are a slip, or a file that means harm
 _TINY = (1e-300, math.inf)      # more than zero
+# the least and the largest that a number of this name may be
 LIMITS = (dict.fromkeys('num_classes num_keypoints in_channels out_channels channels fc_channels feat_channels groups base_width'.split(), _ONE)
     | dict.fromkeys('num pad_divisor strides dilations stride dilation budget'.split(), _ONE)
     | dict.fromkeys('num_outs size'.split(), _CELLS) | dict.fromkeys('num_convs num_fcs stacked_convs ratio depth'.split(), _LAYERS)
@@ -101,7 +102,9 @@ def _check_value(owner, name, v, param):
             raise ValueError(f'{owner}: {name} is {v!r:.60}; expected {bound}')
 
 # %% ../nbs/00_core.ipynb #f58672fa
-def constructor_parameters(cls):
+def constructor_parameters(
+    cls:type,   # any class
+)->dict:        # name -> inspect.Parameter, without `self`
     "The parameters of a constructor by name; of its parent's too, where it hands on `**kwargs`."
     found = {}
     for c in cls.__mro__:
