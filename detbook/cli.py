@@ -154,7 +154,7 @@ def keep_pictures(
     "Raise ValueError where `folder` is that of the pictures themselves, where a link leads out of it, or a file has the name of a picture."
     top = Path(folder).resolve()
     if os.path.lexists(folder) and not Path(folder).is_dir(): raise NotADirectoryError(f'{flag} {folder} is no folder')
-    homes = {_identity(p): p for p in {os.path.dirname(os.path.abspath(s)) for s in sources}}
+    homes = {_identity(p): p for p in {os.path.dirname(s) or '.' for s in map(str, sources)}}
     for parent in {p.parent for p in paths}:
         if not parent.resolve().is_relative_to(top): raise ValueError(f'{flag} {folder}: {parent} leads to {parent.resolve()}, outside of that folder')
         if own := homes.get(_identity(parent) or ()): raise ValueError(f'{flag} {folder} would put drawings into {own}, the folder of the pictures themselves: name another folder')
