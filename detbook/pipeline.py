@@ -199,13 +199,27 @@ def _read_file(path):
 
 def _as_rows(found, most, where):
     "(P,4) or (P,5) float32 of what a file holds for one image."
-    boxes, scores = (found.get('bboxes', found.get('boxes')), found.get('scores')) if isinstance(found, dict) else (found, None)
-    try: boxes = torch.as_tensor(boxes, dtype=torch.float32)[:most]
-    except (TypeError, ValueError, RuntimeError): boxes = torch.zeros(0)
-    if boxes.numel() == 0 and boxes.ndim < 2 and isinstance(found, (dict, list)): boxes = torch.zeros(0, 4)
-    if scores is not None: boxes = torch.cat([boxes, torch.as_tensor(scores, dtype=torch.float32)[:most].reshape(-1, 1)], 1)
+    if most is not None and (type(most) is not int or most < 0): raise ValueError(f'{where}: asked for {most!r} proposals, expected a whole number from 0')
+    def numbers(x, what):
+        try: return torch.as_tensor(x, dtype=torch.float32)
+        except (TypeError, ValueError, RuntimeError): raise ValueError(f'{where}: its {what} are {str(x)[:60]!r}, no table of numbers') from None
+    boxes, scores = found, None
+    if isinstance(found, dict):
+        key, scores = next((k for k in ('bboxes', 'boxes') if k in found), None), found.get('scores')
+        if key is None: raise ValueError(f'{where}: it has no bboxes{nearest("bboxes", found)}; it has {", ".join(map(str, list(found)[:6])) or "nothing"}')
+        boxes = found[key]
+    boxes = numbers(boxes, 'boxes')
+    if boxes.numel() == 0 and boxes.ndim < 2: boxes = torch.zeros(0, 4)
     if boxes.ndim != 2 or boxes.shape[1] not in (4, 5): raise ValueError(f'{where}: proposals of shape {tuple(boxes.shape)}, expected (P,4) or (P,5)')
-    return boxes
+    if scores is not None:
+        scores = numbers(scores, 'scores').reshape(-1, 1)
+        if len(scores) != len(boxes) or boxes.shape[1] == 5: raise ValueError(f'{where}: {len(scores)} scores beside boxes of shape {tuple(boxes.shape)}, expected one for each of (P,4)')
+        boxes = torch.cat([boxes, scores], 1)
+    bad = ~boxes.isfinite().all(1) | (boxes[:, 2:4] < boxes[:, :2]).any(1)
+    if bad.any():
+        n = int(bad.nonzero()[0])
+        raise ValueError(f'{where}: row {n} is {[round(v, 3) for v in boxes[n].tolist()]}, expected finite numbers x1, y1, x2, y2 with x1 <= x2 and y1 <= y2')
+    return boxes[:most]
 
 # %% ../nbs/50_pipeline.ipynb #fb52eee5
 def _from_results(found, ids, most, path):
@@ -361,7 +375,9 @@ class JoinedDataset(Dataset):
     def __init__(self,
         parts:list, # data sets with `classes` and `sizes`
     ):
-        if not parts: raise ValueError('no data sets to join')
+        if not isinstance(parts, (list, tuple)) or not parts: raise ValueError(f'JoinedDataset takes a list of data sets, found {parts!r:.60}')
+        for d in parts:
+            if not (hasattr(d, 'classes') and hasattr(d, 'sizes')): raise TypeError(f'JoinedDataset takes data sets with classes and sizes; a {type(d).__name__} has none')
         for d in parts[1:]:
             if d.classes != parts[0].classes: raise ValueError(f'data sets of other classes cannot be joined: {parts[0].classes} and {d.classes}')
         self.parts, self.ends, self.classes = list(parts), list(accumulate(map(len, parts))), parts[0].classes
@@ -462,6 +478,11 @@ def group_by_shape(
     return full + [left[k:k+batch_size] for k in range(0, len(left), batch_size)]
 
 # %% ../nbs/50_pipeline.ipynb #ff09fb08
+def _check_whole(owner, least=None, **values):
+    for k,n in values.items():
+        if isinstance(n, bool) or not isinstance(n, (int, np.integer)) or least is not None and n < least:
+            raise ValueError(f'{owner}: {k} is {n!r:.60}, expected a whole number' + f' from {least}'*(least is not None))
+
 class BatchPlan:
     "Which images come in which batch, on which rank: a function of its arguments and of the epoch, and of nothing else."
     @strict
@@ -475,6 +496,9 @@ class BatchPlan:
         group_by_shape:bool=True,   # keep upright and lying images apart
         rest:str='repeat',          # 'repeat': some images twice, so that all ranks have equally many; 'drop': and full batches only; 'keep': each image once
     ):
+        _check_whole('BatchPlan', batch_size=batch_size, seed=seed, rank=rank, world_size=world_size)
+        sizes = torch.as_tensor(sizes)
+        if sizes.ndim != 2 or sizes.shape[1] != 2: raise ValueError(f'BatchPlan: sizes of shape {tuple(sizes.shape)}, expected (N,2): height and width of each image')
         if not 0 <= rank < world_size: raise ValueError(f'rank is {rank}, expected 0 to {world_size-1}, for world_size is {world_size}')
         if batch_size < 1: raise ValueError(f'batch_size is {batch_size}, expected at least 1')
         ways = ('repeat', 'drop', 'keep')
@@ -538,13 +562,17 @@ class PlannedBatches:
         plan:BatchPlan,     # what comes when
         epoch:int=0,        # which epoch the next round is
         start:int=0,        # how many of its batches are left out, for they have been seen
-    ): self.plan, self.at = plan, (epoch, start)
+    ):
+        self.plan = plan
+        self.go_to(epoch, start)
 
     def go_to(self,
         epoch:int,      # which epoch the next round is
         start:int=0,    # how many of its batches are left out
     ):
         "Let the next round through the loader begin there."
+        _check_whole('go_to', 0, epoch=epoch, start=start)
+        if start > len(self.plan): raise ValueError(f'go_to: start is {start}, and an epoch has {len(self.plan)} batches')
         self.at = epoch, start
 
     def __len__(self): return len(self.plan) - self.at[1]
@@ -575,6 +603,7 @@ def build_loader(
     workers = p('num_workers', 0) if num_workers is None else num_workers
     more = dict(persistent_workers=p('persistent_workers', False), prefetch_factor=p('prefetch_factor', None), multiprocessing_context=context)
     p.finish()
+    _check_whole(path, 0, num_workers=workers)
     return DataLoader(SeededItems(dataset), batch_sampler=PlannedBatches(plan, epoch, start), num_workers=workers, collate_fn=collate, worker_init_fn=_patient,
                       pin_memory=torch.cuda.is_available(), generator=torch.Generator(), **(more if workers else {}))
 
