@@ -463,12 +463,18 @@ class SeededItems(Dataset):
         raise ValueError(f'{getattr(self.dataset, "name", "the data set")}: of {self.tries} pictures none kept an object through its pipeline')
 
 # %% ../nbs/50_pipeline.ipynb #ad250bdd
+def _check_whole(owner, least=None, **values):
+    for k,n in values.items():
+        if isinstance(n, bool) or not isinstance(n, (int, np.integer)) or least is not None and n < least:
+            raise ValueError(f'{owner}: {k} is {n!r:.60}, expected a whole number' + f' from {least}'*(least is not None))
+
 def group_by_shape(
     order:list,         # indices of images
     upright:list,       # for each image of the data set: is it higher than wide?
     batch_size:int,     # images in a batch
 )->list:                # batches; those at the end hold what is left of both kinds
     "Fill batches with images of one orientation, in the given order."
+    _check_whole('group_by_shape', 1, batch_size=batch_size)
     open_, full = ([], []), []
     for i in order:
         batch = open_[not upright[i]]
@@ -478,11 +484,6 @@ def group_by_shape(
     return full + [left[k:k+batch_size] for k in range(0, len(left), batch_size)]
 
 # %% ../nbs/50_pipeline.ipynb #ff09fb08
-def _check_whole(owner, least=None, **values):
-    for k,n in values.items():
-        if isinstance(n, bool) or not isinstance(n, (int, np.integer)) or least is not None and n < least:
-            raise ValueError(f'{owner}: {k} is {n!r:.60}, expected a whole number' + f' from {least}'*(least is not None))
-
 class BatchPlan:
     "Which images come in which batch, on which rank: a function of its arguments and of the epoch, and of nothing else."
     @strict
@@ -498,6 +499,7 @@ class BatchPlan:
     ):
         _check_whole('BatchPlan', batch_size=batch_size, seed=seed, rank=rank, world_size=world_size)
         sizes = torch.as_tensor(sizes)
+        if sizes.ndim == 2 and not (sizes > 0).all(): raise ValueError(f'BatchPlan: the size of image {int((~(sizes > 0)).any(1).nonzero()[0])} is not above 0')
         if sizes.ndim != 2 or sizes.shape[1] != 2: raise ValueError(f'BatchPlan: sizes of shape {tuple(sizes.shape)}, expected (N,2): height and width of each image')
         if not 0 <= rank < world_size: raise ValueError(f'rank is {rank}, expected 0 to {world_size-1}, for world_size is {world_size}')
         if batch_size < 1: raise ValueError(f'batch_size is {batch_size}, expected at least 1')
@@ -522,6 +524,7 @@ class BatchPlan:
         epoch:int,  # from 0
     )->list:        # of batches: lists of (seed of the item, index)
         "The batches of this rank in one epoch."
+        _check_whole('BatchPlan', 0, epoch=epoch)
         order, b = self.indices(epoch), self.batch_size
         batches = group_by_shape(order, self.upright, b) if self.upright else [order[k:k+b] for k in range(0, len(order), b)]
         if self.rest == 'drop': batches = [o for o in batches if len(o) == b]
@@ -553,6 +556,7 @@ def build_plan(
         drop = batches('drop_last', drop)
         batches.finish()
     test = getattr(dataset, 'test_mode', False)
+    if not hasattr(dataset, 'sizes'): raise TypeError(f'build_plan takes a data set with sizes, (N,2) height and width; a {type(dataset).__name__} has none')
     return BatchPlan(dataset.sizes, p('batch_size'), seed, rank, world_size, shuffle, batches is not None, 'keep' if test else 'drop' if drop else 'repeat')
 
 # %% ../nbs/50_pipeline.ipynb #cad9ce5d
@@ -634,6 +638,7 @@ def inner_dataset(
     loader:str, # 'train_dataloader', 'val_dataloader' or 'test_dataloader'
 )->tuple:       # the settings of the data set that lies inside of RepeatDataset and the like, or {}; and their path
     "Find the data set of a loader whose pipeline loads the pictures."
+    if not isinstance(cfg, dict): raise TypeError(f'inner_dataset takes a whole config, not {cfg!r:.60}')
     own, path = cfg.get(loader) or {}, loader
     while isinstance(own, dict) and isinstance(own.get('dataset'), dict): own, path = own['dataset'], f'{path}.dataset'
     if path == loader: own, path = {}, f'{path}.dataset'
@@ -672,6 +677,7 @@ def check_names(
     cfg:Config, # a whole config
 ):
     "Refuse a name at the top level that reaches nothing (ConfigError), with the path that counts; names that change nothing here are warned of."
+    if not isinstance(cfg, Config): raise TypeError(f'check_names takes a Config, not a {type(cfg).__name__}: Config.fromfile reads one, Config(dict) makes one')
     for k,origin in cfg.unused(SETTINGS).items():
         near = difflib.get_close_matches(k, SETTINGS, 1, .88)
         if near and k not in _PLACES: raise ConfigError(f'the config has {k!r} ({origin}); did you mean {near[0]!r}?')
