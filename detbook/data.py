@@ -422,10 +422,11 @@ def _draw(s, h, w):
 # %% ../nbs/40_data.ipynb #f1efc34b
 def decode_masks(
     rles:list,      # N compressed run lengths
-    size:tuple,     # (H, W) of the picture
+    size:tuple|None,# (H, W) of the picture; None: that of the first mask
 )->Tensor:          # (N,H,W) uint8, 1 inside
     "Draw run lengths as masks; ValueError where they are of another size, or damaged."
     if not len(rles): return torch.zeros(0, *size, dtype=torch.uint8)
+    if size is None: size = rles[0]['size']
     return torch.from_numpy(np.ascontiguousarray(mask_utils.decode([segmentation_to_rle(r, *size) for r in rles]).transpose(2, 0, 1)))
 
 # %% ../nbs/40_data.ipynb #3c9d78aa
