@@ -455,6 +455,9 @@ def load_checkpoint(
     ready = {k: state[k].to(own[k].device, own[k].dtype) for k in report.loaded}
     with torch.no_grad():
         for k,v in ready.items(): own[k].copy_(v)
+    if isinstance(found, Checkpoint) and not prefix and not report.reinitialised + report.missing + report.unexpected:
+        model.notes, model.loaded_from = dict(found.metadata), str(found.path)      # how pictures were resized, class names
+        if 'preprocessing' in found.metadata: vars(model).pop('test_scale', None)   # of another file
     model.trained = True        # a detector warns when it is fitted with frozen random weights; these are not
     return report
 
