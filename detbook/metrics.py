@@ -61,8 +61,6 @@ def _check_fields(p, where, classes):
         raise ValueError(f'{where} has the label {wrong}, and there are {classes} category_ids: labels run from 0 to {classes-1}')
     for k, v in dict(out, boxes=boxes).items():
         if k != 'masks' and not v.isfinite().all(): raise ValueError(f'{where} has {k} that are not finite')
-    if (turned := (boxes[:, 2:] < boxes[:, :2]).any(1)).any():
-        raise ValueError(f'{where} has the box {boxes[turned][0].tolist()}, expected x1, y1, x2, y2 with x1 <= x2 and y1 <= y2')
     return dict(out, boxes=boxes)
 
 # %% ../nbs/42_metrics.ipynb #57953db4

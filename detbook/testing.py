@@ -21,7 +21,7 @@ from .show import panels, show_prediction, show_target
 from .checkpoint import _read_arrays, whole_file
 from .rpn import RPN
 from .config import Config, ConfigError, ConfigPart, build_part, build_tta
-from .data import CocoDataset, collate, decode_masks, read_coco
+from .data import CocoDataset, class_names, collate, decode_masks, read_coco
 from .transforms import Augment, Resize, original_size
 from .metrics import Result, encode_mask, evaluate
 from .cli import free_path, never_over, place_below, run_command
@@ -203,7 +203,7 @@ def write_results(
         new   = b'cnumpy._core.multiarray\n'                    # NumPy's name for itself since 2.0; the former one is known to all of them
         with whole_file(path) as part: Path(part).write_bytes(data.replace(new, b'cnumpy.core.multiarray\n', 1))
         return [path]
-    rows = [d.to_coco(int(i), list(category_ids)) for d, i in zip(found, image_ids)]
+    rows = [d.to_coco(i, list(category_ids)) for d, i in zip(found, image_ids)]
     _write_rows(path, rows)
     if not any('masks' in d for d in found): return [path]
     _write_rows(path.with_suffix('.segm.json'), ([{k: v for k,v in r.items() if k not in ('bbox', 'keypoints')} for r in some] for some in rows))
@@ -250,9 +250,9 @@ def draw_pair(
 # %% ../nbs/51_testing.ipynb #0e9f2889
 def _renumbered(d, name, ds):
     "Truths whose categories have the data set's ids, matched by name; ValueError where a class is not there."
-    wanted, has = dict(zip(ds.category_ids, ds.classes)), {c['id']: c.get('name') for c in d['categories']}
+    wanted, has = dict(zip(ds.category_ids, ds.classes)), class_names(d['categories'], d['annotations'])
     if all(has.get(k) == c for k, c in wanted.items()): return d
-    theirs = [c.get('name') for c in d['categories']]
+    theirs = list(has.values())
     for k, c in wanted.items():
         if theirs.count(c) != 1:
             raise ValueError(f'{name} has {theirs.count(c) or "no"} classes named {c!r}{nearest(c, filter(None, theirs))}, which {ds.name} numbers {k}'
