@@ -491,8 +491,8 @@ def save_checkpoint(
 )->Path:                    # the same path
     "Write weights and notes as safetensors, whole or not at all; notes that JSON cannot hold raise ValueError before anything is written."
     from safetensors.torch import save_file
-    from detbook import __version__
-    try: notes = json.dumps({'detbook': __version__, **(metadata or {})})
+    from importlib.metadata import version      # the package may be shadowed by a folder of its name, beside a clone
+    try: notes = json.dumps({'detbook': version('detbook'), **(metadata or {})})
     except (TypeError, ValueError) as e: raise ValueError(f'the metadata for {path} cannot be written as JSON: {e}') from None
     tensors, storages = {}, set()
     for k,v in (model if isinstance(model, dict) else model.state_dict()).items():

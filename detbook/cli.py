@@ -8,7 +8,7 @@ Docs: https://detbook.github.io/detbook/cli.html.md"""
 __all__ = ['make_parser', 'run_command', 'never_over', 'free_path', 'place_below']
 
 # %% ../nbs/44_cli.ipynb #a0fee6ec
-import argparse, inspect, sys, types, typing
+import argparse, inspect, signal, sys, types, typing
 from collections.abc import Callable
 from typing import NamedTuple, get_args, get_origin
 from fastcore.docments import docments
@@ -83,13 +83,16 @@ def make_parser(
 def run_command(
     f:Callable,             # the function behind the command
     argv:list|None=None,    # words after the command's name; None: those of this process
-)->int:                     # exit status: 0, or 2 after a mistake in the input
+)->int:                     # exit status: 0, 2 after a mistake in the input, 130 after Ctrl-C
     "Parse the words, call the function; a mistake in the input is one sentence, not a traceback."
     args = vars(make_parser(f).parse_args(argv))
     try: f(**args)
-    except (ValueError, TypeError, FileNotFoundError, NotADirectoryError, IsADirectoryError, PermissionError, ConnectionError, FloatingPointError) as e:
+    except (ValueError, TypeError, OSError, FloatingPointError) as e:       # OSError: files, full disks, lost processes, the network
         print(f'{f.__name__}: {e}', file=sys.stderr)
         return 2
+    except KeyboardInterrupt:
+        print(f'{f.__name__}: stopped by Ctrl-C', file=sys.stderr)
+        return 128 + signal.SIGINT
     return 0
 
 # %% ../nbs/44_cli.ipynb #b4e0fa2c

@@ -828,7 +828,8 @@ class Config(ConfigDict):
             spot = self._spots.get(k, _PROGRAM)
             late = [o for o in _origins(v, spot) if o.file.startswith('--set ') or o == _PROGRAM.origin]
             if k in settings or k.startswith('_') or spot.used and not late: continue
-            if not _holds(ours, _comparable(v), k): found[k] = late[-1] if late else spot.origin
+            own = [] if spot.origin.file == self._file else [o for o in _origins(v, spot) if o.file == self._file]  # _base_.train_pipeline[2].scale = ...
+            if not _holds(ours, _comparable(v), k): found[k] = (late or own or [spot.origin])[-1]
         return found
 
     def dump(self,

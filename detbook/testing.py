@@ -9,7 +9,7 @@ __all__ = ['test', 'Measures', 'read_evaluator', 'check_metrics', 'predict_datas
            'write_results', 'read_results', 'draw_pair', 'read_truths', 'measure', 'detbook_test', 'test_command']
 
 # %% ../nbs/51_testing.ipynb #bdef06f0
-import base64, contextlib, inspect, io, json, os, pickle, re, sys, time
+import base64, contextlib, copy, inspect, io, json, os, pickle, re, sys, time
 from collections.abc import Callable, Iterator
 from pathlib import Path
 from typing import Literal, NamedTuple
@@ -27,7 +27,7 @@ from .metrics import Result, encode_mask, evaluate
 from .cli import free_path, never_over, place_below, run_command
 from .inference import Detections, Progress, init_detector
 from .distributed import gather_list, is_main, place, process_group, run_on, shard
-from .pipeline import build_dataset
+from .pipeline import build_dataset, check_names
 
 # %% ../nbs/51_testing.ipynb #31d52df5
 class Measures(NamedTuple):
@@ -311,8 +311,9 @@ def _read_job(config, set, tta):
             if Path(config).stat().st_size > 4_000_000 or 'model' not in json.loads(Path(config).read_bytes()):
                 if set or tta: raise TypeError(f'{config} is an annotation file: without a config there is nothing that {"--set" if set else "--tta"} could change')
                 return None
-    cfg = Config(config) if isinstance(config, dict) else Config.fromfile(config)
-    if set: cfg.override(list(set))
+    cfg = copy.deepcopy(config) if isinstance(config, Config) else Config(config) if isinstance(config, dict) else Config.fromfile(config)
+    if set: cfg.override([set] if isinstance(set, str) else list(set))
+    check_names(cfg)
     for key in ('model', 'test_dataloader'):
         if not cfg.get(key): raise ConfigError(f'{"the config" if isinstance(config, dict) else config} has no {key}{nearest(key, cfg)}')
     return cfg
