@@ -7,6 +7,7 @@ from pycocotools.coco import COCO
 from pycocotools.cocoeval import COCOeval
 from detbook.data import CocoDataset, check_mask, decode_masks, decode_runs, plain_id, read_coco, read_image, read_picture, segmentation_to_rle, written_id
 from detbook.metrics import encode_mask, evaluate, match_categories, to_coco
+from detbook.pipeline import build_dataset, read_proposals
 
 H, W = 64, 96
 
@@ -55,6 +56,23 @@ def test_text_ids_in_a_file(folder):
     ds = CocoDataset(folder/'ann.json')
     assert [a['id'] for a in ds.to_coco()['annotations']] == [a['id'] for a in d['annotations']] and ds[1][1]['image_id'] == 'img_2'
     assert 'img_' not in ds.summary() and len(ds.summary().splitlines()) == 5
+
+@pytest.mark.parametrize('ids', ['float', 'text', 'name'])
+def test_config_data_sets_and_proposals(folder, ids):
+    d = spelled(coco(), SPELLINGS[ids], SPELLINGS[ids])
+    small = dict(d['annotations'][0], id=99, bbox=[1, 1, .5, 9])           # mmdetection leaves out what is thinner than a pixel
+    (folder/'ann.json').write_text(json.dumps(dict(d, annotations=d['annotations'] + [small])))
+    (folder/'boxes.json').write_text(json.dumps([dict(image_id=r['id'], bbox=[1, 2, 3, 4], score=.5) for r in d['images']]))
+    ds = build_dataset(dict(type='CocoDataset', data_root=str(folder), ann_file='ann.json', data_prefix=dict(img=''), metainfo=dict(classes=['dog', 'cat']), filter_cfg=dict(filter_empty_gt=True),
+                            proposal_file='boxes.json', pipeline=[dict(type='LoadImageFromFile'), dict(type='LoadProposals', num_max_proposals=9), dict(type='LoadAnnotations', with_bbox=True), dict(type='PackDetInputs')]))
+    assert len(ds) == 3 and ds.classes == ['dog', 'cat'] and ds.report['objects'] == 6 and sum(ds.report['left_out'].values()) == 1
+    assert [t['image_id'] for _, t in ds] == [written_id(r['id']) for r in d['images']]
+    assert all(torch.as_tensor(t['proposals'])[:, :4].tolist() == [[1, 2, 4, 6]] for _, t in ds)
+    images = [(r['id'], r['file_name']) for r in d['images']]
+    assert read_proposals(folder/'boxes.json', images)[d['images'][2]['id']].tolist() == [[1, 2, 4, 6, .5]]
+    for change in (dict(score='0.9'), dict(bbox=[1, 2]), dict(image_id='none'), dict(image_id=[1]), dict(bbox=[1e309, 0, 1, 1])):
+        (folder/'boxes.json').write_text(json.dumps([dict(image_id=d['images'][0]['id'], bbox=[1, 2, 3, 4], score=.5) | change]))
+        with pytest.raises(ValueError, match='boxes.json: result 0 '): read_proposals(folder/'boxes.json', images)
 
 def test_ids_that_are_one(folder):
     d = coco()
