@@ -214,6 +214,8 @@ def _as_rows(found, most, where):
     return boxes
 
 # %% ../nbs/50_pipeline.ipynb #fb52eee5
+def _is_box(b): return isinstance(b, (list, tuple)) and len(b) == 4 and all(isinstance(x, (int, float)) and abs(x) < 1e12 for x in b)
+
 def _from_results(found, ids, most, path):
     "Rows for each image of a list of COCO results."
     at, own = {i:[] for i in ids}, lambda r: (r['bbox'][0], r['bbox'][1], r['bbox'][0]+r['bbox'][2], r['bbox'][1]+r['bbox'][3], r['score'])
@@ -248,8 +250,6 @@ def read_proposals(
     return ProposalTable(ids, rows)
 
 # %% ../nbs/50_pipeline.ipynb #58fb202d
-def _is_box(b): return isinstance(b, (list, tuple)) and len(b) == 4 and all(isinstance(x, (int, float)) and abs(x) < 1e12 for x in b)
-
 def _fit(a, w, h):
     "An annotation as it is kept on a picture of w x h, or the reason why it is not."
     (x, y, bw, bh), area = a['bbox'], a.get('area', 1)
