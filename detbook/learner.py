@@ -34,7 +34,7 @@ from .core import nearest, strict, warn_once
 from .show import show_grid, show_pair
 from .checkpoint import save_detector
 from .models import mask_rcnn
-from .data import CocoDataset, collate, list_pictures, read_picture
+from .data import CocoDataset, collate, list_pictures, read_picture, written_id
 from .transforms import Crop, Flip, RandomResize, Resize, original_size, to_original
 from .metrics import evaluate, to_coco
 
@@ -67,7 +67,7 @@ class PictureSet(Dataset):
         for p in self.parts:
             if list(p.classes) != self.classes: raise ValueError(f'{p.name} has the classes {list(p.classes)}, {first.name} {self.classes}: only sets of the same classes in the same order can be joined')
             if getattr(p, 'keypoint_offset', 0.) != self.keypoint_offset: raise ValueError(f'{p.name} has keypoint_offset={p.keypoint_offset}, {first.name} {self.keypoint_offset}')
-        ids = [int(ds.image_ids[i]) if hasattr(ds, 'image_ids') else n for n,(ds,i) in enumerate(self.rows)]
+        ids = [written_id(ds.image_ids[i]) if hasattr(ds, 'image_ids') else n for n,(ds,i) in enumerate(self.rows)]
         self.image_ids = ids if len(set(ids)) == len(ids) else list(range(1, len(ids) + 1))
 
     def __len__(self): return len(self.rows)

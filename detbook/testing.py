@@ -204,7 +204,7 @@ def write_results(
         new   = b'cnumpy._core.multiarray\n'                    # NumPy's name for itself since 2.0; the former one is known to all of them
         with whole_file(path) as part: Path(part).write_bytes(data.replace(new, b'cnumpy.core.multiarray\n', 1))
         return [path]
-    rows = [d.to_coco(int(i), list(category_ids)) for d, i in zip(found, image_ids)]
+    rows = [d.to_coco(i, list(category_ids)) for d, i in zip(found, image_ids)]
     _write_rows(path, rows)
     if not any('masks' in d for d in found): return [path]
     _write_rows(path.with_suffix('.segm.json'), ([{k: v for k,v in r.items() if k not in ('bbox', 'keypoints')} for r in some] for some in rows))
