@@ -173,8 +173,8 @@ def test_truths_by_name(tmp_path, boxes):
     assert score(named((1, 'cat'), (2, 'dog')), {1: 1, 2: 2}) == 1
     assert score(named((1, 'dog'), (2, 'cat')), {1: 2, 2: 1}) == 1
     assert score(named((7, 'dog'), (90, 'cat'), (1, 'hen')), {1: 90, 2: 7}) == 1
-    for wrong in (named((1, 'Cat'), (2, 'dog')), named((1, 'cat')), named((1, 'hen'), (2, 'fox')), named((5, 'cat'), (6, 'cat'), (2, 'dog'))):
-        with pytest.raises(ValueError, match='class') as e: score(wrong, {1: 1, 2: 2})
+    for wrong in (named((1, 'Cat'), (2, 'dog')), named((1, 'cat')), named((1, 'hen'), (2, 'fox'))):
+        with pytest.raises(ValueError, match='categor') as e: score(wrong, {1: 1, 2: 2})
         assert 'other.json' in str(e.value) and '\n' not in str(e.value)
     turned = [dict(r, id=3 - r['id']) if r['id'] < 3 else r for r in d['images']]
     with pytest.raises(ValueError, match='other pictures'): score(named((1, 'cat'), (2, 'dog')), {1: 1, 2: 2}, turned)
