@@ -160,6 +160,7 @@ def label_categories(
     if isinstance(model, RPN): return ds.category_ids[:1]
     names, theirs = list(getattr(model, 'classes', None) or ()), list(ds.classes)
     n, few = getattr(model, 'num_classes', len(names)), lambda x: ', '.join(map(str, x[:6])) + ', ...'*(len(x) > 6)
+    if names and len(names) != n: raise ValueError(f'{type(model).__name__} tells {n} classes apart, and model.classes has {len(names)} names: {few(names)}')
     if n != len(theirs):
         raise ValueError(f'the detector tells {n} classes apart{": " + few(names) if names else ""}; {ds.name} has {len(theirs)}: {few(theirs)}; '
                          'metainfo.classes of the data set chooses among these')

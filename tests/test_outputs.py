@@ -211,3 +211,13 @@ def test_show_result_keeps_the_picture(tmp_path, boxes):
     for wrong in (-1, 30, float('nan'), '0.3', None):
         with pytest.raises(ValueError, match='min_score'): show_result(path, found, min_score=wrong)
     with pytest.raises(ValueError, match='picture of'): show_result(np.zeros((9, 9, 3), np.uint8), found)
+
+def test_a_wrong_number_of_names_is_said(tmp_path, boxes):
+    from detbook.data import CocoDataset
+    from detbook.testing import label_categories
+    ds, model = CocoDataset(data(tmp_path, ['0.png', '1.png'])), init_detector(boxes, device='cpu')
+    assert label_categories(model, ds) == [1, 2]
+    for names in (('cat',), ('cat', 'dog', 'hen')):
+        model.classes = names
+        with pytest.raises(ValueError, match='names') as e: label_categories(model, ds)
+        assert '\n' not in str(e.value)
