@@ -239,6 +239,24 @@ def test_notebook_is_a_page(path):
     if code and not any(c.outputs for c in code): faults.append(f'{path.relative_to(ROOT)} was never run')
     report(faults)
 
+# what nbdev 3 acts on, and what it hands on to Quarto, whose cell options these are; other words would be ignored without a word
+NBDEV = 'default_exp export exports exporti hide eval exec_doc filter_stream hide_line'.split()
+QUARTO = ('eval echo output warning error include label code-fold code-summary code-overflow code-line-numbers fig-cap fig-alt fig-width fig-height '
+          'layout-ncol column classes tbl-cap').split()
+
+def test_directives_are_known():
+    import nbdev
+    words = '\n'.join(p.read_text(encoding='utf-8') for p in Path(nbdev.__file__).parent.glob('*.py') if p.name != 'migrate.py')
+    faults = [f'{d} is no directive of the installed nbdev' for d in NBDEV if not re.search(rf"\b_?{d}_?\b", words)]
+    own = _pyproject_flags() | set(NBDEV) | set(QUARTO)
+    faults += [f'{c.where}: {d!r} is no directive of nbdev or Quarto' for p in PAGES for c in cells(p)
+               for d in re.findall(r'^#\|\s*([\w-]+)', c.source, re.M) if d not in own]
+    report(faults)
+
+def _pyproject_flags():
+    "The flags of tests, which nbdev reads from pyproject.toml."
+    return set(re.search(r'^tst_flags\s*=\s*"([^"]*)"', (ROOT/'pyproject.toml').read_text(encoding='utf-8'), re.M)[1].split())
+
 # ---- README, sidebar, change log
 
 def load(path):
