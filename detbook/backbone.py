@@ -11,7 +11,7 @@ __all__ = ['LAYOUTS', 'conv_norm', 'BasicBlock', 'Bottleneck', 'ResNet', 'ResSta
 import torch
 from torch import nn, Tensor
 from torch.nn import functional as F
-from .core import component, nearest
+from .core import check, component, nearest
 
 # %% ../nbs/10_backbone.ipynb #cce6de06
 def _outputs(x, conv):
@@ -48,6 +48,7 @@ def conv_norm(
     frozen:bool,            # are the norm's statistics constants?
 )->Tensor:                  # (B,C',H',W')
     "Convolve and normalise; frozen statistics are folded into the weights as it runs, differentiably, where those are fewer than the outputs."
+    check('x float (B,C,H,W), conv Conv2d, norm BatchNorm2d, frozen flag', x, conv, norm, frozen)
     if not frozen: return norm(conv(x))
     scale = norm.weight * (norm.running_var + norm.eps).rsqrt()
     shift = norm.bias - norm.running_mean * scale
@@ -83,6 +84,7 @@ class BasicBlock(nn.Module):
         x:Tensor,   # (B,in_channels,H,W)
     )->Tensor:      # (B,channels,H/stride,W/stride), rounded up
         "Correct the input by two convolutions."
+        check('x float (B,C,H,W)', x)
         f = self.frozen_stats
         y = F.relu(conv_norm(x, self.conv1, self.bn1, f), inplace=True)
         y = conv_norm(y, self.conv2, self.bn2, f)
@@ -119,6 +121,7 @@ class Bottleneck(nn.Module):
         x:Tensor,   # (B,in_channels,H,W)
     )->Tensor:      # (B,4*channels,H/stride,W/stride), rounded up
         "Correct the input by three convolutions."
+        check('x float (B,C,H,W)', x)
         f = self.frozen_stats
         y = F.relu(conv_norm(x, self.conv1, self.bn1, f), inplace=True)
         y = F.relu(conv_norm(y, self.conv2, self.bn2, f), inplace=True)
@@ -205,6 +208,7 @@ class ResNet(nn.Module):
         x:Tensor,   # (B,3,H,W) normalised
     )->tuple:       # a tensor (B,C_i,H_i,W_i) for each of `out_indices`
         "Run the stages and return those asked for."
+        check('x float (B,C,H,W)', x)
         x = F.relu(conv_norm(x, self.conv1, self.bn1, self.frozen_stats), inplace=True)
         x, out = F.max_pool2d(x, 3, 2, 1), []
         for i,stage in enumerate(self.stages):
@@ -239,4 +243,5 @@ class ResStage(nn.Module):
         x:Tensor,   # (B,in_channels,H,W)
     )->Tensor:      # (B,out_channels,H/stride,W/stride), rounded up
         "Run the stage."
+        check('x float (B,C,H,W)', x)
         return getattr(self, self.stages[0])(x)

@@ -13,7 +13,7 @@ from typing import NamedTuple
 import torch
 from torch import nn, Tensor
 from torch.nn import functional as F
-from .core import component, warn_once
+from .core import check, component, warn_once
 
 # %% ../nbs/03_batch.ipynb #2c6a35f3
 IMAGENET_MEAN = (123.675, 116.28, 103.53)   # of red, green, blue over ImageNet, 0..255
@@ -94,6 +94,7 @@ def pad_truths(
     need:tuple=(),  # what else no object may lack: 'masks', 'keypoints'
 )->Truths:          # on the device of the batch
     "Lay the objects of all images side by side in one table. Raises a ValueError if an object lacks what is needed."
+    check('targets some dict, batch Batch, need list text', targets, batch, need)
     for i,t in enumerate(targets):
         for key in need:
             if len(t['boxes']) and t.get(key) is None:

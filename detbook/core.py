@@ -56,6 +56,7 @@ def strict(
     return checked
 
 # %% ../nbs/00_core.ipynb #cdc92211
+_ROWS = dict(list=0, some=None, pair=2, three=3, four=4)         # a list of any length, not empty, of two, ...
 _SIZE = r'-?(?:\d+(?:\.\d+)?)?'
 _ENTRY = re.compile(rf'(\w+)(\?)?((?: \w+)*)(?: \(([^)]*)\))?(?: (>?)({_SIZE})\.\.({_SIZE}))?(?:, |$)')
 
@@ -86,7 +87,7 @@ def _wrong_tensor(v, words, dims, sizes):
     d, shape = v.dtype, tuple(v.shape)
     floats, bools = d.is_floating_point, d is torch.bool
     if d.is_complex or 'int' in words and (floats or bools) or 'bool' in words and not bools or 'float' in words and not floats: return want
-    if not {'bool', 'int', 'float'} & set(words) and bools: return f'numbers {want}'
+    if not {'bool', 'int', 'float', 'any'} & set(words) and bools: return f'numbers {want}'
     if dims and dims[0] in ('...', '*'):
         n = len(dims) - 1
         if len(shape) < n: return want
@@ -117,10 +118,17 @@ def _wrong_number(v, words, bounds):
 
 def _wrong(v, words, dims, bounds, sizes):
     "What a value should have been, or None."
+    if row := next((w for w in words if w in _ROWS), None):
+        each, n = [w for w in words if w != row], _ROWS[row]
+        fits = isinstance(v, (list, tuple)) and (len(v) == n or n is None and len(v) or row == 'list')
+        if fits and (each or dims is not None or bounds):
+            w = next((f'{w}, found {_found(o)}' for o in v if (w := _wrong(o, each, dims, bounds, {}))), None)
+            return w and f'a {row} of {w}'
+        return None if fits else {'list': 'a list', 'some': 'a list that is not empty'}.get(row, f'a {row}' if row == 'pair' else f'{row} of them')
+    if 'flag' in words: return None if isinstance(v, bool) else 'True or False'
+    if 'text' in words: return None if isinstance(v, str) else 'a text'
+    if 'callable' in words: return None if callable(v) else 'a function'
     if dims is not None: return _wrong_tensor(v, words, dims, sizes)
-    if 'pair' in words:
-        if isinstance(v, (list, tuple)) and len(v) == 2: return next((f'a pair, each {w}' for n in v if (w := _wrong_number(n, words, bounds))), None)
-        return f'a pair, each {_wrong_number(None, words, bounds)}'
     if bounds: return _wrong_number(v, words, bounds)
     if not any(c.__name__ == words[0] for c in type(v).__mro__): return f'a {words[0]}'
 
