@@ -455,6 +455,9 @@ def load_checkpoint(
     ready = {k: state[k].to(own[k].device, own[k].dtype) for k in report.loaded}
     with torch.no_grad():
         for k,v in ready.items(): own[k].copy_(v)
+    if isinstance(found, Checkpoint) and not prefix and not report.reinitialised + report.missing + report.unexpected:
+        model.notes, model.loaded_from = dict(found.metadata), str(found.path)      # how pictures were resized, class names
+        if 'preprocessing' in found.metadata: vars(model).pop('test_scale', None)   # of another file
     model.trained = True        # a detector warns when it is fitted with frozen random weights; these are not
     return report
 
@@ -488,8 +491,8 @@ def save_checkpoint(
 )->Path:                    # the same path
     "Write weights and notes as safetensors, whole or not at all; notes that JSON cannot hold raise ValueError before anything is written."
     from safetensors.torch import save_file
-    from detbook import __version__
-    try: notes = json.dumps({'detbook': __version__, **(metadata or {})})
+    from importlib.metadata import version      # the package may be shadowed by a folder of its name, beside a clone
+    try: notes = json.dumps({'detbook': version('detbook'), **(metadata or {})})
     except (TypeError, ValueError) as e: raise ValueError(f'the metadata for {path} cannot be written as JSON: {e}') from None
     tensors, storages = {}, set()
     for k,v in (model if isinstance(model, dict) else model.state_dict()).items():
