@@ -53,7 +53,12 @@ class DeltaCoder:
         clip:bool=True,             # are decoded boxes clipped to the images whose sizes are given?
     ):
         self.means, self.stds, self.clip = tuple(means), tuple(stds), clip
-        self.limits = dict(max_log=math.log(max_ratio), cut_below=cut_below, center_clamp=center_clamp)
+        self.max_ratio, self.cut_below, self.center_clamp = max_ratio, cut_below, center_clamp
+
+    @property
+    def limits(self)->dict: # keywords of `decode`
+        "How far a box may go from its anchor."
+        return dict(max_log=math.log(self.max_ratio), cut_below=self.cut_below, center_clamp=self.center_clamp)
 
     def _on(self, numbers, d): return torch.tensor(numbers, dtype=d.dtype).to(d.device, non_blocking=True)
 
@@ -107,7 +112,8 @@ class DistanceCoder:
         units:Tensor|None=None, # (N,) pixels that a distance of 1 stands for; used if `normalize`
     )->Tensor:                  # like `distances`: xyxy, pixels
         "Boxes from distances; nan stays nan."
-        check('points (...,2), distances (...,4), units? (...), sizes? (*,2)', points, distances, units, sizes)
+        check('points (...,2), distances (...,4), units? (...), sizes? (*,2)',
+              points, distances, units, sizes)
         points, d = points.float(), distances.float() * self._pixels(units)
         boxes = torch.cat([points - d[...,:2], points + d[...,2:]], -1)
         return clip_boxes(boxes, sizes) if self.clip and sizes is not None else boxes

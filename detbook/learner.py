@@ -421,8 +421,8 @@ class Bfloat16(Callback):
 def _finds_more(model, ds):
     "What else than boxes the model predicts and the data set knows; keypoints where COCO has tolerances for them."
     head = getattr(model, 'roi_head', None)
-    if hasattr(head, 'mask_head') and ds.has_masks: yield 'segm'
-    if hasattr(head, 'keypoint_head') and len(ds.keypoint_names or ()) == 17: yield 'keypoints'
+    if getattr(head, 'mask_head', None) is not None and ds.has_masks: yield 'segm'
+    if getattr(head, 'keypoint_head', None) is not None and len(ds.keypoint_names or ()) == 17: yield 'keypoints'
 
 def _check_model(model):
     "Raise unless the model can be trained and asked."

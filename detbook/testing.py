@@ -68,7 +68,7 @@ def check_metrics(
         if m not in _METRICS: raise ValueError(f'there is no metric {m!r}{nearest(m, _METRICS)}; there are: {", ".join(_METRICS)}')
     model = getattr(model, 'model', model)
     head  = getattr(model, 'roi_head', None)
-    lacks = dict(classes=isinstance(model, RPN), masks=not hasattr(head, 'mask_head'), keypoints=not hasattr(head, 'keypoint_head'), boxes=False)
+    lacks = dict(classes=isinstance(model, RPN), masks=getattr(head, 'mask_head', None) is None, keypoints=getattr(head, 'keypoint_head', None) is None, boxes=False)
     for m in metrics:
         if model is not None and lacks[_METRICS[m]]:
             raise ValueError(f'{m} cannot be measured: {type(model).__name__} finds no {_METRICS[m]}'
@@ -349,7 +349,7 @@ def _suitable(model, ds):
     if not points and hasattr(head, 'keypoint_head') and is_main():
         print('keypoints are not measured: the truths have none of 17, and others need a config whose test_evaluator gives their sigmas')
     masks = any(a.get('segmentation') for a in d['annotations'])
-    return 'bbox', *['segm']*(masks and hasattr(head, 'mask_head')), *['keypoints']*(points and hasattr(head, 'keypoint_head'))
+    return 'bbox', *['segm']*(masks and getattr(head, 'mask_head', None) is not None), *['keypoints']*(points and getattr(head, 'keypoint_head', None) is not None)
 
 # %% ../nbs/51_testing.ipynb #572b8c97
 def _segm_path(out): return Path(out).with_suffix('.segm.json')

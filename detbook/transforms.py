@@ -252,10 +252,10 @@ class DropSmall:
 # %% ../nbs/41_transforms.ipynb #66fb8efb
 @checked
 def train_transforms(
-    scale:tuple=(1333, 800),    # limits of the longer and the shorter side, pixels; None: leave the size as it is
+    scale:tuple|None=(1333, 800), # limits of the longer and the shorter side, pixels; None: leave the size as it is
     flip:float=.5,              # probability of mirroring
     jitter:tuple=(1., 1.),      # random factor on `scale`, such as (.1, 2.) for large-scale jitter
-    crop:tuple=None,            # (H, W) of a random window, cut last
+    crop:tuple|None=None,       # (H, W) of a random window, cut last
     flip_pairs:list|None=None,  # (left, right) indices of keypoints that trade places; default: as the data set says
     extra:list=(),              # further steps, run first: such as v2.RandomPhotometricDistort()
     min_size:float=1.,          # objects smaller than this after all steps are dropped, pixels
@@ -268,7 +268,7 @@ def train_transforms(
 # %% ../nbs/41_transforms.ipynb #c1f6fde6
 @checked
 def test_transforms(
-    scale:tuple=(1333, 800),    # limits of the longer and the shorter side, pixels; None: leave the size as it is
+    scale:tuple|None=(1333, 800), # limits of the longer and the shorter side, pixels; None: leave the size as it is
 )->Augment:                     # callable on (image, target)
     "Build the steps for testing: a resize that `to_original` can undo, with no object dropped."
     return Augment([] if scale is None else [Resize(scale)], min_size=0)
