@@ -72,6 +72,8 @@ class BasicBlock(nn.Module):
         style:str='pytorch',        # no matter here: there is one place for the stride
         frozen_stats:bool=False,    # are the norms' statistics constants?
     ):
+        check('in_channels int 1.., channels int 1.., stride int 1.., dilation int 1.., style text, frozen_stats flag',
+              in_channels, channels, stride, dilation, style, frozen_stats)
         super().__init__()
         self.frozen_stats = frozen_stats
         self.conv1 = nn.Conv2d(in_channels, channels, 3, stride, padding=dilation, dilation=dilation, bias=False)
@@ -105,6 +107,8 @@ class Bottleneck(nn.Module):
         groups:int=1,               # of the 3x3 convolution
         base_width:int=64,          # channels of a group where `channels` is 64
     ):
+        check('in_channels int 1.., channels int 1.., stride int 1.., dilation int 1.., style text, frozen_stats flag, groups int 1.., base_width int 1..',
+              in_channels, channels, stride, dilation, style, frozen_stats, groups, base_width)
         super().__init__()
         self.frozen_stats = frozen_stats
         s1, s2 = (stride, 1) if style == 'caffe' else (1, stride)

@@ -147,7 +147,8 @@ def warn_dim():
 # %% ../nbs/03_batch.ipynb #124fd7b4
 def _check_target(where, t, size):
     "Shapes and types of one target dict."
-    for k in ('boxes', 'labels'): _fail_on(isinstance(t, dict) and k in t, where, f'without {k!r}', 'boxes (N,4) and labels (N,)')
+    _fail_on(isinstance(t, dict), where, f'a {type(t).__name__}', 'a dict with boxes (N,4) and labels (N,)')
+    for k in ('boxes', 'labels'): _fail_on(k in t, where, f'without {k!r}', 'boxes (N,4) and labels (N,)')
     def check(key, ok, expected):
         if (x := t.get(key)) is None: return
         _fail_on(isinstance(x, Tensor), f'{where}[{key!r}]', f'a {type(x).__name__}', expected)
@@ -160,7 +161,7 @@ def _check_target(where, t, size):
     check('keypoints', lambda x: x.ndim == 3 and x.shape[::2] == (n, 3), f'({n},K,3)')
 
 def _check_targets(images, targets):
-    found = f'of length {len(targets)}' if hasattr(targets, '__len__') else f'a {type(targets).__name__}'
+    found = f'of length {len(targets)}' if isinstance(targets, (list, tuple)) else f'a {type(targets).__name__}'
     ok = isinstance(targets, (list, tuple)) and len(targets) == len(images)
     _fail_on(ok, 'targets', found, f'one dict for each of the {len(images)} images')
     for i,(im,t) in enumerate(zip(images, targets)): _check_target(f'targets[{i}]', t, tuple(im.shape[-2:]))

@@ -224,9 +224,9 @@ _TINY = (1e-300, math.inf)      # more than zero
 LIMITS = (dict.fromkeys('num_classes num_keypoints in_channels out_channels channels fc_channels feat_channels groups base_width'.split(), _ONE)
     | dict.fromkeys('num pad_divisor strides dilations stride dilation budget'.split(), _ONE)
     | dict.fromkeys('num_outs size'.split(), _CELLS) | dict.fromkeys('num_convs num_fcs stacked_convs ratio depth'.split(), _LAYERS)
-    | dict.fromkeys('norm_groups nms_pre max_per_img radius beta gamma'.split(), _ZERO)
+    | dict.fromkeys('norm_groups nms_pre max_per_img radius beta gamma weight'.split(), _ZERO)
     | dict.fromkeys('iou pos_iou neg_iou min_pos_iou pos_fraction alpha min_score'.split(), _SHARE)
-    | dict.fromkeys('scales ratios std stds max_ratio finest_scale sigma'.split(), _TINY))
+    | dict.fromkeys('scales ratios std stds max_ratio finest_scale sigma eps'.split(), _TINY))
 
 def _check_value(owner, name, v, param):
     "Raise TypeError or ValueError for a value that the annotation, or LIMITS, does not admit."

@@ -22,6 +22,8 @@ class Conv(nn.Module):
         stride:int=1,       # step, pixels
         relu:bool=False,    # clip below zero at the end?
     ):
+        check('in_channels int 1.., out_channels int 1.., kernel int 1.., stride int 1.., relu flag',
+              in_channels, out_channels, kernel, stride, relu)
         super().__init__()
         self.conv, self.relu = nn.Conv2d(in_channels, out_channels, kernel, stride, padding=kernel//2), relu
 

@@ -47,6 +47,8 @@ class HeadConv(nn.Module):
         groups:int=0,           # of channels that are normalised together; 0: no norm
         bias:bool|None=None,    # does the convolution add one? None: only if there is no norm
     ):
+        check('in_channels int 1.., out_channels int 1.., groups int 0.., bias? flag',
+              in_channels, out_channels, groups, bias)
         super().__init__()
         if groups and out_channels % groups: raise ValueError(f'HeadConv: groups is {groups} (norm_groups of a head), which does not divide its {out_channels} channels (feat_channels)')
         self.conv = nn.Conv2d(in_channels, out_channels, 3, padding=1,

@@ -206,7 +206,7 @@ def detector(module, cls, builder, proposals=False, **more):
     calls(module, **{cls: parts, f'{cls}__features': lambda w: (model(w), dict(images=w.images)), f'{cls}__loss': lambda w: (model(w), dict(images=w.images, targets=w.targets, **p(w))),
                      f'{cls}__forward': lambda w: (model(w), dict(images=w.images, targets=w.targets, **p(w))),
                      f'{cls}__predict': lambda w: (model(w), dict(images=w.images, **p(w)) | ({} if cls == 'RPN' else {}) | dict(sizes=[(64, 64), (64, 64)]))})
-    if 'propose' in dir(getattr(importlib.import_module(f'detbook.{module}'), cls)): calls(module, **{f'{cls}__propose': lambda w: (model(w), dict(images=w.images))})
+    if cls not in ('FastRCNN', 'RetinaNet', 'FCOS'): calls(module, **{f'{cls}__propose': lambda w: (model(w), dict(images=w.images))})
 detector('rpn', 'RPN', 'rpn'); detector('fast_rcnn', 'FastRCNN', 'fast_rcnn', proposals=True); detector('faster_rcnn', 'FasterRCNN', 'faster_rcnn'); detector('mask_rcnn', 'MaskRCNN', 'mask_rcnn')
 detector('cascade_rcnn', 'CascadeRCNN', 'cascade_rcnn'); detector('keypoint_rcnn', 'KeypointRCNN', 'keypoint_rcnn', num_keypoints=4); detector('retinanet', 'RetinaNet', 'retinanet'); detector('fcos', 'FCOS', 'fcos')
 
@@ -414,6 +414,8 @@ RIGHT = {
     'tta.restore_*:nan': 'nan stays nan', 'tta.restore_*:inf': 'an endless side stays endless', 'tta.restore_boxes:*:turned': 'corners are put in order', 'tta.restore_keypoints:pairs:empty': 'none trades places', 'batch.pad_truths:need:empty': 'nothing is needed',
     '*:skeleton:empty': 'no lines', '*:pairs:empty': 'none trades places', 'show.show_*:*:list': 'lists and arrays are taken', 'show.show_*:labels:list of*': 'any texts or numbers', 'show.*:classes:*': 'any names', 'show.show_keypoints:keypoints:last dim 1 less': '(N,K,2) has no flags',
     'show.show_*:masks:as*': 'anything that is not 0', 'show.show_image:image:as float': 'floats run to 255', 'show.*:scores:score*': 'written as it is', 'show.label_color:i:negative': 'colours go round',
+    'anchors.*Generator:*:empty': 'no anchors', 'anchors.*:*offset:*e*': 'a shift may be negative or none', 'assign.*:*:zero': 'a share of 0', 'losses.SmoothL1Loss:beta:zero': 'the absolute difference',
+    'backbone.*:x:*n*': 'nan features stay nan', 'neck.*:*:nan': 'nan features stay nan', 'neck.*:x:inf': 'arithmetic', 'neck.NoNeck__forward:stages:one more': 'all are handed on', 'coder.DeltaCoder:means:negative': 'any mean', 'coder.DeltaCoder:means:zero': 'any mean', 'rpn.ProposalFilter:*:zero': 'no proposals', 'rpn.ProposalFilter:min_size:negative': 'any size', 'rpn.ranks:scores:inf': 'the best',
     'roi.*:nan': 'reads zeros; nan features read nan', 'roi.*:inf': 'reads zeros; endless features are arithmetic', 'roi.*:turned': 'reads zeros', 'roi.*:image:number*': 'reads zeros', 'roi.*:ratio:negative': 'as 0: as many samples as cells', 'roi.RoIExtractor__canvas:feats:one more': 'more levels than are read',
 }
 
@@ -589,6 +591,7 @@ def is_clear(e, name, x, what, params=()):
     tb = traceback.extract_tb(e.__traceback__)
     if not tb or not tb[-1].filename.startswith(OURS): return False
     names = set(params) if what.startswith('another') or what in ('one less', 'one more') else {name, name.replace('_', ' ')}
+    if what == 'list of {}' and 'without' in message: return True
     named = any(re.search(rf'\b{re.escape(n)}\b', message) for n in names)
     return named and (what.startswith('another') or says(x, message))
 
