@@ -36,8 +36,9 @@ def ranks(
     scores:Tensor,  # (B,N) 0 or more
     usable:Tensor,  # (B,N) bool: the others come last
 )->Tensor:          # (B,N) float64: N for the best of a row, 1 for its last
-    "Number the scores of each row by their size."
+    "Number the scores of each row by their size; nan counts as 0."
     check('scores float (B,N), usable bool (B,N)', scores, usable)
+    scores = scores.masked_fill(scores.isnan(), 0.)
     if scores.is_cuda: order = scores.masked_fill(~usable, -1.).sort(dim=1, descending=True)[1]
     else:
         with counted_as('nms'): counts = usable.sum(1).tolist()
