@@ -886,22 +886,22 @@ class ConfigPart:
         if len(value) != count: self.fail(key, f'{len(value)} for {count} stages')
         return [ConfigPart(v, f'{self.path}.{key}.{i}', self.own) for i,v in enumerate(value)]
 
-    def make(self,
-        cls:type,   # the class that this part stands for
-        *args,      # arguments of its constructor
-        **kwargs,   # likewise
-    ):              # an object of `cls`, or of the user's class that the config names in its place
-        "Build the object: of the user's own class, where that is a kind of `cls`, with the settings that only it has."
+    def _make(self, cls, *args, **kwargs):
+        "Build `cls` with these arguments, or the user's own kind of it, with the settings that only that has."
         own = self.own.get(self.kind)
         if own is None or not issubclass(own, cls): return cls(*args, **kwargs)
         return own(**inspect.signature(cls).bind(*args, **kwargs).arguments, **{k: self.value_of(k) for k in self.extra(cls) if k in self.value})
 
-    def extra(self, cls)->list: # names
+    def extra(self,
+        cls:type,   # a class of detbook's
+    )->list:        # names
         "Settings that the user's own class takes and `cls` does not."
         if self.kind not in self.own: return []
         return [k for k,v in inspect.signature(self.own[self.kind]).parameters.items() if v.kind is not v.VAR_KEYWORD and k not in inspect.signature(cls).parameters]
 
-    def value_of(self, key):
+    def value_of(self,
+        key:str,    # of the setting
+    ):              # its value
         "A setting of the user's own class; a part in it that is of a class of theirs is built."
         value = self(key)
         if not isinstance(value, dict) or 'type' not in value: return value
@@ -976,7 +976,7 @@ def refuse_type(
 # %% ../nbs/35_config.ipynb #7177b454
 def _delta_coder(p):
     clamp, reach = p('add_ctr_clamp', False), p('ctr_clamp', 32)
-    return p.make(DeltaCoder, tuple(p('target_means', (0.,)*4)), tuple(p('target_stds', (1.,)*4)), cut_below=not clamp,
+    return p._make(DeltaCoder, tuple(p('target_means', (0.,)*4)), tuple(p('target_stds', (1.,)*4)), cut_below=not clamp,
                       center_clamp=reach if clamp else None, clip=p('clip_border', True))
 
 def _one(value):
@@ -991,7 +991,7 @@ def _anchor_generator(p):
     if (scales is None) == (base is None or count is None): raise ValueError('needs scales, or octave_base_scale and scales_per_octave')
     if scales is None: scales = octave_scales(base, count)
     sizes = p('base_sizes', None)
-    return p.make(AnchorGenerator, tuple(map(_one, p('strides'))), tuple(p('ratios')), tuple(scales), center_offset=p('center_offset', 0.),
+    return p._make(AnchorGenerator, tuple(map(_one, p('strides'))), tuple(p('ratios')), tuple(scales), center_offset=p('center_offset', 0.),
                            sizes=sizes and tuple(tuple(b*s for s in scales) for b in sizes))
 
 def _matcher(p):
@@ -1001,10 +1001,10 @@ def _matcher(p):
     if ignore < 0:
         warn_once('ignore_iof_thr=-1: as in mmdetection, what lies in ignored (crowd) regions counts as background; '
                   '0.5 leaves it out', key='ignore_iof_thr')
-    return p.make(Matcher, p('pos_iou_thr'), p('neg_iou_thr'), p('min_pos_iou', 0.), p('match_low_quality', True), ignore,
+    return p._make(Matcher, p('pos_iou_thr'), p('neg_iou_thr'), p('min_pos_iou', 0.), p('match_low_quality', True), ignore,
                    all_best=p('gt_max_assign_all', True))
 
-def _sampler(p, cls=RandomSampler): return p.make(cls, p('num'), p('pos_fraction'), p('neg_pos_ub', -1), p('add_gt_as_proposals', True))
+def _sampler(p, cls=RandomSampler): return p._make(cls, p('num'), p('pos_fraction'), p('neg_pos_ub', -1), p('add_gt_as_proposals', True))
 
 def _hard_sampler(p):
     p.only(dict(loss_key='loss_cls'))
@@ -1020,7 +1020,7 @@ def _loss(cls, **defaults):
     "The builder of a loss whose settings have mmdetection's names."
     def build(p):
         p.only(dict(reduction='mean'))
-        return p.make(cls, **{k:p(k, v) for k,v in defaults.items()}, weight=p('loss_weight', 1.))
+        return p._make(cls, **{k:p(k, v) for k,v in defaults.items()}, weight=p('loss_weight', 1.))
     return build
 
 _PLAIN = dict(reduction='mean', class_weight=None, ignore_index=None, avg_non_ignore=False)
@@ -1033,12 +1033,12 @@ def _mask_loss(p): p.only(dict(**_PLAIN, use_mask=True, use_sigmoid=False, loss_
 
 def _focal(p):
     p.only(dict(reduction='mean', use_sigmoid=True, activated=False))
-    return p.make(FocalLoss, p('alpha', .25), p('gamma', 2.), p('loss_weight', 1.))
+    return p._make(FocalLoss, p('alpha', .25), p('gamma', 2.), p('loss_weight', 1.))
 
 def _iou_loss(p):
     p.only(dict(reduction='mean'))
     linear, mode = p('linear', False), p('mode', 'log')
-    return p.make(IoULoss, 'linear' if linear else mode, p('eps', 1e-6), p('loss_weight', 1.))
+    return p._make(IoULoss, 'linear' if linear else mode, p('eps', 1e-6), p('loss_weight', 1.))
 
 _BOX_LOSSES = dict(L1Loss=_loss(L1Loss), SmoothL1Loss=_loss(SmoothL1Loss, beta=1.), IoULoss=_iou_loss,
                    GIoULoss=_loss(GIoULoss, eps=1e-6), DIoULoss=_loss(DIoULoss, eps=1e-6), CIoULoss=_loss(CIoULoss, eps=1e-6),
@@ -1101,19 +1101,19 @@ def _resnet(p, **more):
     n = p('num_stages', 4)
     strides, dilations = tuple(p('strides', (1,2,2,2)[:n])), tuple(p('dilations', (1,1,1,1)[:n]))
     if not len(strides) == len(dilations) == n: raise ValueError(f'num_stages={n}, but strides={strides} and dilations={dilations}')
-    return p.make(ResNet, p('depth'), p('style', 'pytorch'), tuple(p('out_indices', range(4))), p('frozen_stages', -1), p('norm_eval', True),
+    return p._make(ResNet, p('depth'), p('style', 'pytorch'), tuple(p('out_indices', range(4))), p('frozen_stages', -1), p('norm_eval', True),
                   _norm_grad(p), strides, dilations, **more)
 
 def _resnext(p): return _resnet(p, groups=p('groups', 1), base_width=p('base_width', 4))
 
 def _res_layer(p):
     p.only(dict(with_cp=False, dcn=None))
-    return p.make(ResStage, p('depth'), p('stage', 3), p('stride', 2), p('dilation', 1), p('style', 'pytorch'), p('norm_eval', True), _norm_grad(p))
+    return p._make(ResStage, p('depth'), p('stage', 3), p('stride', 2), p('dilation', 1), p('style', 'pytorch'), p('norm_eval', True), _norm_grad(p))
 
 def _fpn(p):
     p.only(dict(end_level=-1, no_norm_on_lateral=False, conv_cfg=None, norm_cfg=None, act_cfg=None, upsample_cfg=dict(mode='nearest')))
     extra = p('add_extra_convs', False)
-    return p.make(FPN, tuple(p('in_channels')), p('out_channels'), p('num_outs'), p('start_level', 0),
+    return p._make(FPN, tuple(p('in_channels')), p('out_channels'), p('num_outs'), p('start_level', 0),
                {False: 'pool', True: 'on_input'}.get(extra, extra), p('relu_before_extra_convs', False))
 
 # %% ../nbs/35_config.ipynb #b8993fbe
@@ -1142,13 +1142,13 @@ def _rpn_head(p, train, proposals, test):
     p.only(dict(num_convs=1, num_classes=1))
     how = _anchored(p, train, _FIVE_LEVELS, _SIGMOID, SigmoidLoss)
     filters = dict(train_filter=_proposal_filter(proposals), test_filter=_proposal_filter(test))
-    return finish_part(p.make(RPNHead, p('in_channels'), p('feat_channels', 256), **how, **filters), train)
+    return finish_part(p._make(RPNHead, p('in_channels'), p('feat_channels', 256), **how, **filters), train)
 
 def _retina_head(p, train, test):
     p.only(dict(conv_cfg=None))
     how = _anchored(p, train, _OCTAVES, _FOCAL, FocalLoss)
     if not isinstance(how.pop('sampler', EverySampler()), EverySampler): train.fail('sampler', 'RetinaNet asks every anchor: PseudoSampler')
-    return finish_part(p.make(RetinaHead, p('num_classes'), p('in_channels'), p('stacked_convs', 4), p('feat_channels', 256), **how,
+    return finish_part(p._make(RetinaHead, p('num_classes'), p('in_channels'), p('stacked_convs', 4), p('feat_channels', 256), **how,
                                 norm_groups=_group_norm(p.part('norm_cfg')), test_filter=_dense_filter(test)), train)
 
 def _group_norm(p):
@@ -1167,9 +1167,9 @@ def _fcos_head(p, train, proposals, test, first_stage=True):
     ranges = dict(ranges=tuple(map(tuple, p('regress_ranges')))) if 'regress_ranges' in p.value else {}
     radius = p('center_sample_radius', 1.5) if p('center_sampling', False) else (p.unused('center_sample_radius'), 0.)[1]
     filters = dict(train_filter=_dense_filter(proposals)) if first_stage else {}
-    head = p.make(FCOSHead, p('num_classes'), p('in_channels'), p('stacked_convs', 4), p('feat_channels', 256),
+    head = p._make(FCOSHead, p('num_classes'), p('in_channels'), p('stacked_convs', 4), p('feat_channels', 256),
         PointGenerator(tuple(map(_one, p('strides', (4,8,16,32,64))))), PointMatcher(**ranges, radius=radius, ignore_iof=-1),
-        build_part(coder, dict(DistancePointBBoxCoder=lambda c: c.make(DistanceCoder, clip=c('clip_border', True))), 'box coder'),
+        build_part(coder, dict(DistancePointBBoxCoder=lambda c: c._make(DistanceCoder, clip=c('clip_border', True))), 'box coder'),
         loss_cls=_class_loss(p.part('loss_cls', _FOCAL), FocalLoss), loss_bbox=_box_loss(p.part('loss_bbox', dict(type='IoULoss'))),
         loss_centerness=_class_loss(p.part('loss_centerness', _SIGMOID), SigmoidLoss), in_strides=p('norm_on_bbox', False),
         centerness_on_reg=p('centerness_on_reg', False), norm_groups=_group_norm(p.part('norm_cfg', dict(type='GN', num_groups=32))),
@@ -1185,14 +1185,14 @@ def _roi_align(p):
 def _extractor(p):
     p.unused('out_channels')
     align = build_part(p.part('roi_layer'), dict(RoIAlign=_roi_align), 'RoI layer')
-    return p.make(RoIExtractor, strides=tuple(p('featmap_strides')), finest_scale=p('finest_scale', 56), **align)
+    return p._make(RoIExtractor, strides=tuple(p('featmap_strides')), finest_scale=p('finest_scale', 56), **align)
 
 _EXTRACTORS = dict(SingleRoIExtractor=_extractor)
 
 def _box_head(p, **layers):
     linear = dict(type='Linear')
     p.only(dict(with_cls=True, with_reg=True, predict_box_type='hbox', reg_predictor_cfg=linear, cls_predictor_cfg=linear))
-    return p.make(BoxHead, p('num_classes', 80), p('in_channels', 256), _one(p('roi_feat_size', 7)), class_agnostic=p('reg_class_agnostic', False),
+    return p._make(BoxHead, p('num_classes', 80), p('in_channels', 256), _one(p('roi_feat_size', 7)), class_agnostic=p('reg_class_agnostic', False),
         coder=build_part(p.part('bbox_coder', _UNIT_DELTAS | dict(target_stds=(.1,.1,.2,.2))), _CODERS, 'box coder'),
         loss_bbox=_box_loss(p.part('loss_bbox', dict(type='SmoothL1Loss'))),
         loss_cls=_class_loss(p.part('loss_cls', dict(type='CrossEntropyLoss')), SoftmaxLoss),
@@ -1213,11 +1213,11 @@ def _mask_head(p, threshold):
            predictor_cfg=dict(type='Conv')))
     p.unused('roi_feat_size')
     build_part(p.part('loss_mask', dict(type='CrossEntropyLoss', use_mask=True)), dict(CrossEntropyLoss=_mask_loss), 'mask loss')
-    return p.make(MaskHead, p('num_classes', 80), p('in_channels', 256), p('num_convs', 4), p('conv_out_channels', 256),
+    return p._make(MaskHead, p('num_classes', 80), p('in_channels', 256), p('num_convs', 4), p('conv_out_channels', 256),
                     p('class_agnostic', False), threshold)
 
 def _keypoint_head(p):
-    return p.make(KeypointHead, p('num_keypoints', 17), p('in_channels', 256), p('num_convs', 8), p('conv_out_channels', 512),
+    return p._make(KeypointHead, p('num_keypoints', 17), p('in_channels', 256), p('num_convs', 8), p('conv_out_channels', 512),
                         weight=p('loss_weight', 1.))
 
 # %% ../nbs/35_config.ipynb #0b547319
@@ -1234,7 +1234,7 @@ def _roi_head(p, train, test):
     shared = p.part('shared_head')
     halved = shared('stride', 2) if shared else 1
     if masks and train and train('mask_size', None): train.only(dict(mask_size=(masks['mask_extractor'] or extractor).size // halved * 2))
-    head = p.make(RoIHead, build_part(p.part('bbox_head'), _BOX_HEADS, 'box head'), bbox_extractor=extractor, **masks, **_learning(train),
+    head = p._make(RoIHead, build_part(p.part('bbox_head'), _BOX_HEADS, 'box head'), bbox_extractor=extractor, **masks, **_learning(train),
                    shared_head=build_part(shared, dict(ResLayer=_res_layer), 'shared head'), test_filter=_detection_filter(test))
     return finish_part(head, train)
 
@@ -1245,7 +1245,7 @@ def _cascade_roi_head(p, trains, test):
     for t in trains:
         if masks and t('mask_size', None): t.only(dict(mask_size=masks['mask_extractor'].size * 2))
     how = [finish_part(_learning(t), t) for t in trains]
-    return p.make(CascadeRoIHead, [build_part(h, _BOX_HEADS, 'box head') for h in p.parts('bbox_head', n)], bbox_extractor=extractor, **masks,
+    return p._make(CascadeRoIHead, [build_part(h, _BOX_HEADS, 'box head') for h in p.parts('bbox_head', n)], bbox_extractor=extractor, **masks,
         matchers=[h['matcher'] for h in how] or None, samplers=[h['sampler'] for h in how] or None,
         stage_weights=tuple(p('stage_loss_weights')), test_filter=_detection_filter(test))
 
@@ -1276,7 +1276,7 @@ def _detector(cls, p, *classes, **parts):
     neck = build_part(p.part('neck'), dict(FPN=_fpn), 'neck') or NoNeck(backbone.out_channels)
     data = p.part('data_preprocessor') or ConfigPart(dict(type='DetDataPreprocessor'), 'model.data_preprocessor')
     colours = build_part(data, dict(DetDataPreprocessor=_colours), 'data preprocessor', _train_size(data))
-    return p.make(cls, *classes, backbone=backbone, neck=neck, preprocess=colours, **parts)
+    return p._make(cls, *classes, backbone=backbone, neck=neck, preprocess=colours, **parts)
 
 def _of(cfg, key):
     "A stage's part of train_cfg or test_cfg."

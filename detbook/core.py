@@ -1,4 +1,4 @@
-"""Nine small tools that every later chapter leans on: comparing tensors, naming mistakes, and counting what a GPU waits for.
+"""Seven small tools that every later chapter leans on: comparing tensors, naming mistakes, and counting what a GPU waits for.
 
 Docs: https://detbook.github.io/detbook/core.html.md"""
 
@@ -10,7 +10,7 @@ __all__ = ['test_same', 'nearest', 'strict', 'check', 'checked', 'component', 's
 
 # %% ../nbs/00_core.ipynb #b0bd4bde
 import difflib, functools, inspect, math, numbers, os, re, types, typing, warnings
-from collections.abc import Callable, Hashable, Iterable, Mapping
+from collections.abc import Callable, Hashable, Iterable
 from contextlib import contextmanager
 import torch
 import torch.distributed as dist
@@ -221,12 +221,13 @@ def _leaves(v):
 _ONE, _ZERO, _SHARE = (1, math.inf), (0, math.inf), (0, 1)
 _LAYERS, _CELLS = (0, 1000), (1, 1000)     # more of them are a slip, or a file that means harm
 _TINY = (1e-300, math.inf)      # more than zero
+# the least and the largest that a number of this name may be
 LIMITS = (dict.fromkeys('num_classes num_keypoints in_channels out_channels channels fc_channels feat_channels groups base_width'.split(), _ONE)
     | dict.fromkeys('num pad_divisor strides dilations stride dilation budget'.split(), _ONE)
     | dict.fromkeys('num_outs size'.split(), _CELLS) | dict.fromkeys('num_convs num_fcs stacked_convs ratio depth'.split(), _LAYERS)
     | dict.fromkeys('norm_groups nms_pre max_per_img radius beta gamma weight'.split(), _ZERO)
     | dict.fromkeys('iou pos_iou neg_iou min_pos_iou pos_fraction alpha min_score'.split(), _SHARE)
-    | dict.fromkeys('scales ratios std stds max_ratio finest_scale sigma eps'.split(), _TINY))
+    | dict.fromkeys('scales ratios std stds max_ratio finest_scale sigma'.split(), _TINY))
 
 def _check_value(owner, name, v, param):
     "Raise TypeError or ValueError for a value that the annotation, or LIMITS, does not admit."
@@ -243,7 +244,9 @@ def _check_value(owner, name, v, param):
             raise ValueError(f'{owner}: {name} is {v!r:.60}; expected {bound}')
 
 # %% ../nbs/00_core.ipynb #f58672fa
-def constructor_parameters(cls):
+def constructor_parameters(
+    cls:type,   # any class
+)->dict:        # name -> inspect.Parameter, without `self`
     "The parameters of a constructor by name; of its parent's too, where it hands on `**kwargs`."
     found = {}
     for c in cls.__mro__:

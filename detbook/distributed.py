@@ -57,6 +57,7 @@ def parallel(
     model:nn.Module,    # a detector, on the device of this rank
 )->nn.Module:           # gives losses for images and targets; where there is one rank, the model itself
     "Let `backward` average gradients over the ranks, which all start from the weights and buffers of rank 0."
+    if not isinstance(model, nn.Module): raise TypeError(f'parallel takes a detector, not {model!r:.60}')
     if place().world_size == 1: return model
     for b in model.buffers(): dist.broadcast(b, 0)
     return DistributedDataParallel(model, **_OWN_BUFFERS, gradient_as_bucket_view=True)
@@ -125,6 +126,7 @@ def mean_values(
     values:dict,    # scalar tensors, such as the terms of a loss: the same keys in one order on all ranks
 )->dict:            # their means over the ranks, detached
     "Average a dict over the ranks in one exchange."
+    if not isinstance(values, dict): raise TypeError(f'mean_values takes a dict of tensors, not a {type(values).__name__}')
     if not values: return {}
     for k,v in values.items():
         if not isinstance(v, torch.Tensor) or v.numel() != 1:
@@ -159,6 +161,7 @@ def first_host(
     nodes:str,  # Slurm's list of machines, such as 'node[01-03,7],login'
 )->str:         # the name of the first
     "Read the first machine off a list of machines as Slurm writes it."
+    if not isinstance(nodes, str): raise TypeError(f'first_host takes a text, not {nodes!r:.60}')
     return re.sub(r'\[(\w+)[^\]]*\]', r'\1', nodes).split(',')[0]
 
 # %% ../nbs/48_distributed.ipynb #3c389fe2

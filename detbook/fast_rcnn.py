@@ -153,7 +153,9 @@ class DetectionFilter:
         return self.suppress.iou
 
     @iou.setter
-    def iou(self, value):
+    def iou(self,
+        value:float,    # overlap
+    ):
         if not hasattr(self.suppress, 'iou'): raise AttributeError(f'{type(self).__name__}.suppress is a {type(self.suppress).__name__}, which has no iou')
         self.suppress.iou = value
 

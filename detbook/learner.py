@@ -224,7 +224,6 @@ class DetectionStep(Callback):
     def before_fit(self):                                       # fastai calls it before validating alone, too
         self._new, self._trained = True, False
         _keep_size(self.model, self.dls)
-        if 'keypoints' in self.measures: _check_sigmas(self.sigmas, self.model, self.dls.valid_ds)
 
     def before_train(self):
         if self._new: self.terms, self._steps = {}, []
@@ -281,11 +280,17 @@ def _instead(name, sentence):
     method.__name__, method.__doc__ = name, f'Not there for detectors: {sentence}.'
     return method
 
+def _as_is(image, target): return image, target
+
 class DetectionLearner(Learner):
     "A fastai `Learner` whose model is a detector."
     export  = _instead('export', 'learn.save_detector(path) writes one file of weights, names and settings, and detbook.weights.load_detector(path) opens it')
     summary = _instead('summary', 'print(learn.model) shows its parts, detbook.checkpoint.describe(learn.model) their settings')
     tta     = _instead('tta', 'detbook.inference.inference_detector(learn.model, picture, dict(tta=True)) looks in a mirror too')
+
+    def _do_fit(self):
+        if 'keypoints' in self.detection_step.measures: _check_sigmas(self.detection_step.sigmas, self.model, self.dls.valid_ds)
+        super()._do_fit()
 
     def _do_one_batch(self):
         try: super()._do_one_batch()
@@ -307,7 +312,7 @@ class DetectionLearner(Learner):
         calm = still(getattr(ds, 'transforms', None))
         if calm is not getattr(ds, 'transforms', None):
             usual = getattr(self.dls.valid_ds, 'transforms', None)          # as the pictures are shown that are measured otherwise
-            ds = PictureSet(ds, usual if usual is not None and still(usual) is usual else calm)
+            ds = PictureSet(ds, calm if still(usual) is not usual else usual or _as_is)
         if not hasattr(dl, 'new'): return DetectionDL(ds, bs=dl.batch_size or 1, create_batch=collate, device=self.dls.device)
         if ds is dl.dataset and not dl.drop_last: return dl
         return dl.new(dataset=ds, shuffle=False, drop_last=False)

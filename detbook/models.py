@@ -49,7 +49,7 @@ def fast_rcnn(
     scratch:bool=False,                 # train everything, norms included?
     weights:str|None=None,              # checkpoint to start from
     weights_backbone:str|None=None,     # ImageNet weights for the backbone alone
-)->FastRCNN:
+)->FastRCNN:                            # the detector
     "Fast R-CNN on a ResNet pyramid."
     parts = resnet_fpn(depth, style, channels, scratch)
     return FastRCNN(num_classes, **parts, weights=weights, weights_backbone=weights_backbone)
@@ -64,7 +64,7 @@ def faster_rcnn(
     scratch:bool=False,                 # train everything, norms included?
     weights:str|None=None,              # checkpoint to start from
     weights_backbone:str|None=None,     # ImageNet weights for the backbone alone
-)->FasterRCNN:
+)->FasterRCNN:                          # the detector
     "Faster R-CNN on a ResNet pyramid."
     parts = resnet_fpn(depth, style, channels, scratch)
     return FasterRCNN(num_classes, **parts, weights=weights, weights_backbone=weights_backbone)
@@ -79,7 +79,7 @@ def mask_rcnn(
     scratch:bool=False,                 # train everything, norms included?
     weights:str|None=None,              # checkpoint to start from
     weights_backbone:str|None=None,     # ImageNet weights for the backbone alone
-)->MaskRCNN:
+)->MaskRCNN:                            # the detector
     "Mask R-CNN on a ResNet pyramid."
     parts = resnet_fpn(depth, style, channels, scratch)
     return MaskRCNN(num_classes, **parts, weights=weights, weights_backbone=weights_backbone)
@@ -94,7 +94,7 @@ def retinanet(
     scratch:bool=False,                 # train everything, norms included?
     weights:str|None=None,              # checkpoint to start from
     weights_backbone:str|None=None,     # ImageNet weights for the backbone alone
-)->RetinaNet:
+)->RetinaNet:                           # the detector
     "RetinaNet on a ResNet pyramid that starts at the second stage."
     parts = resnet_fpn(depth, style, channels, scratch)
     parts['neck'] = FPN(parts['backbone'].out_channels, channels, start_level=1, extra='on_input')
@@ -110,7 +110,7 @@ def fcos(
     scratch:bool=False,                 # train everything, norms included?
     weights:str|None=None,              # checkpoint to start from
     weights_backbone:str|None=None,     # ImageNet weights for the backbone alone
-)->FCOS:
+)->FCOS:                                # the detector
     "FCOS on a ResNet pyramid that starts at the second stage."
     parts = resnet_fpn(depth, style, channels, scratch)
     parts['neck'] = FPN(parts['backbone'].out_channels, channels, start_level=1, extra='on_output', relu_before_extra=True)

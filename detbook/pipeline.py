@@ -199,13 +199,27 @@ def _read_file(path):
 
 def _as_rows(found, most, where):
     "(P,4) or (P,5) float32 of what a file holds for one image."
-    boxes, scores = (found.get('bboxes', found.get('boxes')), found.get('scores')) if isinstance(found, dict) else (found, None)
-    try: boxes = torch.as_tensor(boxes, dtype=torch.float32)[:most]
-    except (TypeError, ValueError, RuntimeError): boxes = torch.zeros(0)
-    if boxes.numel() == 0 and boxes.ndim < 2 and isinstance(found, (dict, list)): boxes = torch.zeros(0, 4)
-    if scores is not None: boxes = torch.cat([boxes, torch.as_tensor(scores, dtype=torch.float32)[:most].reshape(-1, 1)], 1)
+    if most is not None and (type(most) is not int or most < 0): raise ValueError(f'{where}: asked for {most!r} proposals, expected a whole number from 0')
+    def numbers(x, what):
+        try: return torch.as_tensor(x, dtype=torch.float32)
+        except (TypeError, ValueError, RuntimeError): raise ValueError(f'{where}: its {what} are {str(x)[:60]!r}, no table of numbers') from None
+    boxes, scores = found, None
+    if isinstance(found, dict):
+        key, scores = next((k for k in ('bboxes', 'boxes') if k in found), None), found.get('scores')
+        if key is None: raise ValueError(f'{where}: it has no bboxes{nearest("bboxes", found)}; it has {", ".join(map(str, list(found)[:6])) or "nothing"}')
+        boxes = found[key]
+    boxes = numbers(boxes, 'boxes')
+    if boxes.numel() == 0 and boxes.ndim < 2: boxes = torch.zeros(0, 4)
     if boxes.ndim != 2 or boxes.shape[1] not in (4, 5): raise ValueError(f'{where}: proposals of shape {tuple(boxes.shape)}, expected (P,4) or (P,5)')
-    return boxes
+    if scores is not None:
+        scores = numbers(scores, 'scores').reshape(-1, 1)
+        if len(scores) != len(boxes) or boxes.shape[1] == 5: raise ValueError(f'{where}: {len(scores)} scores beside boxes of shape {tuple(boxes.shape)}, expected one for each of (P,4)')
+        boxes = torch.cat([boxes, scores], 1)
+    bad = ~boxes.isfinite().all(1) | (boxes[:, 2:4] < boxes[:, :2]).any(1)
+    if bad.any():
+        n = int(bad.nonzero()[0])
+        raise ValueError(f'{where}: row {n} is {[round(v, 3) for v in boxes[n].tolist()]}, expected finite numbers x1, y1, x2, y2 with x1 <= x2 and y1 <= y2')
+    return boxes[:most]
 
 # %% ../nbs/50_pipeline.ipynb #fb52eee5
 def _from_results(found, ids, most, path):
@@ -361,7 +375,9 @@ class JoinedDataset(Dataset):
     def __init__(self,
         parts:list, # data sets with `classes` and `sizes`
     ):
-        if not parts: raise ValueError('no data sets to join')
+        if not isinstance(parts, (list, tuple)) or not parts: raise ValueError(f'JoinedDataset takes a list of data sets, found {parts!r:.60}')
+        for d in parts:
+            if not (hasattr(d, 'classes') and hasattr(d, 'sizes')): raise TypeError(f'JoinedDataset takes data sets with classes and sizes; a {type(d).__name__} has none')
         for d in parts[1:]:
             if d.classes != parts[0].classes: raise ValueError(f'data sets of other classes cannot be joined: {parts[0].classes} and {d.classes}')
         self.parts, self.ends, self.classes = list(parts), list(accumulate(map(len, parts))), parts[0].classes
@@ -447,12 +463,18 @@ class SeededItems(Dataset):
         raise ValueError(f'{getattr(self.dataset, "name", "the data set")}: of {self.tries} pictures none kept an object through its pipeline')
 
 # %% ../nbs/50_pipeline.ipynb #ad250bdd
+def _check_whole(owner, least=None, **values):
+    for k,n in values.items():
+        if isinstance(n, bool) or not isinstance(n, (int, np.integer)) or least is not None and n < least:
+            raise ValueError(f'{owner}: {k} is {n!r:.60}, expected a whole number' + f' from {least}'*(least is not None))
+
 def group_by_shape(
     order:list,         # indices of images
     upright:list,       # for each image of the data set: is it higher than wide?
     batch_size:int,     # images in a batch
 )->list:                # batches; those at the end hold what is left of both kinds
     "Fill batches with images of one orientation, in the given order."
+    _check_whole('group_by_shape', 1, batch_size=batch_size)
     open_, full = ([], []), []
     for i in order:
         batch = open_[not upright[i]]
@@ -475,6 +497,10 @@ class BatchPlan:
         group_by_shape:bool=True,   # keep upright and lying images apart
         rest:str='repeat',          # 'repeat': some images twice, so that all ranks have equally many; 'drop': and full batches only; 'keep': each image once
     ):
+        _check_whole('BatchPlan', batch_size=batch_size, seed=seed, rank=rank, world_size=world_size)
+        sizes = torch.as_tensor(sizes)
+        if sizes.ndim == 2 and not (sizes > 0).all(): raise ValueError(f'BatchPlan: the size of image {int((~(sizes > 0)).any(1).nonzero()[0])} is not above 0')
+        if sizes.ndim != 2 or sizes.shape[1] != 2: raise ValueError(f'BatchPlan: sizes of shape {tuple(sizes.shape)}, expected (N,2): height and width of each image')
         if not 0 <= rank < world_size: raise ValueError(f'rank is {rank}, expected 0 to {world_size-1}, for world_size is {world_size}')
         if batch_size < 1: raise ValueError(f'batch_size is {batch_size}, expected at least 1')
         ways = ('repeat', 'drop', 'keep')
@@ -498,6 +524,7 @@ class BatchPlan:
         epoch:int,  # from 0
     )->list:        # of batches: lists of (seed of the item, index)
         "The batches of this rank in one epoch."
+        _check_whole('BatchPlan', 0, epoch=epoch)
         order, b = self.indices(epoch), self.batch_size
         batches = group_by_shape(order, self.upright, b) if self.upright else [order[k:k+b] for k in range(0, len(order), b)]
         if self.rest == 'drop': batches = [o for o in batches if len(o) == b]
@@ -529,6 +556,7 @@ def build_plan(
         drop = batches('drop_last', drop)
         batches.finish()
     test = getattr(dataset, 'test_mode', False)
+    if not hasattr(dataset, 'sizes'): raise TypeError(f'build_plan takes a data set with sizes, (N,2) height and width; a {type(dataset).__name__} has none')
     return BatchPlan(dataset.sizes, p('batch_size'), seed, rank, world_size, shuffle, batches is not None, 'keep' if test else 'drop' if drop else 'repeat')
 
 # %% ../nbs/50_pipeline.ipynb #cad9ce5d
@@ -538,13 +566,17 @@ class PlannedBatches:
         plan:BatchPlan,     # what comes when
         epoch:int=0,        # which epoch the next round is
         start:int=0,        # how many of its batches are left out, for they have been seen
-    ): self.plan, self.at = plan, (epoch, start)
+    ):
+        self.plan = plan
+        self.go_to(epoch, start)
 
     def go_to(self,
         epoch:int,      # which epoch the next round is
         start:int=0,    # how many of its batches are left out
     ):
         "Let the next round through the loader begin there."
+        _check_whole('go_to', 0, epoch=epoch, start=start)
+        if start > len(self.plan): raise ValueError(f'go_to: start is {start}, and an epoch has {len(self.plan)} batches')
         self.at = epoch, start
 
     def __len__(self): return len(self.plan) - self.at[1]
@@ -575,6 +607,7 @@ def build_loader(
     workers = p('num_workers', 0) if num_workers is None else num_workers
     more = dict(persistent_workers=p('persistent_workers', False), prefetch_factor=p('prefetch_factor', None), multiprocessing_context=context)
     p.finish()
+    _check_whole(path, 0, num_workers=workers)
     return DataLoader(SeededItems(dataset), batch_sampler=PlannedBatches(plan, epoch, start), num_workers=workers, collate_fn=collate, worker_init_fn=_patient,
                       pin_memory=torch.cuda.is_available(), generator=torch.Generator(), **(more if workers else {}))
 
@@ -605,6 +638,7 @@ def inner_dataset(
     loader:str, # 'train_dataloader', 'val_dataloader' or 'test_dataloader'
 )->tuple:       # the settings of the data set that lies inside of RepeatDataset and the like, or {}; and their path
     "Find the data set of a loader whose pipeline loads the pictures."
+    if not isinstance(cfg, dict): raise TypeError(f'inner_dataset takes a whole config, not {cfg!r:.60}')
     own, path = cfg.get(loader) or {}, loader
     while isinstance(own, dict) and isinstance(own.get('dataset'), dict): own, path = own['dataset'], f'{path}.dataset'
     if path == loader: own, path = {}, f'{path}.dataset'
@@ -643,6 +677,7 @@ def check_names(
     cfg:Config, # a whole config
 ):
     "Refuse a name at the top level that reaches nothing (ConfigError), with the path that counts; names that change nothing here are warned of."
+    if not isinstance(cfg, Config): raise TypeError(f'check_names takes a Config, not a {type(cfg).__name__}: Config.fromfile reads one, Config(dict) makes one')
     for k,origin in cfg.unused(SETTINGS).items():
         near = difflib.get_close_matches(k, SETTINGS, 1, .88)
         if near and k not in _PLACES: raise ConfigError(f'the config has {k!r} ({origin}); did you mean {near[0]!r}?')

@@ -23,7 +23,7 @@ from .rpn import RPN
 from .config import Config, ConfigError, ConfigPart, build_part, build_tta
 from .data import CocoDataset, collate, decode_masks, read_coco
 from .transforms import Augment, Resize, original_size
-from .metrics import Result, encode_mask, evaluate
+from .metrics import Result, encode_mask, evaluate, match_categories
 from .cli import free_path, never_over, place_below, run_command
 from .inference import Detections, Progress, init_detector
 from .distributed import gather_list, is_main, place, process_group, run_on, shard
@@ -160,6 +160,7 @@ def label_categories(
     if isinstance(model, RPN): return ds.category_ids[:1]
     names, theirs = list(getattr(model, 'classes', None) or ()), list(ds.classes)
     n, few = getattr(model, 'num_classes', len(names)), lambda x: ', '.join(map(str, x[:6])) + ', ...'*(len(x) > 6)
+    if names and len(names) != n: raise ValueError(f'{type(model).__name__} tells {n} classes apart, and model.classes has {len(names)} names: {few(names)}')
     if n != len(theirs):
         raise ValueError(f'the detector tells {n} classes apart{": " + few(names) if names else ""}; {ds.name} has {len(theirs)}: {few(theirs)}; '
                          'metainfo.classes of the data set chooses among these')
@@ -248,19 +249,6 @@ def draw_pair(
         with whole_file(path) as part: figure.savefig(part, format='png' if Path(path).suffix == '.png' else 'jpeg')
 
 # %% ../nbs/51_testing.ipynb #0e9f2889
-def _renumbered(d, name, ds):
-    "Truths whose categories have the data set's ids, matched by name; ValueError where a class is not there."
-    wanted, has = dict(zip(ds.category_ids, ds.classes)), {c['id']: c.get('name') for c in d['categories']}
-    if all(has.get(k) == c for k, c in wanted.items()): return d
-    theirs = [c.get('name') for c in d['categories']]
-    for k, c in wanted.items():
-        if theirs.count(c) != 1:
-            raise ValueError(f'{name} has {theirs.count(c) or "no"} classes named {c!r}{nearest(c, filter(None, theirs))}, which {ds.name} numbers {k}'
-                             f"{f'; its number {k} is {has[k]!r}' if k in has else ''}: does the evaluator's ann_file belong to this data set?")
-    new  = {k: next(i for i, n in wanted.items() if n == c) for k, c in has.items() if c in wanted.values()}
-    move = lambda rows, key: [dict(r, **{key: new[r[key]]}) for r in rows if r.get(key) in new]
-    return dict(d, categories=move(d['categories'], 'id'), annotations=move(d['annotations'], 'category_id'))
-
 def _same_pictures(d, name, ds):
     "Raise ValueError where an id means another picture in the truths than in the data set."
     there, stem = {r['id']: r for r in d['images']}, lambda file: os.path.splitext(re.split(r'[\\/]', str(file))[-1])[0]
@@ -284,10 +272,8 @@ def read_truths(
         name = ds.name
     d = read_coco(name) if own or name != ds.name else ds.to_coco()
     if name != ds.name: _same_pictures(d, name, ds)
-    d = _renumbered(d, name, ds)
-    ids, cats = set(ds.image_ids.tolist()), set(ds.category_ids)
-    return dict(images=[r for r in d['images'] if r['id'] in ids], categories=[c for c in d['categories'] if c['id'] in cats],
-                annotations=[a for a in d['annotations'] if a.get('image_id') in ids and a.get('category_id') in cats])
+    d, ids = match_categories(d, ds.classes, ds.category_ids, name), set(ds.image_ids.tolist())
+    return dict(d, images=[r for r in d['images'] if r['id'] in ids], annotations=[a for a in d['annotations'] if a.get('image_id') in ids])
 
 # %% ../nbs/51_testing.ipynb #74cf0505
 def measure(

@@ -181,7 +181,9 @@ def save_state(
     tensors:dict,   # name -> tensor
     notes:dict,     # what JSON can hold
 ):
-    "Write a run's state as resume.safetensors; the one before becomes resume_previous.safetensors."
+    "Write a run's state as resume.safetensors; the one before becomes resume_previous.safetensors. TypeError for what is no tensor."
+    for k,v in tensors.items():
+        if not isinstance(k, str) or not isinstance(v, torch.Tensor): raise TypeError(f'a state holds tensors by name; {k!r:.60} is {v!r:.60}')
     new, newest, previous = (Path(folder)/n for n in STATES)
     save_checkpoint(new, tensors, dict(state=notes, checksum=_checksum(tensors)))
     if newest.exists(): os.replace(newest, previous)
@@ -211,6 +213,7 @@ def read_state(
     check:Callable|None=None,   # of the notes: raises ValueError for those that cannot be gone on from
 )->State|None:                  # None where a folder holds none
     "Read the newest state that is whole; one that is not is put aside and named. Raises ValueError where none is whole, or a file is something else."
+    if not isinstance(source, (str, os.PathLike)): raise TypeError(f'read_state takes a folder or a file, not {source!r:.60}')
     source = Path(source)
     if not source.is_dir(): return _read_one(source, check)
     wrong = []
@@ -355,6 +358,7 @@ class Log:
         losses:dict,    # name -> scalar tensor on the CPU
     ):
         "Add the terms of one step. ValueError for one that is no single number."
+        if not isinstance(losses, dict): raise TypeError(f'the log takes a dict of losses, not {losses!r:.60}')
         for k,v in losses.items():
             try: self.sums[k] = self.sums.get(k, 0.) + float(v)
             except (TypeError, ValueError, RuntimeError): raise ValueError(f'the log takes one number for each term; {k!r} is {v!r:.60}') from None
@@ -386,6 +390,7 @@ class Watch:
         for r in (rule, (stop or {}).get('rule')):
             if r not in (None, 'greater', 'less'): raise ValueError(f"a rule is 'greater' or 'less', not {r!r}{nearest(r, ('greater', 'less'))}")
         if isinstance(best, str): best = [best]
+        if not isinstance(best, (list, tuple)): raise TypeError(f'best is {best!r:.60}; expected names of figures')
         if not all(isinstance(b, str) for b in best): raise ValueError(f'best is {best!r:.60}; expected names of figures')
         usual = dict(rule=None, min_delta=.1, strict=False, check_finite=True, patience=5, threshold=None)
         for k in stop or ():
@@ -409,7 +414,9 @@ class Watch:
     )->tuple:           # names of the figures that have never been as good; why the run should end, or ''
         "Take note of a measurement. Raises ValueError for a figure that was not measured."
         new = []
-        if not stats: raise ValueError('there is no figure to watch: nothing was measured')
+        if not isinstance(stats, dict) or not stats: raise ValueError(f'there is no figure to watch in {stats!r:.60}')
+        for k,v in stats.items():
+            if not (v is None or isinstance(v, (int, float))): raise ValueError(f'the figure {k!r} is {v!r:.60}; expected a number, or None where there was nothing to measure')
         for name in [next(iter(stats))] if 'auto' in self.names else self.names:
             if name not in stats: raise ValueError(f'save_best asks for {name!r}, which was not measured{nearest(name, stats)}; there are {", ".join(stats)}')
             if stats[name] is None or not self.better(name, stats[name], self.state['best'].get(name)): continue
@@ -1099,6 +1106,9 @@ def detbook_train(
     "Train the detector that a config describes."
     cfg = read_training_config(config, set)
     name = Path(cfg.filename).stem if getattr(cfg, 'filename', None) else 'run'
+    for k,v in dict(work_dir=work_dir, resume=resume).items():
+        if not (v is None or isinstance(v, (str, os.PathLike)) or k == 'resume' and isinstance(v, bool)): raise TypeError(f'{k} is {v!r:.60}; expected a path')
+    if not isinstance(validate, bool): raise TypeError(f'validate is {validate!r:.60}; expected True or False')
     folder = Path(work_dir or cfg.get('work_dir') or f'work_dirs/{name}')
     if launcher not in ('none', *LAUNCHERS): raise ValueError(f'launcher is {launcher!r}; expected one of none, {", ".join(LAUNCHERS)}{nearest(launcher, LAUNCHERS)}')
     if not isinstance(gpus, int) or isinstance(gpus, bool) or gpus < 1: raise ValueError(f'gpus is {gpus!r}; expected a whole number, 1 or more')
