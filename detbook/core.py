@@ -1,4 +1,4 @@
-"""Seven small tools that every later chapter leans on: comparing tensors, naming mistakes, and counting what a GPU waits for.
+"""Nine small tools that every later chapter leans on: comparing tensors, naming mistakes, and counting what a GPU waits for.
 
 Docs: https://detbook.github.io/detbook/core.html.md"""
 
@@ -10,7 +10,7 @@ __all__ = ['test_same', 'nearest', 'strict', 'check', 'checked', 'component', 's
 
 # %% ../nbs/00_core.ipynb #b0bd4bde
 import difflib, functools, inspect, math, numbers, os, re, types, typing, warnings
-from collections.abc import Callable, Hashable, Iterable
+from collections.abc import Callable, Hashable, Iterable, Mapping
 from contextlib import contextmanager
 import torch
 import torch.distributed as dist

@@ -419,7 +419,12 @@ RIGHT = {
     'roi.*:nan': 'reads zeros; nan features read nan', 'roi.*:inf': 'reads zeros; endless features are arithmetic', 'roi.*:turned': 'reads zeros', 'roi.*:image:number*': 'reads zeros', 'roi.*:ratio:negative': 'as 0: as many samples as cells', 'roi.RoIExtractor__canvas:feats:one more': 'more levels than are read',
 }
 
-GAPS = {}
+# wrong calls that are not yet refused clearly, at most; a module that has none has to leave
+GAPS = dict(
+    core=62, show=182, toy=25, batch=47, anchors=5, coder=12, losses=10, backbone=14, neck=4, roi=2, rpn=28, fast_rcnn=66, faster_rcnn=9, mask_rcnn=9,
+    cascade_rcnn=56, keypoint_rcnn=51, retinanet=47, fcos=59, masks=81, c4=31, tta=43, transforms=309, schedule=69, detector=60, models=84, data=140,
+    metrics=140, config=80, checkpoint=90, weights=110, recipes=6, cli=10, distributed=150, inference=150, pipeline=150, testing=150, training=150,
+    bench=150, demo=150, learner=150)
 
 # ------------------------------------------------------------------ wrong values
 NOTHING = object()
