@@ -9,7 +9,7 @@ __all__ = ['resnet', 'resnet_c4', 'single_rpn_head', 'rpn_c4', 'c4_roi_head', 'f
            'faster_rcnn_dc5']
 
 # %% ../nbs/30_c4.ipynb #2d09bb4a
-from .core import strict
+from .core import checked
 from .batch import IMAGENET_MEAN, Preprocess
 from .anchors import AnchorGenerator
 from .assign import Matcher
@@ -23,7 +23,7 @@ from .masks import MaskHead
 from .mask_rcnn import MaskRCNN
 
 # %% ../nbs/30_c4.ipynb #7f42b7ce
-@strict
+@checked
 def resnet(
     depth:int=50,                   # 18, 34, 50, 101 or 152
     style:str='pytorch',            # 'pytorch' (torchvision's weights) or 'caffe' (Detectron's: stride in the first 1x1, BGR)
@@ -38,7 +38,7 @@ def resnet(
     return dict(backbone=ResNet(depth, style, out_indices, strides=strides, dilations=dilations, **frozen), preprocess=colours)
 
 # %% ../nbs/30_c4.ipynb #1a5d00ad
-@strict
+@checked
 def resnet_c4(
     depth:int=50,           # of the ResNet
     style:str='caffe',      # 'pytorch' or 'caffe'
@@ -49,7 +49,7 @@ def resnet_c4(
     return parts | dict(neck=NoNeck(parts['backbone'].out_channels))
 
 # %% ../nbs/30_c4.ipynb #ab3ac0f8
-@strict
+@checked
 def single_rpn_head(
     channels:int,                           # of the map
     border:float=-1,                        # how far an anchor that trains may stick out of its image, pixels; below 0: any
@@ -60,7 +60,7 @@ def single_rpn_head(
                    train_filter=ProposalFilter(12000, 2000), test_filter=test_filter or ProposalFilter(6000, 1000))
 
 # %% ../nbs/30_c4.ipynb #49b6a148
-@strict
+@checked
 def rpn_c4(
     depth:int=50,                       # of the ResNet
     style:str='caffe',                  # 'pytorch' or 'caffe'
@@ -74,7 +74,7 @@ def rpn_c4(
     return RPN(**parts, rpn_head=head, weights=weights, weights_backbone=weights_backbone)
 
 # %% ../nbs/30_c4.ipynb #5d175d0b
-@strict
+@checked
 def c4_roi_head(
     depth:int=50,           # of the ResNet whose last stage it is
     num_classes:int=80,     # classes of objects
@@ -89,7 +89,7 @@ def c4_roi_head(
                    matcher=Matcher(.5, .5, .5, low_quality=False), shared_head=shared)
 
 # %% ../nbs/30_c4.ipynb #215e736f
-@strict
+@checked
 def faster_rcnn_c4(
     depth:int=50,                       # of the ResNet
     num_classes:int=80,                 # classes of objects
@@ -104,7 +104,7 @@ def faster_rcnn_c4(
     return FasterRCNN(num_classes, **parts, rpn_head=first, roi_head=second, weights=weights, weights_backbone=weights_backbone)
 
 # %% ../nbs/30_c4.ipynb #15a81b80
-@strict
+@checked
 def mask_rcnn_c4(
     depth:int=50,                       # of the ResNet
     num_classes:int=80,                 # classes of objects
@@ -119,7 +119,7 @@ def mask_rcnn_c4(
     return MaskRCNN(num_classes, **parts, rpn_head=first, roi_head=second, weights=weights, weights_backbone=weights_backbone)
 
 # %% ../nbs/30_c4.ipynb #cf4df918
-@strict
+@checked
 def resnet_dc5(
     depth:int=50,           # of the ResNet
     style:str='caffe',      # 'pytorch' or 'caffe'
@@ -130,7 +130,7 @@ def resnet_dc5(
     return parts | dict(neck=NoNeck(parts['backbone'].out_channels))
 
 # %% ../nbs/30_c4.ipynb #2889b398
-@strict
+@checked
 def faster_rcnn_dc5(
     depth:int=50,                       # of the ResNet
     num_classes:int=80,                 # classes of objects

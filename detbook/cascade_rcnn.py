@@ -10,7 +10,7 @@ __all__ = ['refine_boxes', 'refine_rois', 'cascade_heads', 'cascade_rpn_head', '
 # %% ../nbs/26_cascade_rcnn.ipynb #ca58c88b
 import torch
 from torch import nn, Tensor
-from .core import component, settings
+from .core import check, component, settings
 from .batch import Batch, Preprocess
 from .anchors import AnchorGenerator
 from .coder import DeltaCoder
@@ -31,6 +31,8 @@ def refine_boxes(
     labels:Tensor|None=None,    # (B,P) int64: classes that are known; -1: take the best. None: take the best everywhere
 )->Tensor:                      # (B,P,4) xyxy, pixels, inside the images
     "Move every box the way that its head points, without a gradient (Cascade R-CNN, section 4.1)."
+    check('boxes (B,P,4), logits (K,C), deltas (K,D,4), sizes (B,2), labels? int (B,P)',
+          boxes, logits, deltas, sizes, labels)
     deltas = deltas.detach().unflatten(0, boxes.shape[:2])
     which = logits.detach()[:,:-1].argmax(1).view(boxes.shape[:2])
     if labels is not None: which = torch.where(labels >= 0, labels, which)
@@ -59,6 +61,8 @@ def cascade_heads(
     fc_channels:int=1024,   # of the shared layers
 )->list:                    # three BoxHeads
     "Box heads for three stages: one box for all classes, smooth L1, deltas scaled to the steps that are left."
+    check('num_classes int 1.., in_channels int 1.., fc_channels int 1..',
+          num_classes, in_channels, fc_channels)
     stds = (.1,.1,.2,.2), (.05,.05,.1,.1), (.033,.033,.067,.067)
     return [BoxHead(num_classes, in_channels, fc_channels=fc_channels, class_agnostic=True,
                     coder=DeltaCoder(stds=s), loss_bbox=SmoothL1Loss()) for s in stds]

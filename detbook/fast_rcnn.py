@@ -13,7 +13,7 @@ from typing import NamedTuple
 import torch
 from torch import nn, Tensor
 from torch.nn import functional as F
-from .core import component
+from .core import check, component
 from .batch import Batch, Preprocess, Truths
 from .boxes import clip_boxes
 from .coder import DeltaCoder
@@ -61,6 +61,8 @@ def sample_rois(
     judge:Callable|None=None,   # (boxes (B,N,4), labels (B,N), -1 no object) -> (B,N) losses, for samplers that need them
 )->RoIs:                    # S slots an image
     "Match proposals with truths and draw those that the second stage learns from."
+    check('proposals Proposals, truths Truths, matcher callable, sampler callable, judge? callable',
+          proposals, truths, matcher, sampler, judge)
     boxes, valid = proposals.boxes, proposals.valid
     matched = matcher(boxes, truths, valid)
     if sampler.add_truths:
@@ -109,6 +111,7 @@ class BoxHead(nn.Module):
         x:Tensor,   # (K,C,size,size)
     )->tuple:       # logits (K,C+1), background last; deltas (K,C,4), or (K,1,4) if class-agnostic
         "Classify and point."
+        check('x float (K,C,h,w)', x)
         x = x.mean((2, 3)) if self.avg_pool else x.flatten(1)
         for fc in self.shared_fcs: x = F.relu(fc(x))
         return self.fc_cls(x), self.fc_reg(x).unflatten(1, (-1, 4))
@@ -119,6 +122,7 @@ class BoxHead(nn.Module):
         rois:RoIs,      # what they should have said
     )->dict:            # loss_cls, loss_bbox
         "Compare with the truths: classes for all samples, boxes for the positive ones."
+        check('logits float (K,C), deltas float (K,D,4), rois RoIs', logits, deltas, rois)
         positive, used, k = rois.matched >= 0, rois.matched >= BACKGROUND, rois.max_pos
         logits, deltas = logits.unflatten(0, positive.shape), deltas.unflatten(0, positive.shape)[:,:k]
         which = torch.zeros_like(rois.labels) if self.class_agnostic else rois.labels
@@ -163,6 +167,8 @@ class DetectionFilter:
         sizes:Tensor,           # (B,2) h,w of the images
     )->list:                    # B dicts: boxes (N,4), scores (N,), labels (N,), best first
         "Keep what scores, decode it, suppress within each class, keep the best."
+        check('logits float (K,C), deltas float (K,D,4), proposals Proposals, sizes (B,2)',
+              logits, deltas, proposals, sizes)
         B, C, shape = len(sizes), logits.shape[-1] - 1, proposals.valid.shape
         scores, deltas = logits.float().softmax(-1)[:,:-1].unflatten(0, shape), deltas.unflatten(0, shape)
         image, place, label = torch.nonzero((scores > self.score_thr) & proposals.valid[...,None], as_tuple=True)
@@ -209,6 +215,8 @@ class RoIHead(nn.Module):
         image:Tensor,           # (K,) int64: the image of each box
     )->Tensor:                  # (K,C,size,size)
         "What the heads get to see of boxes: features, through the shared head if there is one."
+        check('extractor callable, canvas Canvas, boxes float (K,4), image int (K)',
+              extractor, canvas, boxes, image)
         x = extractor(canvas, boxes, image)
         return x if self.shared_head is None else self.shared_head(x)
 
@@ -217,6 +225,7 @@ class RoIHead(nn.Module):
         boxes:Tensor,   # (B,P,4) xyxy, pixels
     )->Tensor:          # (B*P,C,size,size)
         "What the box head gets to see of the boxes of every image."
+        check('canvas Canvas, boxes float (B,P,4)', canvas, boxes)
         image = torch.arange(len(boxes), device=boxes.device)[:,None].expand(boxes.shape[:2])
         return self.windows(self.bbox_extractor, canvas, boxes.reshape(-1, 4), image.reshape(-1))
 

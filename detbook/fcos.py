@@ -12,7 +12,7 @@ import math
 from collections.abc import Callable
 import torch
 from torch import nn, Tensor
-from .core import component, mean_over_ranks
+from .core import check, component, mean_over_ranks
 from .batch import Batch, Preprocess, Truths
 from .boxes import iof_matrix
 from .anchors import PointGenerator
@@ -40,6 +40,7 @@ class PointMatcher:
         truths:Truths,  # G objects an image
     )->Tensor:          # (B,N) int64: index of the truth, BACKGROUND or NEITHER
         "Match every point with at most one truth. Raises ValueError for another number of levels."
+        check('points (N,2), units (N), splits some int 0.., truths Truths', points, units, splits, truths)
         if len(splits) != len(self.ranges):
             raise ValueError(f'{len(splits)} levels of points for {len(self.ranges)} ranges {self.ranges}')
         ranges = torch.tensor(self.ranges, dtype=torch.float32).to(points.device, non_blocking=True)
@@ -63,6 +64,7 @@ def centerness(
     distances:Tensor,   # (...,4) left, top, right, bottom; positive
 )->Tensor:              # (...) 1 in the middle of the box, 0 on its rim
     "How central points are in their boxes (FCOS, section 3.3)."
+    check('distances float (...,4)', distances)
     near, far = torch.minimum(distances[...,:2], distances[...,2:]), torch.maximum(distances[...,:2], distances[...,2:])
     return (near / far).clamp(min=0).prod(-1).sqrt()
 
@@ -79,6 +81,7 @@ class Scale(nn.Module):
         x:Tensor,   # any
     )->Tensor:      # like `x`
         "Stretch."
+        check('x float (...)', x)
         return x * self.scale
 
 # %% ../nbs/29_fcos.ipynb #2981f555
@@ -126,6 +129,7 @@ class FCOSHead(nn.Module):
         feats:tuple,    # L tensors (B,C,H_l,W_l)
     )->DenseOutput:     # for all N points; `deltas` are answers, not yet distances
         "Ask every point of every level."
+        check('feats some float (B,C,H,W)', feats)
         logits, deltas, quality = [], [], []
         for f,scale in zip(feats, self.scales):
             what = where = f
@@ -143,6 +147,7 @@ class FCOSHead(nn.Module):
         out:DenseOutput,    # the head's answers
     )->Tensor:              # (N,) pixels
         "The stride of every point."
+        check('out DenseOutput', out)
         return torch.cat([out.anchors.new_full((n,), s) for s,n in zip(self.points.strides, out.splits)])
 
     def distances(self,
@@ -150,6 +155,7 @@ class FCOSHead(nn.Module):
         units:Tensor,   # (N,) strides, pixels
     )->Tensor:          # (B,N,4) pixels, float32
         "What the answers mean."
+        check('answers (...,N,4), units (N)', answers, units)
         return answers.float().clamp(min=0) * units[:,None] if self.in_strides else answers.float().exp()
 
     def loss(self,

@@ -12,7 +12,7 @@ __all__ = ['keypoints_to_heatmap', 'heatmaps_to_keypoints', 'KeypointHead', 'key
 import torch
 from torch import nn, Tensor
 from torch.nn import functional as F
-from .core import component, nearest, settings
+from .core import check, component, nearest, settings
 from .batch import Preprocess, Truths
 from .anchors import AnchorGenerator
 from .losses import SmoothL1Loss, softmax_loss, weighted_sum
@@ -29,6 +29,7 @@ def keypoints_to_heatmap(
     size:int=56,        # cells along each side
 )->tuple:               # (N,K) int64: the cell of each keypoint, row after row; (N,K) bool: is it labelled and in the box?
     "Say in which cell of its box each keypoint lies (Mask R-CNN, section 5); where that is not asked, cell 0."
+    check('keypoints (N,K,3), boxes (N,4), size int 1..', keypoints, boxes, size)
     low, high, xy = boxes[:,None,:2], boxes[:,None,2:], keypoints[...,:2]
     asked = ((xy >= low) & (xy <= high)).all(-1) & (keypoints[...,2] > 0)
     at = (xy - low) * (size / (high - low).clamp(min=1e-6))
@@ -42,6 +43,7 @@ def heatmaps_to_keypoints(
     probability:bool=True,  # score by probability, or by logit?
 )->Tensor:                  # (N,K,3) x, y in pixels, score; float32
     "Find the peak of every heatmap, at the resolution of its box."
+    check('maps float (N,K,S,T), boxes (N,4)', maps, boxes)
     maps, boxes = maps.float(), boxes.float()
     sides = (boxes[:,2:] - boxes[:,:2]).clamp(min=1)
     xy, best = maps.new_zeros(*maps.shape[:2], 2), maps.new_zeros(maps.shape[:2])
@@ -80,6 +82,7 @@ class KeypointHead(nn.Module):
         x:Tensor,   # (N,C,m,m)
     )->Tensor:      # (N,K,4m,4m) logits
         "Draw a heatmap of every keypoint."
+        check('x float (N,C,m,n)', x)
         for conv in self.convs: x = conv(x)
         return F.interpolate(self.upsample(x), scale_factor=2, mode='bilinear', align_corners=False)
 

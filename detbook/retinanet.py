@@ -14,7 +14,7 @@ from typing import NamedTuple
 import torch
 from torch import nn, Tensor
 from torch.nn import functional as F
-from .core import component
+from .core import check, component
 from .batch import Batch, Preprocess, Truths
 from .boxes import clip_boxes
 from .anchors import AnchorGenerator, octave_scales, inside_border
@@ -32,6 +32,7 @@ def predictor(
     prior:float|None=None,  # probability that a new one gives every answer; None: its biases are 0
 )->nn.Conv2d:               # 3x3, its weights small
     "The last convolution of a dense head."
+    check('in_channels int 1.., out_channels int 1.., prior? 0..1', in_channels, out_channels, prior)
     conv = nn.Conv2d(in_channels, out_channels, 3, padding=1)
     nn.init.normal_(conv.weight, std=.01)
     nn.init.constant_(conv.bias, 0. if prior is None else -math.log((1-prior) / prior))
@@ -46,6 +47,8 @@ class HeadConv(nn.Module):
         groups:int=0,           # of channels that are normalised together; 0: no norm
         bias:bool|None=None,    # does the convolution add one? None: only if there is no norm
     ):
+        check('in_channels int 1.., out_channels int 1.., groups int 0.., bias? flag',
+              in_channels, out_channels, groups, bias)
         super().__init__()
         if groups and out_channels % groups: raise ValueError(f'HeadConv: groups is {groups} (norm_groups of a head), which does not divide its {out_channels} channels (feat_channels)')
         self.conv = nn.Conv2d(in_channels, out_channels, 3, padding=1,
@@ -58,6 +61,7 @@ class HeadConv(nn.Module):
         x:Tensor,   # (B,C,H,W)
     )->Tensor:      # (B,C',H,W), not negative
         "Convolve, normalise, clip."
+        check('x float (B,C,H,W)', x)
         x = self.conv(x)
         return F.relu(x if self.gn is None else self.gn(x), inplace=True)
 
@@ -70,6 +74,8 @@ def tower(
     bias:bool|None=None,    # do the convolutions add one? None: only if there is no norm
 )->nn.ModuleList:           # of `HeadConv`
     "The convolutions before a predictor."
+    check('num int 0.., in_channels int 1.., channels int 1.., groups int 0..',
+          num, in_channels, channels, groups)
     return nn.ModuleList(HeadConv(channels if i else in_channels, channels, groups, bias) for i in range(num))
 
 # %% ../nbs/28_retinanet.ipynb #36ba30f0
@@ -88,6 +94,7 @@ def rows(
     k:int,      # numbers in an answer
 )->Tensor:      # (B,H*W*A,k)
     "Lay a map's answers in one row."
+    check('x (B,D,H,W), k int 1..', x, k)
     return x.permute(0, 2, 3, 1).reshape(len(x), -1, k)
 
 # %% ../nbs/28_retinanet.ipynb #fec859db
@@ -127,6 +134,7 @@ class DenseFilter:
         sizes:Tensor,       # (B,2) h,w of the images
     )->tuple:               # boxes (B,K,4), scores (B,K), labels (B,K), and (B,K) bool: which are worth it
         "The best answers of each level, decoded, without a gradient."
+        check('out DenseOutput, sizes (B,2)', out, sizes)
         scores, deltas, C = out.logits.detach().float().sigmoid(), out.deltas.detach(), out.logits.shape[2]
         picked, begin = [], 0
         quality = None if out.quality is None else out.quality.detach().float().sigmoid()
@@ -206,6 +214,7 @@ class RetinaHead(nn.Module):
         feats:tuple,    # L tensors (B,C,H_l,W_l)
     )->DenseOutput:     # for all N anchors
         "Ask every anchor of every level."
+        check('feats some float (B,C,H,W)', feats)
         logits, deltas = [], []
         for f in feats:
             what = where = f

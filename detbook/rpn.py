@@ -13,7 +13,7 @@ from typing import NamedTuple
 import torch
 from torch import nn, Tensor
 from torch.nn import functional as F
-from .core import component, counted_as
+from .core import check, component, counted_as
 from .batch import Batch, Preprocess, Truths
 from .anchors import AnchorGenerator, inside_border
 from .coder import DeltaCoder
@@ -36,7 +36,9 @@ def ranks(
     scores:Tensor,  # (B,N) 0 or more
     usable:Tensor,  # (B,N) bool: the others come last
 )->Tensor:          # (B,N) float64: N for the best of a row, 1 for its last
-    "Number the scores of each row by their size."
+    "Number the scores of each row by their size; nan counts as 0."
+    check('scores float (B,N), usable bool (B,N)', scores, usable)
+    scores = scores.masked_fill(scores.isnan(), 0.)
     if scores.is_cuda: order = scores.masked_fill(~usable, -1.).sort(dim=1, descending=True)[1]
     else:
         with counted_as('nms'): counts = usable.sum(1).tolist()
@@ -64,6 +66,7 @@ class ProposalFilter:
         sizes:Tensor,       # (B,2) h,w of the images
     )->Proposals:           # best first
         "Turn the head's answers into proposals, without a gradient."
+        check('out RPNOutput, sizes (B,2)', out, sizes)
         scores, deltas, picked, start = out.logits.detach().float().sigmoid(), out.deltas.detach(), [], 0
         for n in out.splits:
             best = torch.arange(n, device=scores.device).expand(len(scores), n)
@@ -88,6 +91,8 @@ def box_losses(
     decoded:bool=False,     # compare boxes, not deltas?
 )->Tensor:                  # (...) one loss a box; elsewhere that of a unit box with itself
     "How far predicted deltas lead from the truths, compared as deltas or as boxes."
+    check('deltas float (*,4), anchors (*,4), goals (*,4), positive bool (*), loss callable',
+          deltas, anchors, goals, positive, loss)
     unit = anchors.new_tensor([0, 0, 1, 1])
     anchors, goals = (torch.where(positive[...,None], b, unit) for b in (anchors, goals))
     deltas = torch.where(positive[...,None], deltas, 0.)
@@ -129,6 +134,7 @@ class RPNHead(nn.Module):
         feats:tuple,    # L tensors (B,C,H_l,W_l)
     )->RPNOutput:       # for all N anchors
         "Ask every anchor of every level."
+        check('feats some float (B,C,H,W)', feats)
         hidden = [F.relu(self.rpn_conv(f)) for f in feats]
         flat = lambda x, k: x.permute(0, 2, 3, 1).reshape(x.shape[0], -1, k)
         logits = torch.cat([flat(self.rpn_cls(h), 1) for h in hidden], 1)[...,0]
@@ -143,6 +149,7 @@ class RPNHead(nn.Module):
         truths:Truths,  # their objects; labels do not matter
     )->dict:            # loss_rpn_cls, loss_rpn_bbox
         "Match anchors with truths, draw a sample, and compare."
+        check('out RPNOutput, batch Batch, truths Truths', out, batch, truths)
         usable = self.anchors.valid(out.sizes, batch.pad_sizes, out.logits.device)
         if self.border >= 0: usable = usable & inside_border(out.anchors, batch.size_tensor(), self.border)
         index, matched, _ = self.sampler(self.matcher(out.anchors, truths, usable))
@@ -160,6 +167,7 @@ class RPNHead(nn.Module):
         train:bool=False,   # with the filter for training?
     )->Proposals:           # best first
         "Turn the head's answers into proposals."
+        check('out RPNOutput, batch Batch', out, batch)
         return (self.train_filter if train else self.test_filter)(out, self.coder, batch.size_tensor())
 
 # %% ../nbs/20_rpn.ipynb #61d3fd88
