@@ -50,6 +50,7 @@ class _Spot(NamedTuple):
     "The origin of a value and, for a list, the spots of its items."
     origin: Origin
     items: tuple = ()
+    used: bool = False      # has a line of the config read this name since it was last changed?
 
 _PROGRAM = _Spot(Origin('set by the program', None))
 
@@ -64,7 +65,7 @@ def _copied(value, spot=_PROGRAM, lines={}, budget=None):
     if isinstance(value, (list, tuple)):
         known = lines[id(value)][1] if id(value) in lines else dict(enumerate(spot.items))
         pairs = [_copied(v, known.get(i, _Spot(spot.origin)), lines, budget) for i,v in enumerate(value)]
-        return type(value)(v for v,_ in pairs), _Spot(spot.origin, tuple(s for _,s in pairs))
+        return type(value)(v for v,_ in pairs), spot._replace(items=tuple(s for _,s in pairs))
     return (set(value) if isinstance(value, set) else value), spot
 
 def _plain(value):
@@ -145,6 +146,7 @@ class _Runner:
     "The state of one file as it is evaluated. What a kind of syntax does is in `_RULES`; nothing else is possible."
     def __init__(self, text, file, names=(), budget=None):
         self.text, self.file, self.names, self.budget, self.lines = text, str(file), dict(names), budget or _Budget(), {}
+        self.read = set()       # names that a line has read since they were last changed
 
     def run(self, node):
         "The value of an expression, or the effect of a statement; what goes wrong is reported with its line."
@@ -203,7 +205,21 @@ def _rule(*kinds):
 def _module(r, node):
     for s in node.body: r.run(s)
 
-_RULES |= {ast.Pass: lambda r, node: None, ast.Expr: lambda r, node: r.run(node.value)}
+_RULES[ast.Pass] = lambda r, node: None
+
+@_rule(ast.Expr)
+def _expression(r, node):
+    r.run(node.value)
+    if isinstance(node.value, ast.Call) and isinstance(node.value.func, ast.Attribute): _changed(r, node.value.func.value)
+
+def _changed(r, node):
+    "Note that a name, or something inside of it, is another now: nobody has read that yet."
+    while isinstance(node, (ast.Attribute, ast.Subscript)):
+        if getattr(node.value, 'id', None) == '_base_' and isinstance(node, ast.Attribute): return _mark(r.names['_base_'], node.attr, False)
+        node = node.value
+    if isinstance(node, ast.Name): r.read.discard(node.id)
+
+def _mark(base, name, used): base._spots[name] = base._spots.get(name, _PROGRAM)._replace(used=used)
 
 @_rule(ast.Assign)
 def _assign(r, node):
@@ -243,6 +259,7 @@ def _bind(r, target, value):
     if isinstance(target, ast.Name):
         if target.id.startswith('__') or target.id in _FUNCTIONS: r.fail(target, 'a config cannot take this name')
         r.names[target.id] = value
+        r.read.discard(target.id)
         r.note(r.names, {target.id: r.spot(target)})
     elif isinstance(target, (ast.Tuple, ast.List)):
         values = r.items(target, value)
@@ -258,6 +275,7 @@ def _bind(r, target, value):
             owner[key] = value
             if not isinstance(key, slice): r.note(owner, {key: r.spot(target)})
         else: r.fail(target, f'{type(owner).__name__} takes no items')
+        _changed(r, target.value)
 
 # %% ../nbs/35_config.ipynb #8630c6a7
 @_rule(ast.Constant)
@@ -269,7 +287,9 @@ def _constant(r, node):
 
 @_rule(ast.Name)
 def _name(r, node):
-    if node.id in r.names: return r.names[node.id]
+    if node.id in r.names:
+        r.read.add(node.id)
+        return r.names[node.id]
     r.fail(node, 'a function is no value' if node.id in _FUNCTIONS else f'there is no such name{nearest(node.id, r.names)}')
 
 @_rule(ast.Tuple, ast.List, ast.Set)
@@ -316,6 +336,7 @@ def _attribute_name(r, node):
 def _attribute(r, node):
     name, owner = _attribute_name(r, node), _node_of(r, node.value)
     if name not in owner: r.fail(node, f'the base has no {name!r} here{nearest(name, owner)}')
+    if owner is r.names.get('_base_'): _mark(owner, name, True)
     return owner[name]
 
 @_rule(ast.Subscript)
@@ -500,7 +521,8 @@ def _read_python(text, path, budget, load):
     r.names = {'_base_': base}
     r.run(tree)
     own = {k:v for k,v in r.names.items() if k != '_base_' and not k.startswith('__')}
-    return own, r.lines.get(id(r.names), (0, {}))[1], r.lines, base
+    spots = r.lines.get(id(r.names), (0, {}))[1]
+    return own, {k: s._replace(used=k in r.read) for k,s in spots.items()}, r.lines, base
 
 # %% ../nbs/35_config.ipynb #89f79048
 _MARK = '\ue000'    # a character without a meaning
@@ -514,6 +536,7 @@ def _unmarked(value, base, path, budget):
         for key in value[1:].split('.'):
             if not isinstance(base, dict) or key not in base:
                 raise ConfigError(f'{path}: {{{{_base_.{value[1:]}}}}}: the base has no {key!r}')
+            if isinstance(base, ConfigDict): _mark(base, key, True)
             base = base[key]
         return base
     if isinstance(value, (dict, list)):
@@ -592,7 +615,10 @@ _READERS = {'.py': _read_python, '.json': _read_json, '.yaml': _read_yaml, '.yml
 
 def _read(source, budget, chain=()):
     "The node of a recipe, or of a file merged over its bases."
-    if isinstance(source, str): return _copied(recipe(source), _Spot(Origin(f'recipe {source}', None)))[0]
+    if isinstance(source, str):
+        node = _copied(recipe(source), _Spot(Origin(f'recipe {source}', None)))[0]
+        for k in node: _mark(node, k, True)     # its lines were run when the recipe was made
+        return node
     path = source
     if path in chain: raise ConfigError(f'{chain[-1]}: _base_ leads back to {path}')
     if path.suffix not in _READERS: raise ConfigError(f'{path}: a config is a file of {", ".join(_READERS)}')
@@ -711,6 +737,23 @@ def _storable(value, path='the config'):
     raise ConfigError(f'{path} is {value!r:.60}, which JSON and YAML cannot say: write a .py file')
 
 # %% ../nbs/35_config.ipynb #afb78922
+def _comparable(value):
+    "A copy in which lists and tuples are the same."
+    if isinstance(value, dict): return {k:_comparable(v) for k,v in value.items()}
+    return [_comparable(v) for v in value] if isinstance(value, (list, tuple)) else value
+
+def _holds(node, value, name):
+    "Is a value somewhere inside of a node? A number has to stand under its own name: 4 alone is found everywhere."
+    telling, items = isinstance(value, (dict, list, str)) and bool(value), node.items() if isinstance(node, dict) else enumerate(node)
+    return any((telling or k == name) and v == value or isinstance(v, (dict, list)) and _holds(v, value, name) for k,v in items)
+
+def _origins(value, spot):
+    "Where a value and all that is inside of it was written."
+    if isinstance(value, ConfigDict): inner = [(v, value._spots.get(k, spot)) for k,v in value.items()]
+    elif isinstance(value, (list, tuple)) and len(spot.items) == len(value): inner = zip(value, spot.items)
+    else: inner = ()
+    return [spot.origin, *(o for v,s in inner for o in _origins(v, s))]
+
 class Config(ConfigDict):
     "What a file and its bases say, merged."
     @staticmethod
@@ -774,7 +817,19 @@ class Config(ConfigDict):
                 node = node[k]
             node._put(keys[-1], *_copied(value, _Spot(origin)))
         merged = _merge(child, self, lists=True)
-        for k in child: self._put(k, merged[k], merged._spots[k])
+        for k in child: self._put(k, merged[k], merged._spots[k]._replace(used=False))
+
+    def unused(self,
+        settings:list,  # names at the top level that a program reads
+    )->dict:            # name -> Origin of the change that nothing has read
+        "Find names that reach none of the settings: no later line of the config reads them, and no setting holds their value."
+        ours, found = {k:_comparable(self[k]) for k in settings if k in self}, {}
+        for k,v in self.items():
+            spot = self._spots.get(k, _PROGRAM)
+            late = [o for o in _origins(v, spot) if o.file.startswith('--set ') or o == _PROGRAM.origin]
+            if k in settings or k.startswith('_') or spot.used and not late: continue
+            if not _holds(ours, _comparable(v), k): found[k] = late[-1] if late else spot.origin
+        return found
 
     def dump(self,
         file:str|Path|None=None,    # where to write it: .py, .json, .yaml; None: nowhere
