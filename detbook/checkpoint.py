@@ -158,6 +158,8 @@ class _Storage:
     def __init__(self, dtype, numel): self.dtype, self.numel, self.raw = dtype, numel, None
 
 # %% ../nbs/12_checkpoint.ipynb #3590face
+class _Refused(pickle.UnpicklingError): pass
+
 class _Node(dict):
     "Stands in for every kind of dict."
     def __setstate__(self, state): pass
@@ -178,7 +180,7 @@ class _Text(str):
     def __new__(cls, text='', *_): return text if isinstance(text, str) else ''
 
 def _method(owner, name):
-    if owner is not _Curve or name not in ('min', 'max', 'current', 'mean'): raise pickle.UnpicklingError('GLOBAL builtins.getattr')
+    if owner is not _Curve or name not in ('min', 'max', 'current', 'mean'): raise _Refused('builtins.getattr')
 
 def _latin1(text, encoding):
     if encoding not in ('latin1', 'latin-1'): raise pickle.UnpicklingError(f'encoding {encoding!r}')
@@ -209,13 +211,11 @@ _SAFE = {   # every name that a file may mention -> what it gets instead
     'collections.defaultdict': lambda *_: _Node(), **dict.fromkeys(('argparse.Namespace', 'types.SimpleNamespace'), _Fields),
     **{f'{m}.{n}': lambda *parts: '/'.join(p for p in parts if isinstance(p, str)) for m in ('pathlib', 'pathlib._local')
        for n in ('PosixPath', 'PurePosixPath', 'WindowsPath', 'PureWindowsPath')},
-    **{f'{m}.{n}': lambda items=(): items for m in ('builtins', '__builtin__') for n in ('set', 'frozenset')},
-    **dict.fromkeys(('builtins.bytes', '__builtin__.bytes'), lambda: b''),      # how older protocols write no bytes
+    **dict.fromkeys(('builtins.set', 'builtins.frozenset'), lambda items=(): items),
+    'builtins.bytes': lambda: b'',      # how older protocols write no bytes
     'builtins.getattr': _method, '_codecs.encode': _latin1}
 
 # %% ../nbs/12_checkpoint.ipynb #2fb1ebf9
-class _Refused(pickle.UnpicklingError): pass
-
 class _Bounded:
     "A file whose reads ask for no more than there is."
     def __init__(self, f, size): self.f, self.size = f, size
@@ -234,7 +234,8 @@ class _Unpickler(pickle._Unpickler):
         self.budget, self.names, self.storages = budget, _SAFE | dict(names), storages
 
     def find_class(self, module, name):
-        if (full := f'{module}.{name}') in self.names: return self.names[full]
+        full = f'{"builtins" if module == "__builtin__" else module}.{name}'     # as Python 2 called it
+        if full in self.names: return self.names[full]
         raise _Refused(full)
 
     def persistent_load(self, pid):

@@ -18,7 +18,7 @@ from fastcore.basics import patch
 from torch import nn
 from .core import nearest, strict, warn_once
 from .show import panels
-from .checkpoint import load_checkpoint, read_checkpoint, save_checkpoint, save_detector, whole_file
+from .checkpoint import VERSION, load_checkpoint, read_checkpoint, save_checkpoint, save_detector, whole_file
 from .detector import load_backbone
 from .rpn import RPN
 from .config import Config, ConfigError, ConfigPart, build_part, finish_part, refuse_type, build_detector
@@ -653,8 +653,7 @@ def _fingerprint(data):
     return [one(n, d) for n,d in parts.items()]
 
 def _versions():
-    from detbook import __version__
-    return dict(detbook=__version__, torch=torch.__version__, torchvision=torchvision.__version__, python=platform.python_version(), platform=platform.platform())
+    return dict(detbook=VERSION, torch=torch.__version__, torchvision=torchvision.__version__, python=platform.python_version(), platform=platform.platform())
 
 @patch
 def write_card(self:Trainer,
