@@ -59,14 +59,26 @@ class AnchorGenerator:
         fit_strides:bool=False,         # is a stride the padded picture over the map, rounded down? (torchvision)
     ):
         self.strides, self.ratios, self.scales = tuple(strides), tuple(ratios), tuple(scales)
-        self.fit_strides = fit_strides
-        levels = [(s, self.scales) for s in self.strides] if sizes is None else [(1, tuple(s)) for s in sizes]
-        if len(levels) != len(self.strides) or len({len(s) for _,s in levels}) > 1:
+        self.sizes = None if sizes is None else tuple(tuple(s) for s in sizes)
+        self.rounded, self.center_offset, self.fit_strides = rounded, center_offset, fit_strides
+        if self.sizes and (len(self.sizes) != len(self.strides) or len({len(s) for s in self.sizes}) > 1):
             raise ValueError(f'AnchorGenerator wants equally many sizes for each of its {len(self.strides)} strides, got {sizes}')
-        self.per_cell = len(self.ratios) * len(levels[0][1])
-        self.cells = [cell_anchors(base, self.ratios, scales) for base,scales in levels]
-        if rounded: self.cells = [c.round() for c in self.cells]
-        self.cells = [c + center_offset*s for c,s in zip(self.cells, self.strides)]
+        self._make()
+
+    def _make(self):
+        "The anchors of one cell of each level, from the settings."
+        levels = [(1, s) for s in self.sizes] if self.sizes else [(s, self.scales) for s in self.strides]
+        cells = [cell_anchors(base, self.ratios, scales) for base,scales in levels]
+        self.cells = [(c.round() if self.rounded else c) + self.center_offset*s for c,s in zip(cells, self.strides)]
+
+    def __setattr__(self, name, value):     # a setting that is changed later changes the anchors too
+        super().__setattr__(name, value)
+        if 'cells' in vars(self) and name in ('strides', 'ratios', 'scales', 'sizes', 'rounded', 'center_offset'): self._make()
+
+    @property
+    def per_cell(self)->int: # anchors that stand on each cell
+        "Ratios times scales, or times sizes."
+        return len(self.ratios) * len(self.sizes[0] if self.sizes else self.scales)
 
     def grid(self,
         sizes:list,     # L pairs (h,w): the feature maps

@@ -154,6 +154,13 @@ def _check_kind(name, depth, style):
     styles = 'pytorch', 'caffe'
     if style not in styles: raise ValueError(f'{name} has no style {style!r}; there are {styles}{nearest(style, styles)}')
 
+def _check_values(x, block, size):
+    "Fail where a batch norm that learns would be given a single value for each channel, from which it cannot learn."
+    step = max(m.stride[0] for m in block.modules() if isinstance(m, nn.Conv2d))
+    if block.frozen_stats or not block.bn1.training or -(-x.shape[2]//step) * -(-x.shape[3]//step) > 1: return
+    raise ValueError(f'a batch of one picture of {size[0]}x{size[1]} pixels (height and width, with padding) shrinks to a single pixel, and a batch norm that learns '
+                     'needs more than one: use a batch size (bs) of 2 or more, larger pictures, or a backbone with norm_eval=True')
+
 # %% ../nbs/10_backbone.ipynb #5f9d63b6
 @component
 class ResNet(nn.Module):
@@ -205,9 +212,11 @@ class ResNet(nn.Module):
         x:Tensor,   # (B,3,H,W) normalised
     )->tuple:       # a tensor (B,C_i,H_i,W_i) for each of `out_indices`
         "Run the stages and return those asked for."
+        size = x.shape[2:]
         x = F.relu(conv_norm(x, self.conv1, self.bn1, self.frozen_stats), inplace=True)
         x, out = F.max_pool2d(x, 3, 2, 1), []
         for i,stage in enumerate(self.stages):
+            if self.training and len(x) == 1: _check_values(x, getattr(self, stage)[0], size)
             x = getattr(self, stage)(x)
             if i in self.out_indices: out.append(x)
         return tuple(out)

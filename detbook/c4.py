@@ -10,8 +10,9 @@ __all__ = ['resnet', 'resnet_c4', 'single_rpn_head', 'rpn_c4', 'c4_roi_head', 'f
 
 # %% ../nbs/30_c4.ipynb #2d09bb4a
 from .core import strict
-from .batch import IMAGENET_MEAN, IMAGENET_STD
+from .batch import IMAGENET_MEAN, Preprocess
 from .anchors import AnchorGenerator
+from .assign import Matcher
 from .backbone import ResNet, ResStage
 from .neck import NoNeck
 from .rpn import RPN, RPNHead, ProposalFilter
@@ -30,11 +31,11 @@ def resnet(
     out_indices:tuple=(0,1,2,3),    # which stages to return, finest first
     strides:tuple=(1,2,2,2),        # of the stages
     dilations:tuple=(1,1,1,1),      # of the stages
-)->dict:                            # backbone, mean, std, bgr: keywords that every detector takes
+)->dict:                            # backbone, preprocess: keywords that every detector takes
     "A ResNet, and the colours that its weights were trained on."
     frozen  = dict(frozen_stages=-1, norm_eval=False) if scratch else dict(frozen_stages=1, norm_eval=True, norm_grad=style=='pytorch')
-    colours = dict(mean=IMAGENET_MEAN[::-1], std=(1., 1., 1.), bgr=True) if style == 'caffe' else dict(mean=IMAGENET_MEAN, std=IMAGENET_STD, bgr=False)
-    return dict(backbone=ResNet(depth, style, out_indices, strides=strides, dilations=dilations, **frozen), **colours)
+    colours = Preprocess(IMAGENET_MEAN[::-1], (1., 1., 1.), bgr=True) if style == 'caffe' else Preprocess()
+    return dict(backbone=ResNet(depth, style, out_indices, strides=strides, dilations=dilations, **frozen), preprocess=colours)
 
 # %% ../nbs/30_c4.ipynb #1a5d00ad
 @strict
@@ -42,7 +43,7 @@ def resnet_c4(
     depth:int=50,           # of the ResNet
     style:str='caffe',      # 'pytorch' or 'caffe'
     scratch:bool=False,     # train everything, norms included?
-)->dict:                    # backbone, neck, mean, std, bgr: keywords that every detector takes
+)->dict:                    # backbone, neck, preprocess: keywords that every detector takes
     "The first four stages of a ResNet: one map of 16 pixels a cell."
     parts = resnet(depth, style, scratch, (2,), (1,2,2), (1,1,1))
     return parts | dict(neck=NoNeck(parts['backbone'].out_channels))
@@ -84,7 +85,8 @@ def c4_roi_head(
     "The last stage of a ResNet as what every window goes through, with heads that have next to no layers."
     shared = ResStage(depth, style=style, norm_eval=not scratch, norm_grad=scratch or style=='pytorch')
     mask_head = MaskHead(num_classes, shared.out_channels, num_convs=0) if masks else None
-    return RoIHead(BoxHead(num_classes, shared.out_channels, num_fcs=0, avg_pool=True), mask_head, RoIExtractor(14, (16,)), shared_head=shared)
+    return RoIHead(BoxHead(num_classes, shared.out_channels, num_fcs=0, avg_pool=True), mask_head, RoIExtractor(14, (16,)),
+                   matcher=Matcher(.5, .5, .5, low_quality=False), shared_head=shared)
 
 # %% ../nbs/30_c4.ipynb #215e736f
 @strict
@@ -122,7 +124,7 @@ def resnet_dc5(
     depth:int=50,           # of the ResNet
     style:str='caffe',      # 'pytorch' or 'caffe'
     scratch:bool=False,     # train everything, norms included?
-)->dict:                    # backbone, neck, mean, std, bgr: keywords that every detector takes
+)->dict:                    # backbone, neck, preprocess: keywords that every detector takes
     "All stages of a ResNet, the last one dilated: one map of 16 pixels a cell."
     parts = resnet(depth, style, scratch, (3,), (1,2,2,1), (1,1,1,2))
     return parts | dict(neck=NoNeck(parts['backbone'].out_channels))

@@ -1,4 +1,4 @@
-"""Weights that travel: read without trusting the file, loaded key by key or not at all, saved so that the file alone rebuilds its detector.
+"""Weights that travel: read without trusting the file, loaded key by key or not at all, written whole or not at all.
 
 Docs: https://detbook.github.io/detbook/checkpoint.html.md"""
 
@@ -7,7 +7,7 @@ Docs: https://detbook.github.io/detbook/checkpoint.html.md"""
 # %% auto #0
 __all__ = ['PREDICTORS', 'VERSION', 'shown', 'check_file', 'Budget', 'file_budget', 'notes_budget', 'read_arrays', 'Checkpoint',
            'read_checkpoint', 'download', 'find_weights', 'read_weights', 'Report', 'load_checkpoint', 'whole_file',
-           'save_checkpoint', 'describe', 'rebuild', 'save_detector', 'read_detector']
+           'save_checkpoint']
 
 # %% ../nbs/12_checkpoint.ipynb #1faa0680
 import difflib, hashlib, http.client, importlib, importlib.metadata, inspect, io, itertools, json, os, pickle, re, secrets
@@ -784,6 +784,9 @@ def load_checkpoint(
     ready = {k: state[k].to(own[k].device, own[k].dtype) for k in report.loaded}
     with torch.no_grad():
         for k,v in ready.items(): own[k].copy_(v)
+    if isinstance(found, Checkpoint) and not prefix and not report.reinitialised + report.missing + report.unexpected:
+        model.notes, model.loaded_from = dict(found.metadata), str(found.path)      # how pictures were resized, class names
+        if 'preprocessing' in found.metadata: vars(model).pop('test_scale', None)   # of another file
     model.trained = True        # a detector warns when it is fitted with frozen random weights; these are not
     return report
 
@@ -840,112 +843,7 @@ def save_checkpoint(
     with whole_file(path) as part: save_file(tensors, part, metadata={'format': 'pt', 'detbook': notes})
     return Path(path)
 
-# %% ../nbs/12_checkpoint.ipynb #b6362028
-_SOURCES = 'weights', 'weights_backbone'    # where a model's weights came from is no part of what it is
-_FRAME = 'preprocess.train_size'            # which a config sets once the detector stands
-
-def _is_component(cls): return isinstance(cls, type) and hasattr(cls.__init__, '__wrapped__')
-
-def _parts(x):
-    "The component `x` and those among its arguments, their arguments, and so on."
-    if isinstance(x, (tuple, list)):
-        for v in x: yield from _parts(v)
-    elif isinstance(x, dict): yield from _parts(list(x.values()))
-    elif _is_component(type(x)): yield x; yield from _parts(x.arguments)
-
-def _describe(x, where):
-    if x is None or type(x) in (bool, int, float, str): return x
-    if type(x) in (tuple, list): return [_describe(v, f'{where}[{i}]') for i,v in enumerate(x)]
-    if type(x) is dict and 'type' not in x and all(isinstance(k, str) for k in x): return {k: _describe(v, f'{where}.{k}') for k,v in x.items()}
-    if not _is_component(cls := type(x)):
-        raise ValueError(f'{where} is a {cls.__name__}, which no file can hold: only numbers, strings, None, tuples and @component objects can be described')
-    defaults = {k: p.default for k,p in inspect.signature(cls.__init__).parameters.items() if p.default is not p.empty}
-    values = {k: v for k,v in {**defaults, **x.arguments}.items() if k not in _SOURCES}
-    frame = getattr(getattr(x, 'preprocess', None), 'train_size', None)
-    said = {k: _describe(v, f'{where}.{k}') for k,v in values.items()} | ({_FRAME: list(frame)} if frame else {})
-    return {'type': f'{cls.__module__}.{cls.__qualname__}', **said}
-
-# %% ../nbs/12_checkpoint.ipynb #9f60b673
-def describe(
-    model:nn.Module,    # built of `@component`s throughout
-)->dict:                # {'type': 'detbook.neck.FPN', 'out_channels': 256, ...}, JSON-able
-    "Tell what `model` was built from; an argument that no file could hold raises ValueError with its name."
-    if not _is_component(type(model)): raise ValueError(f'{type(model).__name__} is not a @component: it does not know what it was built with')
-    return _describe(model, type(model).__name__)
-
-# %% ../nbs/12_checkpoint.ipynb #d5b30f7e
-_HELPERS = ('anchors', 'coder', 'assign', 'nms', 'losses', 'batch', 'rpn', 'roi', 'fast_rcnn', 'masks', 'cascade_rcnn', 'keypoint_rcnn',
-            'retinanet', 'fcos', 'tta')     # chapters whose components may be built without being modules
-
-def _find(name, own):
-    "The class that a description calls `name`."
-    name = str(name)
-    if not name.startswith('detbook.'):
-        if (bare := name.rpartition('.')[2]) in own: return own[bare]
-        raise ValueError(f'the description asks for {name!r}, which is not a part of detbook; if the class is yours, pass own=[{bare}]')
-    found = re.fullmatch(r'detbook\.([a-z]\w*)\.([A-Z]\w*)', name)
-    try: cls = vars(importlib.import_module(f'detbook.{found[1]}')).get(found[2]) if found else None
-    except ModuleNotFoundError: cls = None
-    if not _is_component(cls) or not cls.__module__.startswith('detbook.') or not (issubclass(cls, nn.Module) or found[1] in _HELPERS):
-        raise ValueError(f'the description asks for {name!r}, which is no component that a detector is made of')
-    return cls
-
-def _rebuild(x, own, where):
-    if isinstance(x, list): return tuple(_rebuild(v, own, f'{where}[{i}]') for i,v in enumerate(x))
-    if not isinstance(x, dict): return x
-    if 'type' not in x: return {k: _rebuild(v, own, f'{where}.{k}') for k,v in x.items()}
-    cls = _find(x['type'], own)
-    if any(x.get(k) is not None for k in _SOURCES): raise ValueError(f'the description wants weights of {where} fetched, but a file holds its own')
-    made = cls(**{k: _rebuild(v, own, f'{where}.{k}') for k,v in x.items() if k not in ('type', _FRAME)})
-    if _FRAME in x and hasattr(made, 'preprocess'): made.preprocess.train_size = tuple(x[_FRAME])
-    return made
-
-# %% ../nbs/12_checkpoint.ipynb #e4be18ba
-def rebuild(
-    description:dict,   # as `describe` gives it
-    own:tuple=(),       # components of yours, from outside of detbook, that it may name
-)->nn.Module:           # the model, with fresh weights
-    "Build the model that `describe` described; a name that is no component of detbook's or `own` raises ValueError."
-    if not isinstance(description, dict) or 'type' not in description:
-        raise ValueError(f'a description is a dict with a "type", got {str(description)[:60]!r}')
-    return _rebuild(description, {c.__name__: c for c in own}, str(description['type']).rpartition('.')[2])
-
-# %% ../nbs/12_checkpoint.ipynb #4bb4faa5
-def save_detector(
-    path:str,                   # file to write, by custom `.safetensors`
-    model:nn.Module,            # a detector made of components
-    classes:tuple,              # names, in the order of the labels
-    preprocessing:dict=None,    # what images went through before, such as {'resize': [800, 1333]}; the model's mean, std, bgr are added
-)->Path:                        # the same path
-    "Write a detector that `read_detector` can rebuild from the file alone; one that it could not raises ValueError."
-    model = getattr(model, '_orig_mod', getattr(model, 'module', model))
-    description, classes = describe(model), [str(c) for c in classes]
-    number = description.get('num_classes')
-    if isinstance(number, int) and number != len(classes):
-        raise ValueError(f'{type(model).__name__} has {number} classes, and {len(classes)} names were given: {", ".join(classes[:5])}')
-    with torch.random.fork_rng(devices=[]): twin = rebuild(description, own=[type(p) for p in _parts(model)])
-    shapes, twins = ({k: tuple(v.shape) for k,v in m.state_dict().items()} for m in (model, twin))
-    for k in {**shapes, **twins}:
-        if shapes.get(k) != twins.get(k):
-            raise ValueError(f'{type(model).__name__} was changed after it was built, so that its arguments do not describe it: {k} is '
-                             f'{shapes.get(k, "absent")}, and {twins.get(k, "absent")} when rebuilt; save_checkpoint keeps the weights alone')
-    own = {k: description[k] for k in ('mean', 'std', 'bgr', 'pad_divisor') if k in description}
-    return save_checkpoint(path, model, {'model': description, 'classes': classes, 'preprocessing': {**own, **(preprocessing or {})}})
-
-# %% ../nbs/12_checkpoint.ipynb #dd1055e8
-def read_detector(
-    path:str,       # path, URL or name of a file that `save_detector` wrote
-    own:tuple=(),   # components of yours that the model contains
-)->tuple:           # (model in eval mode, with `model.classes`; tuple of class names)
-    "Rebuild a detector from its file alone; a file without a description, or whose weights do not all fit it, raises ValueError."
-    state = read_checkpoint(find_weights(path))
-    if not isinstance(state.metadata.get('model'), dict):
-        raise ValueError(f'{path} holds weights and no description of their model: build it, then load_checkpoint(model, {str(path)!r})')
-    try:
-        with torch.random.fork_rng(devices=[]): model = rebuild(state.metadata['model'], own)
-        report = load_checkpoint(model, state)
-    except (TypeError, ValueError) as e: raise ValueError(f'{path} cannot be rebuilt: {e}') from None
-    if wrong := report.reinitialised + report.missing + report.unexpected:
-        raise ValueError(f'{path} cannot be rebuilt: {wrong[0]} does not fit its own description')
-    model.classes = tuple(state.metadata.get('classes', ()))
-    return model.eval(), model.classes
+# %% ../nbs/12_checkpoint.ipynb #b6ed0ce3
+def __getattr__(name):
+    if name in ('describe', 'rebuild', 'save_detector', 'read_detector'): return getattr(importlib.import_module('detbook.describe'), name)
+    raise AttributeError(f'module {__name__!r} has no attribute {name!r}')

@@ -50,7 +50,12 @@ class DeltaCoder:
         clip:bool=True,             # are decoded boxes clipped to the images whose sizes are given?
     ):
         self.means, self.stds, self.clip = tuple(means), tuple(stds), clip
-        self.limits = dict(max_log=math.log(max_ratio), cut_below=cut_below, center_clamp=center_clamp)
+        self.max_ratio, self.cut_below, self.center_clamp = max_ratio, cut_below, center_clamp
+
+    @property
+    def limits(self)->dict: # keywords of `decode`
+        "How far a box may go from its anchor."
+        return dict(max_log=math.log(self.max_ratio), cut_below=self.cut_below, center_clamp=self.center_clamp)
 
     def _on(self, numbers, d): return torch.tensor(numbers, dtype=d.dtype).to(d.device, non_blocking=True)
 

@@ -6,7 +6,7 @@ Docs: https://detbook.github.io/detbook/data.html.md"""
 
 # %% auto #0
 __all__ = ['read_image', 'read_coco', 'read_picture', 'find_pictures', 'list_pictures', 'segmentation_to_rle', 'decode_masks',
-           'flip_pairs', 'CocoDataset', 'collate']
+           'class_names', 'flip_pairs', 'CocoDataset', 'collate']
 
 # %% ../nbs/40_data.ipynb #925e8968
 import io, json, math, operator, os, re
@@ -187,6 +187,26 @@ def decode_masks(
     "Draw run lengths as masks."
     if not rles: return torch.zeros(0, *size, dtype=torch.uint8)
     return torch.from_numpy(np.ascontiguousarray(mask_utils.decode(rles).transpose(2, 0, 1)))
+
+# %% ../nbs/40_data.ipynb #3c9d78aa
+def class_names(
+    categories:list,        # COCO's: dicts with 'id' and 'name'
+    annotations:list=(),    # COCO's; of equal names, categories that own some come first
+)->dict:                    # id -> a name that no other category has, in the order of the ids
+    "Name every category once: 'cat', 'cat (2)' where a file has two of that name."
+    owned = {a.get('category_id') for a in annotations if isinstance(a.get('category_id'), (int, str))}
+    order = sorted(categories, key=lambda c: (c['id'] not in owned, _order(c['id'])))
+    taken, out = {c['name'] for c in categories}, {}
+    seen  = Counter()
+    for c in order:
+        seen[c['name']] += 1
+        name = c['name']
+        while seen[c['name']] > 1 and name in taken: name, seen[c['name']] = f"{c['name']} ({seen[c['name']]})", seen[c['name']] + 1
+        out[c['id']] = name
+        taken.add(name)
+    return {c['id']: out[c['id']] for c in sorted(categories, key=lambda c: _order(c['id']))}
+
+def _order(i): return isinstance(i, str), i
 
 # %% ../nbs/40_data.ipynb #c023d509
 def _is_int(x): return isinstance(x, int) and not isinstance(x, bool) and abs(x) < 2**63

@@ -29,7 +29,7 @@ from .show import show_target, show_prediction
 from .toy import write_coco
 from .data import CocoDataset
 from .transforms import train_transforms, test_transforms
-from .cli import run_command
+from .cli import keep_pictures, never_over, run_command
 
 # %% ../nbs/47_demo.ipynb #0f8c0414
 def small_detector(
@@ -98,6 +98,8 @@ def save_pictures(
     plt.savefig(work_dir/'pr.png'); plt.close()
 
 # %% ../nbs/47_demo.ipynb #cdb898ff
+_FILES = 'predictions.png', 'loss.png', 'pr.png', 'metrics.json', 'detector.safetensors'     # what the demo leaves
+
 def detbook_demo(
     work_dir:str='detbook_demo',    # folder for what the demo leaves
     quick:bool=False,               # 100 steps instead of 375
@@ -123,6 +125,9 @@ def detbook_demo(
         bs, lr, epochs = 4, 2e-3, epochs or (1 if quick else 16)
         train = CocoDataset(data, images, transforms=train_transforms(scale=(320, 240), jitter=(.8, 1.25)), on_bad='clip')
         valid = CocoDataset(val_data, val_images, classes=train.classes, transforms=test_transforms(scale=(320, 240)), on_bad='clip')
+        pictures = [ds.path(i) for ds in (train, valid) for i in range(len(ds))]
+        keep_pictures([work_dir/f for f in _FILES], work_dir, pictures, '--work_dir')
+        for f in _FILES: never_over(work_dir/f, [data, val_data], f'--work_dir {work_dir}:')
         print(train.summary())
     masks = train.has_masks and valid.has_masks
     set_seed(seed)

@@ -13,14 +13,14 @@ from collections.abc import Callable
 import torch
 from torch import nn, Tensor
 from .core import component, mean_over_ranks
-from .batch import Batch, Truths
+from .batch import Batch, Preprocess, Truths
 from .boxes import iof_matrix
 from .anchors import PointGenerator
 from .coder import DistanceCoder
 from .assign import BACKGROUND, NEITHER
 from .losses import FocalLoss, IoULoss, SigmoidLoss, weighted_sum
-from .detector import Proposals, prepare, prepare_images, pyramid, loss_or_predict, scale_detections
-from .retinanet import DenseFilter, DenseOutput, one_stage, predictor, rows, tower
+from .detector import Detector, Proposals, start, prepare, prepare_images, scale_detections
+from .retinanet import DenseFilter, DenseOutput, predictor, rows, tower
 
 # %% ../nbs/29_fcos.ipynb #4d310f2d
 @component
@@ -106,7 +106,7 @@ class FCOSHead(nn.Module):
     ):
         super().__init__()
         if first_stage and num_classes != 1:
-            raise ValueError(f'a first stage knows a single class, so num_classes must be 1, not {num_classes}')
+            raise ValueError(f'FCOSHead: num_classes is {num_classes}; with first_stage=True there is a single class, object: 1')
         self.num_classes, self.first_stage = num_classes, first_stage
         self.in_strides, self.centerness_on_reg = in_strides, centerness_on_reg
         self.points, self.matcher, self.coder = points or PointGenerator(), matcher or PointMatcher(), coder or DistanceCoder()
@@ -114,8 +114,9 @@ class FCOSHead(nn.Module):
         self.loss_centerness = loss_centerness or SigmoidLoss()
         self.train_filter = train_filter or DenseFilter(2000, 0., .7, 1000)
         self.test_filter = test_filter or (DenseFilter(1000, 0., .7, 1000) if first_stage else DenseFilter())
-        self.cls_convs = tower(stacked_convs, in_channels, feat_channels, norm_groups, conv_bias)
-        self.reg_convs = tower(stacked_convs, in_channels, feat_channels, norm_groups, conv_bias)
+        self.conv_bias = not norm_groups if conv_bias is None else conv_bias
+        self.cls_convs = tower(stacked_convs, in_channels, feat_channels, norm_groups, self.conv_bias)
+        self.reg_convs = tower(stacked_convs, in_channels, feat_channels, norm_groups, self.conv_bias)
         mid = feat_channels if stacked_convs else in_channels
         self.conv_cls, self.conv_reg = predictor(mid, num_classes, prior=.01), predictor(mid, 4)
         self.conv_centerness = predictor(mid, 1)
@@ -194,11 +195,22 @@ class FCOSHead(nn.Module):
         return f.propose(self._readable(out), self.coder, batch.size_tensor())
 
 # %% ../nbs/29_fcos.ipynb #e2e37b53
-@component
-class FCOS(nn.Module):
+@component(helpers=('weights', 'weights_backbone'))
+class FCOS(Detector):
     "Classify every point and let it show the sides of its object (FCOS)."
-    features, forward = pyramid, loss_or_predict
-    __init__ = one_stage(FCOSHead, dict(start_level=1, extra='on_output', relu_before_extra=True))
+    def __init__(self,
+        num_classes:int=80,                 # classes of objects
+        *,
+        backbone:nn.Module|None=None,       # None: ResNet-50 as in mmdetection's 1x settings
+        neck:nn.Module|None=None,           # None: FPN from the second stage, five levels
+        bbox_head:nn.Module|None=None,      # None: FCOSHead of `num_classes` on the neck's channels
+        preprocess:Preprocess|None=None,    # None: RGB, ImageNet's mean and std, padded to a multiple of 32
+        weights:str|None=None,              # checkpoint to start from
+        weights_backbone:str|None=None,     # ImageNet weights for the backbone alone
+    ):
+        super().__init__(backbone, neck, preprocess, dict(start_level=1, extra='on_output', relu_before_extra=True))
+        self.bbox_head = FCOSHead(num_classes, self.neck.out_channels) if bbox_head is None else bbox_head
+        start(self, weights, weights_backbone, num_classes)
 
     def loss(self,
         images:list,    # B tensors (3,h,w) RGB, 0..255

@@ -22,49 +22,22 @@ import numpy as np, torch, torch.nn.functional as nnf, torchvision.transforms.v2
 from fastcore.basics import patch
 from PIL import Image
 from torch import Tensor, nn
-from .core import component, warn_once
+from .core import component, nearest, strict, warn_once
 from .show import label_color, show_boxes, show_image, show_keypoints, show_masks
 from .toy import mask_boxes
 from .nms import NMS, nms_groups
 from .checkpoint import find_weights, load_checkpoint, read_checkpoint, whole_file
 from .detector import scale_detections
+from .rpn import RPN
 from .tta import TestTimeAug, view_size
-from .recipes import recipe_name
 from .config import Config, build_detector
-from .weights import COCO, DETECTRON2, TORCHVISION, ZOO, class_names, load_detector, weights_kind
+from .weights import COCO, DETECTRON2, TORCHVISION, check_scale, class_names, load_detector, picture_size, pipeline_scale, same_scale, test_settings, weights_kind
 from .data import decode_masks, find_pictures, list_pictures, read_picture, segmentation_to_rle
 from .metrics import encode_mask, to_coco
-from .cli import run_command
+from .cli import never_over, place_below, run_command
 
 # %% ../nbs/45_inference.ipynb #40b2b705
 _all_ = ['read_picture', 'find_pictures']        # of the data chapter, and wanted here
-
-# %% ../nbs/45_inference.ipynb #b51720a6
-def _test_data(cfg):
-    "The part of a config that says what its test data are."
-    data = (cfg or {}).get('test_dataloader') or {}
-    while isinstance(data.get('dataset'), dict): data = data['dataset']
-    return data
-
-def _pipeline_scale(cfg):
-    "What the test pipeline of a config resizes to: limits of the sides, a factor, or None."
-    for step in _test_data(cfg).get('pipeline') or cfg.get('test_pipeline') or ():
-        if str(step.get('type')).rpartition('.')[2] != 'Resize': continue
-        if step.get('scale') is None: return step.get('scale_factor')
-        if not step.get('keep_ratio', False):
-            raise ValueError(f'the test pipeline of the config resizes to {step["scale"]} whatever the shape (keep_ratio=False), '
-                             'and pictures keep theirs here: pass scale=')
-        return (step['scale'],)*2 if isinstance(step['scale'], int) else tuple(step['scale'])
-
-def _remembered(name, cfg, metadata):
-    "How the pictures of a detector are resized: limits or a factor or None, and smoothed?"
-    own, file = metadata.get('preprocessing'), name.rpartition('/')[2]
-    if isinstance(own, dict): return own.get('resize'), own.get('antialias', True)
-    published = recipe_name(name) or next((k for k,row in ZOO.items() if file in (k, row.former, row.url.rpartition('/')[2])), None)
-    cfg = cfg or (Config.fromfile(published) if published else None)
-    if cfg: return _pipeline_scale(cfg), False
-    if name in TORCHVISION or file.startswith(tuple(f'{a}_coco-' for a in TORCHVISION)): return (1333, 800), False
-    return ((1333, 800) if name in (*DETECTRON2, *DETECTRON2.values()) else None), True
 
 # %% ../nbs/45_inference.ipynb #4e3ec430
 def _read_config(config, changes):
@@ -99,13 +72,8 @@ def _device(device):
         there = ['cpu', *(f'cuda:{i}' for i in range(torch.cuda.device_count()))]
         raise ValueError(f'device {device!r} is not to be had here; there is {", ".join(there)}') from None
 
-def _scale(scale):
-    "A factor or limits as they are; an error for what is neither, and for a factor that can only be meant as a limit."
-    pair = isinstance(scale, (tuple, list)) and len(scale) == 2
-    if scale is None or all(isinstance(x, Real) and 0 < x <= (math.inf if pair else 16) for x in (scale if pair else [scale])): return scale
-    raise ValueError(f'scale must be a pair of limits of the sides, such as (1333, 800), or a factor of at most 16, not {scale!r}')
-
 # %% ../nbs/45_inference.ipynb #c5a31320
+@strict
 def init_detector(
     config:str|Path|dict|None,          # path, name or content of a config; torchvision's or Detectron2's name; or weights that need none
     checkpoint:str|Path|None=None,      # path, URL or name of weights
@@ -119,7 +87,7 @@ def init_detector(
     weights = isinstance(config, (str, os.PathLike)) and re.search(r'\.(pth?|pkl|safetensors|ckpt)$|://', str(config))
     if checkpoint is None and weights: config, checkpoint = None, config
     if checkpoint is None and config is None: raise ValueError('init_detector needs a config, or weights')
-    device, scale = _device(device or ('cuda' if torch.cuda.is_available() else 'cpu')), _scale(scale)
+    device, scale = _device(device or ('cuda' if torch.cuda.is_available() else 'cpu')), check_scale(scale)
     known = isinstance(config, str) and config in (*TORCHVISION, *DETECTRON2)
     if cfg_options and (config is None or known): raise ValueError(f'cfg_options change a config, and {config or checkpoint} is used without one')
     if config is None or known:
@@ -130,11 +98,13 @@ def init_detector(
         model, metadata = build_detector(cfg['model'], cfg.get('train_cfg'), cfg.get('test_cfg')), {}
         if checkpoint is None: warn_once(f'{type(model).__name__} has random weights, for init_detector was given no checkpoint', key=object())   # each time
         else: metadata = _fill(model, checkpoint, config if isinstance(config, (str, Path)) else 'the config')
-        names = class_names(metadata, getattr(model, 'num_classes', None), places=(_test_data(cfg).get('metainfo'), cfg.get('metainfo')))
+        names = class_names(metadata, getattr(model, 'num_classes', None), places=(test_settings(cfg).get('metainfo'), cfg.get('metainfo')))
     if classes is not None and len(classes) != getattr(model, 'num_classes', len(classes)):
         raise ValueError(f'{type(model).__name__} has {model.num_classes} classes, and {len(classes)} names were given: {", ".join(classes[:5])}')
     model.classes, model.cfg = tuple(classes or names), cfg
-    model.test_scale, model.test_antialias = _remembered(str(config or checkpoint), cfg, metadata) if scale is None else (scale, cfg is None)
+    model.notes = metadata
+    if scale is not None: model.test_scale, model.test_antialias = scale, cfg is None
+    elif config is not None and not known: model.test_scale, model.test_antialias = picture_size(str(checkpoint or config), cfg, metadata)
     return model.to(device).eval()
 
 # %% ../nbs/45_inference.ipynb #afaf9a3d
@@ -177,35 +147,73 @@ def _run_length(patch, size):
 # %% ../nbs/45_inference.ipynb #43be709e
 _COCO_IDS = tuple(i for i in range(1, 91) if i not in (12, 26, 29, 30, 45, 66, 68, 69, 71, 83))     # of the 80 classes, in the order of the labels
 
+def _checked(found, size, source, classes):
+    "What was found, as tensors; ValueError names the first entry that does not fit the others."
+    where, count = f'{source}: ' * bool(source), lambda v: len(v) if hasattr(v, '__len__') and getattr(v, 'ndim', 1) else None
+    if lacks := [k for k in ('boxes', 'scores', 'labels') if k not in found]:
+        raise ValueError(f'{where}detections need boxes, scores and labels; {lacks[0]} is not there{nearest(lacks[0], found)}, but {", ".join(map(repr, found)) or "nothing"}')
+    d = {k: v if isinstance(v, Tensor) or k == 'masks' and isinstance(v, list) else torch.as_tensor(np.asarray(v)) for k,v in found.items()}
+    n = count(d['boxes'])
+    if d['boxes'].shape[1:] != (4,) and d['boxes'].shape != (0,): raise ValueError(f'{where}boxes of shape {tuple(d["boxes"].shape)}, expected (N,4): x1, y1, x2, y2')
+    if d['boxes'].shape == (0,): d['boxes'] = d['boxes'].reshape(0, 4)
+    for k, v in d.items():
+        if count(v) != n: raise ValueError(f'{where}{n} boxes, and {k} for {count(v)}')
+        if k in ('scores', 'labels') and v.ndim != 1: raise ValueError(f'{where}{k} of shape {tuple(v.shape)}, expected ({n},)')
+    if 'keypoints' in d and (d['keypoints'].ndim != 3 or d['keypoints'].shape[2] not in (2, 3)):
+        raise ValueError(f'{where}keypoints of shape {tuple(d["keypoints"].shape)}, expected ({n},K,3): x, y and score')
+    if isinstance(d.get('masks'), Tensor) and d['masks'].ndim != 3: raise ValueError(f'{where}masks of shape {tuple(d["masks"].shape)}, expected ({n},H,W)')
+    for m in [d['masks'][:1]] if isinstance(d.get('masks'), Tensor) else d.get('masks', ()):
+        have = tuple(m.shape[-2:]) if isinstance(m, Tensor) else tuple(m['size']) if isinstance(m, dict) and 'size' in m else None
+        if have is None: raise ValueError(f'{where}a mask is {str(m)[:40]}, expected run lengths: a dict of size and counts')
+        if size is not None and have != tuple(size): raise ValueError(f'{where}masks of {have} pixels, height and width, on a picture of {tuple(size)}')
+    labels = d['labels'] if n else d['labels'].long()
+    if labels.is_floating_point() or labels.dtype == torch.bool: raise ValueError(f'{where}labels of {labels.dtype}, expected whole numbers')
+    for k in ('boxes', 'scores', 'keypoints') if n else ():
+        if k in d and not (fine := d[k].isfinite().flatten(1 if d[k].ndim > 1 else 0)).all():
+            i = int((~(fine.all(1) if fine.ndim > 1 else fine)).nonzero()[0])
+            raise ValueError(f'{where}detection {i} has {k} {d[k][i].tolist()}, expected finite numbers')
+    if n and (int(labels.min()) < 0 or classes and int(labels.max()) >= len(classes)):
+        wrong = int(labels.min()) if int(labels.min()) < 0 else int(labels.max())
+        raise ValueError(f'{where}a label is {wrong}' + (f', and there are names for {len(classes)} classes: {", ".join(map(str, classes[:6]))}' if wrong >= 0 else ', and labels count from 0'))
+    return d | dict(labels=labels)
+
 class Detections(dict):
     "What was found in a picture: boxes (N,4), scores (N,), labels (N,), perhaps masks, keypoints. `found[rows]` chooses among them."
     def __init__(self,
         found:dict,         # boxes (N,4) xyxy, scores (N,), labels (N,), perhaps masks (N,H,W) or N run lengths, keypoints (N,K,3)
         size:tuple=None,    # (H,W) of the picture
         source:str='',      # where it came from
-        classes:tuple=(),   # names, in the order of the labels
+        classes:tuple=(),   # names, in the order of the labels; (): none are known
     ):
         if not isinstance(found, dict): raise TypeError(f'a {type(found).__name__} is not what was found in one picture, which is a dict')
-        super().__init__({k: torch.from_numpy(v) if isinstance(v, np.ndarray) else v for k,v in found.items()})
-        self.size, self.source, self.classes = size, source, tuple(classes)
+        if isinstance(classes, str): raise TypeError(f'classes must be names in the order of the labels, not {classes!r}')
+        if size is not None and not (isinstance(size, (tuple, list, torch.Size)) and len(size) == 2): raise TypeError(f'size must be (H,W) of the picture, not {size!r}')
+        self.size, self.source, self.classes = None if size is None else tuple(size), source, tuple(classes)
+        super().__init__(_checked(dict(found), self.size, source, self.classes))
 
     def __getitem__(self, rows):
-        if isinstance(rows, str): return super().__getitem__(rows)
+        if isinstance(rows, str):
+            if rows in self: return super().__getitem__(rows)
+            raise KeyError(f'there is no {rows!r} among the detections{nearest(rows, self)}; there are: {", ".join(self)}')
         rows = torch.arange(len(self['boxes']))[torch.as_tensor(rows) if not isinstance(rows, (slice, int)) else rows].reshape(-1)
-        chosen = {k: [v[i] for i in rows.tolist()] if isinstance(v, list) else v[rows] for k,v in self.items()}
-        return Detections(chosen, self.size, self.source, self.classes)
+        some = Detections.__new__(Detections)
+        dict.update(some, {k: [v[i] for i in rows.tolist()] if isinstance(v, list) else v[rows] for k,v in self.items()})
+        some.size, some.source, some.classes = self.size, self.source, self.classes
+        return some
 
     @property
     def names(self)->list: # of N texts
-        "The name of each detection's class; its number where there is no name."
-        return [self.classes[l] if l < len(self.classes) else str(l) for l in self['labels'].tolist()]
+        "The name of each detection's class; its number where there are no names."
+        return [self.classes[l] if self.classes else str(l) for l in self['labels'].tolist()]
 
     def to_coco(self,
         image_id:int=1,         # of the picture
         category_ids:list=None, # id of each label; None: COCO's own for its 80 classes, else the label plus 1
     )->list:                    # image_id, category_id, bbox as x, y, width, height, score, perhaps segmentation, keypoints
         "Write the detections as COCO results that JSON can hold."
-        ids = category_ids or (_COCO_IDS if self.classes == COCO else range(1, 2 + max(self['labels'].tolist(), default=0)))
+        most = max(self['labels'].tolist(), default=-1)
+        ids  = category_ids if category_ids is not None else _COCO_IDS if self.classes == COCO else range(1, 2 + most)
+        if most >= len(ids): raise ValueError(f'{self.source or "the detections"}: a label is {most}, and category_ids has {len(ids)}: one for each label')
         rows = to_coco([{k: v for k,v in self.items() if k != 'masks'}], [image_id], ids)
         for row, m in zip(rows, self.get('masks', ())): row['segmentation'] = m if isinstance(m, dict) else encode_mask(m)
         return rows
@@ -354,6 +362,21 @@ class _View(NamedTuple):
 # %% ../nbs/45_inference.ipynb #6862fbda
 _PERSON_PAIRS = tuple((i, i+1) for i in range(1, 17, 2))    # left and right keypoints of COCO's persons
 
+# %% ../nbs/45_inference.ipynb #4542d600
+def _kept_size(model):
+    "How a detector's pictures are resized: as was settled when it was loaded, or as the file says from which `load_checkpoint` took its weights."
+    if hasattr(model, 'test_scale'): return model.test_scale, getattr(model, 'test_antialias', True)
+    return picture_size(model.loaded_from, None, model.notes) if hasattr(model, 'loaded_from') else (None, True)
+
+def _kept_names(model):
+    "The names of a detector's classes: its own, or those of the file; ValueError where they are too many or too few."
+    number, names = getattr(model, 'num_classes', None), getattr(model, 'classes', None)
+    if isinstance(names, str) or not isinstance(names, (tuple, list, type(None))): raise TypeError(f'model.classes must be names in the order of the labels, not {names!r}')
+    if not names: return class_names(model.notes, number) if hasattr(model, 'loaded_from') and number else ()
+    if isinstance(number, int) and len(names) != number and not isinstance(model, RPN):
+        raise ValueError(f'{type(model).__name__} tells {number} classes apart, and model.classes has {len(names)} names: {", ".join(map(str, names[:6]))}')
+    return tuple(names)
+
 # %% ../nbs/45_inference.ipynb #03ee26eb
 @component
 class Predictor:
@@ -394,9 +417,10 @@ class Predictor:
         self.model = model if device is None else model.to(_device(device))
         self.filter, self.max_per_img = changed_filter(model, score_thr, iou, max_per_img, class_agnostic), max_per_img
         self.score_thr, self.iou, self.class_agnostic = score_thr, .5 if iou is None else iou, bool(class_agnostic)
-        self.scale = getattr(model, 'test_scale', None) if scale is None else _scale(scale)
-        self.antialias = getattr(model, 'test_antialias', None) if antialias is None else antialias
-        self.antialias = self.antialias is not False
+        kept, smooth = _kept_size(model)
+        self.scale = kept if scale is None else check_scale(scale)
+        self.antialias = (smooth if antialias is None else antialias) is not False
+        self.classes = _kept_names(model)
         self.tta = self._views_of(tta) if tta else None
         self.sized = not tta and 'sizes' in inspect.signature(model.predict).parameters
         self.bs, self.tiles, self.overlap, self.whole, self.masks = bs, tiles, overlap, whole, masks
@@ -506,13 +530,32 @@ def _finish(self:Predictor, picture):
     if self.score_thr is not None: kept = kept[out['scores'][kept] > self.score_thr]     # FCOS and Soft-NMS lower scores behind the threshold
     if len(kept) < len(out['boxes']) or len(found) > 1: out = {k: [v[i] for i in kept.tolist()] if isinstance(v, list) else v[kept] for k,v in out.items()}
     if isinstance(out.get('masks'), list): out['masks'] = [_run_length(m, size) for m in out['masks']] if self.masks == 'rle' else _whole(out['masks'], size)
-    return Detections(out, size, picture.title, getattr(self.model, 'classes', None) or ())
+    return Detections(out, size, picture.title, self.classes)
 
 # %% ../nbs/45_inference.ipynb #a9c28361
+def _settings(model, cfg):
+    "The third argument of `inference_detector` as keywords of `Predictor`; of a whole config the size in its test pipeline."
+    known = [k for k in inspect.signature(Predictor.__init__).parameters if k not in ('self', 'model')]
+    if cfg is None: return {}
+    if not isinstance(cfg, dict):
+        if isinstance(cfg, (str, os.PathLike)) and str(cfg).endswith(('.py', '.json', '.yml', '.yaml')): raise TypeError(f'cfg must be a config, not the name of one: Config.fromfile({str(cfg)!r}) reads it')
+        raise TypeError(f'cfg must be a dict of more settings, such as dict(iou=.5), or a whole config, not {str(cfg)[:60]!r}{nearest(cfg, known) if isinstance(cfg, str) else ""}')
+    if not {'model', 'test_dataloader', 'test_pipeline', 'val_dataloader', 'data'} & set(cfg):
+        if odd := [k for k in cfg if k not in known]: raise TypeError(f'cfg has no setting {odd[0]!r}{nearest(odd[0], known) or "; there are: " + ", ".join(known)}')
+        return dict(cfg)
+    if 'data' in cfg and not {'test_dataloader', 'test_pipeline'} & set(cfg): raise ValueError('cfg is a config of mmdetection 2, whose data part is not read here: use the recipe of the same name in mmdetection 3')
+    model = getattr(model, 'model', model) if isinstance(model, TestTimeAug) else model
+    said, (kept, smooth) = pipeline_scale(cfg), _kept_size(model)
+    if said is None: return {}
+    if kept is not None and not same_scale(said, kept):
+        warn_once(f'the test pipeline of the config says {said}, and the detector was loaded with {kept}: pictures are resized to {said}', key=object())     # each time
+    return dict(scale=said, antialias=smooth if kept is not None and same_scale(said, kept) else False)
+
+@strict
 def inference_detector(
     model:nn.Module,                    # a detector, such as `init_detector` gives; or a TestTimeAug around one
     imgs:object,                        # a picture: path, bytes, PIL image, array, tensor; or a list, a folder, a generator of them
-    cfg:dict|None=None,                 # more settings: keywords of `Predictor`, such as iou, max_per_img, class_agnostic, tta, masks, on_bad
+    cfg:dict|None=None,                 # more settings: keywords of `Predictor`, such as iou, max_per_img, class_agnostic, tta, masks, on_bad; or a whole config, whose test pipeline says the size
     device:str|torch.device|None=None,  # move the detector there; None: where it is
     bs:int=1,                           # pictures at once
     score_thr:float|None=None,          # detections must score higher; None: as the detector has it
@@ -520,8 +563,7 @@ def inference_detector(
     bgr:bool=False,                     # do arrays and tensors hold blue first, as OpenCV's do?
 ):                                      # Detections; or a list of them, or a generator of them
     "Detect objects in pictures of any kind; the answer is in pixels of each picture. What cannot be read raises a sentence that names it."
-    if cfg is not None and not isinstance(cfg, dict): raise TypeError(f'cfg must be a dict of more settings, such as dict(iou=.5), not {cfg!r}')
-    return Predictor(model, **(dict(device=device, bs=bs, score_thr=score_thr, tiles=tiles, bgr=bgr) | (cfg or {})))(imgs)
+    return Predictor(model, **(dict(device=device, bs=bs, score_thr=score_thr, tiles=tiles, bgr=bgr) | _settings(model, cfg)))(imgs)
 
 # %% ../nbs/45_inference.ipynb #644444fe
 # of COCO's 17 keypoints
@@ -546,12 +588,24 @@ def _draw(ax, found, classes, skeleton):
         show_boxes(found['boxes'][i:i+1], label_color(l), [classes[l] if l < len(classes) else l], found['scores'][i:i+1], ax)
         if 'keypoints' in found: show_keypoints(found['keypoints'][i:i+1], label_color(l), skeleton, ax)
 
+# %% ../nbs/45_inference.ipynb #6a3353d6
+def _check_score(x, name='min_score'):
+    if not isinstance(x, Real) or not 0 <= x <= 1: raise ValueError(f'{name} must be a number from 0 to 1, not {x!r}')
+
+def _picture_kind(path, sources):
+    "As what a picture is written; ValueError for a suffix that is none, and where it would replace what it is drawn from."
+    kind = Image.registered_extensions().get(Path(path).suffix.lower())
+    if kind not in ('PNG', 'JPEG', 'BMP', 'WEBP', 'TIFF', 'GIF'): raise ValueError(f'{path}: a picture cannot be written as {Path(path).suffix!r}; .png and .jpg can')
+    never_over(path, sources, 'out_file')
+    return kind
+
 # %% ../nbs/45_inference.ipynb #61de004c
+@strict
 def show_result(
     image:object,               # the picture, of any kind
     result:dict,                # boxes, scores, labels, perhaps masks, keypoints
     classes:list|None=None,     # names of the classes; None: the result's own
-    min_score:float=.3,         # leave out what scores less
+    min_score:float=.3,         # leave out what scores less, 0 to 1
     out_file:str|Path|None=None,# picture to write; its suffix says of which kind
     max_side:int=1600,          # a larger picture is shrunk to this, pixels
     bgr:bool=False,             # is the picture an array with blue first?
@@ -560,10 +614,15 @@ def show_result(
     "Draw a picture with what was found in it; no display is needed."
     from matplotlib.backends.backend_agg import FigureCanvasAgg
     from matplotlib.figure import Figure
+    _check_score(min_score)
+    if not isinstance(max_side, Real) or not max_side >= 1: raise ValueError(f'max_side must be at least 1 pixel, not {max_side!r}')
+    if not isinstance(result, dict): raise TypeError(f'show_result draws what was found in one picture, a dict, and was given a {type(result).__name__}')
+    kind = None if out_file is None else _picture_kind(out_file, [s for s in (image, getattr(result, 'source', '')) if isinstance(s, (str, os.PathLike)) and s])
     image = read_picture(image, bgr).cpu()
+    size  = getattr(result, 'size', None)
+    if size is not None and tuple(size) != tuple(image.shape[-2:]):
+        raise ValueError(f'the result is of a picture of {tuple(size)} pixels, height and width, and this one has {tuple(image.shape[-2:])}')
     found = Detections(result, tuple(image.shape[-2:]), classes=classes or getattr(result, 'classes', ()))
-    if isinstance(found.get('masks'), Tensor) and tuple(found['masks'].shape[-2:]) != found.size:
-        raise ValueError(f'the result is of a picture of {tuple(found["masks"].shape[-2:])} pixels, height and width, and this one has {found.size}')
     found = found[found['scores'] >= min_score]
     side = max(found.size)
     if side > max_side: image = F.resize(image, list(view_size(found.size, max_side/side)))
@@ -578,8 +637,6 @@ def show_result(
     canvas.draw()
     out = Image.fromarray(np.asarray(canvas.buffer_rgba())[..., :3].copy())
     if out_file is not None:
-        kind = Image.registered_extensions().get(Path(out_file).suffix.lower())
-        if kind is None: raise ValueError(f'{out_file}: a picture cannot be written as {Path(out_file).suffix!r}; .png and .jpg can')
         with whole_file(out_file) as part: out.save(part, kind)
     return out
 
@@ -589,9 +646,8 @@ def _image_ids(paths):
     numbers = [int(p.stem) if re.fullmatch(r'[0-9]{1,18}', p.stem) else None for p in paths]
     return numbers if None not in numbers and len(set(numbers)) == len(numbers) else list(range(1, len(paths) + 1))
 
-def _drawn_name(path): return path.name if path.suffix.lower() in ('.jpg', '.jpeg', '.png', '.bmp', '.webp') else path.name + '.png'
-
 # %% ../nbs/45_inference.ipynb #d68dff0e
+@strict
 def detbook_predict(
     images:str,                     # a picture, a folder, or a pattern such as 'photos/*.jpg'
     config:str,                     # a config, its path or name; or weights that need none
@@ -614,8 +670,10 @@ def detbook_predict(
 )->list:                            # COCO results, with file_name and category in each row
     "Detect objects in pictures: draw them, write them down, count them."
     paths = find_pictures(images)
-    if out_dir and Path(out_dir).resolve() in {p.resolve().parent for p in paths}:
-        raise ValueError(f'--out_dir {out_dir} is the folder of the pictures, which would be overwritten')
+    _check_score(min_score, '--min_score')
+    drawn = [p.name if p.suffix.lower() in ('.jpg', '.jpeg', '.png', '.bmp', '.webp') else p.name + '.png' for p in paths]
+    places = place_below(out_dir, drawn, paths, None, '--out_dir') if out_dir else paths
+    never_over(json, [*paths, *(p for p in (config, checkpoint) if isinstance(p, (str, Path)))], '--json')
     for name, words in (('scale', scale), ('tiles', tiles)):
         if words is not None and len(words) != 2: raise ValueError(f'--{name} takes two numbers, not {len(words)}')
     if set:
@@ -625,11 +683,11 @@ def detbook_predict(
     ask = Predictor(model, bs=bs, score_thr=score_thr, iou=iou, max_per_img=max_per_img, class_agnostic=class_agnostic or None,
                     scale=scale and tuple(scale), tta=tta, tiles=tiles and tuple(tiles), overlap=overlap, masks='rle', on_bad='skip' if skip_bad else 'raise')
     rows, counts, begun = [], Counter(), time.monotonic()
-    for path, i, found in zip(paths, _image_ids(paths), ask.stream(paths, len(paths))):
+    for path, place, i, found in zip(paths, places, _image_ids(paths), ask.stream(paths, len(paths))):
         if found is None: continue
         rows += [row | dict(file_name=path.name, category=name) for row, name in zip(found.to_coco(i), found.names)]
         counts.update(found[found['scores'] >= min_score].names)
-        if out_dir: show_result(path, found, min_score=min_score, out_file=Path(out_dir)/_drawn_name(path))
+        if out_dir: show_result(path, found, min_score=min_score, out_file=place)
     seconds, sure = time.monotonic() - begun, ', '.join(f'{n} {name}' for name,n in counts.most_common(12))
     n = len(paths) - len(ask.skipped)
     print(f'{n} picture{"s" * (n != 1)}, {seconds:.1f} s; {counts.total()} objects of score {min_score:g} or more: {sure or "none"}')

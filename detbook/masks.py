@@ -131,6 +131,12 @@ class MaskHead(nn.Module):
         return predict_masks(roi_head, canvas, detections, batch, sizes)
 
 # %% ../nbs/24_masks.ipynb #eac9c7cb
+def _same_windows(roi_head):
+    "Do masks and boxes see the same windows, so that they can be read once?"
+    box, mask = roi_head.bbox_extractor, roi_head.mask_extractor
+    return box is mask or type(box) is type(mask) and vars(box) == vars(mask)
+
+# %% ../nbs/24_masks.ipynb #ed4b94a5
 def mask_loss(
     roi_head:RoIHead,   # with a mask head
     canvas:Canvas,      # of the pyramid
@@ -144,7 +150,7 @@ def mask_loss(
     slot = positive.int().argsort(descending=True, stable=True)[:n]     # the positives, or one slot that will not count
     image, place = slot // max(rois.max_pos, 1), slot % max(rois.max_pos, 1)
     boxes, labels, truth = (x[image, place] for x in (rois.boxes, rois.labels, rois.matched.clamp(min=0)))
-    shared = seen is not None and roi_head.mask_extractor is roi_head.bbox_extractor
+    shared = seen is not None and _same_windows(roi_head)
     x = seen[image * rois.boxes.shape[1] + place] if shared else roi_head.windows(roi_head.mask_extractor, canvas, boxes, image)
     logits = roi_head.mask_head(x, labels)
     goals = crop_masks(truths.masks, boxes, truths.first[image] + truth, logits.shape[-1])

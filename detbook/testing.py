@@ -9,7 +9,7 @@ __all__ = ['test', 'Measures', 'read_evaluator', 'check_metrics', 'predict_datas
            'write_results', 'read_results', 'draw_pair', 'read_truths', 'measure', 'detbook_test', 'test_command']
 
 # %% ../nbs/51_testing.ipynb #bdef06f0
-import base64, contextlib, inspect, io, json, os, pickle, sys, time
+import base64, contextlib, copy, inspect, io, json, os, pickle, re, sys, time
 from collections.abc import Callable, Iterator
 from pathlib import Path
 from typing import Literal, NamedTuple
@@ -23,11 +23,11 @@ from .rpn import RPN
 from .config import Config, ConfigError, ConfigPart, build_part, build_tta
 from .data import CocoDataset, collate, decode_masks, read_coco
 from .transforms import Augment, Resize, original_size
-from .metrics import Result, encode_mask, evaluate
-from .cli import run_command
+from .metrics import Result, encode_mask, evaluate, match_categories
+from .cli import free_path, never_over, place_below, run_command
 from .inference import Detections, Progress, init_detector
 from .distributed import gather_list, is_main, place, process_group, run_on, shard
-from .pipeline import build_dataset
+from .pipeline import build_dataset, check_names
 
 # %% ../nbs/51_testing.ipynb #31d52df5
 class Measures(NamedTuple):
@@ -68,7 +68,7 @@ def check_metrics(
         if m not in _METRICS: raise ValueError(f'there is no metric {m!r}{nearest(m, _METRICS)}; there are: {", ".join(_METRICS)}')
     model = getattr(model, 'model', model)
     head  = getattr(model, 'roi_head', None)
-    lacks = dict(classes=isinstance(model, RPN), masks=not hasattr(head, 'mask_head'), keypoints=not hasattr(head, 'keypoint_head'), boxes=False)
+    lacks = dict(classes=isinstance(model, RPN), masks=getattr(head, 'mask_head', None) is None, keypoints=getattr(head, 'keypoint_head', None) is None, boxes=False)
     for m in metrics:
         if model is not None and lacks[_METRICS[m]]:
             raise ValueError(f'{m} cannot be measured: {type(model).__name__} finds no {_METRICS[m]}'
@@ -160,6 +160,7 @@ def label_categories(
     if isinstance(model, RPN): return ds.category_ids[:1]
     names, theirs = list(getattr(model, 'classes', None) or ()), list(ds.classes)
     n, few = getattr(model, 'num_classes', len(names)), lambda x: ', '.join(map(str, x[:6])) + ', ...'*(len(x) > 6)
+    if names and len(names) != n: raise ValueError(f'{type(model).__name__} tells {n} classes apart, and model.classes has {len(names)} names: {few(names)}')
     if n != len(theirs):
         raise ValueError(f'the detector tells {n} classes apart{": " + few(names) if names else ""}; {ds.name} has {len(theirs)}: {few(theirs)}; '
                          'metainfo.classes of the data set chooses among these')
@@ -171,12 +172,14 @@ def label_categories(
 
 # %% ../nbs/51_testing.ipynb #9bb4dd07
 def _by_class(d, n):
-    "(n5,) arrays of each class, and run lengths likewise where there are masks: what mmdetection 2 has for a picture."
+    "(n,5) arrays of each class, and run lengths likewise where there are masks: what mmdetection 2 has for a picture. With (n,K,3) keypoints a dict of them."
     rows   = [(d['labels'] == k).nonzero()[:, 0].tolist() for k in range(n)]
     table  = torch.cat([d['boxes'], d['scores'][:, None]], 1).numpy().astype(np.float32)
     arrays = [table[r] for r in rows]
-    if 'masks' not in d: return arrays
-    return arrays, [[dict(m, counts=m['counts'].encode()) for m in (d['masks'][i] for i in r)] for r in rows]
+    masks  = [[dict(m, counts=m['counts'].encode()) for m in (d['masks'][i] for i in r)] for r in rows] if 'masks' in d else None
+    if 'keypoints' not in d: return arrays if masks is None else (arrays, masks)
+    points = [d['keypoints'][r].numpy().astype(np.float32) for r in rows]
+    return dict(bbox=arrays, keypoints=points) | ({} if masks is None else dict(segm=masks))
 
 def _write_rows(path, rows):
     "Write a list of dicts as JSON, from one list for each picture."
@@ -193,7 +196,7 @@ def write_results(
     category_ids:list,  # of each label
     proposals:bool=False,   # are these boxes without classes? all labels are 0 then
 )->list:                # paths of the files
-    "Write detections as COCO results, or as mmdetection 2 did. ValueError for another suffix."
+    "Write detections as COCO results, or as mmdetection 2 did, keypoints included. ValueError for another suffix."
     path = Path(path)
     if path.suffix not in ('.json', '.pkl'): raise ValueError(f'{path}: results are written as .json or .pkl, not {path.suffix or "without a suffix"!r}')
     if path.suffix == '.pkl':
@@ -246,24 +249,31 @@ def draw_pair(
         with whole_file(path) as part: figure.savefig(part, format='png' if Path(path).suffix == '.png' else 'jpeg')
 
 # %% ../nbs/51_testing.ipynb #0e9f2889
+def _same_pictures(d, name, ds):
+    "Raise ValueError where an id means another picture in the truths than in the data set."
+    there, stem = {r['id']: r for r in d['images']}, lambda file: os.path.splitext(re.split(r'[\\/]', str(file))[-1])[0]
+    ids = ds.image_ids.tolist() if hasattr(ds.image_ids, 'tolist') else list(ds.image_ids)
+    if lost := [i for i in ids if i not in there]:
+        raise ValueError(f'{name} lacks {len(lost)} of the {len(ids)} images of {ds.name}, such as id {lost[0]}: '
+                         "does the evaluator's ann_file belong to this data set?")
+    for n, i in enumerate(ids):
+        if stem(there[i].get('file_name', ds.path(n))) != stem(ds.path(n)):
+            raise ValueError(f'image {i} is {there[i]["file_name"]} in {name}, and {ds.path(n).name} in {ds.name}: the truths are of other pictures')
+
 def read_truths(
     ds:CocoDataset,             # what was predicted on
     ann_file:str|Path|None=None,# the truths; None, or a file that is not there: the data set's own file
 )->dict:                        # images, annotations, categories as COCO has them
-    "Read the truths about a data set's pictures and classes. ValueError where the file is about others."
+    "Read the truths about a data set's pictures and classes, numbered as the data set numbers them. ValueError where the file is about others."
     own = Path(ds.name).is_file()
     if ann_file and Path(ann_file).is_file(): name = str(ann_file)
     else:
         if ann_file and str(ann_file) != ds.name and is_main(): print(f'there is no {ann_file}, which the evaluator names: the truths are those of {ds.name}')
         name = ds.name
     d = read_coco(name) if own or name != ds.name else ds.to_coco()
-    ids, cats = set(ds.image_ids.tolist()), set(ds.category_ids)
-    for what, wanted in (('images', ids), ('categories', cats)):
-        if lost := sorted(wanted - {r['id'] for r in d[what]}):
-            raise ValueError(f'{name} lacks {len(lost)} of the {len(wanted)} {what} of {ds.name}, such as id {lost[0]}: '
-                             "does the evaluator's ann_file belong to this data set?")
-    return dict(images=[r for r in d['images'] if r['id'] in ids], categories=[c for c in d['categories'] if c['id'] in cats],
-                annotations=[a for a in d['annotations'] if a.get('image_id') in ids and a.get('category_id') in cats])
+    if name != ds.name: _same_pictures(d, name, ds)
+    d, ids = match_categories(d, ds.classes, ds.category_ids, name), set(ds.image_ids.tolist())
+    return dict(d, images=[r for r in d['images'] if r['id'] in ids], annotations=[a for a in d['annotations'] if a.get('image_id') in ids])
 
 # %% ../nbs/51_testing.ipynb #74cf0505
 def measure(
@@ -287,49 +297,97 @@ def _read_job(config, set, tta):
             if Path(config).stat().st_size > 4_000_000 or 'model' not in json.loads(Path(config).read_bytes()):
                 if set or tta: raise TypeError(f'{config} is an annotation file: without a config there is nothing that {"--set" if set else "--tta"} could change')
                 return None
-    cfg = Config(config) if isinstance(config, dict) else Config.fromfile(config)
-    if set: cfg.override(list(set))
+    cfg = copy.deepcopy(config) if isinstance(config, Config) else Config(config) if isinstance(config, dict) else Config.fromfile(config)
+    if set: cfg.override([set] if isinstance(set, str) else list(set))
+    check_names(cfg)
     for key in ('model', 'test_dataloader'):
         if not cfg.get(key): raise ConfigError(f'{"the config" if isinstance(config, dict) else config} has no {key}{nearest(key, cfg)}')
     return cfg
 
-def _data(config, cfg, model, tta, masks):
-    "The pictures to test on, how many at once, and how many processes load them."
-    if cfg is None:
-        scale = model.test_scale
-        if isinstance(scale, float) and scale != 1: raise ValueError(f'the detector wants its pictures {scale:g} times as large: a config can say so')
-        steps = [Resize(tuple(scale), antialias=model.test_antialias)] if isinstance(scale, (list, tuple)) else []
-        return CocoDataset(config, masks=masks, transforms=Augment(steps, min_size=0)), 1, 2
-    loader = cfg['test_dataloader']
-    data = dict(loader.get('dataset') or {}, test_mode=True)
-    steps = [dict(s, with_mask=masks and s.get('with_mask', False)) if s.get('type') == 'LoadAnnotations' else s for s in data.get('pipeline', ())]
-    if tta: steps = [s for s in steps if s.get('type') in ('LoadImageFromFile', 'LoadAnnotations', 'PackDetInputs')]      # its views resize
-    ds = build_dataset(data | dict(pipeline=steps), 'test_dataloader.dataset')
+def _data(config, cfg, tta, draws):
+    "The pictures to test on, how many at once, and how many processes load them; masks of the truths are read where they are drawn, and where there are any."
+    def load(masks):
+        if cfg is None: return CocoDataset(config, masks=masks)
+        data  = dict(cfg['test_dataloader'].get('dataset') or {}, test_mode=True)
+        steps = [dict(s, with_mask=s.get('with_mask', False) and masks is None) if s.get('type') == 'LoadAnnotations' else s for s in data.get('pipeline', ())]
+        if tta: steps = [s for s in steps if s.get('type') in ('LoadImageFromFile', 'LoadAnnotations', 'PackDetInputs')]      # its views resize
+        return build_dataset(data | dict(pipeline=steps), 'test_dataloader.dataset')
+    try: ds = load(None if draws else False)
+    except ValueError as e:
+        if not draws: raise
+        ds = load(False)                # raises again, unless it was about masks
+        if is_main() and 'no mask' not in str(e): print(f'the truths are drawn without masks: {e}')
     if not isinstance(ds, CocoDataset): raise ConfigError(f'test_dataloader.dataset is a {type(ds).__name__}: figures are those of one CocoDataset')
+    loader = cfg['test_dataloader'] if cfg else dict(num_workers=2)
     return ds, loader.get('batch_size', 1), loader.get('num_workers', 0)
+
+def _as_shown(ds, model):
+    "Resize the pictures as the detector's file says, where no config does."
+    scale = model.test_scale
+    if isinstance(scale, (int, float)) and scale != 1: raise ValueError(f'the detector wants its pictures {scale:g} times as large: a config can say so')
+    ds.transforms = Augment([Resize(tuple(scale), antialias=model.test_antialias)] if isinstance(scale, (list, tuple)) else [], min_size=0)
 
 def _suitable(model, ds):
     "What can be measured of a detector on a data set."
     if isinstance(model, RPN): return ('proposal_fast',)
     head, d = getattr(model, 'roi_head', None), read_truths(ds)
     points = 17 in (len(a.get('keypoints') or ())//3 for a in d['annotations'])
+    if not points and hasattr(head, 'keypoint_head') and is_main():
+        print('keypoints are not measured: the truths have none of 17, and others need a config whose test_evaluator gives their sigmas')
     masks = any(a.get('segmentation') for a in d['annotations'])
-    return 'bbox', *['segm']*(masks and hasattr(head, 'mask_head')), *['keypoints']*(points and hasattr(head, 'keypoint_head'))
+    return 'bbox', *['segm']*(masks and getattr(head, 'mask_head', None) is not None), *['keypoints']*(points and getattr(head, 'keypoint_head', None) is not None)
+
+# %% ../nbs/51_testing.ipynb #572b8c97
+def _segm_path(out): return Path(out).with_suffix('.segm.json')
+
+def _ours(path):
+    "Is this file a list of masks that an earlier test wrote?"
+    with open(path, 'rb') as f: begin = f.read(64)
+    return begin.startswith((b'[{"image_id"', b'[]'))
+
+def _check_out(out, ds, cfg, config, checkpoint, measures, masks):
+    "Raise ValueError where results would take the place of a file that is read, or that is not ours."
+    if not out: return
+    data  = {} if cfg is None else cfg['test_dataloader'].get('dataset') or {}
+    reads = [ds.name, measures.ann_file, checkpoint, config, getattr(cfg, 'filename', None)]
+    if data.get('proposal_file'): reads.append(Path(data.get('data_root') or '', data['proposal_file']))
+    for path in (out, _segm_path(out)): never_over(path, [r for r in reads if r], '--out')
+    if Path(out).is_dir(): raise ValueError(f'--out {out} is a folder; a file of results is to be written there')
+    segm = _segm_path(out)
+    if masks and Path(out).suffix == '.json' and os.path.lexists(segm) and not (segm.is_file() and _ours(segm)):
+        raise ValueError(f'--out {out} writes masks into {segm}, which is there and is no list of masks: name another file')
 
 # %% ../nbs/51_testing.ipynb #0bc69ef6
+def _check_sigmas(measures, model, ds):
+    "Raise ValueError where keypoints could not be measured for want of tolerances."
+    if 'keypoints' not in measures.metrics: return
+    n, given = getattr(getattr(model, 'model', model), 'num_keypoints', 17), measures.sigmas
+    here = 'test_evaluator.sigmas' if given is None else f'test_evaluator.sigmas = {given!r}'
+    if given is None and n != 17:
+        raise ValueError(f'the detector finds {n} keypoints, and COCO has tolerances for the 17 of a person alone: {here} of a config gives one for each')
+    if np.ndim(given) and np.size(given) != n: raise ValueError(f'{here}: these are {np.size(given)} tolerances, and the detector finds {n} keypoints')
+    if given is not None and not (np.asarray(given, float) > 0).all(): raise ValueError(f'{here}: tolerances are above 0')
+
 def _test_rank(config, cfg, checkpoint, measures, out, show, show_dir, min_score, tta):
     "What each process does; on rank 0 the result, what was written, and how many pictures a second there were."
+    ds, batch_size, num_workers = _data(config, cfg, tta, bool(show or show_dir))
+    files  = [ds.path(i) for i in range(len(ds))]
+    places = place_below(show_dir, [os.path.relpath(f, ds.folder) for f in files], files, '.jpg', '--show_dir') if show_dir else None
     with contextlib.nullcontext() if is_main() else contextlib.redirect_stdout(io.StringIO()):
         model = init_detector(cfg, checkpoint, place().device)
-    ds, batch_size, num_workers = _data(config, cfg, model, tta, bool(show or show_dir))
+    if cfg is None: _as_shown(ds, model)
     if not measures.metrics: measures = measures._replace(metrics=_suitable(model, ds))
-    if not measures.format_only: check_metrics(measures.metrics, model)
+    if not measures.format_only:
+        check_metrics(measures.metrics, model)
+        _check_sigmas(measures, model, ds)
+        if measures.ann_file: read_truths(ds, measures.ann_file)
     categories, proposals = label_categories(model, ds), isinstance(model, RPN)
+    _check_out(out, ds, cfg, config, checkpoint, measures, hasattr(getattr(model, 'roi_head', None), 'mask_head'))
     if tta: model = build_tta(cfg, model, ds.flip_pairs)
     begun = time.monotonic()
     def draw(i, d):
         if show: draw_pair(ds, i, d, None, min_score)
-        if show_dir: draw_pair(ds, i, d, (Path(show_dir)/ds.path(i).relative_to(ds.folder)).with_suffix('.jpg'), min_score)
+        if show_dir: draw_pair(ds, i, d, places[i], min_score)
     found = detect_all(model, ds, batch_size, num_workers, draw)
     speed = len(ds) / (time.monotonic() - begun)
     if not is_main(): return None
@@ -371,12 +429,14 @@ def detbook_test(
     result, files, n, speed = answer
     if result is not None:
         print(result, end='\n\n')
-        if out or show_dir: files.append(_write_metrics((Path(out).parent if out else Path(show_dir))/'metrics.json', result, config, checkpoint, n))
+        if out or show_dir: files.append(_write_metrics(Path(out).parent if out else Path(show_dir), result, config, checkpoint, n))
     print(f'{n} picture{"s" * (n != 1)}, {speed:.1f} a second', *files, *filter(None, [show_dir]), sep='\n')
     return result
 
-def _write_metrics(path, result, config, checkpoint, n):
-    "Write the figures, and what they are of."
+def _write_metrics(folder, result, config, checkpoint, n):
+    "Write the figures, and what they are of, under a name that is free."
+    path = free_path(folder/'metrics.json')
+    if path.name != 'metrics.json': print(f'there is a metrics.json in {folder}: the figures go into {path.name}')
     what = dict(config=getattr(config, 'filename', None) if isinstance(config, dict) else str(config), checkpoint=str(checkpoint), images=n)
     with whole_file(path) as part: Path(part).write_text(json.dumps(what | result.to_dict(), indent=1, allow_nan=False))
     return path

@@ -7,24 +7,26 @@ Docs: https://detbook.github.io/detbook/weights.html.md"""
 # %% auto #0
 __all__ = ['TORCHVISION', 'ZOO', 'DETECTRON2', 'BACKBONES', 'COCO', 'from_torchvision', 'from_detectron2', 'from_detectron',
            'weights_kind', 'convert', 'torchvision_detector', 'detectron2_detector', 'Published', 'find_url',
-           'class_names', 'build_arch', 'load_detector', 'save_mmdetection', 'detbook_convert', 'convert_command',
-           'TimmBackbone']
+           'class_names', 'build_arch', 'test_settings', 'check_scale', 'pipeline_scale', 'same_scale', 'picture_size',
+           'load_detector', 'resize_note', 'save_mmdetection', 'detbook_convert', 'convert_command', 'TimmBackbone']
 
 # %% ../nbs/36_weights.ipynb #a3ed1623
-import importlib, json, re, sys, tempfile
+import importlib, json, math, re, sys, tempfile
+from numbers import Real
 from pathlib import Path
 from typing import NamedTuple
 import torch, torchvision
 from torch import Tensor, nn
-from .core import component, nearest
-from .batch import IMAGENET_MEAN, IMAGENET_STD
+from .core import component, nearest, warn_once
+from .batch import IMAGENET_MEAN, IMAGENET_STD, Preprocess
 from .anchors import AnchorGenerator, PointGenerator
 from .coder import DeltaCoder
 from .assign import Matcher
 from .losses import SmoothL1Loss
 from .backbone import ResNet, ResStage
 from .neck import FPN, NoNeck
-from .checkpoint import Checkpoint, describe, find_weights, load_checkpoint, read_checkpoint, rebuild, save_detector, whole_file
+from .checkpoint import Checkpoint, find_weights, load_checkpoint, read_checkpoint, whole_file
+from .describe import check_weights_fit, describe, rebuild, save_detector
 from .rpn import RPN, ProposalFilter, RPNHead
 from .roi import RoIExtractor
 from .fast_rcnn import BoxHead, DetectionFilter, FastRCNN, RoIHead
@@ -35,6 +37,7 @@ from .cascade_rcnn import CascadeRCNN, CascadeRoIHead
 from .keypoint_rcnn import KeypointHead, KeypointRCNN
 from .retinanet import DenseFilter, RetinaHead, RetinaNet
 from .fcos import FCOS, FCOSHead
+from .recipes import recipe_name
 from .config import Config, ConfigError, build_detector
 
 # %% ../nbs/36_weights.ipynb #1cdd7d5f
@@ -244,13 +247,15 @@ def convert(
 # %% ../nbs/36_weights.ipynb #b8941d0a
 def _coder(stds=(1.,1.,1.,1.)): return DeltaCoder(stds=stds, cut_below=False)
 
+def _plain_matcher(): return Matcher(.5, .5, .5, low_quality=False)     # of second stages, with masks and without
+
 def _torchvision_heads(num_classes, mask_head=None):
     "RPN and RoI head with torchvision's conventions."
     anchors  = AnchorGenerator(sizes=tuple((s,) for s in (32,64,128,256,512)), rounded=True, fit_strides=True)
     rpn_head = RPNHead(256, anchors=anchors, coder=_coder(), matcher=Matcher(.7, .3, 0.), loss_bbox=SmoothL1Loss(1/9),
                        train_filter=ProposalFilter(2000, 2000, min_size=1e-3), test_filter=ProposalFilter(1000, 1000, min_size=1e-3))
     bbox_head, window = BoxHead(num_classes, coder=_coder((.1,.1,.2,.2)), loss_bbox=SmoothL1Loss(1/9)), dict(ratio=2, aligned=False)
-    roi_head = RoIHead(bbox_head, mask_head, RoIExtractor(7, **window), RoIExtractor(14, **window), test_filter=DetectionFilter(min_size=.01))
+    roi_head = RoIHead(bbox_head, mask_head, RoIExtractor(7, **window), RoIExtractor(14, **window), _plain_matcher(), test_filter=DetectionFilter(min_size=.01))
     return dict(rpn_head=rpn_head, roi_head=roi_head)
 
 # %% ../nbs/36_weights.ipynb #2cb5e9d1
@@ -298,8 +303,8 @@ def _detectron2_trunk(trunk, form):
     if form == 'dc5': args |= dict(out_indices=(3,), strides=(1,2,2,1), dilations=(1,1,1,2))
     backbone = ResNet(depth, **args)
     neck = (FPN if form == 'fpn' else NoNeck)(backbone.out_channels)
-    return dict(backbone=backbone, neck=neck, bgr=True, mean=IMAGENET_MEAN[::-1], std=IMAGENET_STD[::-1] if wide else (1.,1.,1.),
-                pad_divisor=32 if form == 'fpn' else 1)
+    colours = Preprocess(IMAGENET_MEAN[::-1], IMAGENET_STD[::-1] if wide else (1.,1.,1.), bgr=True, pad_divisor=32 if form == 'fpn' else 1)
+    return dict(backbone=backbone, neck=neck, preprocess=colours)
 
 def _detectron2_rpn(form, channels, alone):
     "RPN head with Detectron2's limits; as a detector of its own it keeps more."
@@ -332,11 +337,11 @@ def detectron2_detector(
         last = ResStage(101 if '101' in trunk else 50, style='caffe', norm_eval=True, norm_grad=False)
         box_head = BoxHead(num_classes, last.out_channels, coder=_coder((.1,.1,.2,.2)), num_fcs=0, avg_pool=True)
         mask_head = MaskHead(num_classes, last.out_channels, num_convs=0) if kind == 'mask_rcnn' else None
-        roi_head = RoIHead(box_head, mask_head, RoIExtractor(14, strides), shared_head=last)
+        roi_head = RoIHead(box_head, mask_head, RoIExtractor(14, strides), matcher=_plain_matcher(), shared_head=last)
     else:
         box_head = BoxHead(num_classes, C, coder=_coder((.1,.1,.2,.2)))
         mask_head = MaskHead(num_classes, C) if kind == 'mask_rcnn' else None
-        roi_head = RoIHead(box_head, mask_head, RoIExtractor(7, strides), RoIExtractor(14, strides))
+        roi_head = RoIHead(box_head, mask_head, RoIExtractor(7, strides), RoIExtractor(14, strides), _plain_matcher())
     if kind == 'fast_rcnn': return FastRCNN(num_classes, **parts, roi_head=roi_head)
     if kind != 'keypoint_rcnn': return (MaskRCNN if mask_head else FasterRCNN)(num_classes, **rpn, **parts, roi_head=roi_head)
     return KeypointRCNN(num_classes, num_keypoints, **rpn, **parts, roi_head=roi_head, keypoint_head=KeypointHead(num_keypoints))
@@ -628,6 +633,68 @@ def _arch_of(path):
         if name.rpartition('/')[2] == torchvision.models.get_model_weights(a).COCO_V1.url.rpartition('/')[2]: return a
     return _zoo_name(name) or next((k for k,url in DETECTRON2.items() if _plain(k) == _plain(name) or url == name), None)
 
+# %% ../nbs/36_weights.ipynb #546376a7
+def test_settings(
+    cfg:dict|None,  # a whole config
+)->dict:            # the settings of its test data set, without the wrappers around it
+    "Find the part of a config that says what its test data are."
+    data = (cfg or {}).get('test_dataloader') or {}
+    while isinstance(data.get('dataset'), dict): data = data['dataset']
+    return data
+
+test_settings.__test__ = False      # pytest would take it for a test
+
+def check_scale(
+    scale:tuple|float|None, # limits of the longer and the shorter side, pixels; or a factor; None: as they are
+    what:str='scale',       # what messages call it
+)->tuple|float|None:        # the same
+    "Raise ValueError for what is no size of pictures, and for a factor that can only be meant as a limit."
+    number = lambda x: isinstance(x, Real) and not isinstance(x, bool) and x > 0
+    pair   = isinstance(scale, (tuple, list)) and len(scale) == 2
+    if scale is None or (number(scale) and scale <= 16) or (pair and all(map(number, scale)) and min(scale) < math.inf): return scale
+    raise ValueError(f'{what} must be a pair of limits of the sides, such as (1333, 800), or a factor of at most 16, not {str(scale)[:60]!r}')
+
+def pipeline_scale(
+    cfg:dict,               # a whole config
+)->tuple|float|None:        # limits of the sides, a factor, or None
+    "Tell what the test pipeline of a config resizes to. ValueError where it does not keep the shape of pictures."
+    for step in test_settings(cfg).get('pipeline') or cfg.get('test_pipeline') or ():
+        if str(step.get('type')).rpartition('.')[2] != 'Resize': continue
+        if step.get('scale') is None: return step.get('scale_factor')
+        if not step.get('keep_ratio', False):
+            raise ValueError(f'the test pipeline of the config resizes to {step["scale"]} whatever the shape (keep_ratio=False), '
+                             'and pictures keep theirs here: pass scale=')
+        return check_scale((step['scale'],)*2 if isinstance(step['scale'], int) else tuple(step['scale']), 'scale of Resize in the test pipeline')
+
+def same_scale(
+    a:tuple|float|None,     # a size of pictures
+    b:tuple|float|None,     # another
+)->bool:                    # do they resize pictures alike?
+    "Compare two sizes of pictures; the order of a pair is of no matter."
+    pair = lambda s: tuple(sorted(s)) if isinstance(s, (tuple, list)) else 1. if s is None else s
+    return pair(a) == pair(b)
+
+def picture_size(
+    name:str,               # of the weights: path, URL or published name
+    cfg:dict|None=None,     # a config that was given with them
+    notes:dict={},          # what the file says beside its weights
+)->tuple:                   # limits, factor or None as `check_scale` has them; and whether to smooth when making smaller
+    "Tell how the pictures of a detector are resized: as its file says, else as the config that was given, else as is known of published weights."
+    own, file = notes.get('preprocessing'), str(name).rpartition('/')[2]
+    if isinstance(own, dict) and own.get('resize') is not None:
+        scale = check_scale(own['resize'], f"{file}: its note 'resize'")
+        if cfg and not same_scale(scale, pipeline_scale(cfg)):
+            warn_once(f'{file} was made for pictures of {scale}, and the test pipeline of the config says {pipeline_scale(cfg)}: '
+                      f'pictures are resized to {scale}; scale= chooses another size', key=object())       # each time
+        return scale, own.get('antialias', True) is not False
+    if cfg: return pipeline_scale(cfg), False
+    if isinstance(own, dict): return None, own.get('antialias', True) is not False
+    published = recipe_name(name) or next((k for k,row in ZOO.items() if file in (k, row.former, row.url.rpartition('/')[2])), None)
+    cfg = _config_inside(notes) or (Config.fromfile(published) if published else None)
+    if cfg: return pipeline_scale(cfg), False
+    if name in TORCHVISION or file.startswith(tuple(f'{a}_coco-' for a in TORCHVISION)): return (1333, 800), False
+    return ((1333, 800) if name in (*DETECTRON2, *DETECTRON2.values()) else None), True
+
 # %% ../nbs/36_weights.ipynb #d1928414
 def load_detector(
     path:str,                   # path, URL or name of a checkpoint
@@ -635,7 +702,7 @@ def load_detector(
     num_classes:int|None=None,  # another number than the file's: the predictors start anew
     own:tuple=(),               # components of yours that a file of detbook's contains
     classes:tuple|None=None,    # names of your own classes, in the order of the labels; None: the file's, as long as there are as many
-)->nn.Module:                   # in eval mode, with `classes`; `notes`, what the file says beside its weights; `cfg`, the config inside of it
+)->nn.Module:                   # in eval mode, with `classes`, `test_scale`, `test_antialias`; `notes`, what the file says beside its weights; `cfg`, the config inside of it
     "Build a detector and load its weights, whoever's, and print what became of every key; ValueError where the two do not fit."
     classes = (classes,) if isinstance(classes, str) else tuple(map(str, classes or ()))
     if classes and num_classes not in (None, len(classes)): raise ValueError(f'num_classes is {num_classes}, and classes names {len(classes)}')
@@ -644,7 +711,10 @@ def load_detector(
     kind, weights = weights_kind(state), Checkpoint(convert(state), state.path, state.kind, state.metadata)
     notes, config = (_description(state.metadata), _config_inside(state.metadata)) if arch is None else (None, None)
     known, points = _count(weights)
-    if notes is not None: model = rebuild(_with_classes(notes['model'], num_classes) if num_classes else notes['model'], own)
+    if notes is not None:
+        try: check_weights_fit(notes['model'], weights, own)
+        except (TypeError, ValueError) as e: raise ValueError(f'{path} cannot be rebuilt: {e}') from None
+        model = rebuild(_with_classes(notes['model'], num_classes) if num_classes else notes['model'], own)
     elif config is not None: model = build_detector(_with_classes(config['model'], num_classes or known))
     else:
         arch = _bare(arch or _arch_of(path) or '')
@@ -661,7 +731,21 @@ def load_detector(
     theirs = () if report.reinitialised else class_names(notes or state.metadata, number, arch)
     model.notes, model.cfg = {**state.metadata, **(notes or {})}, config
     model.classes = classes or theirs or tuple(f'class {i}' for i in range(number))
+    given = Config.fromfile(arch) if isinstance(arch, str) and _maker(arch) == 'mmdetection' and notes is None and config is None else None
+    try: model.test_scale, model.test_antialias = picture_size(arch if arch in (*TORCHVISION, *DETECTRON2) else str(path), config or given, model.notes)
+    except ValueError as e:
+        model.test_scale, model.test_antialias = None, False
+        warn_once(f'{path}: {e}', key=object())     # each time
     return model.eval()
+
+# %% ../nbs/36_weights.ipynb #0b468a37
+def resize_note(
+    model:nn.Module,    # a detector, perhaps with `test_scale` and `test_antialias`
+)->dict|None:           # what a file says of it: resize and antialias; None where the detector does not know
+    "Tell how the pictures of a detector are resized, as `save_detector` writes it."
+    scale = getattr(model, 'test_scale', None)
+    if scale is None: return None
+    return dict(resize=list(scale) if isinstance(scale, (tuple, list)) else scale, antialias=model.test_antialias is not False)
 
 # %% ../nbs/36_weights.ipynb #9f8b5930
 def save_mmdetection(
@@ -675,9 +759,10 @@ def save_mmdetection(
     number = getattr(model, 'num_classes', len(classes))
     if classes and number != len(classes):
         raise ValueError(f'{type(model).__name__} has {number} classes, and {len(classes)} names were given: {", ".join(classes[:5])}')
+    resize = resize_note(model)
     meta = dict(dataset_meta=dict(classes=classes), CLASSES=classes, epoch=0, iter=0)
-    try: meta['detbook'] = json.dumps(dict(model=describe(model), classes=classes))
-    except ValueError: pass         # a model with parts of other libraries: the weights alone
+    try: meta['detbook'] = json.dumps(dict(model=describe(model), classes=classes) | ({} if resize is None else dict(preprocessing=resize)))
+    except ValueError as e: warn_once(f'{path} keeps the weights alone, without what they belong to: {e}')
     state = {k: v.detach().cpu().clone() for k,v in model.state_dict().items()}
     with whole_file(path) as part: torch.save(dict(meta=meta, state_dict=state), part)
     return Path(path)
@@ -695,7 +780,8 @@ def detbook_convert(
     model = load_detector(source, arch, num_classes)
     if classes and len(classes) != (number := getattr(model, 'num_classes', 0)):
         raise ValueError(f'{source} tells {number} classes apart, and --classes names {len(classes)}: {", ".join(classes[:5])}')
-    path = (save_mmdetection if Path(out).suffix == '.pth' else save_detector)(out, model, classes or model.classes)
+    names = classes or model.classes
+    path  = save_mmdetection(out, model, names) if Path(out).suffix == '.pth' else save_detector(out, model, names, resize_note(model))
     print(f'{path}: {path.stat().st_size/1e6:.1f} MB')
     return path
 
@@ -705,7 +791,7 @@ def convert_command():
     sys.exit(importlib.import_module('detbook.cli').run_command(detbook_convert))
 
 # %% ../nbs/36_weights.ipynb #12b4da35
-@component
+@component(helpers=('weights',))
 class TimmBackbone(nn.Module):
     "A backbone of the library timm that hands over its stages. Raises ValueError for an unknown name, or a stride that it does not have."
     def __init__(self,

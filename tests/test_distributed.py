@@ -108,7 +108,7 @@ def fail(how, rank):
 
 @pytest.mark.parametrize('how,rank,kind,said', [
     ('error', 1, FileNotFoundError, 'rank 1 of 2: there is no such picture'),
-    ('kill',  0, RuntimeError, r'rank 0 of 2 ended with exit code -9 \(SIGKILL\)'),
+    ('kill',  0, ChildProcessError, r'rank 0 of 2 ended with exit code -9 \(SIGKILL\)'),
     ('exit',  0, SystemExit, 'rank 0 of 2: stopped by the user'),
     ('json',  1, TypeError, 'rank 1 has something that JSON cannot carry: Object of type Tensor'),
     ('late',  1, RuntimeError, 'rank 0 of 2: .*(?i:time)'),
