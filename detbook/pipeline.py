@@ -21,7 +21,7 @@ import numpy as np, torch
 from torch import Tensor
 from torch.utils.data import DataLoader, Dataset
 from .core import nearest, strict, warn_once
-from .checkpoint import _ArrayUnpickler, _Refused, _tensors
+from .checkpoint import read_arrays
 from .config import Config, ConfigError, ConfigPart, build_part, refuse_type
 from .data import CocoDataset, class_names, collate, link_record, plain_id, plain_record, read_coco, spellings
 from .distributed import shard
@@ -186,22 +186,16 @@ class _Instances(dict):
     "Stands in for mmengine's InstanceData: its fields."
     def __setstate__(self, state): self.update(state)
 
-class _ProposalUnpickler(_ArrayUnpickler):
-    "Reads what mmdetection's DumpProposals writes: arrays, plain data, and InstanceData as a dict; refuses every other name."
-    def find_class(self, module, name):
-        if name == 'InstanceData' and module.startswith('mmengine.structures'): return _Instances
-        if name == 'set' and module in ('builtins', '__builtin__'): return list
-        return super().find_class(module, name)
+_INSTANCES = {f'mmengine.structures{m}.InstanceData': _Instances for m in ('', '.instance_data')}    # what mmdetection's DumpProposals writes
 
 def _read_file(path):
     "The content of a JSON file or of a pickle of arrays."
     if not Path(path).is_file():
         beside = [o.name for o in Path(path).parent.glob('*') if o.suffix in ('.pkl', '.json')] if Path(path).parent.is_dir() else []
         raise FileNotFoundError(f'{path}: no such file of proposals{nearest(Path(path).name, beside)}')
-    with open(path, 'rb') as f:
-        try: return json.load(f) if Path(path).suffix == '.json' else _tensors(_ProposalUnpickler(f, encoding='latin1').load())
-        except _Refused as e: raise ValueError(f'{path} was refused: opening it would call {e}, and only arrays and plain data are read') from None
-        except Exception as e: raise ValueError(f'{path} is no file of proposals, or damaged: {str(e) or type(e).__name__}'[:200]) from None
+    if Path(path).suffix != '.json': return read_arrays(path, _INSTANCES)
+    try: return json.loads(Path(path).read_bytes())
+    except (ValueError, RecursionError) as e: raise ValueError(f'{path} is no file of proposals, or damaged: {e}'[:200]) from None
 
 def _as_rows(found, most, where):
     "(P,4) or (P,5) float32 of what a file holds for one image."
