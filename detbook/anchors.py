@@ -10,7 +10,7 @@ __all__ = ['cell_anchors', 'grid_anchors', 'AnchorGenerator', 'octave_scales', '
 # %% ../nbs/05_anchors.ipynb #c4919751
 import torch
 from torch import Tensor
-from .core import component
+from .core import check, component
 
 # %% ../nbs/05_anchors.ipynb #a4e38639
 def cell_anchors(
@@ -19,6 +19,7 @@ def cell_anchors(
     scales:tuple,       # multiples of `base_size`
 )->Tensor:              # (A,4) xyxy around the origin; ratio by ratio, scales within
     "The anchors of one grid cell: every ratio at every scale, with the area of the scaled square."
+    check('base_size >0.., ratios list >0.., scales list >0..', base_size, ratios, scales)
     h = torch.tensor(ratios, dtype=torch.float32).sqrt()
     scales = torch.tensor(scales, dtype=torch.float32)
     hs, ws = (base_size * h[:,None] * scales).flatten(), (base_size * (1/h)[:,None] * scales).flatten()
@@ -31,8 +32,9 @@ def grid_anchors(
     stride:int|tuple,   # pixels between cells, or (down, across)
 )->Tensor:          # (h*w*A,4) row by row, cell by cell, anchor by anchor
     "Repeat the anchors of one cell over the whole feature map."
-    h, w = size
-    down, across = stride if isinstance(stride, tuple) else (stride, stride)
+    steps = stride if isinstance(stride, (tuple, list)) else (stride, stride)
+    check('cell (A,4), size pair int 0.., stride pair >0..', cell, size, steps)
+    (h, w), (down, across) = size, steps
     x, y = (torch.arange(n, device=cell.device, dtype=cell.dtype) * s for n,s in ((w, across), (h, down)))
     shift = torch.stack([x.repeat(h), y[:,None].expand(h, w).reshape(-1)], 1).repeat(1, 2)
     return (shift[:,None] + cell).reshape(-1, 4)
@@ -41,7 +43,7 @@ def grid_anchors(
 def _steps(generator, sizes):
     "Pixels from cell to cell, level by level. Raises a ValueError for another number of levels."
     if len(sizes) != len(generator.strides):
-        raise ValueError(f'{len(sizes)} feature maps for the {len(generator.strides)} strides {generator.strides} of {type(generator).__name__}')
+        raise ValueError(f'{type(generator).__name__}: sizes are {len(sizes)} feature maps, expected one for each of the {len(generator.strides)} strides {generator.strides}')
     if not generator.fit_strides: return generator.strides
     H, W = (n * generator.strides[0] for n in sizes[0])
     return [(H // max(1, h), W // max(1, w)) for h,w in sizes]
@@ -59,20 +61,33 @@ class AnchorGenerator:
         fit_strides:bool=False,         # is a stride the padded picture over the map, rounded down? (torchvision)
     ):
         self.strides, self.ratios, self.scales = tuple(strides), tuple(ratios), tuple(scales)
-        self.fit_strides = fit_strides
-        levels = [(s, self.scales) for s in self.strides] if sizes is None else [(1, tuple(s)) for s in sizes]
-        if len(levels) != len(self.strides) or len({len(s) for _,s in levels}) > 1:
+        self.sizes = None if sizes is None else tuple(tuple(s) for s in sizes)
+        self.rounded, self.center_offset, self.fit_strides = rounded, center_offset, fit_strides
+        if self.sizes and (len(self.sizes) != len(self.strides) or len({len(s) for s in self.sizes}) > 1):
             raise ValueError(f'AnchorGenerator wants equally many sizes for each of its {len(self.strides)} strides, got {sizes}')
-        self.per_cell = len(self.ratios) * len(levels[0][1])
-        self.cells = [cell_anchors(base, self.ratios, scales) for base,scales in levels]
-        if rounded: self.cells = [c.round() for c in self.cells]
-        self.cells = [c + center_offset*s for c,s in zip(self.cells, self.strides)]
+        self._make()
+
+    def _make(self):
+        "The anchors of one cell of each level, from the settings."
+        levels = [(1, s) for s in self.sizes] if self.sizes else [(s, self.scales) for s in self.strides]
+        cells = [cell_anchors(base, self.ratios, scales) for base,scales in levels]
+        self.cells = [(c.round() if self.rounded else c) + self.center_offset*s for c,s in zip(cells, self.strides)]
+
+    def __setattr__(self, name, value):     # a setting that is changed later changes the anchors too
+        super().__setattr__(name, value)
+        if 'cells' in vars(self) and name in ('strides', 'ratios', 'scales', 'sizes', 'rounded', 'center_offset'): self._make()
+
+    @property
+    def per_cell(self)->int: # anchors that stand on each cell
+        "Ratios times scales, or times sizes."
+        return len(self.ratios) * len(self.sizes[0] if self.sizes else self.scales)
 
     def grid(self,
         sizes:list,     # L pairs (h,w): the feature maps
         device=None,    # where to put them
     )->list:            # L tensors (N_l,4) xyxy, pixels
         "Anchors of each level."
+        check('sizes some pair int 0..', sizes)
         return [grid_anchors(c.to(device, non_blocking=True), size, s) for c,size,s in zip(self.cells, sizes, _steps(self, sizes))]
 
     def valid(self,
@@ -81,6 +96,8 @@ class AnchorGenerator:
         device=None,    # where to put them
     )->Tensor:          # (B,N) bool
         "Which anchors sit on a cell of the image itself, not on the padding that larger neighbours brought."
+        check('sizes some pair int 0.., pad_sizes some pair 0..', sizes, pad_sizes)
+        _steps(self, sizes)
         def level(size, stride, pad):
             rows, cols = (torch.arange(n, device=device) < -(-p // stride) for n,p in zip(size, pad))
             return (rows[:,None] & cols)[...,None].expand(-1, -1, self.per_cell).reshape(-1)
@@ -92,6 +109,7 @@ def octave_scales(
     per_octave:int=3,   # how many there are from one scale up to its double
 )->tuple:               # `per_octave` scales
     "Divide the way from a scale to its double evenly (RetinaNet, section 4)."
+    check('base >0.., per_octave int 1..', base, per_octave)
     return tuple(base * 2**(i/per_octave) for i in range(per_octave))
 
 # %% ../nbs/05_anchors.ipynb #ad49e4e5
@@ -110,6 +128,7 @@ class PointGenerator:
         device=None,    # where to put them
     )->list:            # L tensors (N_l,2) x,y, pixels
         "Points of each level."
+        check('sizes some pair int 0..', sizes)
         cells = (torch.full((1, 4), self.offset*s, device=device) for s in self.strides)
         return [grid_anchors(c, size, s)[:,:2] for c,size,s in zip(cells, sizes, _steps(self, sizes))]
 
@@ -119,6 +138,7 @@ def inside_border(
     sizes:Tensor,   # (B,2) h,w of each image, pixels
     border:float=0, # how far an anchor may stick out, pixels
 )->Tensor:          # (B,N) bool
-    "Which anchors lie inside each image."
+    "Which anchors lie inside each image; none with nan does."
+    check('anchors (N,4), sizes (B,2), border ..', anchors, sizes, border)
     h, w = sizes[:,0,None], sizes[:,1,None]
     return (anchors[:,:2] >= -border).all(1) & (anchors[:,2] < w + border) & (anchors[:,3] < h + border)

@@ -12,7 +12,7 @@ __all__ = ['BACKGROUND', 'NEITHER', 'Matcher', 'match_candidates', 'Samples', 'd
 from typing import NamedTuple
 import torch
 from torch import Tensor
-from .core import component
+from .core import check, component
 from .boxes import iou_matrix, iof_matrix
 from .batch import Truths
 
@@ -59,13 +59,16 @@ def match_candidates(
     matcher:Matcher,            # the thresholds
     usable:Tensor|None=None,    # (B,N) bool: candidates to look at; the others become NEITHER
 )->Tensor:                      # (B,N) int64: index of the truth, BACKGROUND or NEITHER
-    "Match every candidate of every image with at most one truth."
+    "Match every candidate of every image with at most one truth; one that is not finite becomes NEITHER, a truth that is not finite gets none."
+    check('boxes (...,N,4), truths Truths, matcher Matcher, usable? bool (B,N)',
+          boxes, truths, matcher, usable)
     (B, G), N = truths.valid.shape, boxes.shape[-2]
     if usable is None: usable = truths.valid.new_ones(B, N)
+    usable, valid = usable & boxes.isfinite().all(-1), truths.valid & truths.boxes.isfinite().all(-1)
     spans = _spans(N, B*G, matcher.budget, boxes.device)
     def overlaps(s):
         iou = iou_matrix(boxes[...,s,:], truths.boxes)
-        return iou.masked_fill_(~(truths.valid[:,None] & usable[:,s,None]), -1.)
+        return iou.masked_fill_(~(valid[:,None] & usable[:,s,None]), -1.)
     if len(spans) == 1: overlaps = lambda s, table=overlaps(spans[0]): table    # small enough to keep
 
     matched, most = usable.long(), boxes.new_zeros(B, G)    # of each candidate; of each truth: its best overlap
@@ -109,8 +112,10 @@ def draw_samples(
     pos_fraction:float,     # at most this part of them positive
     neg_pos_ub:float=-1,    # at most this many background samples a positive; below 0: no bound
 )->Samples:                 # S = min(num, N)
-    "Draw positives and background in fixed shapes, by two top-k over keys."
-    B, N = matched.shape
+    "Draw positives and background in fixed shapes, by two top-k over keys; nan is the lowest key."
+    check('matched int (B,N), keys (B,N), num int 1.., pos_fraction 0..1, neg_pos_ub ..',
+          matched, keys, num, pos_fraction, neg_pos_ub)
+    (B, N), keys = matched.shape, keys.nan_to_num(0.).clamp(0, 1)
     S, max_pos = min(num, N), min(int(num * pos_fraction), N)
     positive, background = matched >= 0, matched == BACKGROUND
     pos_key, pos_index = torch.where(positive, keys, -1.).topk(max_pos, 1)
@@ -140,6 +145,7 @@ class RandomSampler:
         matched:Tensor, # (B,N) int64: truth, BACKGROUND or NEITHER
     )->Samples:         # S = min(num, N) slots an image
         "Draw candidates at random."
+        check('matched int (B,N)', matched)
         keys = torch.rand(matched.shape, device=matched.device)
         return draw_samples(matched, keys, self.num, self.pos_fraction, self.neg_pos_ub)
 
@@ -160,7 +166,8 @@ class HardSampler:
         matched:Tensor, # (B,N) int64: truth, BACKGROUND or NEITHER
         losses:Tensor,  # (B,N) how wrong the class of each candidate is
     )->Samples:         # S = min(num, N) slots an image
-        "Draw the candidates with the largest losses."
+        "Draw the candidates with the largest losses; nan is the largest of all."
+        check('matched int (B,N), losses float (B,N)', matched, losses)
         rank = losses.detach().argsort(dim=1, stable=True).argsort(1)
         return draw_samples(matched, rank / max(1, losses.shape[1]), self.num, self.pos_fraction, self.neg_pos_ub)
 
@@ -178,5 +185,6 @@ class EverySampler:
         matched:Tensor, # (B,N) int64: truth, BACKGROUND or NEITHER
     )->Samples:         # S = N slots an image
         "Every candidate, positives first."
+        check('matched int (B,N)', matched)
         index = matched.clamp(max=0).argsort(dim=1, descending=True, stable=True)
         return Samples(index, matched.gather(1, index), matched.shape[1])

@@ -11,7 +11,7 @@ __all__ = ['LAYOUTS', 'conv_norm', 'BasicBlock', 'Bottleneck', 'ResNet', 'ResSta
 import torch
 from torch import nn, Tensor
 from torch.nn import functional as F
-from .core import component, nearest
+from .core import check, component, nearest
 
 # %% ../nbs/10_backbone.ipynb #cce6de06
 def _outputs(x, conv):
@@ -48,6 +48,7 @@ def conv_norm(
     frozen:bool,            # are the norm's statistics constants?
 )->Tensor:                  # (B,C',H',W')
     "Convolve and normalise; frozen statistics are folded into the weights as it runs, differentiably, where those are fewer than the outputs."
+    check('x float (B,C,H,W), conv Conv2d, norm BatchNorm2d, frozen flag', x, conv, norm, frozen)
     if not frozen: return norm(conv(x))
     scale = norm.weight * (norm.running_var + norm.eps).rsqrt()
     shift = norm.bias - norm.running_mean * scale
@@ -71,6 +72,8 @@ class BasicBlock(nn.Module):
         style:str='pytorch',        # no matter here: there is one place for the stride
         frozen_stats:bool=False,    # are the norms' statistics constants?
     ):
+        check('in_channels int 1.., channels int 1.., stride int 1.., dilation int 1.., style text, frozen_stats flag',
+              in_channels, channels, stride, dilation, style, frozen_stats)
         super().__init__()
         self.frozen_stats = frozen_stats
         self.conv1 = nn.Conv2d(in_channels, channels, 3, stride, padding=dilation, dilation=dilation, bias=False)
@@ -83,6 +86,7 @@ class BasicBlock(nn.Module):
         x:Tensor,   # (B,in_channels,H,W)
     )->Tensor:      # (B,channels,H/stride,W/stride), rounded up
         "Correct the input by two convolutions."
+        check('x float (B,C,H,W)', x)
         f = self.frozen_stats
         y = F.relu(conv_norm(x, self.conv1, self.bn1, f), inplace=True)
         y = conv_norm(y, self.conv2, self.bn2, f)
@@ -103,6 +107,8 @@ class Bottleneck(nn.Module):
         groups:int=1,               # of the 3x3 convolution
         base_width:int=64,          # channels of a group where `channels` is 64
     ):
+        check('in_channels int 1.., channels int 1.., stride int 1.., dilation int 1.., style text, frozen_stats flag, groups int 1.., base_width int 1..',
+              in_channels, channels, stride, dilation, style, frozen_stats, groups, base_width)
         super().__init__()
         self.frozen_stats = frozen_stats
         s1, s2 = (stride, 1) if style == 'caffe' else (1, stride)
@@ -119,6 +125,7 @@ class Bottleneck(nn.Module):
         x:Tensor,   # (B,in_channels,H,W)
     )->Tensor:      # (B,4*channels,H/stride,W/stride), rounded up
         "Correct the input by three convolutions."
+        check('x float (B,C,H,W)', x)
         f = self.frozen_stats
         y = F.relu(conv_norm(x, self.conv1, self.bn1, f), inplace=True)
         y = F.relu(conv_norm(y, self.conv2, self.bn2, f), inplace=True)
@@ -212,6 +219,7 @@ class ResNet(nn.Module):
         x:Tensor,   # (B,3,H,W) normalised
     )->tuple:       # a tensor (B,C_i,H_i,W_i) for each of `out_indices`
         "Run the stages and return those asked for."
+        check('x float (B,C,H,W)', x)
         size = x.shape[2:]
         x = F.relu(conv_norm(x, self.conv1, self.bn1, self.frozen_stats), inplace=True)
         x, out = F.max_pool2d(x, 3, 2, 1), []
@@ -248,4 +256,5 @@ class ResStage(nn.Module):
         x:Tensor,   # (B,in_channels,H,W)
     )->Tensor:      # (B,out_channels,H/stride,W/stride), rounded up
         "Run the stage."
+        check('x float (B,C,H,W)', x)
         return getattr(self, self.stages[0])(x)

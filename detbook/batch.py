@@ -13,7 +13,7 @@ from typing import NamedTuple
 import torch
 from torch import nn, Tensor
 from torch.nn import functional as F
-from .core import component, warn_once
+from .core import check, component, warn_once
 
 # %% ../nbs/03_batch.ipynb #2c6a35f3
 IMAGENET_MEAN = (123.675, 116.28, 103.53)   # of red, green, blue over ImageNet, 0..255
@@ -94,6 +94,7 @@ def pad_truths(
     need:tuple=(),  # what else no object may lack: 'masks', 'keypoints'
 )->Truths:          # on the device of the batch
     "Lay the objects of all images side by side in one table. Raises a ValueError if an object lacks what is needed."
+    check('targets some dict, batch Batch, need list text', targets, batch, need)
     for i,t in enumerate(targets):
         for key in need:
             if len(t['boxes']) and t.get(key) is None:
@@ -146,7 +147,8 @@ def warn_dim():
 # %% ../nbs/03_batch.ipynb #124fd7b4
 def _check_target(where, t, size):
     "Shapes and types of one target dict."
-    for k in ('boxes', 'labels'): _fail_on(isinstance(t, dict) and k in t, where, f'without {k!r}', 'boxes (N,4) and labels (N,)')
+    _fail_on(isinstance(t, dict), where, f'a {type(t).__name__}', 'a dict with boxes (N,4) and labels (N,)')
+    for k in ('boxes', 'labels'): _fail_on(k in t, where, f'without {k!r}', 'boxes (N,4) and labels (N,)')
     def check(key, ok, expected):
         if (x := t.get(key)) is None: return
         _fail_on(isinstance(x, Tensor), f'{where}[{key!r}]', f'a {type(x).__name__}', expected)
@@ -159,7 +161,7 @@ def _check_target(where, t, size):
     check('keypoints', lambda x: x.ndim == 3 and x.shape[::2] == (n, 3), f'({n},K,3)')
 
 def _check_targets(images, targets):
-    found = f'of length {len(targets)}' if hasattr(targets, '__len__') else f'a {type(targets).__name__}'
+    found = f'of length {len(targets)}' if isinstance(targets, (list, tuple)) else f'a {type(targets).__name__}'
     ok = isinstance(targets, (list, tuple)) and len(targets) == len(images)
     _fail_on(ok, 'targets', found, f'one dict for each of the {len(images)} images')
     for i,(im,t) in enumerate(zip(images, targets)): _check_target(f'targets[{i}]', t, tuple(im.shape[-2:]))

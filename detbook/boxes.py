@@ -11,6 +11,7 @@ __all__ = ['box_area', 'xyxy_to_xywh', 'xywh_to_xyxy', 'xyxy_to_cxcywh', 'cxcywh
 # %% ../nbs/04_boxes.ipynb #8a153cae
 import torch
 from torch import Tensor
+from .core import check
 
 # %% ../nbs/04_boxes.ipynb #a0679d69
 # an area overflows half precision
@@ -19,7 +20,8 @@ def _wide(x): return x.float() if x.dtype in (torch.float16, torch.bfloat16) els
 def box_area(
     boxes:Tensor,   # (...,4) xyxy, pixels
 )->Tensor:          # (...) square pixels
-    "Measure boxes; an inside-out box has area 0."
+    "Measure boxes; an inside-out box has area 0, one with nan has area nan."
+    check('boxes (...,4)', boxes)
     boxes = _wide(boxes)
     return (boxes[...,2:] - boxes[...,:2]).clamp(min=0).prod(-1)
 
@@ -27,28 +29,32 @@ def box_area(
 def xyxy_to_xywh(
     boxes:Tensor,   # (...,4) corners
 )->Tensor:          # (...,4) top left corner, width, height: COCO's form
-    "Corners to corner and size."
+    "Corners to corner and size; an inside-out box has negative sizes, nan stays nan."
+    check('boxes (...,4)', boxes)
     return torch.cat([boxes[...,:2], boxes[...,2:] - boxes[...,:2]], -1)
 
 # %% ../nbs/04_boxes.ipynb #c0075a98
 def xywh_to_xyxy(
     boxes:Tensor,   # (...,4) top left corner, width, height
 )->Tensor:          # (...,4) corners
-    "Corner and size to corners."
+    "Corner and size to corners; a negative size gives an inside-out box, nan stays nan."
+    check('boxes (...,4)', boxes)
     return torch.cat([boxes[...,:2], boxes[...,:2] + boxes[...,2:]], -1)
 
 # %% ../nbs/04_boxes.ipynb #39fab90d
 def xyxy_to_cxcywh(
     boxes:Tensor,   # (...,4) corners
 )->Tensor:          # (...,4) centre, width, height
-    "Corners to centre and size."
+    "Corners to centre and size; an inside-out box has negative sizes, nan stays nan."
+    check('boxes (...,4)', boxes)
     return torch.cat([(boxes[...,:2] + boxes[...,2:]) / 2, boxes[...,2:] - boxes[...,:2]], -1)
 
 # %% ../nbs/04_boxes.ipynb #217ca1d8
 def cxcywh_to_xyxy(
     boxes:Tensor,   # (...,4) centre, width, height
 )->Tensor:          # (...,4) corners
-    "Centre and size to corners."
+    "Centre and size to corners; a negative size gives an inside-out box, nan stays nan."
+    check('boxes (...,4)', boxes)
     return torch.cat([boxes[...,:2] - boxes[...,2:] / 2, boxes[...,:2] + boxes[...,2:] / 2], -1)
 
 # %% ../nbs/04_boxes.ipynb #c7d37f93
@@ -56,7 +62,8 @@ def intersection(
     a:Tensor,   # (...,N,4) xyxy, pixels
     b:Tensor,   # (...,G,4) xyxy, pixels
 )->Tensor:      # (...,N,G) square pixels
-    "Area shared by every pair of boxes."
+    "Area shared by every pair of boxes: none with an inside-out box, nan with a box that has nan."
+    check('a (...,N,4), b (...,G,4)', a, b)
     a, b = _wide(a)[...,:,None,:], _wide(b)[...,None,:,:]
     w = (torch.minimum(a[...,2], b[...,2]) - torch.maximum(a[...,0], b[...,0])).clamp(min=0)
     h = (torch.minimum(a[...,3], b[...,3]) - torch.maximum(a[...,1], b[...,1])).clamp(min=0)
@@ -67,7 +74,8 @@ def iou_matrix(
     a:Tensor,   # (...,N,4) xyxy, pixels
     b:Tensor,   # (...,G,4) xyxy, pixels
 )->Tensor:      # (...,N,G) from 0 to 1
-    "Intersection over union of every pair; 0 where both boxes are empty."
+    "Intersection over union of every pair; 0 where one is empty or inside out, nan where a side is nan or both are endless."
+    check('a (...,N,4), b (...,G,4)', a, b)
     both = intersection(a, b)
     return both / (box_area(a)[...,:,None] + box_area(b)[...,None,:] - both).clamp(min=1e-6)
 
@@ -76,7 +84,8 @@ def iof_matrix(
     a:Tensor,   # (...,N,4) xyxy, pixels: the foreground, whose own area divides
     b:Tensor,   # (...,G,4) xyxy, pixels
 )->Tensor:      # (...,N,G) from 0 to 1
-    "Which part of each box of `a` lies inside each box of `b`."
+    "Which part of each box of `a` lies inside each box of `b`; 0 where one is empty or inside out, nan where a side is nan or endless."
+    check('a (...,N,4), b (...,G,4)', a, b)
     return intersection(a, b) / box_area(a)[...,:,None].clamp(min=1e-6)
 
 # %% ../nbs/04_boxes.ipynb #e25d779e
@@ -84,6 +93,7 @@ def clip_boxes(
     boxes:Tensor,   # (B,N,4) or (N,4) xyxy, pixels
     sizes:Tensor,   # (B,2) or (2,) h,w, pixels
 )->Tensor:          # like `boxes`, inside the images
-    "Move box corners that lie outside their image onto its border."
-    limit = torch.cat([sizes.flip(-1), sizes.flip(-1)], -1)[...,None,:].to(boxes)
+    "Move box corners that lie outside their image onto its border; nan stays nan."
+    check('boxes (...,4), sizes (*,2)', boxes, sizes)
+    limit = torch.cat([sizes.flip(-1), sizes.flip(-1)], -1)[...,None,:].to(boxes).clamp(min=0)
     return torch.minimum(boxes.clamp(min=0), limit)

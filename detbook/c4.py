@@ -9,9 +9,10 @@ __all__ = ['resnet', 'resnet_c4', 'single_rpn_head', 'rpn_c4', 'c4_roi_head', 'f
            'faster_rcnn_dc5']
 
 # %% ../nbs/30_c4.ipynb #2d09bb4a
-from .core import strict
-from .batch import IMAGENET_MEAN, IMAGENET_STD
+from .core import checked
+from .batch import IMAGENET_MEAN, Preprocess
 from .anchors import AnchorGenerator
+from .assign import Matcher
 from .backbone import ResNet, ResStage
 from .neck import NoNeck
 from .rpn import RPN, RPNHead, ProposalFilter
@@ -22,7 +23,7 @@ from .masks import MaskHead
 from .mask_rcnn import MaskRCNN
 
 # %% ../nbs/30_c4.ipynb #7f42b7ce
-@strict
+@checked
 def resnet(
     depth:int=50,                   # 18, 34, 50, 101 or 152
     style:str='pytorch',            # 'pytorch' (torchvision's weights) or 'caffe' (Detectron's: stride in the first 1x1, BGR)
@@ -30,25 +31,25 @@ def resnet(
     out_indices:tuple=(0,1,2,3),    # which stages to return, finest first
     strides:tuple=(1,2,2,2),        # of the stages
     dilations:tuple=(1,1,1,1),      # of the stages
-)->dict:                            # backbone, mean, std, bgr: keywords that every detector takes
+)->dict:                            # backbone, preprocess: keywords that every detector takes
     "A ResNet, and the colours that its weights were trained on."
     frozen  = dict(frozen_stages=-1, norm_eval=False) if scratch else dict(frozen_stages=1, norm_eval=True, norm_grad=style=='pytorch')
-    colours = dict(mean=IMAGENET_MEAN[::-1], std=(1., 1., 1.), bgr=True) if style == 'caffe' else dict(mean=IMAGENET_MEAN, std=IMAGENET_STD, bgr=False)
-    return dict(backbone=ResNet(depth, style, out_indices, strides=strides, dilations=dilations, **frozen), **colours)
+    colours = Preprocess(IMAGENET_MEAN[::-1], (1., 1., 1.), bgr=True) if style == 'caffe' else Preprocess()
+    return dict(backbone=ResNet(depth, style, out_indices, strides=strides, dilations=dilations, **frozen), preprocess=colours)
 
 # %% ../nbs/30_c4.ipynb #1a5d00ad
-@strict
+@checked
 def resnet_c4(
     depth:int=50,           # of the ResNet
     style:str='caffe',      # 'pytorch' or 'caffe'
     scratch:bool=False,     # train everything, norms included?
-)->dict:                    # backbone, neck, mean, std, bgr: keywords that every detector takes
+)->dict:                    # backbone, neck, preprocess: keywords that every detector takes
     "The first four stages of a ResNet: one map of 16 pixels a cell."
     parts = resnet(depth, style, scratch, (2,), (1,2,2), (1,1,1))
     return parts | dict(neck=NoNeck(parts['backbone'].out_channels))
 
 # %% ../nbs/30_c4.ipynb #ab3ac0f8
-@strict
+@checked
 def single_rpn_head(
     channels:int,                           # of the map
     border:float=-1,                        # how far an anchor that trains may stick out of its image, pixels; below 0: any
@@ -59,7 +60,7 @@ def single_rpn_head(
                    train_filter=ProposalFilter(12000, 2000), test_filter=test_filter or ProposalFilter(6000, 1000))
 
 # %% ../nbs/30_c4.ipynb #49b6a148
-@strict
+@checked
 def rpn_c4(
     depth:int=50,                       # of the ResNet
     style:str='caffe',                  # 'pytorch' or 'caffe'
@@ -73,7 +74,7 @@ def rpn_c4(
     return RPN(**parts, rpn_head=head, weights=weights, weights_backbone=weights_backbone)
 
 # %% ../nbs/30_c4.ipynb #5d175d0b
-@strict
+@checked
 def c4_roi_head(
     depth:int=50,           # of the ResNet whose last stage it is
     num_classes:int=80,     # classes of objects
@@ -84,10 +85,11 @@ def c4_roi_head(
     "The last stage of a ResNet as what every window goes through, with heads that have next to no layers."
     shared = ResStage(depth, style=style, norm_eval=not scratch, norm_grad=scratch or style=='pytorch')
     mask_head = MaskHead(num_classes, shared.out_channels, num_convs=0) if masks else None
-    return RoIHead(BoxHead(num_classes, shared.out_channels, num_fcs=0, avg_pool=True), mask_head, RoIExtractor(14, (16,)), shared_head=shared)
+    return RoIHead(BoxHead(num_classes, shared.out_channels, num_fcs=0, avg_pool=True), mask_head, RoIExtractor(14, (16,)),
+                   matcher=Matcher(.5, .5, .5, low_quality=False), shared_head=shared)
 
 # %% ../nbs/30_c4.ipynb #215e736f
-@strict
+@checked
 def faster_rcnn_c4(
     depth:int=50,                       # of the ResNet
     num_classes:int=80,                 # classes of objects
@@ -102,7 +104,7 @@ def faster_rcnn_c4(
     return FasterRCNN(num_classes, **parts, rpn_head=first, roi_head=second, weights=weights, weights_backbone=weights_backbone)
 
 # %% ../nbs/30_c4.ipynb #15a81b80
-@strict
+@checked
 def mask_rcnn_c4(
     depth:int=50,                       # of the ResNet
     num_classes:int=80,                 # classes of objects
@@ -117,18 +119,18 @@ def mask_rcnn_c4(
     return MaskRCNN(num_classes, **parts, rpn_head=first, roi_head=second, weights=weights, weights_backbone=weights_backbone)
 
 # %% ../nbs/30_c4.ipynb #cf4df918
-@strict
+@checked
 def resnet_dc5(
     depth:int=50,           # of the ResNet
     style:str='caffe',      # 'pytorch' or 'caffe'
     scratch:bool=False,     # train everything, norms included?
-)->dict:                    # backbone, neck, mean, std, bgr: keywords that every detector takes
+)->dict:                    # backbone, neck, preprocess: keywords that every detector takes
     "All stages of a ResNet, the last one dilated: one map of 16 pixels a cell."
     parts = resnet(depth, style, scratch, (3,), (1,2,2,1), (1,1,1,2))
     return parts | dict(neck=NoNeck(parts['backbone'].out_channels))
 
 # %% ../nbs/30_c4.ipynb #2889b398
-@strict
+@checked
 def faster_rcnn_dc5(
     depth:int=50,                       # of the ResNet
     num_classes:int=80,                 # classes of objects

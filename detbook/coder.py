@@ -11,7 +11,7 @@ __all__ = ['encode', 'decode', 'DeltaCoder', 'DistanceCoder']
 import math
 import torch
 from torch import Tensor
-from .core import component
+from .core import check, component
 from .boxes import xyxy_to_cxcywh, cxcywh_to_xyxy, clip_boxes
 
 # %% ../nbs/06_coder.ipynb #b3b4f517
@@ -19,7 +19,8 @@ def encode(
     anchors:Tensor, # (...,4) xyxy, pixels, of positive size
     boxes:Tensor,   # (...,4) xyxy, pixels, of positive size
 )->Tensor:          # (...,4) dx, dy in anchor sizes; dw, dh as logarithms of size ratios
-    "Deltas that lead from anchors to boxes (R-CNN, appendix C)."
+    "Deltas that lead from anchors to boxes (R-CNN, appendix C); nan or endless where a side of either is not positive."
+    check('anchors (...,4), boxes (...,4)', anchors, boxes)
     a, b = xyxy_to_cxcywh(anchors.float()), xyxy_to_cxcywh(boxes.float())
     return torch.cat([(b[...,:2] - a[...,:2]) / a[...,2:], (b[...,2:] / a[...,2:]).log()], -1)
 
@@ -31,7 +32,9 @@ def decode(
     cut_below:bool=True,                # False: cut them above only
     center_clamp:float|None=None,       # centres move by no more than this, pixels
 )->Tensor:                              # (...,4) xyxy, pixels
-    "Boxes that the deltas lead to, in float32."
+    "Boxes that the deltas lead to, in float32; nan where a delta or an anchor is nan."
+    check('anchors (...,4), deltas (...,4), max_log .., cut_below flag, center_clamp? >0..',
+          anchors, deltas, max_log, cut_below, center_clamp)
     a, d = xyxy_to_cxcywh(anchors.float()), deltas.float()
     step, factors = d[...,:2] * a[...,2:], d[...,2:].clamp(-max_log if cut_below else None, max_log).exp()
     if center_clamp is not None: step = step.clamp(-center_clamp, center_clamp)
@@ -50,7 +53,12 @@ class DeltaCoder:
         clip:bool=True,             # are decoded boxes clipped to the images whose sizes are given?
     ):
         self.means, self.stds, self.clip = tuple(means), tuple(stds), clip
-        self.limits = dict(max_log=math.log(max_ratio), cut_below=cut_below, center_clamp=center_clamp)
+        self.max_ratio, self.cut_below, self.center_clamp = max_ratio, cut_below, center_clamp
+
+    @property
+    def limits(self)->dict: # keywords of `decode`
+        "How far a box may go from its anchor."
+        return dict(max_log=math.log(self.max_ratio), cut_below=self.cut_below, center_clamp=self.center_clamp)
 
     def _on(self, numbers, d): return torch.tensor(numbers, dtype=d.dtype).to(d.device, non_blocking=True)
 
@@ -58,7 +66,7 @@ class DeltaCoder:
         anchors:Tensor, # (...,4) xyxy, pixels
         boxes:Tensor,   # (...,4) xyxy, pixels
     )->Tensor:          # (...,4) normalised deltas
-        "Normalised deltas from anchors to boxes."
+        "Normalised deltas from anchors to boxes; nan or endless where a side of either is not positive."
         d = encode(anchors, boxes)
         return (d - self._on(self.means, d)) / self._on(self.stds, d)
 
@@ -67,7 +75,8 @@ class DeltaCoder:
         deltas:Tensor,          # (B,N,4) or (N,4) normalised
         sizes:Tensor|None=None, # (B,2) or (2,) h,w: boxes are clipped to the images
     )->Tensor:                  # like `deltas`: xyxy, pixels
-        "Boxes from normalised deltas."
+        "Boxes from normalised deltas; nan where a delta or an anchor is nan."
+        check('anchors (...,4), deltas (...,4), sizes? (*,2)', anchors, deltas, sizes)
         d = deltas.float()
         boxes = decode(anchors, d * self._on(self.stds, d) + self._on(self.means, d), **self.limits)
         return clip_boxes(boxes, sizes) if self.clip and sizes is not None else boxes
@@ -91,7 +100,8 @@ class DistanceCoder:
         boxes:Tensor,           # (...,4) xyxy, pixels
         units:Tensor|None=None, # (...) pixels that a distance of 1 stands for; used if `normalize`
     )->Tensor:                  # (...,4) left, top, right, bottom; a point outside has negative ones
-        "Distances from points to the sides of boxes."
+        "Distances from points to the sides of boxes; nan stays nan."
+        check('points (...,2), boxes (...,4), units? (...)', points, boxes, units)
         points, boxes = points.float(), boxes.float()
         return torch.cat([points - boxes[...,:2], boxes[...,2:] - points], -1) / self._pixels(units)
 
@@ -101,7 +111,9 @@ class DistanceCoder:
         sizes:Tensor|None=None, # (B,2) or (2,) h,w: boxes are clipped to the images
         units:Tensor|None=None, # (N,) pixels that a distance of 1 stands for; used if `normalize`
     )->Tensor:                  # like `distances`: xyxy, pixels
-        "Boxes from distances."
+        "Boxes from distances; nan stays nan."
+        check('points (...,2), distances (...,4), units? (...), sizes? (*,2)',
+              points, distances, units, sizes)
         points, d = points.float(), distances.float() * self._pixels(units)
         boxes = torch.cat([points - d[...,:2], points + d[...,2:]], -1)
         return clip_boxes(boxes, sizes) if self.clip and sizes is not None else boxes

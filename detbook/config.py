@@ -6,14 +6,15 @@ Docs: https://detbook.github.io/detbook/config.html.md"""
 
 # %% auto #0
 __all__ = ['ConfigError', 'Origin', 'ConfigDict', 'Config', 'ConfigPart', 'build_part', 'finish_part', 'refuse_type',
-           'build_detector', 'build_tta']
+           'build_detector', 'load_own', 'build_tta']
 
 # %% ../nbs/35_config.ipynb #447c115f
-import ast, difflib, importlib.util, json, keyword, operator, os, re, warnings
+import ast, difflib, importlib.util, inspect, json, keyword, operator, os, re, sys, warnings
 from pathlib import Path
 from typing import NamedTuple
 from torch import nn
 from .core import nearest, warn_once
+from .batch import Preprocess
 from .anchors import AnchorGenerator, PointGenerator, octave_scales
 from .coder import DeltaCoder, DistanceCoder
 from .assign import Matcher, RandomSampler, HardSampler, EverySampler
@@ -854,10 +855,11 @@ class ConfigPart:
     def __init__(self,
         value:dict,     # the settings
         path:str,       # where they stand in the config, for messages
+        own:dict|None=None, # classes of the user's by name, which the config may name
     ):
         if not isinstance(value, dict): raise ConfigError(f'{path} is {value!r:.60}; expected a dict')
         self.value, self.path, self.known = value, path, {'type', 'init_cfg', '_scope_'}
-        self.kind = str(value.get('type', '')).removeprefix('mmdet.')
+        self.kind, self.own = str(value.get('type', '')).removeprefix('mmdet.'), own or {}
 
     def __call__(self, key, default=_NOTHING):
         "The value of a setting."
@@ -872,7 +874,7 @@ class ConfigPart:
     ):                          # a ConfigPart, or None
         "Give a setting that is a part itself."
         value = self(key, default)
-        return None if value is None else ConfigPart(value, f'{self.path}.{key}')
+        return None if value is None else ConfigPart(value, f'{self.path}.{key}', self.own)
 
     def parts(self,
         key:str,    # of the setting
@@ -880,16 +882,43 @@ class ConfigPart:
     )->list:        # ConfigParts
         "Give one part for each stage, from a list of them or one for all."
         value = self(key)
-        if not isinstance(value, (list, tuple)): return [ConfigPart(value, f'{self.path}.{key}') for _ in range(count)]
+        if not isinstance(value, (list, tuple)): return [ConfigPart(value, f'{self.path}.{key}', self.own) for _ in range(count)]
         if len(value) != count: self.fail(key, f'{len(value)} for {count} stages')
-        return [ConfigPart(v, f'{self.path}.{key}.{i}') for i,v in enumerate(value)]
+        return [ConfigPart(v, f'{self.path}.{key}.{i}', self.own) for i,v in enumerate(value)]
+
+    def _make(self, cls, *args, **kwargs):
+        "Build `cls` with these arguments, or the user's own kind of it, with the settings that only that has."
+        own = self.own.get(self.kind)
+        if own is None or not issubclass(own, cls): return cls(*args, **kwargs)
+        return own(**inspect.signature(cls).bind(*args, **kwargs).arguments, **{k: self.value_of(k) for k in self.extra(cls) if k in self.value})
+
+    def extra(self,
+        cls:type,   # a class of detbook's
+    )->list:        # names
+        "Settings that the user's own class takes and `cls` does not."
+        if self.kind not in self.own: return []
+        return [k for k,v in inspect.signature(self.own[self.kind]).parameters.items() if v.kind is not v.VAR_KEYWORD and k not in inspect.signature(cls).parameters]
+
+    def value_of(self,
+        key:str,    # of the setting
+    ):              # its value
+        "A setting of the user's own class; a part in it that is of a class of theirs is built."
+        value = self(key)
+        if not isinstance(value, dict) or 'type' not in value: return value
+        return build_part(self.part(key), {}, 'part')
+
+    @property
+    def base(self)->str: # a type of mmdetection's
+        "What this part is a kind of: its type, or for a class of the user's the type of the class that it extends."
+        return next((_TYPES[c] for c in self.own[self.kind].__mro__ if c in _TYPES), self.kind) if self.kind in self.own else self.kind
 
     def only(self,
         settings:dict,  # name -> the one value that it has here
     ):
         "Name settings that have one value here: another one is refused, not ignored."
+        extra = self.extra(next((c for c in self.own[self.kind].__mro__ if c in _TYPES), object)) if self.kind in self.own else []
         for key,v in settings.items():
-            if self(key, v) != v: self.fail(key, f'detbook has {v!r} alone')
+            if key not in extra and self(key, v) != v: self.fail(key, f'detbook has {v!r} alone')
 
     def unused(self, *keys):
         "Name settings that change no number here, whatever their value."
@@ -920,9 +949,10 @@ def build_part(
 ):                      # what the function makes
     "Build a part by its type; ConfigError for a type that there is not, and for a setting that is left over."
     if p is None: return None
-    if not p.kind: raise ConfigError(f'{p.path} has no type; it can be {", ".join(builders)}')
-    if p.kind not in builders: p.fail('type', f'there is no such {what}{nearest(p.kind, builders) or "; there are " + ", ".join(builders)}')
-    try: built = builders[p.kind](p, *more)
+    known = [*builders, *p.own]
+    if not p.kind: raise ConfigError(f'{p.path} has no type; it can be {", ".join(known)}')
+    if p.kind not in known: p.fail('type', f'there is no such {what}{nearest(p.kind, known) or "; there are " + ", ".join(known)}')
+    try: built = builders[p.base](p, *more) if p.base in builders else p.own[p.kind](**{k: p.value_of(k) for k in p.value if k not in ('type', 'init_cfg', '_scope_')})
     except ConfigError: raise
     except (ValueError, TypeError, KeyError, IndexError, AttributeError) as e: raise ConfigError(f'{p.path}: {e}') from e
     return finish_part(built, p)
@@ -946,7 +976,7 @@ def refuse_type(
 # %% ../nbs/35_config.ipynb #7177b454
 def _delta_coder(p):
     clamp, reach = p('add_ctr_clamp', False), p('ctr_clamp', 32)
-    return DeltaCoder(tuple(p('target_means', (0.,)*4)), tuple(p('target_stds', (1.,)*4)), cut_below=not clamp,
+    return p._make(DeltaCoder, tuple(p('target_means', (0.,)*4)), tuple(p('target_stds', (1.,)*4)), cut_below=not clamp,
                       center_clamp=reach if clamp else None, clip=p('clip_border', True))
 
 def _one(value):
@@ -961,7 +991,7 @@ def _anchor_generator(p):
     if (scales is None) == (base is None or count is None): raise ValueError('needs scales, or octave_base_scale and scales_per_octave')
     if scales is None: scales = octave_scales(base, count)
     sizes = p('base_sizes', None)
-    return AnchorGenerator(tuple(map(_one, p('strides'))), tuple(p('ratios')), tuple(scales), center_offset=p('center_offset', 0.),
+    return p._make(AnchorGenerator, tuple(map(_one, p('strides'))), tuple(p('ratios')), tuple(scales), center_offset=p('center_offset', 0.),
                            sizes=sizes and tuple(tuple(b*s for s in scales) for b in sizes))
 
 def _matcher(p):
@@ -971,10 +1001,10 @@ def _matcher(p):
     if ignore < 0:
         warn_once('ignore_iof_thr=-1: as in mmdetection, what lies in ignored (crowd) regions counts as background; '
                   '0.5 leaves it out', key='ignore_iof_thr')
-    return Matcher(p('pos_iou_thr'), p('neg_iou_thr'), p('min_pos_iou', 0.), p('match_low_quality', True), ignore,
+    return p._make(Matcher, p('pos_iou_thr'), p('neg_iou_thr'), p('min_pos_iou', 0.), p('match_low_quality', True), ignore,
                    all_best=p('gt_max_assign_all', True))
 
-def _sampler(p, cls=RandomSampler): return cls(p('num'), p('pos_fraction'), p('neg_pos_ub', -1), p('add_gt_as_proposals', True))
+def _sampler(p, cls=RandomSampler): return p._make(cls, p('num'), p('pos_fraction'), p('neg_pos_ub', -1), p('add_gt_as_proposals', True))
 
 def _hard_sampler(p):
     p.only(dict(loss_key='loss_cls'))
@@ -990,7 +1020,7 @@ def _loss(cls, **defaults):
     "The builder of a loss whose settings have mmdetection's names."
     def build(p):
         p.only(dict(reduction='mean'))
-        return cls(**{k:p(k, v) for k,v in defaults.items()}, weight=p('loss_weight', 1.))
+        return p._make(cls, **{k:p(k, v) for k,v in defaults.items()}, weight=p('loss_weight', 1.))
     return build
 
 _PLAIN = dict(reduction='mean', class_weight=None, ignore_index=None, avg_non_ignore=False)
@@ -1003,12 +1033,12 @@ def _mask_loss(p): p.only(dict(**_PLAIN, use_mask=True, use_sigmoid=False, loss_
 
 def _focal(p):
     p.only(dict(reduction='mean', use_sigmoid=True, activated=False))
-    return FocalLoss(p('alpha', .25), p('gamma', 2.), p('loss_weight', 1.))
+    return p._make(FocalLoss, p('alpha', .25), p('gamma', 2.), p('loss_weight', 1.))
 
 def _iou_loss(p):
     p.only(dict(reduction='mean'))
     linear, mode = p('linear', False), p('mode', 'log')
-    return IoULoss('linear' if linear else mode, p('eps', 1e-6), p('loss_weight', 1.))
+    return p._make(IoULoss, 'linear' if linear else mode, p('eps', 1e-6), p('loss_weight', 1.))
 
 _BOX_LOSSES = dict(L1Loss=_loss(L1Loss), SmoothL1Loss=_loss(SmoothL1Loss, beta=1.), IoULoss=_iou_loss,
                    GIoULoss=_loss(GIoULoss, eps=1e-6), DIoULoss=_loss(DIoULoss, eps=1e-6), CIoULoss=_loss(CIoULoss, eps=1e-6),
@@ -1071,19 +1101,19 @@ def _resnet(p, **more):
     n = p('num_stages', 4)
     strides, dilations = tuple(p('strides', (1,2,2,2)[:n])), tuple(p('dilations', (1,1,1,1)[:n]))
     if not len(strides) == len(dilations) == n: raise ValueError(f'num_stages={n}, but strides={strides} and dilations={dilations}')
-    return ResNet(p('depth'), p('style', 'pytorch'), tuple(p('out_indices', range(4))), p('frozen_stages', -1), p('norm_eval', True),
+    return p._make(ResNet, p('depth'), p('style', 'pytorch'), tuple(p('out_indices', range(4))), p('frozen_stages', -1), p('norm_eval', True),
                   _norm_grad(p), strides, dilations, **more)
 
 def _resnext(p): return _resnet(p, groups=p('groups', 1), base_width=p('base_width', 4))
 
 def _res_layer(p):
     p.only(dict(with_cp=False, dcn=None))
-    return ResStage(p('depth'), p('stage', 3), p('stride', 2), p('dilation', 1), p('style', 'pytorch'), p('norm_eval', True), _norm_grad(p))
+    return p._make(ResStage, p('depth'), p('stage', 3), p('stride', 2), p('dilation', 1), p('style', 'pytorch'), p('norm_eval', True), _norm_grad(p))
 
 def _fpn(p):
     p.only(dict(end_level=-1, no_norm_on_lateral=False, conv_cfg=None, norm_cfg=None, act_cfg=None, upsample_cfg=dict(mode='nearest')))
     extra = p('add_extra_convs', False)
-    return FPN(tuple(p('in_channels')), p('out_channels'), p('num_outs'), p('start_level', 0),
+    return p._make(FPN, tuple(p('in_channels')), p('out_channels'), p('num_outs'), p('start_level', 0),
                {False: 'pool', True: 'on_input'}.get(extra, extra), p('relu_before_extra_convs', False))
 
 # %% ../nbs/35_config.ipynb #b8993fbe
@@ -1112,13 +1142,13 @@ def _rpn_head(p, train, proposals, test):
     p.only(dict(num_convs=1, num_classes=1))
     how = _anchored(p, train, _FIVE_LEVELS, _SIGMOID, SigmoidLoss)
     filters = dict(train_filter=_proposal_filter(proposals), test_filter=_proposal_filter(test))
-    return finish_part(RPNHead(p('in_channels'), p('feat_channels', 256), **how, **filters), train)
+    return finish_part(p._make(RPNHead, p('in_channels'), p('feat_channels', 256), **how, **filters), train)
 
 def _retina_head(p, train, test):
     p.only(dict(conv_cfg=None))
     how = _anchored(p, train, _OCTAVES, _FOCAL, FocalLoss)
     if not isinstance(how.pop('sampler', EverySampler()), EverySampler): train.fail('sampler', 'RetinaNet asks every anchor: PseudoSampler')
-    return finish_part(RetinaHead(p('num_classes'), p('in_channels'), p('stacked_convs', 4), p('feat_channels', 256), **how,
+    return finish_part(p._make(RetinaHead, p('num_classes'), p('in_channels'), p('stacked_convs', 4), p('feat_channels', 256), **how,
                                 norm_groups=_group_norm(p.part('norm_cfg')), test_filter=_dense_filter(test)), train)
 
 def _group_norm(p):
@@ -1137,9 +1167,9 @@ def _fcos_head(p, train, proposals, test, first_stage=True):
     ranges = dict(ranges=tuple(map(tuple, p('regress_ranges')))) if 'regress_ranges' in p.value else {}
     radius = p('center_sample_radius', 1.5) if p('center_sampling', False) else (p.unused('center_sample_radius'), 0.)[1]
     filters = dict(train_filter=_dense_filter(proposals)) if first_stage else {}
-    head = FCOSHead(p('num_classes'), p('in_channels'), p('stacked_convs', 4), p('feat_channels', 256),
+    head = p._make(FCOSHead, p('num_classes'), p('in_channels'), p('stacked_convs', 4), p('feat_channels', 256),
         PointGenerator(tuple(map(_one, p('strides', (4,8,16,32,64))))), PointMatcher(**ranges, radius=radius, ignore_iof=-1),
-        build_part(coder, dict(DistancePointBBoxCoder=lambda c: DistanceCoder(clip=c('clip_border', True))), 'box coder'),
+        build_part(coder, dict(DistancePointBBoxCoder=lambda c: c._make(DistanceCoder, clip=c('clip_border', True))), 'box coder'),
         loss_cls=_class_loss(p.part('loss_cls', _FOCAL), FocalLoss), loss_bbox=_box_loss(p.part('loss_bbox', dict(type='IoULoss'))),
         loss_centerness=_class_loss(p.part('loss_centerness', _SIGMOID), SigmoidLoss), in_strides=p('norm_on_bbox', False),
         centerness_on_reg=p('centerness_on_reg', False), norm_groups=_group_norm(p.part('norm_cfg', dict(type='GN', num_groups=32))),
@@ -1155,14 +1185,14 @@ def _roi_align(p):
 def _extractor(p):
     p.unused('out_channels')
     align = build_part(p.part('roi_layer'), dict(RoIAlign=_roi_align), 'RoI layer')
-    return RoIExtractor(strides=tuple(p('featmap_strides')), finest_scale=p('finest_scale', 56), **align)
+    return p._make(RoIExtractor, strides=tuple(p('featmap_strides')), finest_scale=p('finest_scale', 56), **align)
 
 _EXTRACTORS = dict(SingleRoIExtractor=_extractor)
 
 def _box_head(p, **layers):
     linear = dict(type='Linear')
     p.only(dict(with_cls=True, with_reg=True, predict_box_type='hbox', reg_predictor_cfg=linear, cls_predictor_cfg=linear))
-    return BoxHead(p('num_classes', 80), p('in_channels', 256), _one(p('roi_feat_size', 7)), class_agnostic=p('reg_class_agnostic', False),
+    return p._make(BoxHead, p('num_classes', 80), p('in_channels', 256), _one(p('roi_feat_size', 7)), class_agnostic=p('reg_class_agnostic', False),
         coder=build_part(p.part('bbox_coder', _UNIT_DELTAS | dict(target_stds=(.1,.1,.2,.2))), _CODERS, 'box coder'),
         loss_bbox=_box_loss(p.part('loss_bbox', dict(type='SmoothL1Loss'))),
         loss_cls=_class_loss(p.part('loss_cls', dict(type='CrossEntropyLoss')), SoftmaxLoss),
@@ -1183,11 +1213,11 @@ def _mask_head(p, threshold):
            predictor_cfg=dict(type='Conv')))
     p.unused('roi_feat_size')
     build_part(p.part('loss_mask', dict(type='CrossEntropyLoss', use_mask=True)), dict(CrossEntropyLoss=_mask_loss), 'mask loss')
-    return MaskHead(p('num_classes', 80), p('in_channels', 256), p('num_convs', 4), p('conv_out_channels', 256),
+    return p._make(MaskHead, p('num_classes', 80), p('in_channels', 256), p('num_convs', 4), p('conv_out_channels', 256),
                     p('class_agnostic', False), threshold)
 
 def _keypoint_head(p):
-    return KeypointHead(p('num_keypoints', 17), p('in_channels', 256), p('num_convs', 8), p('conv_out_channels', 512),
+    return p._make(KeypointHead, p('num_keypoints', 17), p('in_channels', 256), p('num_convs', 8), p('conv_out_channels', 512),
                         weight=p('loss_weight', 1.))
 
 # %% ../nbs/35_config.ipynb #0b547319
@@ -1204,7 +1234,7 @@ def _roi_head(p, train, test):
     shared = p.part('shared_head')
     halved = shared('stride', 2) if shared else 1
     if masks and train and train('mask_size', None): train.only(dict(mask_size=(masks['mask_extractor'] or extractor).size // halved * 2))
-    head = RoIHead(build_part(p.part('bbox_head'), _BOX_HEADS, 'box head'), bbox_extractor=extractor, **masks, **_learning(train),
+    head = p._make(RoIHead, build_part(p.part('bbox_head'), _BOX_HEADS, 'box head'), bbox_extractor=extractor, **masks, **_learning(train),
                    shared_head=build_part(shared, dict(ResLayer=_res_layer), 'shared head'), test_filter=_detection_filter(test))
     return finish_part(head, train)
 
@@ -1215,16 +1245,16 @@ def _cascade_roi_head(p, trains, test):
     for t in trains:
         if masks and t('mask_size', None): t.only(dict(mask_size=masks['mask_extractor'].size * 2))
     how = [finish_part(_learning(t), t) for t in trains]
-    return CascadeRoIHead([build_part(h, _BOX_HEADS, 'box head') for h in p.parts('bbox_head', n)], bbox_extractor=extractor, **masks,
+    return p._make(CascadeRoIHead, [build_part(h, _BOX_HEADS, 'box head') for h in p.parts('bbox_head', n)], bbox_extractor=extractor, **masks,
         matchers=[h['matcher'] for h in how] or None, samplers=[h['sampler'] for h in how] or None,
         stage_weights=tuple(p('stage_loss_weights')), test_filter=_detection_filter(test))
 
 # %% ../nbs/35_config.ipynb #8da1acfd
-def _colours(p):
+def _colours(p, size):
     p.only(dict(pad_value=0, pad_seg=False))
     p.unused('pad_mask', 'mask_pad_value', 'seg_pad_value', 'boxtype2tensor', 'non_blocking')
     mean, std, swaps = p('mean', None) or (0.,)*3, p('std', None) or (1.,)*3, p('bgr_to_rgb', False) + p('rgb_to_bgr', False)
-    return dict(mean=tuple(mean), std=tuple(std), bgr=not swaps, pad_divisor=p('pad_size_divisor', 1))
+    return Preprocess(tuple(mean), tuple(std), not swaps, p('pad_size_divisor', 1), size)
 
 def _fixed_size(p):
     p.only(dict(img_pad_value=0, pad_seg=False))
@@ -1245,10 +1275,8 @@ def _detector(cls, p, *classes, **parts):
     backbone = build_part(p.part('backbone'), dict(ResNet=_resnet, ResNeXt=_resnext), 'backbone')
     neck = build_part(p.part('neck'), dict(FPN=_fpn), 'neck') or NoNeck(backbone.out_channels)
     data = p.part('data_preprocessor') or ConfigPart(dict(type='DetDataPreprocessor'), 'model.data_preprocessor')
-    size, colours = _train_size(data), build_part(data, dict(DetDataPreprocessor=_colours), 'data preprocessor')
-    made = cls(*classes, backbone=backbone, neck=neck, **parts, **colours)
-    made.preprocess.train_size = size
-    return made
+    colours = build_part(data, dict(DetDataPreprocessor=_colours), 'data preprocessor', _train_size(data))
+    return p._make(cls, *classes, backbone=backbone, neck=neck, preprocess=colours, **parts)
 
 def _of(cfg, key):
     "A stage's part of train_cfg or test_cfg."
@@ -1269,16 +1297,16 @@ def _one_stage(p):
 
 def _two_stage(p):
     "Fast, Faster, Mask and Cascade R-CNN: their parts tell them apart."
-    train, test, roi = p.part('train_cfg'), p.part('test_cfg'), ConfigPart(p('roi_head'), f'{p.path}.roi_head')
-    cascade = roi.kind == 'CascadeRoIHead'
+    train, test, roi = p.part('train_cfg'), p.part('test_cfg'), ConfigPart(p('roi_head'), f'{p.path}.roi_head', p.own)
+    cascade = roi.base == 'CascadeRoIHead'
     how = train.parts('rcnn', roi('num_stages')) if cascade and train else [] if cascade else _of(train, 'rcnn')
-    more = _keypoints(roi) if p.kind == 'KeypointRCNN' else {}
+    more = _keypoints(roi) if p.base == 'KeypointRCNN' else {}
     head = build_part(roi, dict(StandardRoIHead=_roi_head, CascadeRoIHead=_cascade_roi_head), 'RoI head', how, _of(test, 'rcnn'))
     if p('rpn_head', None) is not None: more['rpn_head'] = _first_stage(p, train, test)
-    if p.kind == 'KeypointRCNN':   cls = KeypointRCNN
+    if p.base == 'KeypointRCNN':   cls = KeypointRCNN
     elif cascade:                  cls = CascadeRCNN
     elif 'rpn_head' not in more:   cls = FastRCNN
-    else:                          cls = MaskRCNN if hasattr(head, 'mask_head') else FasterRCNN
+    else:                          cls = FasterRCNN if head.mask_head is None else MaskRCNN
     classes = (head.bbox_head[0] if cascade else head.bbox_head).num_classes
     return finish_part(_detector(cls, p, classes, roi_head=head, **more), train, test)
 
@@ -1289,6 +1317,13 @@ def _keypoints(roi):
 
 _DETECTORS = dict(RPN=_rpn, RetinaNet=_one_stage, FCOS=_one_stage, FastRCNN=_two_stage, FasterRCNN=_two_stage, MaskRCNN=_two_stage,
                   CascadeRCNN=_two_stage, KeypointRCNN=_two_stage)
+
+# a class of the user's is built as the one that it extends
+_TYPES = {RPN: 'RPN', RetinaNet: 'RetinaNet', FCOS: 'FCOS', FastRCNN: 'FastRCNN', FasterRCNN: 'FasterRCNN', MaskRCNN: 'MaskRCNN', CascadeRCNN: 'CascadeRCNN',
+          KeypointRCNN: 'KeypointRCNN', ResNet: 'ResNet', ResStage: 'ResLayer', FPN: 'FPN', RPNHead: 'RPNHead', RetinaHead: 'RetinaHead', FCOSHead: 'FCOSHead',
+          RoIHead: 'StandardRoIHead', CascadeRoIHead: 'CascadeRoIHead', BoxHead: 'Shared2FCBBoxHead', MaskHead: 'FCNMaskHead', KeypointHead: 'KeypointHead',
+          RoIExtractor: 'SingleRoIExtractor', DeltaCoder: 'DeltaXYWHBBoxCoder', AnchorGenerator: 'AnchorGenerator', Matcher: 'MaxIoUAssigner', RandomSampler: 'RandomSampler',
+          L1Loss: 'L1Loss', SmoothL1Loss: 'SmoothL1Loss', IoULoss: 'IoULoss', GIoULoss: 'GIoULoss', DIoULoss: 'DIoULoss', CIoULoss: 'CIoULoss', FocalLoss: 'FocalLoss'}
 
 # %% ../nbs/35_config.ipynb #9e83244b
 _FAMILIES = dict(RPN='rpn', FastRCNN='fast-rcnn', FasterRCNN='faster-rcnn', MaskRCNN='mask-rcnn', CascadeRCNN='cascade-rcnn',
@@ -1320,6 +1355,7 @@ def build_detector(
     model:dict,                 # the model of a config: `cfg.model`, or a plain dict
     train_cfg:dict|None=None,   # how it learns, if the model does not say; settings of a training loop are ignored
     test_cfg:dict|None=None,    # what it lets through, likewise
+    own:tuple=(),               # classes of yours that the config may name as a type
 )->nn.Module:                   # a detector with random weights, as its constructor makes it
     "Build the detector that a config of mmdetection 3.x describes; downloads nothing. Raises ConfigError for what detbook does not have."
     if not isinstance(model, dict): raise ConfigError(f'build_detector takes the model of a config, a dict, not {type(model).__name__}')
@@ -1330,7 +1366,33 @@ def build_detector(
         if cfg is None or str(cfg.get('type', '')).endswith('Loop') or cfg.keys() & {'max_epochs', 'max_iters', 'val_interval'}: continue
         if model.get(key) is not None: raise ConfigError(f'{key} is given twice, inside of the model and beside it')
         model[key] = cfg
-    return build_part(ConfigPart(model, 'model'), _DETECTORS, 'detector')
+    for c in own:
+        if not isinstance(c, type): raise ConfigError(f'own takes classes, not {c!r:.60} ({type(c).__name__})')
+    return build_part(ConfigPart(model, 'model', {c.__name__: c for c in own}), _DETECTORS, 'detector')
+
+# %% ../nbs/35_config.ipynb #e3d6a745
+def load_own(
+    names:str|list,     # 'FILE.py:Name', or 'FILE.py:Name,Other'; or a list of such
+)->list:                # of the classes
+    "Run the user's file and return the classes named in it. Raises FileNotFoundError, ValueError."
+    found = []
+    for spec in [names] if isinstance(names, str) else names or []:
+        file, _, wanted = str(spec).rpartition(':')
+        path = Path(file)
+        if not file or path.suffix != '.py' or not wanted: raise ValueError(f'own classes are named as FILE.py:Name, not {str(spec)!r}')
+        if not path.is_file(): raise FileNotFoundError(f'{file} is no file{nearest(path.name, [p.name for p in path.parent.glob("*.py")] if path.parent.is_dir() else [])}')
+        name = f'detbook_own_{path.stem}'
+        program = importlib.util.spec_from_file_location(name, path)
+        module = sys.modules.get(name) if getattr(sys.modules.get(name), '__file__', None) == str(path.resolve()) else None
+        if module is None:
+            module = sys.modules[name] = importlib.util.module_from_spec(program)
+            module.__file__ = str(path.resolve())
+            program.loader.exec_module(module)
+        for n in wanted.split(','):
+            cls = vars(module).get(n.strip())
+            if not isinstance(cls, type): raise ValueError(f'{file} has no class {n.strip()!r}{nearest(n.strip(), [k for k,v in vars(module).items() if isinstance(v, type)])}')
+            found.append(cls)
+    return found
 
 # %% ../nbs/35_config.ipynb #07eb5519
 def _view_scale(p):

@@ -13,14 +13,14 @@ from typing import NamedTuple
 import torch
 from torch import nn, Tensor
 from torch.nn import functional as F
-from .core import component
-from .batch import Batch, Truths, IMAGENET_MEAN, IMAGENET_STD
+from .core import check, component
+from .batch import Batch, Preprocess, Truths
 from .boxes import clip_boxes
 from .coder import DeltaCoder
 from .assign import Matcher, RandomSampler, BACKGROUND, NEITHER
 from .nms import NMS
 from .losses import L1Loss, SoftmaxLoss, weighted_sum
-from .detector import Proposals, build_pyramid, start, prepare, prepare_images, pyramid, scale_detections
+from .detector import Detector, Proposals, start, prepare, prepare_images, scale_detections
 from .rpn import box_losses
 from .roi import Canvas, RoIExtractor
 
@@ -61,6 +61,8 @@ def sample_rois(
     judge:Callable|None=None,   # (boxes (B,N,4), labels (B,N), -1 no object) -> (B,N) losses, for samplers that need them
 )->RoIs:                    # S slots an image
     "Match proposals with truths and draw those that the second stage learns from."
+    check('proposals Proposals, truths Truths, matcher callable, sampler callable, judge? callable',
+          proposals, truths, matcher, sampler, judge)
     boxes, valid = proposals.boxes, proposals.valid
     matched = matcher(boxes, truths, valid)
     if sampler.add_truths:
@@ -109,6 +111,7 @@ class BoxHead(nn.Module):
         x:Tensor,   # (K,C,size,size)
     )->tuple:       # logits (K,C+1), background last; deltas (K,C,4), or (K,1,4) if class-agnostic
         "Classify and point."
+        check('x float (K,C,h,w)', x)
         x = x.mean((2, 3)) if self.avg_pool else x.flatten(1)
         for fc in self.shared_fcs: x = F.relu(fc(x))
         return self.fc_cls(x), self.fc_reg(x).unflatten(1, (-1, 4))
@@ -119,6 +122,7 @@ class BoxHead(nn.Module):
         rois:RoIs,      # what they should have said
     )->dict:            # loss_cls, loss_bbox
         "Compare with the truths: classes for all samples, boxes for the positive ones."
+        check('logits float (K,C), deltas float (K,D,4), rois RoIs', logits, deltas, rois)
         positive, used, k = rois.matched >= 0, rois.matched >= BACKGROUND, rois.max_pos
         logits, deltas = logits.unflatten(0, positive.shape), deltas.unflatten(0, positive.shape)[:,:k]
         which = torch.zeros_like(rois.labels) if self.class_agnostic else rois.labels
@@ -129,7 +133,7 @@ class BoxHead(nn.Module):
                     loss_bbox=weighted_sum(off, positive[:,:k], used.sum()))
 
 # %% ../nbs/22_fast_rcnn.ipynb #cd2ea7ec
-@component
+@component(helpers=('iou',))
 class DetectionFilter:
     "From a class distribution and boxes for every proposal to the detections that are worth showing."
     def __init__(self,
@@ -141,7 +145,19 @@ class DetectionFilter:
         min_size:float=0,               # sides must be at least as long, pixels
     ):
         self.score_thr, self.max_per_img, self.class_agnostic, self.min_size = score_thr, max_per_img, class_agnostic, min_size
-        self.suppress = suppress or NMS(iou)
+        self.suppress = NMS(iou) if suppress is None else suppress
+
+    @property
+    def iou(self)->float: # of `suppress`
+        "The overlap from which a box is suppressed."
+        return self.suppress.iou
+
+    @iou.setter
+    def iou(self,
+        value:float,    # overlap
+    ):
+        if not hasattr(self.suppress, 'iou'): raise AttributeError(f'{type(self).__name__}.suppress is a {type(self.suppress).__name__}, which has no iou')
+        self.suppress.iou = value
 
     def __call__(self,
         logits:Tensor,          # (B*P,C+1)
@@ -151,6 +167,8 @@ class DetectionFilter:
         sizes:Tensor,           # (B,2) h,w of the images
     )->list:                    # B dicts: boxes (N,4), scores (N,), labels (N,), best first
         "Keep what scores, decode it, suppress within each class, keep the best."
+        check('logits float (K,C), deltas float (K,D,4), proposals Proposals, sizes (B,2)',
+              logits, deltas, proposals, sizes)
         B, C, shape = len(sizes), logits.shape[-1] - 1, proposals.valid.shape
         scores, deltas = logits.float().softmax(-1)[:,:-1].unflatten(0, shape), deltas.unflatten(0, shape)
         image, place, label = torch.nonzero((scores > self.score_thr) & proposals.valid[...,None], as_tuple=True)
@@ -172,19 +190,21 @@ class RoIHead(nn.Module):
         bbox_head:nn.Module|None=None,              # None: BoxHead()
         mask_head:nn.Module|None=None,              # masks too? (MaskHead)
         bbox_extractor:RoIExtractor|None=None,      # None: 7x7
-        mask_extractor:RoIExtractor|None=None,      # None: 14x14
-        matcher:Matcher|None=None,                  # None: one threshold, 0.5
+        mask_extractor:RoIExtractor|None=None,      # None: 14x14, from the levels that boxes are read from
+        matcher:Matcher|None=None,                  # None: one threshold, 0.5; with a mask head also the low-quality rule from it
         sampler:RandomSampler|None=None,            # None: 512, a quarter of them positive, truths added
         test_filter:DetectionFilter|None=None,      # None: scores from 0.05, suppression from 0.5, 100 an image
         shared_head:nn.Module|None=None,            # sees every window before the heads do; without a `mask_extractor`, masks share the boxes' windows
+        keypoint_head:nn.Module|None=None,          # keypoints too? (KeypointHead)
+        keypoint_extractor:RoIExtractor|None=None,  # None: 14x14, from the levels that boxes are read from
     ):
         super().__init__()
-        self.bbox_head = bbox_head or BoxHead()
-        if mask_head is not None: self.mask_head = mask_head
-        if shared_head is not None: self.shared_head = shared_head
+        self.bbox_head = BoxHead() if bbox_head is None else bbox_head
+        self.mask_head, self.keypoint_head, self.shared_head = mask_head, keypoint_head, shared_head
         self.bbox_extractor = bbox_extractor or RoIExtractor(7)
-        self.mask_extractor = mask_extractor or (RoIExtractor(14) if shared_head is None else self.bbox_extractor)
-        self.matcher = matcher or Matcher(.5, .5, .5, low_quality=False)
+        self.mask_extractor = mask_extractor or (RoIExtractor(14, self.bbox_extractor.strides) if shared_head is None else self.bbox_extractor)
+        self.keypoint_extractor = keypoint_extractor or RoIExtractor(14, self.bbox_extractor.strides)
+        self.matcher = matcher or Matcher(.5, .5, .5, low_quality=mask_head is not None)
         self.sampler = sampler or RandomSampler(512, .25, add_truths=True)
         self.test_filter = test_filter or DetectionFilter()
 
@@ -195,23 +215,27 @@ class RoIHead(nn.Module):
         image:Tensor,           # (K,) int64: the image of each box
     )->Tensor:                  # (K,C,size,size)
         "What the heads get to see of boxes: features, through the shared head if there is one."
+        check('extractor callable, canvas Canvas, boxes float (K,4), image int (K)',
+              extractor, canvas, boxes, image)
         x = extractor(canvas, boxes, image)
-        return self.shared_head(x) if hasattr(self, 'shared_head') else x
+        return x if self.shared_head is None else self.shared_head(x)
 
     def read(self,
         canvas:Canvas,  # of the pyramid
         boxes:Tensor,   # (B,P,4) xyxy, pixels
     )->Tensor:          # (B*P,C,size,size)
         "What the box head gets to see of the boxes of every image."
+        check('canvas Canvas, boxes float (B,P,4)', canvas, boxes)
         image = torch.arange(len(boxes), device=boxes.device)[:,None].expand(boxes.shape[:2])
         return self.windows(self.bbox_extractor, canvas, boxes.reshape(-1, 4), image.reshape(-1))
 
     def boxes(self,
         canvas:Canvas,  # of the pyramid
         boxes:Tensor,   # (B,P,4) xyxy, pixels
+        feats:Tensor|None=None, # (B*P,C,size,size) what `read` gave for them; None: it is read here
     )->tuple:           # logits (B*P,C+1), deltas (B*P,C or 1,4)
-        "Read the features of boxes and classify them."
-        return self.bbox_head(self.read(canvas, boxes))
+        "Classify boxes and point to better ones: in training and in prediction alike."
+        return self.bbox_head(self.read(canvas, boxes) if feats is None else feats)
 
     def sample(self,
         canvas:Canvas,          # of the pyramid
@@ -236,27 +260,22 @@ class RoIHead(nn.Module):
         return (test_filter or self.test_filter)(logits, deltas, proposals, self.bbox_head.coder, batch.size_tensor())
 
 # %% ../nbs/22_fast_rcnn.ipynb #5b57fdbc
-@component
-class FastRCNN(nn.Module):
+@component(helpers=('weights', 'weights_backbone'))
+class FastRCNN(Detector):
     "Classify and refine proposals that come from elsewhere (Fast R-CNN)."
-    features = pyramid
-
     def __init__(self,
         num_classes:int=80,                 # classes of objects
         *,
         backbone:nn.Module|None=None,       # None: ResNet-50 as in mmdetection's 1x settings
         neck:nn.Module|None=None,           # None: FPN, five levels
         roi_head:nn.Module|None=None,       # None: RoIHead with a BoxHead of `num_classes`
-        mean:tuple=IMAGENET_MEAN,           # of the network's channels, in its own order
-        std:tuple=IMAGENET_STD,             # likewise
-        bgr:bool=False,                     # does the network want blue first?
-        pad_divisor:int=32,                 # heights and widths are padded to a multiple of this
+        preprocess:Preprocess|None=None,    # None: RGB, ImageNet's mean and std, padded to a multiple of 32
         weights:str|None=None,              # checkpoint to start from
         weights_backbone:str|None=None,     # ImageNet weights for the backbone alone
     ):
-        super().__init__()
-        C = build_pyramid(self, backbone, neck, mean, std, bgr, pad_divisor)
-        self.roi_head = roi_head or RoIHead(BoxHead(num_classes, C))
+        super().__init__(backbone, neck, preprocess)
+        C = self.neck.out_channels
+        self.roi_head = RoIHead(BoxHead(num_classes, C)) if roi_head is None else roi_head
         start(self, weights, weights_backbone, num_classes)
 
     def loss(self,
@@ -265,13 +284,13 @@ class FastRCNN(nn.Module):
         proposals:list, # B tensors (P,4) or (P,5) xyxy, pixels
     )->dict:            # loss_cls, loss_bbox, and loss_mask of a mask head: scalars whose sum is the objective
         "What the network has to learn from these images."
-        stage, masks = self.roi_head, hasattr(self.roi_head, 'mask_head')
-        batch, truths = prepare(self, images, targets, self.num_classes, ('masks',) if masks else ())
+        stage = self.roi_head
+        batch, truths = prepare(self, images, targets, self.num_classes, () if stage.mask_head is None else ('masks',))
         canvas = stage.bbox_extractor.canvas(self.neck(self.backbone(batch.pixels)))
         rois = stage.sample(canvas, pad_proposals(proposals, batch), truths)
-        seen = stage.read(canvas, rois.boxes)
-        losses = stage.bbox_head.loss(*stage.bbox_head(seen), rois)
-        return losses | stage.mask_head.loss(stage, canvas, rois, truths, seen) if masks else losses
+        feats = stage.read(canvas, rois.boxes)
+        losses = stage.bbox_head.loss(*stage.boxes(canvas, rois.boxes, feats), rois)
+        return losses if stage.mask_head is None else losses | stage.mask_head.loss(stage, canvas, rois, truths, feats)
 
     @torch.no_grad()
     def predict(self,
@@ -284,8 +303,8 @@ class FastRCNN(nn.Module):
         stage, batch = self.roi_head, prepare_images(self, images)
         canvas = stage.bbox_extractor.canvas(self.neck(self.backbone(batch.pixels)))
         found = stage.detect(canvas, pad_proposals(proposals, batch), batch, test_filter)
-        if hasattr(stage, 'mask_head'): return stage.mask_head.predict(stage, canvas, found, batch, sizes)
-        return scale_detections(found, batch.sizes, sizes)
+        if stage.mask_head is None: return scale_detections(found, batch.sizes, sizes)
+        return stage.mask_head.predict(stage, canvas, found, batch, sizes)
 
     def forward(self,
         images:list,                # B tensors (3,h,w) RGB, 0..255

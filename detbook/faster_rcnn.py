@@ -11,17 +11,15 @@ __all__ = ['FasterRCNN']
 import torch
 from torch import nn
 from .core import component
-from .batch import IMAGENET_MEAN, IMAGENET_STD
-from .detector import build_pyramid, start, prepare, prepare_images, pyramid, first_stage, loss_or_predict, scale_detections
+from .batch import Preprocess
+from .detector import Detector, start, prepare, prepare_images, scale_detections
 from .rpn import RPNHead
 from .fast_rcnn import BoxHead, DetectionFilter, RoIHead
 
 # %% ../nbs/23_faster_rcnn.ipynb #94761e0a
-@component
-class FasterRCNN(nn.Module):
+@component(helpers=('weights', 'weights_backbone'))
+class FasterRCNN(Detector):
     "Propose, then classify and refine, on one set of features (Faster R-CNN)."
-    features, propose, forward = pyramid, first_stage, loss_or_predict
-
     def __init__(self,
         num_classes:int=80,                 # classes of objects
         *,
@@ -29,17 +27,14 @@ class FasterRCNN(nn.Module):
         neck:nn.Module|None=None,           # None: FPN, five levels
         rpn_head:nn.Module|None=None,       # None: RPNHead on the neck's channels
         roi_head:nn.Module|None=None,       # None: RoIHead with a BoxHead of `num_classes`
-        mean:tuple=IMAGENET_MEAN,           # of the network's channels, in its own order
-        std:tuple=IMAGENET_STD,             # likewise
-        bgr:bool=False,                     # does the network want blue first?
-        pad_divisor:int=32,                 # heights and widths are padded to a multiple of this
+        preprocess:Preprocess|None=None,    # None: RGB, ImageNet's mean and std, padded to a multiple of 32
         weights:str|None=None,              # checkpoint to start from
         weights_backbone:str|None=None,     # ImageNet weights for the backbone alone
     ):
-        super().__init__()
-        C = build_pyramid(self, backbone, neck, mean, std, bgr, pad_divisor)
-        self.rpn_head = rpn_head or RPNHead(C)
-        self.roi_head = roi_head or RoIHead(BoxHead(num_classes, C))
+        super().__init__(backbone, neck, preprocess)
+        C = self.neck.out_channels
+        self.rpn_head = RPNHead(C) if rpn_head is None else rpn_head
+        self.roi_head = RoIHead(BoxHead(num_classes, C)) if roi_head is None else roi_head
         start(self, weights, weights_backbone, num_classes)
 
     def loss(self,

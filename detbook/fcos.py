@@ -12,15 +12,15 @@ import math
 from collections.abc import Callable
 import torch
 from torch import nn, Tensor
-from .core import component, mean_over_ranks
-from .batch import Batch, Truths
+from .core import check, component, mean_over_ranks
+from .batch import Batch, Preprocess, Truths
 from .boxes import iof_matrix
 from .anchors import PointGenerator
 from .coder import DistanceCoder
 from .assign import BACKGROUND, NEITHER
 from .losses import FocalLoss, IoULoss, SigmoidLoss, weighted_sum
-from .detector import Proposals, prepare, prepare_images, pyramid, loss_or_predict, scale_detections
-from .retinanet import DenseFilter, DenseOutput, one_stage, predictor, rows, tower
+from .detector import Detector, Proposals, start, prepare, prepare_images, scale_detections
+from .retinanet import DenseFilter, DenseOutput, predictor, rows, tower
 
 # %% ../nbs/29_fcos.ipynb #4d310f2d
 @component
@@ -40,6 +40,7 @@ class PointMatcher:
         truths:Truths,  # G objects an image
     )->Tensor:          # (B,N) int64: index of the truth, BACKGROUND or NEITHER
         "Match every point with at most one truth. Raises ValueError for another number of levels."
+        check('points (N,2), units (N), splits some int 0.., truths Truths', points, units, splits, truths)
         if len(splits) != len(self.ranges):
             raise ValueError(f'{len(splits)} levels of points for {len(self.ranges)} ranges {self.ranges}')
         ranges = torch.tensor(self.ranges, dtype=torch.float32).to(points.device, non_blocking=True)
@@ -63,6 +64,7 @@ def centerness(
     distances:Tensor,   # (...,4) left, top, right, bottom; positive
 )->Tensor:              # (...) 1 in the middle of the box, 0 on its rim
     "How central points are in their boxes (FCOS, section 3.3)."
+    check('distances float (...,4)', distances)
     near, far = torch.minimum(distances[...,:2], distances[...,2:]), torch.maximum(distances[...,:2], distances[...,2:])
     return (near / far).clamp(min=0).prod(-1).sqrt()
 
@@ -79,6 +81,7 @@ class Scale(nn.Module):
         x:Tensor,   # any
     )->Tensor:      # like `x`
         "Stretch."
+        check('x float (...)', x)
         return x * self.scale
 
 # %% ../nbs/29_fcos.ipynb #2981f555
@@ -106,7 +109,7 @@ class FCOSHead(nn.Module):
     ):
         super().__init__()
         if first_stage and num_classes != 1:
-            raise ValueError(f'a first stage knows a single class, so num_classes must be 1, not {num_classes}')
+            raise ValueError(f'FCOSHead: num_classes is {num_classes}; with first_stage=True there is a single class, object: 1')
         self.num_classes, self.first_stage = num_classes, first_stage
         self.in_strides, self.centerness_on_reg = in_strides, centerness_on_reg
         self.points, self.matcher, self.coder = points or PointGenerator(), matcher or PointMatcher(), coder or DistanceCoder()
@@ -114,8 +117,9 @@ class FCOSHead(nn.Module):
         self.loss_centerness = loss_centerness or SigmoidLoss()
         self.train_filter = train_filter or DenseFilter(2000, 0., .7, 1000)
         self.test_filter = test_filter or (DenseFilter(1000, 0., .7, 1000) if first_stage else DenseFilter())
-        self.cls_convs = tower(stacked_convs, in_channels, feat_channels, norm_groups, conv_bias)
-        self.reg_convs = tower(stacked_convs, in_channels, feat_channels, norm_groups, conv_bias)
+        self.conv_bias = not norm_groups if conv_bias is None else conv_bias
+        self.cls_convs = tower(stacked_convs, in_channels, feat_channels, norm_groups, self.conv_bias)
+        self.reg_convs = tower(stacked_convs, in_channels, feat_channels, norm_groups, self.conv_bias)
         mid = feat_channels if stacked_convs else in_channels
         self.conv_cls, self.conv_reg = predictor(mid, num_classes, prior=.01), predictor(mid, 4)
         self.conv_centerness = predictor(mid, 1)
@@ -125,6 +129,7 @@ class FCOSHead(nn.Module):
         feats:tuple,    # L tensors (B,C,H_l,W_l)
     )->DenseOutput:     # for all N points; `deltas` are answers, not yet distances
         "Ask every point of every level."
+        check('feats some float (B,C,H,W)', feats)
         logits, deltas, quality = [], [], []
         for f,scale in zip(feats, self.scales):
             what = where = f
@@ -142,6 +147,7 @@ class FCOSHead(nn.Module):
         out:DenseOutput,    # the head's answers
     )->Tensor:              # (N,) pixels
         "The stride of every point."
+        check('out DenseOutput', out)
         return torch.cat([out.anchors.new_full((n,), s) for s,n in zip(self.points.strides, out.splits)])
 
     def distances(self,
@@ -149,6 +155,7 @@ class FCOSHead(nn.Module):
         units:Tensor,   # (N,) strides, pixels
     )->Tensor:          # (B,N,4) pixels, float32
         "What the answers mean."
+        check('answers (...,N,4), units (N)', answers, units)
         return answers.float().clamp(min=0) * units[:,None] if self.in_strides else answers.float().exp()
 
     def loss(self,
@@ -194,11 +201,22 @@ class FCOSHead(nn.Module):
         return f.propose(self._readable(out), self.coder, batch.size_tensor())
 
 # %% ../nbs/29_fcos.ipynb #e2e37b53
-@component
-class FCOS(nn.Module):
+@component(helpers=('weights', 'weights_backbone'))
+class FCOS(Detector):
     "Classify every point and let it show the sides of its object (FCOS)."
-    features, forward = pyramid, loss_or_predict
-    __init__ = one_stage(FCOSHead, dict(start_level=1, extra='on_output', relu_before_extra=True))
+    def __init__(self,
+        num_classes:int=80,                 # classes of objects
+        *,
+        backbone:nn.Module|None=None,       # None: ResNet-50 as in mmdetection's 1x settings
+        neck:nn.Module|None=None,           # None: FPN from the second stage, five levels
+        bbox_head:nn.Module|None=None,      # None: FCOSHead of `num_classes` on the neck's channels
+        preprocess:Preprocess|None=None,    # None: RGB, ImageNet's mean and std, padded to a multiple of 32
+        weights:str|None=None,              # checkpoint to start from
+        weights_backbone:str|None=None,     # ImageNet weights for the backbone alone
+    ):
+        super().__init__(backbone, neck, preprocess, dict(start_level=1, extra='on_output', relu_before_extra=True))
+        self.bbox_head = FCOSHead(num_classes, self.neck.out_channels) if bbox_head is None else bbox_head
+        start(self, weights, weights_backbone, num_classes)
 
     def loss(self,
         images:list,    # B tensors (3,h,w) RGB, 0..255

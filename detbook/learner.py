@@ -34,7 +34,7 @@ from .core import nearest, strict, warn_once
 from .show import show_grid, show_pair
 from .checkpoint import save_detector
 from .models import mask_rcnn
-from .data import CocoDataset, collate, list_pictures, read_picture
+from .data import CocoDataset, collate, list_pictures, read_picture, written_id
 from .transforms import Crop, Flip, RandomResize, Resize, original_size, to_original
 from .metrics import evaluate, to_coco
 
@@ -67,7 +67,7 @@ class PictureSet(Dataset):
         for p in self.parts:
             if list(p.classes) != self.classes: raise ValueError(f'{p.name} has the classes {list(p.classes)}, {first.name} {self.classes}: only sets of the same classes in the same order can be joined')
             if getattr(p, 'keypoint_offset', 0.) != self.keypoint_offset: raise ValueError(f'{p.name} has keypoint_offset={p.keypoint_offset}, {first.name} {self.keypoint_offset}')
-        ids = [int(ds.image_ids[i]) if hasattr(ds, 'image_ids') else n for n,(ds,i) in enumerate(self.rows)]
+        ids = [written_id(ds.image_ids[i]) if hasattr(ds, 'image_ids') else n for n,(ds,i) in enumerate(self.rows)]
         self.image_ids = ids if len(set(ids)) == len(ids) else list(range(1, len(ids) + 1))
 
     def __len__(self): return len(self.rows)
@@ -426,8 +426,8 @@ class Bfloat16(Callback):
 def _finds_more(model, ds):
     "What else than boxes the model predicts and the data set knows; keypoints where COCO has tolerances for them."
     head = getattr(model, 'roi_head', None)
-    if hasattr(head, 'mask_head') and ds.has_masks: yield 'segm'
-    if hasattr(head, 'keypoint_head') and len(ds.keypoint_names or ()) == 17: yield 'keypoints'
+    if getattr(head, 'mask_head', None) is not None and ds.has_masks: yield 'segm'
+    if getattr(head, 'keypoint_head', None) is not None and len(ds.keypoint_names or ()) == 17: yield 'keypoints'
 
 def _check_model(model):
     "Raise unless the model can be trained and asked."

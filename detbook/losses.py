@@ -13,7 +13,7 @@ import math
 import torch
 from torch import Tensor
 from torch.nn import functional as F
-from .core import component, mean_over_ranks
+from .core import check, component, mean_over_ranks
 
 # %% ../nbs/09_losses.ipynb #cedfb75d
 def _pairs(loss, pred, target):
@@ -28,6 +28,7 @@ def sigmoid_loss(
     targets:Tensor, # (...) 0 or 1
 )->Tensor:          # (...) one loss an entry, float32
     "Binary cross-entropy of logits."
+    check('logits float (...), targets any (...)', logits, targets)
     return _pairs(lambda x, t: F.binary_cross_entropy_with_logits(x, t, reduction='none'), logits, targets)
 
 # %% ../nbs/09_losses.ipynb #7b04430f
@@ -35,9 +36,10 @@ def softmax_loss(
     logits:Tensor,  # (...,C+1), the last one background
     labels:Tensor,  # (...) int64
 )->Tensor:          # (...) one loss a sample, float32
-    "Cross-entropy of logits over classes."
-    x, bad = logits.float(), logits.isnan().any(-1)
-    x = x.masked_fill(bad[...,None], 0.)
+    "Cross-entropy of logits over classes; nan where a logit is nan or a label is none of 0 to C."
+    check('logits float (*,C), labels int (*)', logits, labels)
+    x, bad = logits.float(), logits.isnan().any(-1) | (labels < 0) | (labels >= logits.shape[-1])
+    x, labels = x.masked_fill(bad[...,None], 0.), labels.long().masked_fill(bad, 0)
     return F.cross_entropy(x.flatten(0, -2), labels.flatten(), reduction='none').view(labels.shape).masked_fill(bad, torch.nan)
 
 # %% ../nbs/09_losses.ipynb #273553e3
@@ -108,6 +110,7 @@ class FocalLoss:
         labels:Tensor,  # (...) int64, C is background
     )->Tensor:          # (...) one loss a sample, summed over the classes, float32
         "Focal loss; nan where a logit is nan or a label is none of 0 to C."
+        check('logits float (*,C), labels int (*)', logits, labels)
         return self.weight * _Focal.apply(logits.float(), labels, self.alpha, self.gamma)
 
 # %% ../nbs/09_losses.ipynb #1999b9e7
@@ -124,6 +127,7 @@ class L1Loss:
         target:Tensor,  # (...,4) deltas
     )->Tensor:          # (...) one loss a box, float32
         "Sum of absolute differences."
+        check('pred float (*,4), target (*,4)', pred, target)
         return self.weight * _pairs(lambda p, t: (p - t).abs(), pred, target).sum(-1)
 
 # %% ../nbs/09_losses.ipynb #44749800
@@ -142,6 +146,7 @@ class SmoothL1Loss:
         target:Tensor,  # (...,4) deltas
     )->Tensor:          # (...) one loss a box, float32
         "Sum of smooth absolute differences."
+        check('pred float (*,4), target (*,4)', pred, target)
         smooth = lambda p, t: F.smooth_l1_loss(p, t, beta=self.beta, reduction='none')
         return self.weight * _pairs(smooth, pred, target).sum(-1)
 
@@ -170,6 +175,7 @@ class _BoxLoss:
         target:Tensor,  # (...,4) xyxy, pixels
     )->Tensor:          # (...) one loss a box, float32
         "Loss of each pair of boxes; nan, and without a slope, where one of them has a nan or an endless side."
+        check('pred float (*,4), target (*,4)', pred, target)
         pred, target = pred.float(), target.float()
         bad  = ~(pred.isfinite() & target.isfinite()).all(-1)
         unit = (torch.arange(4, device=pred.device) > 1).float()        # the square from 0 to 1
@@ -256,7 +262,8 @@ def weighted_sum(
     used:Tensor,    # (...) bool: which samples count
     count:Tensor,   # () what the sum is divided by, on this rank
 )->Tensor:          # () the loss
-    "Add the losses in use and divide by `count`, averaged over the ranks. Raises a ValueError if shapes differ."
+    "Add the losses in use and divide by `count`, 1 at least, averaged over the ranks. Raises a ValueError if shapes differ."
+    check('losses float (*), used bool (*), count ()', losses, used, count)
     if losses.shape != used.shape:
         raise ValueError(f'losses have shape {tuple(losses.shape)}, used {tuple(used.shape)}: one of each a sample')
     return torch.where(used, losses, 0.).sum() / mean_over_ranks(count.float()).clamp(min=1)

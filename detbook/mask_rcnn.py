@@ -11,27 +11,24 @@ __all__ = ['MaskRCNN']
 import torch
 from torch import nn
 from .core import component
-from .batch import IMAGENET_MEAN, IMAGENET_STD
-from .assign import Matcher
-from .detector import build_pyramid, start, prepare, prepare_images, pyramid, first_stage, loss_or_predict
+from .batch import Preprocess
+from .detector import Detector, start, prepare, prepare_images
 from .rpn import RPNHead
 from .fast_rcnn import BoxHead, DetectionFilter, RoIHead
-from .masks import MaskHead, mask_loss, predict_masks
+from .masks import MaskHead
 
 # %% ../nbs/25_mask_rcnn.ipynb #9a12ce12
 def _check_masks(roi_head):
-    if not hasattr(roi_head, 'mask_head'):
+    if roi_head.mask_head is None:
         raise ValueError('MaskRCNN needs a roi_head with a mask_head, such as RoIHead(BoxHead(...), MaskHead(...))')
     box, mask = roi_head.bbox_extractor.strides, roi_head.mask_extractor.strides
     if box != mask:
         raise ValueError(f'roi_head.mask_extractor reads strides {mask}, roi_head.bbox_extractor {box}; give both the same')
 
 # %% ../nbs/25_mask_rcnn.ipynb #c157bb5a
-@component
-class MaskRCNN(nn.Module):
+@component(helpers=('weights', 'weights_backbone'))
+class MaskRCNN(Detector):
     "Propose, classify, refine, and paint (Mask R-CNN)."
-    features, propose, forward = pyramid, first_stage, loss_or_predict
-
     def __init__(self,
         num_classes:int=80,                 # classes of objects
         *,
@@ -39,17 +36,14 @@ class MaskRCNN(nn.Module):
         neck:nn.Module|None=None,           # None: FPN, five levels
         rpn_head:nn.Module|None=None,       # None: RPNHead on the neck's channels
         roi_head:nn.Module|None=None,       # None: RoIHead with a BoxHead and a MaskHead of `num_classes`
-        mean:tuple=IMAGENET_MEAN,           # of the network's channels, in its own order
-        std:tuple=IMAGENET_STD,             # likewise
-        bgr:bool=False,                     # does the network want blue first?
-        pad_divisor:int=32,                 # heights and widths are padded to a multiple of this
+        preprocess:Preprocess|None=None,    # None: RGB, ImageNet's mean and std, padded to a multiple of 32
         weights:str|None=None,              # checkpoint to start from
         weights_backbone:str|None=None,     # ImageNet weights for the backbone alone
     ):
-        super().__init__()
-        C = build_pyramid(self, backbone, neck, mean, std, bgr, pad_divisor)
-        self.rpn_head = rpn_head or RPNHead(C)
-        self.roi_head = roi_head or RoIHead(BoxHead(num_classes, C), MaskHead(num_classes, C), matcher=Matcher(.5, .5, .5))
+        super().__init__(backbone, neck, preprocess)
+        C = self.neck.out_channels
+        self.rpn_head = RPNHead(C) if rpn_head is None else rpn_head
+        self.roi_head = RoIHead(BoxHead(num_classes, C), MaskHead(num_classes, C)) if roi_head is None else roi_head
         _check_masks(self.roi_head)
         start(self, weights, weights_backbone, num_classes)
 
@@ -65,9 +59,9 @@ class MaskRCNN(nn.Module):
         proposals = self.rpn_head.propose(out, batch, train=True)
         canvas = self.roi_head.bbox_extractor.canvas(feats)
         rois = self.roi_head.sample(canvas, proposals, truths)
-        seen = self.roi_head.read(canvas, rois.boxes)
-        losses |= self.roi_head.bbox_head.loss(*self.roi_head.bbox_head(seen), rois)
-        return losses | mask_loss(self.roi_head, canvas, rois, truths, seen)
+        feats = self.roi_head.read(canvas, rois.boxes)
+        losses |= self.roi_head.bbox_head.loss(*self.roi_head.boxes(canvas, rois.boxes, feats), rois)
+        return losses | self.roi_head.mask_head.loss(self.roi_head, canvas, rois, truths, feats)
 
     @torch.no_grad()
     def predict(self,
@@ -81,4 +75,4 @@ class MaskRCNN(nn.Module):
         proposals = self.rpn_head.propose(self.rpn_head(feats), batch)
         canvas = self.roi_head.bbox_extractor.canvas(feats)
         detections = self.roi_head.detect(canvas, proposals, batch, test_filter)
-        return predict_masks(self.roi_head, canvas, detections, batch, sizes)
+        return self.roi_head.mask_head.predict(self.roi_head, canvas, detections, batch, sizes)

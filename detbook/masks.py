@@ -11,7 +11,7 @@ __all__ = ['crop_masks', 'paste_weights', 'paste_masks', 'whole_pixel_weights', 
 import torch
 from torch import nn, Tensor
 from torch.nn import functional as F
-from .core import component
+from .core import check, component
 from .batch import Batch, Truths
 from .detector import scale_detections
 from .losses import sigmoid_loss, weighted_sum
@@ -27,6 +27,7 @@ def crop_masks(
     size:int=28,    # cells along each side
 )->Tensor:          # (K,size,size) float32, 0 or 1
     "What a mask head should have said: each mask inside its box, at the head's size (Mask R-CNN, section 3.1)."
+    check('masks any (M,H,W), boxes (K,4), which int (K), size int 1..', masks, boxes, which, size)
     if len(masks) == 0: return torch.zeros(len(boxes), size, size, device=boxes.device)     # no objects
     rois = torch.cat([which[:,None].float(), boxes.float()], 1)
     return (roi_align(masks[:,None].float(), rois, size) >= .5).float()[:,0]
@@ -39,6 +40,7 @@ def paste_weights(
     size:int,       # pixels of the image along this axis
 )->Tensor:          # (K,size,cells) how much each cell counts in each pixel
     "One axis of pasting as a matrix: linear interpolation at pixel centres, nothing beyond the small mask."
+    check('low (K), high (K), cells int 1.., size int 1..', low, high, cells, size)
     at = (torch.arange(size, device=low.device) + .5 - low[:,None]) / (high - low).clamp(min=1e-6)[:,None] * cells - .5
     return (1 - (at[...,None] - torch.arange(cells, device=low.device)).abs()).clamp(min=0)
 
@@ -52,6 +54,8 @@ def paste_masks(
     whole:bool=False,       # cut boxes to whole pixels first? (torchvision)
 )->Tensor:                  # (K,h,w) bool
     "Stretch small masks over their boxes, as two matrix products."
+    check('masks float (K,m,n), boxes (K,4), size pair int 1.., threshold 0..1, budget int 1..',
+          masks, boxes, size, threshold, budget)
     (h, w), masks, boxes, weights = size, masks.float(), boxes.float(), whole_pixel_weights if whole else paste_weights
     out = torch.zeros(len(masks), h, w, dtype=torch.bool, device=masks.device)
     step = max(1, budget // (4*h*w))
@@ -70,6 +74,7 @@ def whole_pixel_weights(
     size:int,       # pixels of the image along this axis
 )->Tensor:          # (K,size,cells) how much each cell counts in each pixel
     "One axis of pasting as torchvision does it: with a rim of one cell, resized to whole pixels."
+    check('low (K), high (K), cells int 1.., size int 1..', low, high, cells, size)
     centre, half = (low + high)*.5, (high - low)*.5 * ((cells + 2) / cells)
     first, last = (centre - half).trunc(), (centre + half).trunc()
     length = (last - first + 1).clamp(min=1)[:,None]
@@ -104,6 +109,7 @@ class MaskHead(nn.Module):
         labels:Tensor,  # (K,) int64: the class whose mask is wanted
     )->Tensor:          # (K,2m,2m) logits
         "The mask of one class for every box."
+        check('x float (K,C,m,n), labels int (K)', x, labels)
         for conv in self.convs: x = conv(x)
         x, last = F.relu(self.upsample(x), inplace=True), self.conv_logits
         if self.class_agnostic: return last(x)[:,0]
@@ -131,6 +137,12 @@ class MaskHead(nn.Module):
         return predict_masks(roi_head, canvas, detections, batch, sizes)
 
 # %% ../nbs/24_masks.ipynb #eac9c7cb
+def _same_windows(roi_head):
+    "Do masks and boxes see the same windows, so that they can be read once?"
+    box, mask = roi_head.bbox_extractor, roi_head.mask_extractor
+    return box is mask or type(box) is type(mask) and vars(box) == vars(mask)
+
+# %% ../nbs/24_masks.ipynb #ed4b94a5
 def mask_loss(
     roi_head:RoIHead,   # with a mask head
     canvas:Canvas,      # of the pyramid
@@ -144,7 +156,7 @@ def mask_loss(
     slot = positive.int().argsort(descending=True, stable=True)[:n]     # the positives, or one slot that will not count
     image, place = slot // max(rois.max_pos, 1), slot % max(rois.max_pos, 1)
     boxes, labels, truth = (x[image, place] for x in (rois.boxes, rois.labels, rois.matched.clamp(min=0)))
-    shared = seen is not None and roi_head.mask_extractor is roi_head.bbox_extractor
+    shared = seen is not None and _same_windows(roi_head)
     x = seen[image * rois.boxes.shape[1] + place] if shared else roi_head.windows(roi_head.mask_extractor, canvas, boxes, image)
     logits = roi_head.mask_head(x, labels)
     goals = crop_masks(truths.masks, boxes, truths.first[image] + truth, logits.shape[-1])

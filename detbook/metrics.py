@@ -8,7 +8,7 @@ Docs: https://detbook.github.io/detbook/metrics.html.md"""
 __all__ = ['encode_mask', 'to_coco', 'Result', 'cover_truths', 'evaluate', 'match_categories']
 
 # %% ../nbs/42_metrics.ipynb #cb6f8166
-import contextlib, io, json, math, re, time
+import contextlib, io, json, math, re, time, warnings
 from collections import Counter
 from pathlib import Path
 import numpy as np, torch, pycocotools.mask as mask_utils
@@ -18,36 +18,72 @@ from fastcore.basics import patch
 from torch import Tensor
 from .core import nearest, strict
 from .boxes import iou_matrix
-from .data import CocoDataset, class_names, read_coco, segmentation_to_rle
+from .data import CocoDataset, check_mask, class_names, has_mask, link_record, plain_id, plain_record, plain_value, read_coco
+from .data import read_json, segmentation_to_rle, spellings, whole_number, written_id
 from .show import label_color, panels
 
 # %% ../nbs/42_metrics.ipynb #fd1fa092
 def encode_mask(
-    mask:Tensor,    # (H,W) bool or uint8
+    mask:Tensor,    # (H,W) bool or whole numbers; also an array
 )->dict:            # size [H, W], counts as text
-    "Encode a mask as compressed run lengths that JSON can hold."
-    rle = mask_utils.encode(np.asfortranarray(mask.detach().cpu().numpy() != 0, dtype=np.uint8))
+    "Encode a mask as compressed run lengths that JSON can hold; ValueError for another shape, or for fractions."
+    m = torch.as_tensor(mask).detach().cpu()
+    if m.ndim != 2 or m.is_floating_point() or m.is_complex():
+        raise ValueError(f'a mask of shape {tuple(m.shape)} and {m.dtype}, expected (H,W) bool or uint8')
+    rle = mask_utils.encode(np.asfortranarray(m.numpy() != 0, dtype=np.uint8))
     return dict(size=list(rle['size']), counts=rle['counts'].decode())
 
 # %% ../nbs/42_metrics.ipynb #66d0c36e
+_FIELDS = 'boxes', 'scores', 'labels', 'masks', 'keypoints'
+
+def _check_fields(p, where, classes):
+    "The fields of a prediction as tensors on the CPU, or one sentence."
+    if not isinstance(p, dict): raise ValueError(f'{where} is a {type(p).__name__}, expected a dict with boxes, scores and labels')
+    for k in p:
+        if k not in _FIELDS: raise ValueError(f'{where} has {k!r}{nearest(str(k), _FIELDS)}; known are {", ".join(_FIELDS)}')
+    for k in _FIELDS[:3]:
+        if k not in p: raise ValueError(f'{where} lacks {k!r}; it has {", ".join(map(repr, p)) or "nothing"}')
+    try: out = {k: torch.as_tensor(v).detach().cpu() for k,v in p.items() if v is not None and k != 'masks'}
+    except (TypeError, ValueError, RuntimeError) as e: raise ValueError(f'{where}: boxes, scores, labels and keypoints must be tensors ({e})') from None
+    n, shapes = len(out['boxes']) if out['boxes'].ndim else 0, {k: tuple(v.shape) for k,v in out.items()}
+    if shapes['boxes'] != (n, 4) and shapes['boxes'] != (0,): raise ValueError(f'{where} has boxes of shape {shapes["boxes"]}, expected (N,4)')
+    for k in ('scores', 'labels'):
+        if shapes[k] != (n,): raise ValueError(f'{where} has {n} boxes and {k} of shape {shapes[k]}, expected ({n},)')
+    if 'keypoints' in shapes and (len(shapes['keypoints']) != 3 or shapes['keypoints'][0] != n or shapes['keypoints'][2] != 3):
+        raise ValueError(f'{where} has {n} boxes and keypoints of shape {shapes["keypoints"]}, expected ({n},K,3)')
+    if p.get('masks') is not None:
+        out['masks'] = p['masks']
+        if len(p['masks']) != n: raise ValueError(f'{where} has {n} boxes and {len(p["masks"])} masks')
+    labels, boxes = out['labels'], out['boxes'].reshape(-1, 4).double()
+    if n and (labels.is_floating_point() or labels.dtype == torch.bool): raise ValueError(f'{where} has labels of {labels.dtype}, expected whole numbers')
+    if n and not 0 <= int(labels.min()) <= int(labels.max()) < classes:
+        wrong = next(l for l in labels.tolist() if not 0 <= l < classes)
+        raise ValueError(f'{where} has the label {wrong}, and there are {classes} category_ids: labels run from 0 to {classes-1}')
+    for k, v in dict(out, boxes=boxes).items():
+        if k != 'masks' and not v.isfinite().all(): raise ValueError(f'{where} has {k} that are not finite')
+    return dict(out, boxes=boxes)
+
+# %% ../nbs/42_metrics.ipynb #57953db4
 def to_coco(
     preds:list,         # one dict a picture: boxes (N,4) xyxy, scores (N,), labels (N,), perhaps masks (N,H,W), on the original picture
-    image_ids:list,     # id of each picture, as in the annotations
+    image_ids:list,     # id of each picture, as in the annotations: numbers or texts
     category_ids:list,  # id of each label's category, such as `ds.category_ids`
     keypoint_offset:float=0.,   # taken off x and y of keypoints: that of the data set, 0.5 where its file numbers pixels
 )->list:                # COCO results: image_id, category_id, bbox as x, y, width, height, score, perhaps segmentation, keypoints
-    "Write predictions as a COCO results list that JSON can hold; masks as compressed run lengths."
-    if len(preds) != len(image_ids): raise ValueError(f'{len(preds)} predictions for {len(image_ids)} image_ids, expected one for each')
+    "Write predictions as a COCO results list that JSON can hold; ValueError names the picture whose prediction cannot be right."
+    ids, cats = list(image_ids), [written_id(c) for c in category_ids]
+    if len(preds) != len(ids): raise ValueError(f'{len(preds)} predictions for {len(ids)} image_ids, expected one for each')
+    if None in cats: raise ValueError(f'category_ids must be numbers or texts, found {list(category_ids)[cats.index(None)]!r}')
     results = []
-    for p, i in zip(preds, image_ids):
-        boxes = p['boxes'].detach().cpu().double()
-        xywh  = torch.cat([boxes[:, :2], boxes[:, 2:] - boxes[:, :2]], 1).tolist()
-        rows  = [dict(image_id=int(i), category_id=category_ids[l], bbox=b, score=s)
-                 for b,s,l in zip(xywh, p['scores'].tolist(), p['labels'].tolist())]
-        if p.get('masks') is not None:
-            for r, m in zip(rows, p['masks']): r['segmentation'] = encode_mask(m)
-        if p.get('keypoints') is not None:
-            xyv = p['keypoints'].detach().cpu().double() - torch.tensor([keypoint_offset, keypoint_offset, 0.])
+    for n, (p, i) in enumerate(zip(preds, ids)):
+        i, given = written_id(i), i
+        if i is None: raise ValueError(f'prediction {n}: an image_id must be a number or a text, not {given!r}')
+        p    = _check_fields(p, f'prediction {n} (image {i})', len(cats))
+        xywh = torch.cat([p['boxes'][:, :2], p['boxes'][:, 2:] - p['boxes'][:, :2]], 1).tolist()
+        rows = [dict(image_id=i, category_id=cats[l], bbox=b, score=s) for b,s,l in zip(xywh, p['scores'].tolist(), p['labels'].tolist())]
+        for r, m in zip(rows, p.get('masks', ())): r['segmentation'] = encode_mask(m)
+        if 'keypoints' in p:
+            xyv = p['keypoints'].double() - torch.tensor([keypoint_offset, keypoint_offset, 0.])
             for r, k in zip(rows, xyv.flatten(1).tolist()): r['keypoints'] = k
         results += rows
     return results
@@ -60,38 +96,66 @@ def _truth(truth):
 
 def _results(preds):
     "The results list, or boxes by picture, and their name for messages."
-    if isinstance(preds, (list, dict)): return preds, 'the predictions'
-    path, name = Path(preds), str(preds)
-    if not path.is_file(): raise FileNotFoundError(f'{name}: no such file of predictions')
-    try: found = json.loads(path.read_bytes())
-    except ValueError as e: raise ValueError(f'{name}: not JSON ({e})') from None
-    if not isinstance(found, list): raise ValueError(f'{name}: expected a COCO results list, found a {type(found).__name__}')
-    return found, name
+    name = str(preds) if isinstance(preds, (str, Path)) else 'the predictions'
+    if isinstance(preds, (str, Path)):
+        if not Path(preds).is_file(): raise FileNotFoundError(f'{name}: no such file of predictions')
+        preds = read_json(preds)
+        if not isinstance(preds, list): raise ValueError(f'{name}: expected a COCO results list, found {_kind(preds)}')
+    if not isinstance(preds, (list, tuple, dict)): raise ValueError(f'{name}: expected a COCO results list, found {_kind(preds)}')
+    return preds if isinstance(preds, dict) else list(preds), name
+
+def _kind(x): return 'a dict with ' + (', '.join(repr(k)[:30] for k in list(x)[:4]) or 'nothing') if isinstance(x, dict) else f'a {type(x).__name__}'
 
 # %% ../nbs/42_metrics.ipynb #0aa00d17
 _PROPOSALS = 'proposal', 'proposal_fast'                                    # these ask where objects are, and not of what class
 _NEEDS = dict(bbox='bbox', segm='segmentation', keypoints='keypoints') | dict.fromkeys(_PROPOSALS, 'bbox')  # what each metric measures
 
 # %% ../nbs/42_metrics.ipynb #8cf184b8
+def _short(x): return repr(x) if len(repr(x)) <= 60 else repr(x)[:60] + '...'
+
+def _finite(x): return isinstance(x, (int, float)) and not isinstance(x, bool) and abs(x) < 1e12     # neither text nor NaN nor infinite
+
 def _check_entry(p, where, images, cats, keys, classes=True):
     "Fail with one sentence where a truth or a result cannot be measured."
     for key in ('image_id', *['category_id']*classes, *keys):
-        if p.get(key) in (None, []): raise ValueError(f'{where} lacks {key!r}; it has {", ".join(map(repr, p))}'
-                                                + ('; to_coco turns predictions into results' if 'boxes' in p else ''))
-    if p['image_id'] not in images: raise ValueError(f'{where} has image_id {p["image_id"]!r}, not one of the {len(images)} images of the truths')
-    if p.get('category_id') not in (cats if classes else (None, *cats)):
+        if p.get(key) in (None, []) or key == 'segmentation' and not has_mask(p[key]):
+            raise ValueError(f'{where} lacks {key!r}; it has {", ".join(map(repr, p))}' + ('; to_coco turns predictions into results' if 'boxes' in p else ''))
+    if plain_id(p['image_id']) is None or p['image_id'] not in images:
+        raise ValueError(f'{where} has image_id {_short(p["image_id"])}, not one of the {len(images)} images of the truths')
+    c = p.get('category_id')
+    if (c is not None or classes) and (plain_id(c) is None or c not in cats):
         known = ', '.join(f'{k} ({c})' for k,c in list(cats.items())[:12])
-        raise ValueError(f'{where} has category_id {p["category_id"]!r}, the truths have {known}')
-    if not math.isfinite(p.get('score', 0)): raise ValueError(f'{where} has the score {p["score"]}, expected a finite number')
-    if 'bbox' in keys and not (len(p['bbox']) == 4 and all(map(math.isfinite, p['bbox']))):
-        raise ValueError(f'{where} has the bbox {p["bbox"]}, expected four finite numbers x, y, width, height')
+        raise ValueError(f'{where} has category_id {_short(c)}, the truths have {known}')
+    if not _finite(p.get('score', 0)): raise ValueError(f'{where} has the score {_short(p["score"])}, expected a finite number')
+    if not _finite(p.get('area', 0)): raise ValueError(f'{where} has the area {_short(p["area"])}, expected a finite number')
+    for key in ('iscrowd', 'ignore'):
+        if p.get(key, 0) not in (0, 1): raise ValueError(f'{where} has {key} {_short(p[key])}, expected 0 or 1')
+    b = p.get('bbox')
+    if 'bbox' in keys and not (isinstance(b, list) and len(b) == 4 and all(map(_finite, b)) and min(b[2:]) >= 0):
+        raise ValueError(f'{where} has the bbox {_short(b)}, expected four finite numbers x, y, width, height, the last two from 0')
 
 def _check_points(anns, preds, n, name, pname):
     "Fail where an entry has not `n` keypoints; a truth may have none."
     for k, p in [*((f'{name}: annotation {a.get("id", i)}', a) for i,a in enumerate(anns) if a.get('keypoints')),
                  *((f'{pname}: result {i}', p) for i,p in enumerate(preds))]:
-        if len(p['keypoints']) != 3*n or not all(map(math.isfinite, p['keypoints'])):
-            raise ValueError(f'{k} has the keypoints {str(p["keypoints"])[:60]}, expected {n} times x, y and flag or score, all finite')
+        if not isinstance(p['keypoints'], list) or len(p['keypoints']) != 3*n or not all(map(_finite, p['keypoints'])):
+            raise ValueError(f'{k} has the keypoints {_short(p["keypoints"])}, expected {n} times x, y and flag or score, all finite')
+
+def _check_masks(entries, sizes, name, kind):
+    "The entries with masks that can be drawn on pictures of these sizes; polygons that cannot are left out and said, unless none is left."
+    lost, out = [], []
+    for n, p in enumerate(entries):
+        where = f'{name}: {kind} {p.get("id", n) if kind == "annotation" else n}'
+        h, w = sizes.get(p['image_id'], (None, None))
+        if h is None and isinstance(p['segmentation'], dict):           # a picture of unknown size is as large as its masks
+            h, w = sizes[p['image_id']] = tuple(whole_number(v) for v in (p['segmentation'].get('size') or (None, None)))
+        if h is None: raise ValueError(f'{where} has polygons, and its image {_short(p["image_id"])} has no height and width in the truths')
+        s, wrong = check_mask(p['segmentation'], h, w)
+        if s is None: raise ValueError(f'{where}: {wrong[0][1]}')
+        lost += [f'{kind} {n}: {words}' for _, words in wrong]
+        out.append(dict(p, segmentation=s))
+    if lost: warnings.warn(f'{name}: left out {len(lost)} polygons whose objects keep others; the first: {lost[0]}', stacklevel=4)
+    return out
 
 def _labelled(a):
     "How many keypoints of a truth are labelled."
@@ -106,10 +170,10 @@ def _coco(d, anns):
     return coco
 
 def _points_entry(a, n, found):
-    "The `n` keypoints and what COCOeval wants with them: a truth's own box and how many are labelled, for a result the box around them."
+    "The `n` keypoints and what COCOeval wants with them: how many are labelled, and a box: the entry's own, or for a result without one the box around its points."
     points = list(a.get('keypoints') or [0]*3*n)
     x, y = points[0::3], points[1::3]
-    box = [min(x), min(y), max(x)-min(x), max(y)-min(y)] if found else list(a['bbox'])
+    box = list(a['bbox']) if a.get('bbox') or not found else [min(x), min(y), max(x)-min(x), max(y)-min(y)]
     return dict(keypoints=points, num_keypoints=_labelled(a), bbox=box, area=box[2]*box[3])
 
 def _entry(a, metric, images, n, area=None, **extra):
@@ -118,13 +182,13 @@ def _entry(a, metric, images, n, area=None, **extra):
     if metric in ('bbox', 'proposal'): out.update(bbox=list(a['bbox']), area=a['bbox'][2]*a['bbox'][3])
     elif metric == 'keypoints': out.update(_points_entry(a, n, 'score' in extra))
     else:
-        rle = segmentation_to_rle(a['segmentation'], images[a['image_id']]['height'], images[a['image_id']]['width'])
+        rle = segmentation_to_rle(a['segmentation'], *images[a['image_id']])
         out.update(segmentation=rle, area=float(mask_utils.area(rle)))
     return out if area is None else dict(out, area=area)
 
-def _run(d, preds, metric, limits, sigmas):
-    "COCOeval after its work, silent."
-    images, n = {im['id']: im for im in d['images']}, len(sigmas)
+def _run(d, preds, metric, limits, sigmas, images):
+    "COCOeval after its work, silent; `images` are the sizes by id."
+    n = len(sigmas)
     truths = [_entry(a, metric, images, n, a.get('area'), iscrowd=int(bool(a.get('iscrowd')))) for a in d['annotations']]
     found  = [_entry(p, metric, images, n, score=p['score'], iscrowd=0) for p in preds]
     with contextlib.redirect_stdout(io.StringIO()):
@@ -166,6 +230,11 @@ def _clean(x):
     return None if isinstance(x, float) and math.isnan(x) else x
 
 # %% ../nbs/42_metrics.ipynb #63635a73
+def _printable(name):
+    "A class name as it stands in a table: one line, at most 40 characters."
+    name = name if name.isprintable() else repr(name)[1:-1]
+    return name if len(name) <= 40 else name[:37] + '...'
+
 class Result:
     "What `evaluate` measured: `stats`, `per_class`, and the arrays behind them. NaN where there was nothing to measure."
     def __init__(self,
@@ -197,10 +266,11 @@ class Result:
         lines = []
         for m, classes in self.per_class.items():
             own = {k.removeprefix(m+'_').replace('mAP', 'AP').replace('_', ''): v for k,v in self.stats.items() if re.match(f'{m}_(mAP|AR)', k)}
-            wide = max(len(c) for c in ('all classes', *classes)) + 2
+            shown = {c: _printable(c) for c in classes}
+            wide = max(len(c) for c in ('all classes', *shown.values())) + 2
             lines += [f'{m:{wide}}' + ' '.join(f'{k:>6}' for k in own), f'{"all classes":{wide}}' + ' '.join(map(show, own.values()))]
             if classes: lines.append(f'{"":{wide}}' + ' '.join(f'{k.replace("mAP", "AP").replace("_", ""):>6}' for k in next(iter(classes.values()))))
-            for c, v in classes.items(): lines.append(f'{c:{wide}}' + ' '.join(show(x) for k,x in v.items() if k != 'truths') + f'{v["truths"]:7}')
+            for c, v in classes.items(): lines.append(f'{shown[c]:{wide}}' + ' '.join(show(x) for k,x in v.items() if k != 'truths') + f'{v["truths"]:7}')
             lines.append('')
         return '\n'.join(lines[:-1])
 
@@ -210,13 +280,15 @@ class Result:
 def _sigmas(sigmas, d, name):
     "The tolerance of each keypoint as an array; COCO's own where there are 17 and none are given."
     own = Params('keypoints').kpt_oks_sigmas
-    n = max((len(a.get('keypoints') or ())//3 for a in d['annotations']), default=0) or max((len(c.get('keypoints') or ()) for c in d['categories']), default=0)
+    most = lambda records: max((len(r['keypoints']) for r in records if isinstance(r.get('keypoints'), list)), default=0)
+    n = most(d['annotations'])//3 or most(d['categories'])
     if d['annotations'] and not n: raise ValueError(f'{name}: no annotation has keypoints, and no category names any')
     n = n or (len(own) if sigmas is None else np.size(sigmas))
     if sigmas is None and n != len(own):
         raise ValueError(f'{name}: there are {n} keypoints, and COCO has sigmas for the {len(own)} of a person alone: give sigmas=, one for each')
-    out = np.asarray(own if sigmas is None else sigmas, float)
-    if out.shape not in ((), (n,)) or not (out > 0).all(): raise ValueError(f'sigmas must be one number above 0, or {n} of them, not {sigmas!r}')
+    try: out = np.asarray(plain_value(own if sigmas is None else sigmas), float)
+    except (TypeError, ValueError): out = np.zeros(1)
+    if out.shape not in ((), (n,)) or not ((out > 0) & (out < 1e6)).all(): raise ValueError(f'sigmas must be one number above 0, or {n} of them, not {sigmas!r}')
     return np.broadcast_to(out, n).copy()
 
 # %% ../nbs/42_metrics.ipynb #9af4f1aa
@@ -256,9 +328,13 @@ def cover_truths(
 def _boxes_of(preds, name, images):
     "Boxes by picture as (P,5) arrays, the surest first, once they are found to fit."
     out = {}
-    for i, b in preds.items():
-        b = np.asarray(b, float)
-        if i not in images: raise ValueError(f'{name} have image_id {i!r}, not one of the {len(images)} images of the truths')
+    known = {plain_id(i): i for i in images}
+    for key, b in preds.items():
+        i = known.get(plain_id(key))
+        if i is None: raise ValueError(f'{name} have image_id {_short(key)}, not one of the {len(images)} images of the truths')
+        try: b = np.asarray(plain_value(b), float)
+        except (TypeError, ValueError): raise ValueError(f'{name} of image {i} are {_short(b)}, expected (P,5): x1, y1, x2, y2 and score') from None
+        if b.shape == (0,): b = b.reshape(0, 5)
         if b.ndim != 2 or b.shape[1] != 5 or not np.isfinite(b).all(): raise ValueError(f'{name} of image {i} have the shape {b.shape}, expected (P,5): x1, y1, x2, y2 and score, all finite')
         out[i] = b[np.argsort(-b[:, 4], kind='stable')]
     return out
@@ -292,6 +368,15 @@ def _add_recall(result, d, boxes, cats, nums):
     result.per_class['proposal_fast'] = {c: dict(AR=_mean(share(found[:, -1, kinds == k])), truths=int((kinds == k).sum())) for k,c in cats.items()}
 
 # %% ../nbs/42_metrics.ipynb #89d56680
+def _number(d, preds, boxes, cats, sizes):
+    "The same with images and categories numbered in the order of their ids, because COCOeval sorts ids, which texts and numbers together cannot be."
+    order  = lambda ids: {i: n for n, i in enumerate(sorted(ids, key=lambda i: (isinstance(i, str), i)))}
+    im, ca = order(sizes), order(cats)
+    own = lambda p: dict(p, image_id=im[p['image_id']], **({'category_id': ca[p['category_id']]} if p.get('category_id') is not None else {}))
+    d = dict(images=[dict(id=n, height=sizes[i][0], width=sizes[i][1]) for i, n in im.items()], categories=[dict(c, id=ca[c['id']]) for c in d['categories']], annotations=[own(a) for a in d['annotations']])
+    return (d, [own(p) for p in preds] if boxes is None else preds, None if boxes is None else {im[i]: b for i,b in boxes.items()},
+            {ca[k]: c for k,c in cats.items()}, {im[i]: v for i,v in sizes.items()})
+
 @strict
 def evaluate(
     truth:CocoDataset|str|Path|dict,    # a CocoDataset, the path of an instances json, or its content as a dict
@@ -302,20 +387,33 @@ def evaluate(
     proposal_nums:tuple=(100, 300, 1000),   # proposals counted for each picture
 )->Result:                              # stats, per class figures, table, curves
     "Measure COCO's average precision and recall; ValueError names a result that does not fit the truths."
-    start, metrics = time.time(), (metrics,) if isinstance(metrics, str) else tuple(metrics)
+    start, metrics = time.time(), [metrics] if isinstance(metrics, str) or not isinstance(metrics, (list, tuple)) else list(metrics)
     for m in metrics:
-        if m not in _NEEDS: raise ValueError(f'there is no metric {m!r}{nearest(m, _NEEDS)}; there are: {", ".join(_NEEDS)}')
-    if max_dets is not None and max_dets < 1: raise ValueError(f'max_dets must be at least 1, not {max_dets}')
-    if not proposal_nums or min(proposal_nums) < 1: raise ValueError(f'proposal_nums must be numbers of at least 1, not {proposal_nums!r}')
+        if not isinstance(m, str) or m not in _NEEDS: raise ValueError(f'there is no metric {m!r}{nearest(str(m), _NEEDS)}; there are: {", ".join(_NEEDS)}')
+    if not metrics: raise ValueError(f'metrics is empty; there are: {", ".join(_NEEDS)}')
+    whole = lambda n: isinstance(n, (int, np.integer)) and not isinstance(n, bool) and n >= 1
+    if max_dets is not None and not whole(max_dets): raise ValueError(f'max_dets must be a whole number of at least 1, not {max_dets!r}')
+    if not isinstance(proposal_nums, (list, tuple)) or not proposal_nums or not all(map(whole, proposal_nums)): raise ValueError(f'proposal_nums must be numbers of at least 1, not {proposal_nums!r}')
     (d, name), (preds, pname), keys = _truth(truth), _results(preds), [_NEEDS[m] for m in metrics]
-    images, cats = {im['id'] for im in d['images']}, {c['id']: c['name'] for c in sorted(d['categories'], key=lambda c: c['id'])}
-    for key, ids in (('images', images), ('categories', cats)):
-        if len(ids) < len(d[key]): raise ValueError(f'{name}: two of its {key} have the same id')
+    for key in ('images', 'categories'):
+        for r in d[key]:
+            if plain_id(r.get('id')) is None: raise ValueError(f"{name}: one of its {key} has the id {_short(r.get('id'))}, expected a number or a text")
+            if key == 'categories' and not isinstance(r.get('name'), str): raise ValueError(f'{name}: category {r["id"]} has the name {_short(r.get("name"))}, expected a text')
+        if len(spellings(d[key])) < len(d[key]): raise ValueError(f'{name}: two of its {key} have the same id')
+    images, cats = {im['id'] for im in d['images']}, class_names(d['categories'], d['annotations'])
     need, classes = ['bbox' if k == 'keypoints' else k for k in keys], not set(metrics) <= set(_PROPOSALS)      # a truth may have no keypoints
     for n, a in enumerate(d['annotations']): _check_entry(a, f'{name}: annotation {a.get("id", n)}', images, cats, need)
+    if isinstance(preds, dict) and classes: raise ValueError(f'{pname} are {_kind(preds)}; for {metrics[0]} expected a COCO results list')
     boxes = _boxes_of(preds, pname, images) if isinstance(preds, dict) else None
-    if boxes is not None and classes: raise ValueError(f'{pname} are boxes without classes: proposal and proposal_fast can be measured, not {metrics[0]}')
+    if boxes is None:
+        for n, p in enumerate(preds):
+            if not isinstance(p, dict): raise ValueError(f'{pname}: result {n} is {_kind(p)}, expected a dict with image_id, category_id, bbox, score')
+        known = spellings(d['images']), spellings(d['categories'])
+        preds = [link_record(plain_record(p), *known) for p in preds]
     for n, p in enumerate(preds if boxes is None else ()): _check_entry(p, f'{pname}: result {n}', images, cats, ['score', *keys], classes)
+    sizes = {im['id']: (im.get('height'), im.get('width')) for im in d['images']}
+    if 'segm' in metrics: d, preds = dict(d, annotations=_check_masks(d['annotations'], sizes, name, 'annotation')), _check_masks(preds, sizes, pname, 'result')
+    d, preds, boxes, cats, sizes = _number(d, preds, boxes, cats, sizes)
     if 'proposal' in metrics: preds = _rows_of(boxes) if boxes is not None else preds
     if not classes: preds = [p if 'category_id' in p else dict(p, category_id=next(iter(cats), None)) for p in (preds if isinstance(preds, list) else ())]
     result, sigmas = Result({}, {}, {}, {}), _sigmas(sigmas, d, name) if 'keypoints' in metrics else ()
@@ -324,7 +422,7 @@ def evaluate(
         if m == 'keypoints': _check_points(d['annotations'], preds, len(sigmas), name, pname)
         most = max_dets or (20 if m == 'keypoints' else 100)
         limits = sorted(proposal_nums) if m == 'proposal' else [n for n in (1, 10) if n < most and m != 'keypoints'] + [most]
-        ev = _run(d, preds, m, limits, sigmas)
+        ev = _run(d, preds, m, limits, sigmas, sizes)
         p, r = result.precision[m], result.recall[m] = ev.eval['precision'], ev.eval['recall']
         result.stats.update(_summarize(p, r, ev.params.maxDets, m))
         counts = Counter(a['category_id'] for a in d['annotations'] if not a.get('iscrowd') and (m != 'keypoints' or _labelled(a)))

@@ -6,10 +6,11 @@ Docs: https://detbook.github.io/detbook/models.html.md"""
 
 # %% auto #0
 __all__ = ['resnet_fpn', 'fast_rcnn', 'faster_rcnn', 'mask_rcnn', 'retinanet', 'fcos', 'rpn', 'cascade_rcnn', 'keypoint_rcnn',
-           'RPN', 'FastRCNN', 'FasterRCNN', 'MaskRCNN', 'CascadeRCNN', 'KeypointRCNN', 'RetinaNet', 'FCOS']
+           'RPN', 'FastRCNN', 'FasterRCNN', 'MaskRCNN', 'CascadeRCNN', 'KeypointRCNN', 'RetinaNet', 'FCOS', 'rpn_c4',
+           'faster_rcnn_c4', 'mask_rcnn_c4', 'faster_rcnn_dc5']
 
 # %% ../nbs/33_models.ipynb #8bf2fc6f
-from .core import strict
+from .core import checked
 from .neck import FPN
 from .rpn import RPN
 from .fast_rcnn import FastRCNN
@@ -20,61 +21,103 @@ from .cascade_rcnn import CascadeRCNN
 from .keypoint_rcnn import KeypointRCNN
 from .retinanet import RetinaNet
 from .fcos import FCOS
-from .c4 import resnet
+from .c4 import resnet, rpn_c4, faster_rcnn_c4, mask_rcnn_c4, faster_rcnn_dc5
 
 # %% ../nbs/33_models.ipynb #47b3f15a
-_all_ = ['RPN', 'FastRCNN', 'FasterRCNN', 'MaskRCNN', 'CascadeRCNN', 'KeypointRCNN', 'RetinaNet', 'FCOS']
+_all_ = ['RPN', 'FastRCNN', 'FasterRCNN', 'MaskRCNN', 'CascadeRCNN', 'KeypointRCNN', 'RetinaNet', 'FCOS',
+         'rpn_c4', 'faster_rcnn_c4', 'mask_rcnn_c4', 'faster_rcnn_dc5']
 
 # %% ../nbs/33_models.ipynb #5c7d9a32
-@strict
+@checked
 def resnet_fpn(
     depth:int=50,           # 18, 34, 50, 101 or 152
     style:str='pytorch',    # 'pytorch' (torchvision's weights) or 'caffe' (Detectron's: stride in the first 1x1, BGR)
     channels:int=256,       # of the pyramid
     scratch:bool=False,     # train everything, norms included? else stem, first stage and norm statistics stay as loaded
-)->dict:                    # backbone, neck, mean, std, bgr: keywords that every detector takes
+)->dict:                    # backbone, neck, preprocess: keywords that every detector takes
     "A ResNet, a pyramid on it, and the colours it wants."
     parts = resnet(depth, style, scratch)
     return parts | dict(neck=FPN(parts['backbone'].out_channels, channels))
 
 # %% ../nbs/33_models.ipynb #724e99e7
-def _fpn_builder(cls, **pyramid):
-    "Make of a function that only has a name and a docstring the builder of `cls`."
-    def build(
-        depth:int=50,                       # of the ResNet
-        num_classes:int=80,                 # classes of objects
-        style:str='pytorch',                # 'pytorch' or 'caffe'
-        channels:int=256,                   # of the pyramid
-        scratch:bool=False,                 # train everything, norms included?
-        weights:str|None=None,              # checkpoint to start from
-        weights_backbone:str|None=None,     # ImageNet weights for the backbone alone
-    )->cls:                                 # the detector
-        parts = resnet_fpn(depth, style, channels, scratch)
-        if pyramid: parts['neck'] = FPN(parts['backbone'].out_channels, channels, **pyramid)
-        return cls(num_classes, **parts, weights=weights, weights_backbone=weights_backbone)
-    def of(named):
-        for k in ('__name__', '__qualname__', '__doc__'): setattr(build, k, getattr(named, k))
-        return strict(build)
-    return of
+@checked
+def fast_rcnn(
+    depth:int=50,                       # of the ResNet
+    num_classes:int=80,                 # classes of objects
+    style:str='pytorch',                # 'pytorch' or 'caffe'
+    channels:int=256,                   # of the pyramid
+    scratch:bool=False,                 # train everything, norms included?
+    weights:str|None=None,              # checkpoint to start from
+    weights_backbone:str|None=None,     # ImageNet weights for the backbone alone
+)->FastRCNN:                            # the detector
+    "Fast R-CNN on a ResNet pyramid."
+    parts = resnet_fpn(depth, style, channels, scratch)
+    return FastRCNN(num_classes, **parts, weights=weights, weights_backbone=weights_backbone)
 
 # %% ../nbs/33_models.ipynb #8c864518
-@_fpn_builder(FastRCNN)
-def fast_rcnn(): "Fast R-CNN on a ResNet pyramid."
+@checked
+def faster_rcnn(
+    depth:int=50,                       # of the ResNet
+    num_classes:int=80,                 # classes of objects
+    style:str='pytorch',                # 'pytorch' or 'caffe'
+    channels:int=256,                   # of the pyramid
+    scratch:bool=False,                 # train everything, norms included?
+    weights:str|None=None,              # checkpoint to start from
+    weights_backbone:str|None=None,     # ImageNet weights for the backbone alone
+)->FasterRCNN:                          # the detector
+    "Faster R-CNN on a ResNet pyramid."
+    parts = resnet_fpn(depth, style, channels, scratch)
+    return FasterRCNN(num_classes, **parts, weights=weights, weights_backbone=weights_backbone)
 
-@_fpn_builder(FasterRCNN)
-def faster_rcnn(): "Faster R-CNN on a ResNet pyramid."
+# %% ../nbs/33_models.ipynb #c9cae19b
+@checked
+def mask_rcnn(
+    depth:int=50,                       # of the ResNet
+    num_classes:int=80,                 # classes of objects
+    style:str='pytorch',                # 'pytorch' or 'caffe'
+    channels:int=256,                   # of the pyramid
+    scratch:bool=False,                 # train everything, norms included?
+    weights:str|None=None,              # checkpoint to start from
+    weights_backbone:str|None=None,     # ImageNet weights for the backbone alone
+)->MaskRCNN:                            # the detector
+    "Mask R-CNN on a ResNet pyramid."
+    parts = resnet_fpn(depth, style, channels, scratch)
+    return MaskRCNN(num_classes, **parts, weights=weights, weights_backbone=weights_backbone)
 
-@_fpn_builder(MaskRCNN)
-def mask_rcnn(): "Mask R-CNN on a ResNet pyramid."
+# %% ../nbs/33_models.ipynb #38e7c256
+@checked
+def retinanet(
+    depth:int=50,                       # of the ResNet
+    num_classes:int=80,                 # classes of objects
+    style:str='pytorch',                # 'pytorch' or 'caffe'
+    channels:int=256,                   # of the pyramid
+    scratch:bool=False,                 # train everything, norms included?
+    weights:str|None=None,              # checkpoint to start from
+    weights_backbone:str|None=None,     # ImageNet weights for the backbone alone
+)->RetinaNet:                           # the detector
+    "RetinaNet on a ResNet pyramid that starts at the second stage."
+    parts = resnet_fpn(depth, style, channels, scratch)
+    parts['neck'] = FPN(parts['backbone'].out_channels, channels, start_level=1, extra='on_input')
+    return RetinaNet(num_classes, **parts, weights=weights, weights_backbone=weights_backbone)
 
-@_fpn_builder(RetinaNet, start_level=1, extra='on_input')
-def retinanet(): "RetinaNet on a ResNet pyramid that starts at the second stage."
-
-@_fpn_builder(FCOS, start_level=1, extra='on_output', relu_before_extra=True)
-def fcos(): "FCOS on a ResNet pyramid that starts at the second stage."
+# %% ../nbs/33_models.ipynb #dd9d2dab
+@checked
+def fcos(
+    depth:int=50,                       # of the ResNet
+    num_classes:int=80,                 # classes of objects
+    style:str='pytorch',                # 'pytorch' or 'caffe'
+    channels:int=256,                   # of the pyramid
+    scratch:bool=False,                 # train everything, norms included?
+    weights:str|None=None,              # checkpoint to start from
+    weights_backbone:str|None=None,     # ImageNet weights for the backbone alone
+)->FCOS:                                # the detector
+    "FCOS on a ResNet pyramid that starts at the second stage."
+    parts = resnet_fpn(depth, style, channels, scratch)
+    parts['neck'] = FPN(parts['backbone'].out_channels, channels, start_level=1, extra='on_output', relu_before_extra=True)
+    return FCOS(num_classes, **parts, weights=weights, weights_backbone=weights_backbone)
 
 # %% ../nbs/33_models.ipynb #1b3cd144
-@strict
+@checked
 def rpn(
     depth:int=50,                       # of the ResNet
     style:str='pytorch',                # 'pytorch' or 'caffe'
@@ -87,7 +130,7 @@ def rpn(
     return RPN(**resnet_fpn(depth, style, channels, scratch), weights=weights, weights_backbone=weights_backbone)
 
 # %% ../nbs/33_models.ipynb #675f3ee0
-@strict
+@checked
 def cascade_rcnn(
     depth:int=50,                       # of the ResNet
     num_classes:int=80,                 # classes of objects
@@ -103,7 +146,7 @@ def cascade_rcnn(
     return CascadeRCNN(num_classes, mask_head=head, **resnet_fpn(depth, style, channels, scratch), weights=weights, weights_backbone=weights_backbone)
 
 # %% ../nbs/33_models.ipynb #4c1b5d0c
-@strict
+@checked
 def keypoint_rcnn(
     depth:int=50,                       # of the ResNet
     num_classes:int=1,                  # classes of objects

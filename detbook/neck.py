@@ -10,7 +10,7 @@ __all__ = ['Conv', 'FPN', 'NoNeck']
 # %% ../nbs/11_neck.ipynb #7cd024cb
 from torch import nn, Tensor
 from torch.nn import functional as F
-from .core import component, nearest
+from .core import check, component, nearest
 
 # %% ../nbs/11_neck.ipynb #ee289fb5
 class Conv(nn.Module):
@@ -22,6 +22,8 @@ class Conv(nn.Module):
         stride:int=1,       # step, pixels
         relu:bool=False,    # clip below zero at the end?
     ):
+        check('in_channels int 1.., out_channels int 1.., kernel int 1.., stride int 1.., relu flag',
+              in_channels, out_channels, kernel, stride, relu)
         super().__init__()
         self.conv, self.relu = nn.Conv2d(in_channels, out_channels, kernel, stride, padding=kernel//2), relu
 
@@ -29,6 +31,7 @@ class Conv(nn.Module):
         x:Tensor,   # (B,C,H,W)
     )->Tensor:      # (B,C',H/stride,W/stride), rounded up
         "Convolve."
+        check('x float (B,C,H,W)', x)
         return F.relu(self.conv(x), inplace=True) if self.relu else self.conv(x)
 
 # %% ../nbs/11_neck.ipynb #8422485c
@@ -66,6 +69,7 @@ class FPN(nn.Module):
         stages:tuple,   # tensors (B,C_i,H_i,W_i), finest first, one for each of `in_channels`
     )->tuple:           # `num_outs` tensors (B,out_channels,H_l,W_l), finest first
         "Add from the top down, then smooth."
+        check('stages some float (B,C,H,W)', stages)
         n = self.start_level + len(self.lateral_convs)
         if len(stages) != n: raise ValueError(f'FPN was built for {n} stages and is given {len(stages)}')
         stages = stages[self.start_level:]
@@ -96,4 +100,5 @@ class NoNeck(nn.Module):
         stages:tuple,   # tensors (B,C,H_i,W_i), finest first
     )->tuple:           # the same
         "Do nothing."
+        check('stages some float (B,C,H,W)', stages)
         return tuple(stages)

@@ -11,15 +11,23 @@ __all__ = ['nms_plain', 'has_compiled_ops', 'nms', 'nms_groups', 'nms_fixed', 's
 import torch, torchvision
 from torch import Tensor
 from .boxes import iou_matrix
-from .core import component, nearest
+from .core import check, component, nearest
 
 # %% ../nbs/08_nms.ipynb #60c7e756
+def _no_nan(boxes, scores):
+    "Boxes and scores, empty and the lowest where a number is nan or endless: what is no box overlaps nothing and comes last."
+    bad = ~boxes.isfinite().all(-1) | scores.isnan()
+    if not scores.is_floating_point(): scores = scores.float()
+    return boxes.masked_fill(bad[...,None], 0), scores.masked_fill(bad, -torch.inf)
+
 def nms_plain(
     boxes:Tensor,   # (N,4) xyxy, pixels
     scores:Tensor,  # (N,)
     iou:float=.5,   # boxes that overlap a better one by more are dropped
 )->Tensor:          # (K,) int64 indices of the kept boxes, best first
-    "Non-maximum suppression as a loop: take the best box, drop those it overlaps, repeat."
+    "Take the best box, drop those it overlaps, repeat, in a loop; a box with nan overlaps nothing and comes last."
+    check('boxes (N,4), scores (N), iou 0..1', boxes, scores, iou)
+    boxes, scores = _no_nan(boxes, scores)
     order, kept = scores.argsort(descending=True, stable=True), []
     while len(order):
         best, order = order[0], order[1:]
@@ -39,8 +47,10 @@ def nms(
     scores:Tensor,  # (N,)
     iou:float=.5,   # boxes that overlap a better one by more are dropped
 )->Tensor:          # (K,) int64 indices of the kept boxes, best first
-    "Non-maximum suppression by torchvision's operation where it is there, else by the plain loop."
+    "Suppress by torchvision's operation where it is there, else by the plain loop; a box with nan comes last."
+    check('boxes (N,4), scores (N), iou 0..1', boxes, scores, iou)
     exact = torch.promote_types(torch.promote_types(boxes.dtype, scores.dtype), torch.float32)
+    boxes, scores = _no_nan(boxes, scores)
     f = torchvision.ops.nms if has_compiled_ops() else nms_plain
     return f(boxes.to(exact), scores.to(exact), iou)
 
@@ -51,9 +61,10 @@ def nms_groups(
     groups:Tensor,  # (N,) int64: boxes of different groups never suppress each other
     iou:float=.5,   # boxes that overlap a better one of their group by more are dropped
 )->Tensor:          # (K,) int64 indices of the kept boxes, best first
-    "Suppress within every group, in one call: each group is moved to a place of its own."
+    "Suppress within every group, in one call: each group is moved to a place of its own; a box with nan comes last."
+    check('boxes (N,4), scores (N), groups int (N), iou 0..1', boxes, scores, groups, iou)
     if len(boxes) == 0: return groups.long()
-    boxes = boxes.double()
+    boxes, scores = _no_nan(boxes.double(), scores)
     if not boxes.is_cuda and len(boxes) > 1000:     # a CPU is faster group by group
         members = [torch.nonzero(groups == g)[:,0] for g in groups.unique()]
         found = torch.cat([i[nms(boxes[i], scores[i], iou)] for i in members]).sort()[0]
@@ -70,10 +81,13 @@ def nms_fixed(
     iou:float,          # boxes that overlap a better one by more are dropped
     max_out:int,        # slots an image
 )->tuple:               # index (B,P) int64 best first, kept (B,P) bool; P = min(max_out, N)
-    "Suppress within every image and run, in a fixed shape. Raises a ValueError if the runs do not add up to N."
+    "Suppress within every image and run, in a fixed shape; a box with nan is not kept. Raises a ValueError if the runs do not add up to N."
+    check('boxes (B,N,4), scores (B,N), valid bool (B,N), splits list int 0.., iou 0..1, max_out int 1..',
+          boxes, scores, valid, splits, iou, max_out)
     B, N = scores.shape
     if sum(splits) != N: raise ValueError(f'splits {list(splits)} add up to {sum(splits)}, but there are {N} boxes an image')
-    boxes, ranked = boxes.double(), scores.masked_fill(~valid, -torch.inf)
+    boxes, ranked = _no_nan(boxes.double(), scores)
+    ranked = ranked.masked_fill(~valid, -torch.inf)
     if boxes.is_cuda:
         run = torch.cat([torch.full((n,), i, device=boxes.device) for i,n in enumerate(splits)])
         groups = run + torch.arange(B, device=boxes.device)[:,None] * len(splits)
@@ -113,10 +127,13 @@ def soft_nms(
     method:str='linear',    # 'linear', 'gaussian' or 'naive'
     groups:Tensor|None=None, # (N,) int64: boxes of different groups never touch each other's scores; default: one group
 )->tuple:                   # index (K,) int64, best first; their new scores (K,)
-    "Lower scores by the overlap with better boxes of the same group (Bodla et al. 2017). Raises a ValueError for another method."
+    "Lower scores by the overlap with better boxes of the same group (Bodla et al. 2017); a box with nan is dropped. Raises a ValueError for another method."
+    check('boxes (N,4), scores (N), groups? int (N), iou 0..1, sigma >0.., min_score ..',
+          boxes, scores, groups, iou, sigma, min_score)
     _check_method(method)
     if groups is None: groups = torch.zeros_like(scores, dtype=torch.int64)
     if len(boxes) == 0: return groups.long(), scores
+    boxes, scores = _no_nan(boxes, scores)
     row, column, sizes = _table(groups)
     box  = boxes.new_zeros(len(sizes), sizes[0], 4, dtype=torch.float64).index_put((row, column), boxes.double())
     live = box.new_full(box.shape[:2], -torch.inf).index_put((row, column), scores.double())
@@ -150,7 +167,7 @@ class NMS:
         scores:Tensor,  # (N,)
         groups:Tensor,  # (N,) int64: boxes of different groups never suppress each other
     )->tuple:           # index (K,) int64, best first; their scores (K,)
-        "Drop boxes that overlap a better one."
+        "Drop boxes that overlap a better one; a box with nan comes last."
         index = nms_groups(boxes, scores, groups, self.iou)
         return index, scores[index]
 
@@ -172,5 +189,5 @@ class SoftNMS:
         scores:Tensor,  # (N,)
         groups:Tensor,  # (N,) int64: boxes of different groups never touch each other's scores
     )->tuple:           # index (K,) int64, best first; their new scores (K,)
-        "Lower the scores of boxes that overlap a better one."
+        "Lower the scores of boxes that overlap a better one; a box with nan is dropped."
         return soft_nms(boxes, scores, self.iou, self.sigma, self.min_score, self.method, groups)

@@ -21,9 +21,9 @@ import numpy as np, torch
 from torch import Tensor
 from torch.utils.data import DataLoader, Dataset
 from .core import nearest, strict, warn_once
-from .checkpoint import _ArrayUnpickler, _Refused, _tensors
+from .checkpoint import read_arrays
 from .config import Config, ConfigError, ConfigPart, build_part, refuse_type
-from .data import CocoDataset, collate, read_coco
+from .data import CocoDataset, class_names, collate, link_record, plain_id, plain_record, read_coco, spellings
 from .distributed import shard
 from .transforms import Augment, Crop, DropSmall, Flip, RandomResize, Resize
 
@@ -157,13 +157,18 @@ def build_transforms(
     return made
 
 # %% ../nbs/50_pipeline.ipynb #445dbc5f
+def _key(i):
+    "A number for an id: its own, and for a text one made of its letters."
+    i = plain_id(i)
+    return i if isinstance(i, int) else int.from_bytes(hashlib.blake2b(str(i).encode(errors='surrogatepass'), digest_size=8).digest()) >> 1
+
 class ProposalTable:
     "Proposals of many images, end to end in one tensor: nothing to copy for a worker, and rows by image id."
     def __init__(self,
         ids:list,   # of the images
         rows:list,  # (P,4) or (P,5) for each: boxes xyxy in pixels of the original picture, perhaps a score
     ):
-        self.ids, order = torch.tensor(ids, dtype=torch.int64).sort()
+        self.ids, order = torch.tensor([_key(i) for i in ids], dtype=torch.int64).sort()
         rows = [rows[i] for i in order.tolist()]
         self.first = torch.tensor([0, *accumulate(map(len, rows))])
         self.data  = torch.cat(rows) if rows else torch.zeros(0, 4)
@@ -171,8 +176,9 @@ class ProposalTable:
     def __len__(self): return len(self.ids)
 
     def __getitem__(self, image_id):
-        k = int(torch.searchsorted(self.ids, image_id))
-        if k == len(self) or self.ids[k] != image_id: raise KeyError(f'there are no proposals for image {image_id}')
+        key = _key(image_id)
+        k = int(torch.searchsorted(self.ids, key))
+        if k == len(self) or self.ids[k] != key: raise KeyError(f'there are no proposals for image {image_id}')
         return self.data[self.first[k]:self.first[k+1]].clone()
 
 # %% ../nbs/50_pipeline.ipynb #6b8908f8
@@ -180,22 +186,16 @@ class _Instances(dict):
     "Stands in for mmengine's InstanceData: its fields."
     def __setstate__(self, state): self.update(state)
 
-class _ProposalUnpickler(_ArrayUnpickler):
-    "Reads what mmdetection's DumpProposals writes: arrays, plain data, and InstanceData as a dict; refuses every other name."
-    def find_class(self, module, name):
-        if name == 'InstanceData' and module.startswith('mmengine.structures'): return _Instances
-        if name == 'set' and module in ('builtins', '__builtin__'): return list
-        return super().find_class(module, name)
+_INSTANCES = {f'mmengine.structures{m}.InstanceData': _Instances for m in ('', '.instance_data')}    # what mmdetection's DumpProposals writes
 
 def _read_file(path):
     "The content of a JSON file or of a pickle of arrays."
     if not Path(path).is_file():
         beside = [o.name for o in Path(path).parent.glob('*') if o.suffix in ('.pkl', '.json')] if Path(path).parent.is_dir() else []
         raise FileNotFoundError(f'{path}: no such file of proposals{nearest(Path(path).name, beside)}')
-    with open(path, 'rb') as f:
-        try: return json.load(f) if Path(path).suffix == '.json' else _tensors(_ProposalUnpickler(f, encoding='latin1').load())
-        except _Refused as e: raise ValueError(f'{path} was refused: opening it would call {e}, and only arrays and plain data are read') from None
-        except Exception as e: raise ValueError(f'{path} is no file of proposals, or damaged: {str(e) or type(e).__name__}'[:200]) from None
+    if Path(path).suffix != '.json': return read_arrays(path, _INSTANCES)
+    try: return json.loads(Path(path).read_bytes())
+    except (ValueError, RecursionError) as e: raise ValueError(f'{path} is no file of proposals, or damaged: {e}'[:200]) from None
 
 def _as_rows(found, most, where):
     "(P,4) or (P,5) float32 of what a file holds for one image."
@@ -222,12 +222,19 @@ def _as_rows(found, most, where):
     return boxes[:most]
 
 # %% ../nbs/50_pipeline.ipynb #fb52eee5
+def _is_box(b): return isinstance(b, (list, tuple)) and len(b) == 4 and all(isinstance(x, (int, float)) and abs(x) < 1e12 for x in b)
+
 def _from_results(found, ids, most, path):
     "Rows for each image of a list of COCO results."
     at, own = {i:[] for i in ids}, lambda r: (r['bbox'][0], r['bbox'][1], r['bbox'][0]+r['bbox'][2], r['bbox'][1]+r['bbox'][3], r['score'])
-    for r in found:
-        if r['image_id'] not in at: raise ValueError(f'{path}: a result for image {r["image_id"]!r}, which is not among the {len(ids)} images')
-        at[r['image_id']].append(own(r))
+    known = spellings([dict(id=i) for i in ids])
+    for n, r in enumerate(found):
+        if not isinstance(r, dict): raise ValueError(f'{path}: result {n} is a {type(r).__name__}, expected a dict with image_id, bbox and score')
+        r = link_record(plain_record(r), known, {})
+        i, s = r.get('image_id'), r.get('score')
+        if plain_id(i) is None or i not in at: raise ValueError(f'{path}: result {n} is for image {str(i)[:60]!r}, which is not among the {len(ids)} images')
+        if not _is_box(r.get('bbox')) or not _is_box([s]*4): raise ValueError(f'{path}: result {n} has the bbox {str(r.get("bbox"))[:60]} and the score {str(s)[:60]!r}, expected four finite numbers and one')
+        at[i].append(own(r))
     return [torch.tensor(sorted(at[i], key=lambda r: -r[4])[:most], dtype=torch.float32).reshape(-1, 5) for i in ids]
 
 def read_proposals(
@@ -251,8 +258,6 @@ def read_proposals(
     return ProposalTable(ids, rows)
 
 # %% ../nbs/50_pipeline.ipynb #58fb202d
-def _is_box(b): return isinstance(b, (list, tuple)) and len(b) == 4 and all(isinstance(x, (int, float)) and math.isfinite(x) for x in b)
-
 def _fit(a, w, h):
     "An annotation as it is kept on a picture of w x h, or the reason why it is not."
     (x, y, bw, bh), area = a['bbox'], a.get('area', 1)
@@ -264,12 +269,12 @@ def _fit(a, w, h):
 
 def _prune(d, wanted, keypoints):
     "The annotations that mmdetection would keep; how many were left out; and how many were cut to their pictures."
-    size, keep, left, cut = {r.get('id'): (r.get('width'), r.get('height')) for r in d['images']}, [], Counter(), 0
+    size, keep, left, cut = {plain_id(r.get('id')): (r.get('width'), r.get('height')) for r in d['images']}, [], Counter(), 0
     for a in d['annotations']:
         if not keypoints and 'keypoints' in a: a = {k:v for k,v in a.items() if k not in ('keypoints', 'num_keypoints')}
-        i, c = a.get('image_id'), a.get('category_id')
-        w, h = size.get(i, (None, None)) if isinstance(i, int) else (None, None)
-        if isinstance(w, int) and isinstance(h, int) and _is_box(a.get('bbox')) and isinstance(c, int) and c in wanted:
+        i, c = plain_id(a.get('image_id')), plain_id(a.get('category_id'))
+        w, h = size.get(i, (None, None)) if i is not None else (None, None)
+        if isinstance(w, int) and isinstance(h, int) and _is_box(a.get('bbox')) and c is not None and c in wanted:
             fitted = _fit(a, w, h)
             if isinstance(fitted, str): left[fitted] += 1; continue
             cut += fitted is not a
@@ -279,11 +284,11 @@ def _prune(d, wanted, keypoints):
 
 def _choose_images(d, wanted, empty, min_size):
     "The records of the images to train on, and how many were left out."
-    full = {a.get('image_id') for a in d['annotations'] if a.get('category_id') in wanted} if empty else ()
+    full = {plain_id(a.get('image_id')) for a in d['annotations'] if plain_id(a.get('category_id')) in wanted} if empty else ()
     keep, left = [], Counter()
     for r in d['images']:
-        if empty and r.get('id') not in full: left['images without objects'] += 1
-        elif min(r.get('width') or min_size, r.get('height') or min_size) < min_size: left[f'images of less than {min_size} pixels'] += 1
+        if empty and plain_id(r.get('id')) not in full: left['images without objects'] += 1
+        elif min(v if isinstance(v := r.get(k), int) and v else min_size for k in ('width', 'height')) < min_size: left[f'images of less than {min_size} pixels'] += 1
         else: keep.append(r)
     return keep, left
 
@@ -315,7 +320,8 @@ def _filters(p):
 # %% ../nbs/50_pipeline.ipynb #ddba049a
 def _selected(d, classes, keypoints, test, empty, min_size, some):
     "What of a file's content is wanted, how many of what was left out, and how many boxes were cut."
-    wanted = {c.get('id') for c in d['categories'] if classes is None or c.get('name') in classes}
+    fine   = [c for c in d['categories'] if plain_id(c.get('id')) is not None and isinstance(c.get('name'), str)]
+    wanted = {plain_id(i) for i, c in class_names(fine, d['annotations']).items() if classes is None or c in classes}
     if classes is not None and len(wanted) < len(set(classes)): empty = False           # a name that is not there: the data set says so
     keep, left, cut = _prune(d, wanted, keypoints)
     images, less = (d['images'], Counter()) if test else _choose_images(d, wanted, empty, min_size)
@@ -324,8 +330,8 @@ def _selected(d, classes, keypoints, test, empty, min_size, some):
         raise ValueError(f'no image is left: {why}' + (f' (classes: {", ".join(classes)})' if classes and empty else ''))
     if some is not None: images = images[:some] if isinstance(some, int) else [images[i] for i in some]
     if len(images) < len(d['images']):
-        gone  = {r.get('id') for r in d['images']} - {r.get('id') for r in images}
-        there = [a for a in keep if a.get('image_id') not in gone]
+        gone  = {plain_id(r.get('id')) for r in d['images']} - {plain_id(r.get('id')) for r in images} - {None}
+        there = [a for a in keep if plain_id(a.get('image_id')) not in gone]
         if len(there) < len(keep): less['boxes on images left out'] = len(keep) - len(there)
         keep = there
     return dict(d, images=images, annotations=keep), left + less, cut

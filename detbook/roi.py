@@ -12,7 +12,7 @@ from typing import NamedTuple
 import torch, torchvision
 from torch import Tensor
 from torch.nn import functional as F
-from .core import component
+from .core import check, component
 from .boxes import box_area
 from .nms import has_compiled_ops
 
@@ -25,6 +25,8 @@ def sampling_weights(
     size:int,           # cells of the map along this axis
 )->Tensor:              # (K,bins,size) how much each cell counts in each bin
     "One axis of RoIAlign as a matrix: the mean of linear interpolations (Mask R-CNN, section 3)."
+    check('start (K), length (K), bins int 1.., ratio int .., size int 1..',
+          start, length, bins, ratio, size)
     count = (length / bins).ceil().clamp(min=0) if ratio <= 0 else torch.full_like(length, ratio)
     steps = torch.arange(max(1, int(count.max())) if len(count) else 1, device=start.device)
     used  = steps < count[:,None]                                                                 # (K,S)
@@ -35,6 +37,12 @@ def sampling_weights(
     return (tent.clamp(min=0) * seen[...,None]).sum(2) / count.clamp(min=1)[:,None,None]
 
 # %% ../nbs/21_roi.ipynb #0baaae6d
+def _readable(rois, images):
+    "A row with nan, beyond a million pixels, or of no image becomes an empty box far outside, which reads zeros."
+    ok  = (rois.abs() < 1e6).all(1) & (rois[:,0] >= 0) & (rois[:,0] < images)
+    far = (torch.arange(5, device=rois.device) > 0) * -1e6
+    return torch.where(ok[:,None], rois, far.to(rois.dtype))
+
 def roi_align_plain(
     feats:Tensor,       # (B,C,H,W)
     rois:Tensor,        # (K,5) image index, then xyxy
@@ -43,8 +51,10 @@ def roi_align_plain(
     ratio:int=0,        # samples a bin along each axis; 0: as many as cells
     aligned:bool=True,  # do cell centres lie at half coordinates?
 )->Tensor:              # (K,C,size,size)
-    "RoIAlign as two small matrices a box: rows, then columns."
-    H, W = feats.shape[-2:]
+    "RoIAlign as two small matrices a box, rows, then columns; a box with nan, or of no image, reads zeros."
+    check('feats float (B,C,H,W), rois (K,5), size int 1.., scale >0.., ratio int .., aligned flag',
+          feats, rois, size, scale, ratio, aligned)
+    (H, W), rois = feats.shape[-2:], _readable(rois, len(feats))
     boxes = rois[:,1:].to(torch.promote_types(feats.dtype, torch.float32)) * scale - (.5 if aligned else 0)
     sides = boxes[:,2:] - boxes[:,:2]
     if not aligned: sides = sides.clamp(min=1)
@@ -66,10 +76,12 @@ def roi_align(
     ratio:int=0,        # samples a bin along each axis; 0: as many as cells
     aligned:bool=True,  # do cell centres lie at half coordinates?
 )->Tensor:              # (K,C,size,size) in the dtype of `feats`
-    "RoIAlign by torchvision's operation where it is there, else by matrices; boxes keep their precision."
+    "RoIAlign by torchvision's operation where it is there, else by matrices; a box with nan, or of no image, reads zeros."
+    check('feats float (B,C,H,W), rois (K,5), size int 1.., scale >0.., ratio int .., aligned flag',
+          feats, rois, size, scale, ratio, aligned)
     if not has_compiled_ops(): return roi_align_plain(feats, rois, size, scale, ratio, aligned)
     exact = feats.to(torch.promote_types(feats.dtype, torch.float32))
-    return torchvision.ops.roi_align(exact, rois.to(exact.dtype), size, scale, ratio, aligned).to(feats.dtype)
+    return torchvision.ops.roi_align(exact, _readable(rois.to(exact.dtype), len(feats)), size, scale, ratio, aligned).to(feats.dtype)
 
 # %% ../nbs/21_roi.ipynb #fb34bf21
 def roi_levels(
@@ -77,8 +89,9 @@ def roi_levels(
     num_levels:int,         # L
     finest_scale:float=56,  # boxes below twice this side go to the finest level, pixels
 )->Tensor:                  # (K,) int64 from 0
-    "Which level of the pyramid each box is read from (FPN, equation 1)."
-    side = box_area(boxes.float()).sqrt()
+    "Which level of the pyramid each box is read from (FPN, equation 1); nan: the finest."
+    check('boxes (K,4), num_levels int 1.., finest_scale >0..', boxes, num_levels, finest_scale)
+    side = box_area(boxes.float()).sqrt().nan_to_num(0.)
     return (side / finest_scale + 1e-6).log2().floor().clamp(0, num_levels - 1).long()
 
 # %% ../nbs/21_roi.ipynb #88f52da5
@@ -93,6 +106,7 @@ def make_canvas(
     levels:tuple,   # L tensors (B,C,H_l,W_l), finest first
 )->Canvas:          # a single level is taken as it is
     "Lay the levels side by side: the first in the lower right corner, the others in a column on its left."
+    check('levels some float (B,C,H,W)', levels)
     sizes = [(l.shape[3], l.shape[2]) for l in levels]
     if len(levels) == 1: return Canvas(levels[0], [(0,0)], sizes)
     finest, *rest = [F.pad(l, (1,i,1,i), mode='replicate') for l,i in zip(levels, [0] + [1]*len(levels))]
@@ -136,6 +150,7 @@ class RoIExtractor:
         feats:tuple,    # the pyramid, finest first
     )->Canvas:          # of the levels that are read
         "Lay the levels that are read side by side; extractors with the same strides share it."
+        check('feats some float (B,C,H,W)', feats)
         if len(feats) < len(self.strides): raise ValueError(f'RoIExtractor reads {len(self.strides)} levels, strides {self.strides}; the pyramid has {len(feats)}')
         return make_canvas(feats[:len(self.strides)])
 
@@ -144,7 +159,8 @@ class RoIExtractor:
         boxes:Tensor,   # (K,4) xyxy, pixels, inside their images
         image:Tensor,   # (K,) int64: the image of each box
     )->Tensor:          # (K,C,size,size)
-        "Pool every box from its level."
+        "Pool every box from its level; a box with nan, or of no image, reads zeros."
+        check('canvas Canvas, boxes float (K,4), image int (K)', canvas, boxes, image)
         level = roi_levels(boxes, len(self.strides), self.finest_scale)
         stretch = not self.aligned and len(self.strides) > 1                    # one level alone ends where the canvas does
         rows = [(s, *o, *(canvas.sizes[i] if stretch else ())) for i,(s,o) in enumerate(zip(self.strides, canvas.origins))]

@@ -14,7 +14,7 @@ from typing import NamedTuple
 import torch
 from torch import nn, Tensor
 from fastcore.basics import patch
-from .core import nearest, warn_once
+from .core import checked, nearest, warn_once
 from .config import ConfigPart, build_part
 from .show import PALETTE, panels
 
@@ -108,6 +108,7 @@ _SCHEDULERS = dict(LinearLR=_linear, MultiStepLR=_multi_step, StepLR=_step, Cons
 # %% ../nbs/49_schedule.ipynb #277621a1
 class Schedule:
     "The learning rate as a function of the step: what a config's schedulers give, without state. Raises ConfigError for what it does not know."
+    @checked
     def __init__(self,
         param_scheduler:list|dict|None, # of a config: dicts of type, begin, end, by_epoch, ...; a single one, or none, will do
         steps_per_epoch:int,            # batches of an epoch on each rank
@@ -149,6 +150,7 @@ class Schedule:
             changes.append((step, each > 1 and step > 0, c))
         return changes
 
+    @checked
     def lr(self,
         step:int,   # from 0
         base:float, # the rate that the optimizer, or a group of its parameters, began with
@@ -198,6 +200,7 @@ def plot(self:Schedule,
     ax.margins(y=.15)
 
 # %% ../nbs/49_schedule.ipynb #e922fbbf
+@checked
 def scale_lr(
     lr:float,           # the rate that suits `base_batch` images a step
     batch:int,          # images a step: GPUs x images on each x steps accumulated
@@ -211,6 +214,7 @@ def scale_lr(
 # %% ../nbs/49_schedule.ipynb #6463932f
 def _count(n, thing): return f'{n} {thing}{"s" * (n != 1)}'
 
+@checked
 def lr_of_run(
     lr:float,                   # as the config has it
     auto_scale_lr:dict|None,    # of the config: base_batch_size, enable
@@ -272,6 +276,7 @@ def _groups(model, p, lr, decay):
 _OPTIMIZERS = {n:c for n,c in vars(torch.optim).items() if inspect.isclass(c) and issubclass(c, torch.optim.Optimizer)
                and n not in ('Optimizer', 'LBFGS', 'SparseAdam')}       # two need another loop, or other gradients
 
+@checked
 def build_optimizer(
     model:nn.Module,        # what is to be trained
     optim_wrapper:dict,     # of a config: optimizer (type, lr, ...) and paramwise_cfg; settings of the step are passed over
@@ -299,6 +304,7 @@ def build_optimizer(
 # %% ../nbs/49_schedule.ipynb #d3a82f47
 class NotFinite(FloatingPointError):
     "A loss that is no finite number; the weights have not moved."
+    @checked
     def __init__(self,
         step:int,       # where it came up
         losses:dict,    # name -> value, of all terms
@@ -313,6 +319,7 @@ class NotFinite(FloatingPointError):
         super().__init__(f'step {step}: {bad}' + f' ({fine})' * bool(fine) + f', on {on}' * bool(on) + f'; the weights have not moved{hint}')
 
 # %% ../nbs/49_schedule.ipynb #5e65f700
+@checked
 def half_type(
     device:torch.device,    # where the model is
     wanted:str|None=None,   # 'bfloat16', 'float16' or 'float32'; None: what suits the device
@@ -356,6 +363,7 @@ def _precision(p, device):
 # %% ../nbs/49_schedule.ipynb #9a9941ee
 class OptimStep:
     "A step of training: set the rate, compute the losses and look at them, go back, clip, move. Raises ConfigError for settings it does not know."
+    @checked
     def __init__(self,
         model:nn.Module,        # a detector, or its DistributedDataParallel
         optim_wrapper:dict,     # of a config: type, optimizer, paramwise_cfg, clip_grad, accumulative_counts, dtype, loss_scale
@@ -371,10 +379,12 @@ class OptimStep:
         self.clip   = _clipper(p.part('clip_grad'))
         self.dtype, self.scaler, self.fixed_scale = _precision(p, self.device)
 
+    @checked
     def lr(self, step:int)->float: # of a parameter without a factor
         "The learning rate of a step."
         return self.schedule.lr(step, self.optimizer.defaults['lr'])
 
+    @checked
     def moves(self, step:int)->bool: # else its gradients wait for those of the next step
         "Do the weights move at the end of a step?"
         return (step + 1) % self.every == 0 or step + 1 == self.schedule.steps

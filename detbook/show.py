@@ -11,13 +11,14 @@ __all__ = ['PALETTE', 'panels', 'show_image', 'show_boxes', 'show_masks', 'show_
 # %% ../nbs/01_show.ipynb #6dfd05b6
 import torch, torch.nn.functional as F
 from torch import Tensor
-from .core import nearest, warn_once
+from .core import checked, nearest, warn_once
 
 # %% ../nbs/01_show.ipynb #7c06f0ce
 PALETTE = dict(truth='#2e9e44', prediction='#d62728', anchor='#8a8a8a', proposal='#2f6fde',
                ignored='#8a8a8a')      # colour of each role; 'ignored' is also dashed
 
 # %% ../nbs/01_show.ipynb #2a011dd1
+@checked
 def panels(
     cols:int=1,         # panels side by side
     rows:int=1,         # panels below one another
@@ -31,8 +32,9 @@ def panels(
     return list(axs.flat)
 
 # %% ../nbs/01_show.ipynb #9a0611ce
+@checked
 def show_image(
-    image:Tensor,       # (3,H,W), (1,H,W) or (H,W) tensor, or (H,W,3) array; uint8, or float on 0..255
+    image:Tensor|list,  # (3,H,W), (1,H,W) or (H,W) tensor, or (H,W,3) array; uint8, or float on 0..255
     ax:object=None,     # matplotlib Axes to draw on; default: a new figure
     title:str=None,     # text above the picture
 )->object:              # the Axes
@@ -77,11 +79,12 @@ def _texts(n, labels, scores):
     return names if scores is None else [f'{a} {float(s):.2f}'.strip() for a,s in zip(names, scores)]
 
 # %% ../nbs/01_show.ipynb #6f30d09e
+@checked
 def show_boxes(
-    boxes:Tensor,           # (N,4) xyxy, pixels
+    boxes:Tensor|list,      # (N,4) xyxy, pixels
     kind:str='truth',       # name in PALETTE, or a matplotlib colour; 'ignored' is dashed
-    labels:list=None,       # N texts or numbers, written above the boxes
-    scores:Tensor=None,     # (N,) written behind the labels
+    labels:list|str=None,   # N texts or numbers, written above the boxes
+    scores:Tensor|list=None, # (N,) written behind the labels
     ax:object=None,         # matplotlib Axes to draw on; default: the current one
     width:float=1.5,        # of the line, points
 )->object:                  # the Axes
@@ -100,8 +103,9 @@ def show_boxes(
     return ax
 
 # %% ../nbs/01_show.ipynb #2b8e2016
+@checked
 def show_masks(
-    masks:Tensor,           # (N,H,W) bool, or anything that is not 0 where the object is
+    masks:Tensor|list,      # (N,H,W) bool, or anything that is not 0 where the object is
     kind:str='truth',       # name in PALETTE, or a matplotlib colour
     ax:object=None,         # matplotlib Axes to draw on; default: the current one
     alpha:float=.35,        # strength of the veil; the rim has twice that
@@ -120,8 +124,9 @@ def show_masks(
     return ax
 
 # %% ../nbs/01_show.ipynb #bb6134a6
+@checked
 def show_keypoints(
-    keypoints:Tensor,       # (N,K,3): x, y, flag (0 unknown, 1 hidden, 2 visible); or (N,K,2), all visible
+    keypoints:Tensor|list,  # (N,K,3): x, y, flag (0 unknown, 1 hidden, 2 visible); or (N,K,2), all visible
     kind:str='truth',       # name in PALETTE, or a matplotlib colour
     skeleton:list=(),       # pairs of keypoint indices to join by a line
     ax:object=None,         # matplotlib Axes to draw on; default: the current one
@@ -155,8 +160,9 @@ def _rows(d, rows):
     return {k: torch.as_tensor(d[k]).detach().cpu()[rows] for k in keys}
 
 # %% ../nbs/01_show.ipynb #5b1b8128
+@checked
 def show_target(
-    image:Tensor,           # (3,H,W) picture
+    image:Tensor|list,      # (3,H,W) picture
     target:dict,            # boxes, labels and, where there are any, masks, keypoints, ignore
     classes:list=None,      # class names; default: write the label's number
     ax:object=None,         # matplotlib Axes to draw on; default: a new figure
@@ -176,8 +182,9 @@ def show_target(
     return ax
 
 # %% ../nbs/01_show.ipynb #3815c59d
+@checked
 def show_prediction(
-    image:Tensor,           # (3,H,W) picture
+    image:Tensor|list,      # (3,H,W) picture
     pred:dict,              # boxes, scores, labels and, where there are any, masks, keypoints
     classes:list=None,      # class names; default: write the label's number
     min_score:float=.5,     # leave out what scores less
@@ -196,8 +203,9 @@ def show_prediction(
     return ax
 
 # %% ../nbs/01_show.ipynb #f7fa569e
+@checked
 def show_pair(
-    image:Tensor,           # (3,H,W) picture
+    image:Tensor|list,      # (3,H,W) picture
     target:dict,            # its truths, as `show_target` takes them
     pred:dict,              # what was found, as `show_prediction` takes it
     classes:list=None,      # class names; default: write the label's number
@@ -212,6 +220,7 @@ def show_pair(
             show_prediction(image, pred, classes, min_score, b, 'prediction', skeleton)]
 
 # %% ../nbs/01_show.ipynb #155074d7
+@checked
 def show_grid(
     items:list,             # images, or (image, target) or (image, prediction) pairs: a dict with 'scores' is a prediction
     cols:int=4,             # pictures in a row
@@ -236,6 +245,7 @@ def show_grid(
     return axs[:len(items)]
 
 # %% ../nbs/01_show.ipynb #6758b7a5
+@checked
 def label_color(
     i:int,      # class index, from 0
 )->str:         # '#rrggbb'

@@ -18,7 +18,7 @@ from torch import nn
 from torch.utils.data import DataLoader
 from .core import nearest
 from .show import panels, show_prediction, show_target
-from .checkpoint import _read_arrays, whole_file
+from .checkpoint import read_arrays, whole_file
 from .rpn import RPN
 from .config import Config, ConfigError, ConfigPart, build_part, build_tta
 from .data import CocoDataset, collate, decode_masks, read_coco
@@ -68,7 +68,7 @@ def check_metrics(
         if m not in _METRICS: raise ValueError(f'there is no metric {m!r}{nearest(m, _METRICS)}; there are: {", ".join(_METRICS)}')
     model = getattr(model, 'model', model)
     head  = getattr(model, 'roi_head', None)
-    lacks = dict(classes=isinstance(model, RPN), masks=not hasattr(head, 'mask_head'), keypoints=not hasattr(head, 'keypoint_head'), boxes=False)
+    lacks = dict(classes=isinstance(model, RPN), masks=getattr(head, 'mask_head', None) is None, keypoints=getattr(head, 'keypoint_head', None) is None, boxes=False)
     for m in metrics:
         if model is not None and lacks[_METRICS[m]]:
             raise ValueError(f'{m} cannot be measured: {type(model).__name__} finds no {_METRICS[m]}'
@@ -204,7 +204,7 @@ def write_results(
         new   = b'cnumpy._core.multiarray\n'                    # NumPy's name for itself since 2.0; the former one is known to all of them
         with whole_file(path) as part: Path(part).write_bytes(data.replace(new, b'cnumpy.core.multiarray\n', 1))
         return [path]
-    rows = [d.to_coco(int(i), list(category_ids)) for d, i in zip(found, image_ids)]
+    rows = [d.to_coco(i, list(category_ids)) for d, i in zip(found, image_ids)]
     _write_rows(path, rows)
     if not any('masks' in d for d in found): return [path]
     _write_rows(path.with_suffix('.segm.json'), ([{k: v for k,v in r.items() if k not in ('bbox', 'keypoints')} for r in some] for some in rows))
@@ -216,7 +216,7 @@ def read_results(
 )->list:            # of dicts; or an item for each picture, its arrays as tensors
     "Read what `write_results` or mmdetection 2 wrote; a pickle that holds more than arrays and plain data is refused (ValueError)."
     if not Path(path).is_file(): raise FileNotFoundError(f'{path}: no such file of results')
-    return json.loads(Path(path).read_bytes()) if Path(path).suffix == '.json' else _read_arrays(path)[0]
+    return json.loads(Path(path).read_bytes()) if Path(path).suffix == '.json' else read_arrays(path)
 
 # %% ../nbs/51_testing.ipynb #9999c6c5
 def draw_pair(
@@ -335,7 +335,7 @@ def _suitable(model, ds):
     if not points and hasattr(head, 'keypoint_head') and is_main():
         print('keypoints are not measured: the truths have none of 17, and others need a config whose test_evaluator gives their sigmas')
     masks = any(a.get('segmentation') for a in d['annotations'])
-    return 'bbox', *['segm']*(masks and hasattr(head, 'mask_head')), *['keypoints']*(points and hasattr(head, 'keypoint_head'))
+    return 'bbox', *['segm']*(masks and getattr(head, 'mask_head', None) is not None), *['keypoints']*(points and getattr(head, 'keypoint_head', None) is not None)
 
 # %% ../nbs/51_testing.ipynb #572b8c97
 def _segm_path(out): return Path(out).with_suffix('.segm.json')

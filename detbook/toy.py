@@ -14,7 +14,7 @@ from functools import lru_cache, wraps
 from pathlib import Path
 import torch, torch.nn.functional as F
 from torch import Tensor
-from .core import nearest
+from .core import checked, check, nearest
 
 # %% ../nbs/02_toy.ipynb #0157614d
 @lru_cache
@@ -22,6 +22,7 @@ def _all_digits():
     from sklearn.datasets import load_digits
     return torch.from_numpy(load_digits().images).float() / 16
 
+@checked
 def read_digits(
     part:str='train',   # 'train': the first 1437 digits; 'val': the last 360
 )->Tensor:              # (n,8,8) on 0..1, where 1 is ink
@@ -43,6 +44,7 @@ def _frame(side, angle):
     return t*c + t[:,None]*s, t[:,None]*c - t*s
 
 # %% ../nbs/02_toy.ipynb #59c6bbc7
+@checked
 def draw(
     label:int,          # index into CLASSES
     side:int,           # of the patch, pixels; the object spans 1/1.3 of it
@@ -50,6 +52,7 @@ def draw(
     digit:Tensor=None,  # (8,8) on 0..1, for label 0
 )->Tensor:              # (side,side) bool
     "Draw the mask of one object."
+    check('label int 0..3, side int 1.., angle .., digit? (8,8)', label, side, angle, digit)
     u, v = _frame(side, angle)
     if label == 0:      # stretched by a quarter, for these digits are narrow
         at = torch.stack([.8*u, v], -1)
@@ -59,11 +62,13 @@ def draw(
     return torch.maximum(u.abs(), v.abs()) <= .85
 
 # %% ../nbs/02_toy.ipynb #6f722d0c
+@checked
 def tips(
     mask:Tensor,        # (S,S) bool, as `draw` gives it, not empty
     angle:float=0.,     # that it was drawn with
 )->Tensor:              # (4,2) x, y: centres of the chosen pixels, in the order of KEYPOINTS
     "Find the pixels furthest up, right, down and left in the object's own frame, of near-equals the middle one."
+    check('mask bool (S,S), angle ..', mask, angle)
     u, v = (x[mask] for x in _frame(len(mask), angle))
     y, x = mask.nonzero().unbind(1)
     off_u, off_v = (.3 * (t - (t.max() + t.min())/2).abs() for t in (u, v))
@@ -103,6 +108,7 @@ def _crowd(label, side, hue, lights, pool, rng):
     return mask, colors, torch.zeros(len(KEYPOINTS), 3)
 
 # %% ../nbs/02_toy.ipynb #f986bbfd
+@checked
 def cover(
     owner:Tensor,       # (H,W) int64: which object each pixel shows, -1 for the ground
     mask:Tensor,        # (H,W) bool, where the new object lies
@@ -110,15 +116,18 @@ def cover(
     least:float=.75,    # share of its area that every object must keep in view
 )->Tensor:              # the new (H,W) owner, or None where too little of some object would be left
     "Lay one more object over the others."
+    check('owner int (H,W), mask bool (H,W), areas some 0.., least 0..1', owner, mask, areas, least)
     owner = owner.masked_fill(mask, len(areas)-1)
     seen  = torch.bincount(owner.flatten() + 1, minlength=len(areas)+1)[1:].tolist()
     return None if any(n < least*a for n,a in zip(seen, areas)) else owner
 
 # %% ../nbs/02_toy.ipynb #7723a47b
+@checked
 def mask_boxes(
     masks:Tensor,   # (N,H,W) bool
 )->Tensor:          # (N,4) float32 xyxy; x2 and y2 are one past the last pixel; zeros where a mask is empty
     "Find the tight box around each mask."
+    check('masks bool (N,H,W)', masks)
     def last(line):     # (N,L) -> one past the last True
         return (line * torch.arange(1, line.shape[1]+1, device=line.device)).amax(1)
     def first(line): return (line.shape[1] - last(line.flip(1))) * line.any(1)
@@ -163,9 +172,10 @@ def _check(seed, size, objects):
 
 # %% ../nbs/02_toy.ipynb #92625977
 @_one_thread
+@checked
 def scene(
     seed:int,               # any integer; the same seed gives the same scene, bit for bit
-    size:int=128,           # side in pixels, or (height, width)
+    size:int|tuple=128,     # side in pixels, or (height, width)
     digits:str='train',     # which handwritten digits: 'train' or 'val'
     objects:tuple=(1,5),    # fewest and most objects
     crowd:float=.15,        # share of scenes with a crowd
@@ -194,15 +204,18 @@ def scene(
     return (image*32).round().mul(8).clamp(0, 255).byte(), _target(owner, things)     # steps of 8 keep PNG files small
 
 # %% ../nbs/02_toy.ipynb #59511d8c
+@checked
 def rle_encode(
     mask:Tensor,    # (H,W) bool
 )->dict:            # size [H,W] and counts: lengths of the runs of 0, 1, 0, ... down the columns
     "Write a mask as COCO's uncompressed run lengths."
+    check('mask bool (H,W)', mask)
     flat  = F.pad(mask.T.flatten().int(), (1, 0))       # a 0 in front, so that the first run is of 0s
     edges = [0, *flat.diff().nonzero().flatten().tolist(), mask.numel()]
     return dict(size=list(mask.shape), counts=[b-a for a,b in zip(edges, edges[1:])])
 
 # %% ../nbs/02_toy.ipynb #3d8ae8c3
+@checked
 def rle_decode(
     rle:dict,       # size and counts, as `rle_encode` gives them
 )->Tensor:          # (H,W) bool
@@ -212,11 +225,12 @@ def rle_decode(
     return (torch.arange(len(counts)) % 2).bool().repeat_interleave(counts).reshape(w, h).T
 
 # %% ../nbs/02_toy.ipynb #25f463a2
+@checked
 def write_coco(
     dir:Path,               # folder to write to; made if it is missing
     n:int,                  # number of scenes
     seed:int=0,             # scene i has the seed `1_000_000*seed + i`
-    size:int=128,           # side in pixels, or (height, width)
+    size:int|tuple=128,     # side in pixels, or (height, width)
     digits:str='train',     # which handwritten digits: 'train' or 'val'
     objects:tuple=(1,5),    # fewest and most objects in a scene
     crowd:float=.15,        # share of scenes with a crowd

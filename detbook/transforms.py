@@ -12,16 +12,18 @@ __all__ = ['fit_size', 'Resize', 'RandomResize', 'Flip', 'Crop', 'Augment', 'Dro
 import torch, torch.nn.functional as nnf, torchvision.transforms.v2.functional as F
 from torch import Tensor
 from torchvision import tv_tensors
-from .core import nearest, strict
+from .core import check, checked, nearest
 from .toy import mask_boxes
 from .tta import FLIPS
 
 # %% ../nbs/41_transforms.ipynb #f396e4b6
+@checked
 def fit_size(
     size:tuple,     # (H, W) of the picture
     scale:tuple,    # its longer side may become max(scale), its shorter side min(scale), pixels
 )->tuple:           # (H, W) after resizing
     "Compute the largest size of the same shape within `scale`, rounded as mmdetection rounds."
+    check('size pair int 1.., scale pair >0..', size, scale)
     h, w = size
     factor = min(max(scale)/max(h, w), min(scale)/min(h, w))
     return max(int(h*factor + .5), 1), max(int(w*factor + .5), 1)
@@ -60,7 +62,7 @@ def _resize_to(new, antialias, image, target):
 
 class Resize:
     "Resize to fit within `scale`, times a random factor from `jitter`, and multiply `target['scale']` by the (x, y) factors."
-    @strict
+    @checked
     def __init__(self,
         scale:tuple=(1333, 800),    # limits of the longer and the shorter side, pixels
         jitter:tuple=(1., 1.),      # least and most of the random factor; (.1, 2.) is large-scale jitter
@@ -74,7 +76,7 @@ class Resize:
 # %% ../nbs/41_transforms.ipynb #3aa7e74d
 class RandomResize:
     "Resize to fit within limits that are drawn for each picture, and multiply `target['scale']` by the (x, y) factors."
-    @strict
+    @checked
     def __init__(self,
         scales:list,            # pairs of limits of the two sides, pixels: one of them is drawn
         between:bool=False,     # draw each limit anywhere between those of two pairs instead
@@ -109,7 +111,7 @@ def _mirrored(x, axes):
 
 class Flip:
     "Mirror with probability `p`; keypoints trade places by `pairs`. Raises ValueError for a pair of keypoints that are not there."
-    @strict
+    @checked
     def __init__(self,
         p:float|list=.5,                    # probability, shared out evenly among the directions; or one for each
         pairs:list|None=None,               # (left, right) indices of keypoints that trade places; default: the target's own `flip_pairs`
@@ -144,7 +146,7 @@ _WINDOWS = 'absolute', 'absolute_range', 'relative', 'relative_range'
 
 class Crop:
     "Cut a random window of at most `size`; a picture that is smaller in one direction keeps that side."
-    @strict
+    @checked
     def __init__(self,
         size:tuple,             # 'absolute': (H, W), pixels; 'absolute_range': (least, most) of both; 'relative': shares of H and W; 'relative_range': least shares
         kind:str='absolute',    # how the size of the window is found
@@ -154,11 +156,13 @@ class Crop:
         if kind not in _WINDOWS: raise ValueError(f'Crop: there is no kind {kind!r}{nearest(kind, _WINDOWS) or "; there are " + ", ".join(_WINDOWS)}')
         self.size, self.kind, self.tight, self.need = size, kind, tight, need
 
+    @checked
     def draw(self,
         h:int,      # height of the picture
         w:int,      # its width
     )->tuple:       # (H, W) of the window, pixels
         "Draw the size of a window, as mmdetection does."
+        check('h int 1.., w int 1..', h, w)
         if self.kind == 'absolute': return min(h, self.size[0]), min(w, self.size[1])
         if self.kind == 'absolute_range': return tuple(int(torch.randint(min(n, self.size[0]), min(n, self.size[1]) + 1, ())) for n in (h, w))
         more = torch.rand(2).tolist() if self.kind == 'relative_range' else (0, 0)
@@ -202,7 +206,7 @@ def _join_proposals(boxes, scores):
 # %% ../nbs/41_transforms.ipynb #6b07a08d
 class Augment:
     "Run steps over (image, target) with all per-object fields in step, then drop objects that are no longer on the picture; None if a step gives None."
-    @strict
+    @checked
     def __init__(self,
         steps:list,         # callables on (image, target): those of this chapter, or of torchvision.transforms.v2
         min_size:float=1.,  # objects whose box has become narrower or lower than this are dropped, pixels
@@ -231,7 +235,7 @@ class Augment:
 # %% ../nbs/41_transforms.ipynb #2d3828fa
 class DropSmall:
     "Drop objects whose box is not wider and higher than `size`, or whose mask is too small."
-    @strict
+    @checked
     def __init__(self,
         size:tuple|None=(1., 1.),   # (width, height), pixels; None: any box will do
         area:float=0.,              # least area of a mask, pixels, where there are masks
@@ -246,11 +250,12 @@ class DropSmall:
         return image, _rows(target, keep)
 
 # %% ../nbs/41_transforms.ipynb #66fb8efb
+@checked
 def train_transforms(
-    scale:tuple=(1333, 800),    # limits of the longer and the shorter side, pixels; None: leave the size as it is
+    scale:tuple|None=(1333, 800), # limits of the longer and the shorter side, pixels; None: leave the size as it is
     flip:float=.5,              # probability of mirroring
     jitter:tuple=(1., 1.),      # random factor on `scale`, such as (.1, 2.) for large-scale jitter
-    crop:tuple=None,            # (H, W) of a random window, cut last
+    crop:tuple|None=None,       # (H, W) of a random window, cut last
     flip_pairs:list|None=None,  # (left, right) indices of keypoints that trade places; default: as the data set says
     extra:list=(),              # further steps, run first: such as v2.RandomPhotometricDistort()
     min_size:float=1.,          # objects smaller than this after all steps are dropped, pixels
@@ -261,8 +266,9 @@ def train_transforms(
     return Augment([*extra, *size, Flip(flip, flip_pairs), *cut], min_size)
 
 # %% ../nbs/41_transforms.ipynb #c1f6fde6
+@checked
 def test_transforms(
-    scale:tuple=(1333, 800),    # limits of the longer and the shorter side, pixels; None: leave the size as it is
+    scale:tuple|None=(1333, 800), # limits of the longer and the shorter side, pixels; None: leave the size as it is
 )->Augment:                     # callable on (image, target)
     "Build the steps for testing: a resize that `to_original` can undo, with no object dropped."
     return Augment([] if scale is None else [Resize(scale)], min_size=0)
@@ -270,6 +276,7 @@ def test_transforms(
 test_transforms.__test__ = False    # pytest would take it for a test
 
 # %% ../nbs/41_transforms.ipynb #bbd7aab2
+@checked
 def original_size(
     target:dict,    # what `test_transforms` made: ori_size (H, W), scale (x, y), size (h, w)
 )->tuple:           # (H, W) of the original picture, at which `model.predict(images, sizes=...)` answers
@@ -282,6 +289,7 @@ def original_size(
     return h, w
 
 # %% ../nbs/41_transforms.ipynb #a70c50b8
+@checked
 def to_original(
     pred:dict,      # boxes (N,4), perhaps masks (N,h,w) and keypoints (N,K,3), on the resized picture
     target:dict,    # what `test_transforms` made: ori_size (H, W), scale (x, y), size (h, w)

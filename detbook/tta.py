@@ -14,15 +14,17 @@ from typing import NamedTuple
 import torch
 from torch import nn, Tensor
 from torch.nn import functional as F
-from .core import component
+from .core import checked, check, component
 from .nms import NMS
 
 # %% ../nbs/31_tta.ipynb #93ad5720
+@checked
 def view_size(
     size:tuple,         # (h,w) of the picture
     scale:float|tuple,  # factor; or limits of the two sides in either order, pixels
 )->tuple:               # (h,w) of the view
     "Compute the size of a view of the same shape, rounded as mmdetection rounds. Raises ValueError for a scale that is not positive."
+    check('size pair int 1..', size)
     h, w = size
     limits = scale if isinstance(scale, (tuple, list)) else (scale*max(h, w), scale*min(h, w))
     if len(limits) != 2 or min(limits) <= 0: raise ValueError(f'scale must be a positive factor or a pair of positive limits, not {scale!r}')
@@ -38,11 +40,13 @@ class View(NamedTuple):
     scale: float|tuple = 1.     # factor, or limits of the two sides, pixels
     flip: str|None = None       # a key of FLIPS
 
+    @checked
     def show(self,
         image:Tensor,           # (3,h,w)
         antialias:bool=False,   # smooth before making smaller?
     )->Tensor:                  # (3,h',w') of the same dtype
         "The picture in this view."
+        check('image (C,H,W), antialias flag', image, antialias)
         if self.flip not in FLIPS: raise ValueError(f'flip must be one of {list(FLIPS)}, not {self.flip!r}')
         size = view_size(image.shape[-2:], self.scale)
         if size != tuple(image.shape[-2:]):
@@ -56,11 +60,13 @@ class View(NamedTuple):
         size:tuple,     # (h,w) of the picture
     )->Tensor:          # (...,2) x,y in the picture
         "Where points of the view lie in the picture."
+        check('points (...,2), seen pair >0.., size pair >0..', points, seen, size)
         (sh, sw), (h, w), axes = seen, size, FLIPS[self.flip]
         x, y = points[...,0] / (sw/w), points[...,1] / (sh/h)
         return torch.stack([w - x if -1 in axes else x, h - y if -2 in axes else y], -1)
 
 # %% ../nbs/31_tta.ipynb #c95ae447
+@checked
 def restore_boxes(
     boxes:Tensor,   # (N,4) xyxy in the view, pixels
     view:View,      # how the picture was shown
@@ -68,22 +74,26 @@ def restore_boxes(
     size:tuple,     # (h,w) of the picture
 )->Tensor:          # (N,4) xyxy in the picture
     "Carry boxes from a view to the picture."
+    check('boxes (N,4), view View, seen pair >0.., size pair >0..', boxes, view, seen, size)
     ends = view.restore(boxes.unflatten(-1, (2, 2)), seen, size)
     return torch.cat([ends.amin(-2), ends.amax(-2)], -1)
 
 # %% ../nbs/31_tta.ipynb #0010caef
+@checked
 def restore_masks(
     masks:Tensor,   # (N,h',w') bool, in the view
     view:View,      # how the picture was shown
     size:tuple,     # (h,w) of the picture
 )->Tensor:          # (N,h,w) bool
     "Carry masks from a view to the picture, one by one."
+    check('masks any (N,H,W), view View, size pair int 1..', masks, view, size)
     masks = masks.flip(FLIPS[view.flip]) if view.flip else masks
     if tuple(masks.shape[-2:]) == tuple(size): return masks
     big = [F.interpolate(m[None,None].float(), tuple(size), mode='bilinear', align_corners=False)[0,0] >= .5 for m in masks]
     return torch.stack(big) if big else masks.new_zeros(0, *size)
 
 # %% ../nbs/31_tta.ipynb #53be36fa
+@checked
 def restore_keypoints(
     keypoints:Tensor,   # (N,K,3) x, y, score in the view
     view:View,          # how the picture was shown
@@ -92,6 +102,8 @@ def restore_keypoints(
     pairs:list=(),      # (left, right) indices of keypoints that trade places in a mirror
 )->Tensor:              # (N,K,3)
     "Carry keypoints from a view to the picture."
+    check('keypoints (N,K,3), view View, seen pair >0.., size pair >0.., pairs list pair int 0..',
+          keypoints, view, seen, size, pairs)
     order = list(range(keypoints.shape[1]))
     if len(FLIPS[view.flip]) == 1:              # turned round twice, it is no mirror
         for a, b in pairs: order[a], order[b] = b, a
@@ -99,6 +111,7 @@ def restore_keypoints(
     return out[:,order]
 
 # %% ../nbs/31_tta.ipynb #ad1efbe3
+@checked
 def merge_views(
     found:list,         # of each view the prediction for one picture: a dict with boxes, scores, labels, perhaps masks, keypoints
     views:list,         # how the picture was shown, each time
@@ -109,6 +122,8 @@ def merge_views(
     pairs:list=(),      # (left, right) indices of keypoints that trade places in a mirror
 )->dict:                # boxes (N,4), scores (N,), labels (N,), and masks (N,h,w), keypoints (N,K,3) where there are any; best first
     "Carry the detections of all views to the picture and suppress doubles among them."
+    check('found some dict, views some View, seen some pair >0.., size pair int 1.., suppress? callable, max_per_img int 1.., pairs list pair int 0..',
+          found, views, seen, size, suppress, max_per_img, pairs)
     looks = list(zip(found, views, seen))
     boxes = torch.cat([restore_boxes(d['boxes'], v, s, size) for d,v,s in looks])
     scores, labels = (torch.cat([d[k] for d in found]) for k in ('scores', 'labels'))
@@ -139,6 +154,7 @@ def _look(model, images, views, antialias, sizes, *how):
     return [merge_views(list(f), views, list(s), tuple(size), *how) for size,f,s in zip(sizes, zip(*found), zip(*seen))]
 
 # %% ../nbs/31_tta.ipynb #47bfe703
+@checked
 def predict_augmented(
     model:nn.Module,        # a detector: `predict(images)` gives a list of dicts
     images:list,            # B tensors (3,h,w) RGB, 0..255

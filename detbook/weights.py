@@ -18,14 +18,15 @@ from typing import NamedTuple
 import torch, torchvision
 from torch import Tensor, nn
 from .core import component, nearest, warn_once
-from .batch import IMAGENET_MEAN, IMAGENET_STD
+from .batch import IMAGENET_MEAN, IMAGENET_STD, Preprocess
 from .anchors import AnchorGenerator, PointGenerator
 from .coder import DeltaCoder
 from .assign import Matcher
 from .losses import SmoothL1Loss
 from .backbone import ResNet, ResStage
 from .neck import FPN, NoNeck
-from .checkpoint import Checkpoint, describe, find_weights, load_checkpoint, read_checkpoint, rebuild, save_detector, whole_file
+from .checkpoint import Checkpoint, find_weights, load_checkpoint, read_checkpoint, whole_file
+from .describe import check_weights_fit, describe, rebuild, save_detector
 from .rpn import RPN, ProposalFilter, RPNHead
 from .roi import RoIExtractor
 from .fast_rcnn import BoxHead, DetectionFilter, FastRCNN, RoIHead
@@ -246,13 +247,15 @@ def convert(
 # %% ../nbs/36_weights.ipynb #b8941d0a
 def _coder(stds=(1.,1.,1.,1.)): return DeltaCoder(stds=stds, cut_below=False)
 
+def _plain_matcher(): return Matcher(.5, .5, .5, low_quality=False)     # of second stages, with masks and without
+
 def _torchvision_heads(num_classes, mask_head=None):
     "RPN and RoI head with torchvision's conventions."
     anchors  = AnchorGenerator(sizes=tuple((s,) for s in (32,64,128,256,512)), rounded=True, fit_strides=True)
     rpn_head = RPNHead(256, anchors=anchors, coder=_coder(), matcher=Matcher(.7, .3, 0.), loss_bbox=SmoothL1Loss(1/9),
                        train_filter=ProposalFilter(2000, 2000, min_size=1e-3), test_filter=ProposalFilter(1000, 1000, min_size=1e-3))
     bbox_head, window = BoxHead(num_classes, coder=_coder((.1,.1,.2,.2)), loss_bbox=SmoothL1Loss(1/9)), dict(ratio=2, aligned=False)
-    roi_head = RoIHead(bbox_head, mask_head, RoIExtractor(7, **window), RoIExtractor(14, **window), test_filter=DetectionFilter(min_size=.01))
+    roi_head = RoIHead(bbox_head, mask_head, RoIExtractor(7, **window), RoIExtractor(14, **window), _plain_matcher(), test_filter=DetectionFilter(min_size=.01))
     return dict(rpn_head=rpn_head, roi_head=roi_head)
 
 # %% ../nbs/36_weights.ipynb #2cb5e9d1
@@ -300,8 +303,8 @@ def _detectron2_trunk(trunk, form):
     if form == 'dc5': args |= dict(out_indices=(3,), strides=(1,2,2,1), dilations=(1,1,1,2))
     backbone = ResNet(depth, **args)
     neck = (FPN if form == 'fpn' else NoNeck)(backbone.out_channels)
-    return dict(backbone=backbone, neck=neck, bgr=True, mean=IMAGENET_MEAN[::-1], std=IMAGENET_STD[::-1] if wide else (1.,1.,1.),
-                pad_divisor=32 if form == 'fpn' else 1)
+    colours = Preprocess(IMAGENET_MEAN[::-1], IMAGENET_STD[::-1] if wide else (1.,1.,1.), bgr=True, pad_divisor=32 if form == 'fpn' else 1)
+    return dict(backbone=backbone, neck=neck, preprocess=colours)
 
 def _detectron2_rpn(form, channels, alone):
     "RPN head with Detectron2's limits; as a detector of its own it keeps more."
@@ -334,11 +337,11 @@ def detectron2_detector(
         last = ResStage(101 if '101' in trunk else 50, style='caffe', norm_eval=True, norm_grad=False)
         box_head = BoxHead(num_classes, last.out_channels, coder=_coder((.1,.1,.2,.2)), num_fcs=0, avg_pool=True)
         mask_head = MaskHead(num_classes, last.out_channels, num_convs=0) if kind == 'mask_rcnn' else None
-        roi_head = RoIHead(box_head, mask_head, RoIExtractor(14, strides), shared_head=last)
+        roi_head = RoIHead(box_head, mask_head, RoIExtractor(14, strides), matcher=_plain_matcher(), shared_head=last)
     else:
         box_head = BoxHead(num_classes, C, coder=_coder((.1,.1,.2,.2)))
         mask_head = MaskHead(num_classes, C) if kind == 'mask_rcnn' else None
-        roi_head = RoIHead(box_head, mask_head, RoIExtractor(7, strides), RoIExtractor(14, strides))
+        roi_head = RoIHead(box_head, mask_head, RoIExtractor(7, strides), RoIExtractor(14, strides), _plain_matcher())
     if kind == 'fast_rcnn': return FastRCNN(num_classes, **parts, roi_head=roi_head)
     if kind != 'keypoint_rcnn': return (MaskRCNN if mask_head else FasterRCNN)(num_classes, **rpn, **parts, roi_head=roi_head)
     return KeypointRCNN(num_classes, num_keypoints, **rpn, **parts, roi_head=roi_head, keypoint_head=KeypointHead(num_keypoints))
@@ -708,7 +711,10 @@ def load_detector(
     kind, weights = weights_kind(state), Checkpoint(convert(state), state.path, state.kind, state.metadata)
     notes, config = (_description(state.metadata), _config_inside(state.metadata)) if arch is None else (None, None)
     known, points = _count(weights)
-    if notes is not None: model = rebuild(_with_classes(notes['model'], num_classes) if num_classes else notes['model'], own)
+    if notes is not None:
+        try: check_weights_fit(notes['model'], weights, own)
+        except (TypeError, ValueError) as e: raise ValueError(f'{path} cannot be rebuilt: {e}') from None
+        model = rebuild(_with_classes(notes['model'], num_classes) if num_classes else notes['model'], own)
     elif config is not None: model = build_detector(_with_classes(config['model'], num_classes or known))
     else:
         arch = _bare(arch or _arch_of(path) or '')
@@ -756,7 +762,7 @@ def save_mmdetection(
     resize = resize_note(model)
     meta = dict(dataset_meta=dict(classes=classes), CLASSES=classes, epoch=0, iter=0)
     try: meta['detbook'] = json.dumps(dict(model=describe(model), classes=classes) | ({} if resize is None else dict(preprocessing=resize)))
-    except ValueError: pass         # a model with parts of other libraries: the weights alone
+    except ValueError as e: warn_once(f'{path} keeps the weights alone, without what they belong to: {e}')
     state = {k: v.detach().cpu().clone() for k,v in model.state_dict().items()}
     with whole_file(path) as part: torch.save(dict(meta=meta, state_dict=state), part)
     return Path(path)
@@ -785,7 +791,7 @@ def convert_command():
     sys.exit(importlib.import_module('detbook.cli').run_command(detbook_convert))
 
 # %% ../nbs/36_weights.ipynb #12b4da35
-@component
+@component(helpers=('weights',))
 class TimmBackbone(nn.Module):
     "A backbone of the library timm that hands over its stages. Raises ValueError for an unknown name, or a stride that it does not have."
     def __init__(self,
