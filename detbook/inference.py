@@ -81,7 +81,7 @@ def init_detector(
     cfg_options:dict|None=None,         # changes to the config: {'model.roi_head.bbox_head.num_classes': 3}
     classes:list|None=None,             # names; None: those of the weights or the config, or COCO's
     scale:tuple|float|None=None,        # limits of the sides of pictures, or a factor; None: as the weights or the config say
-    own:tuple=(),                       # components of yours that a file of detbook's contains
+    own:tuple=(),                       # classes of yours that the config, or a file of detbook's, names
 )->nn.Module:                           # in eval mode, with `classes`, `test_scale`, `test_antialias`, `cfg`
     "Build a detector that is ready for `inference_detector`; ValueError where config and weights do not fit."
     weights = isinstance(config, (str, os.PathLike)) and re.search(r'\.(pth?|pkl|safetensors|ckpt)$|://', str(config))
@@ -95,7 +95,7 @@ def init_detector(
         cfg, metadata, names = model.cfg, model.notes, model.classes
     else:
         cfg = _read_config(config, cfg_options)
-        model, metadata = build_detector(cfg['model'], cfg.get('train_cfg'), cfg.get('test_cfg')), {}
+        model, metadata = build_detector(cfg['model'], cfg.get('train_cfg'), cfg.get('test_cfg'), own), {}
         if checkpoint is None: warn_once(f'{type(model).__name__} has random weights, for init_detector was given no checkpoint', key=object())   # each time
         else: metadata = _fill(model, checkpoint, config if isinstance(config, (str, Path)) else 'the config')
         names = class_names(metadata, getattr(model, 'num_classes', None), places=(test_settings(cfg).get('metainfo'), cfg.get('metainfo')))

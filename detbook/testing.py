@@ -20,7 +20,7 @@ from .core import nearest
 from .show import panels, show_prediction, show_target
 from .checkpoint import read_arrays, whole_file
 from .rpn import RPN
-from .config import Config, ConfigError, ConfigPart, build_part, build_tta
+from .config import Config, ConfigError, ConfigPart, build_part, build_tta, load_own
 from .data import CocoDataset, collate, decode_masks, read_coco
 from .transforms import Augment, Resize, original_size
 from .metrics import Result, encode_mask, evaluate, match_categories
@@ -332,7 +332,7 @@ def _suitable(model, ds):
     if isinstance(model, RPN): return ('proposal_fast',)
     head, d = getattr(model, 'roi_head', None), read_truths(ds)
     points = 17 in (len(a.get('keypoints') or ())//3 for a in d['annotations'])
-    if not points and hasattr(head, 'keypoint_head') and is_main():
+    if not points and getattr(head, 'keypoint_head', None) is not None and is_main():
         print('keypoints are not measured: the truths have none of 17, and others need a config whose test_evaluator gives their sigmas')
     masks = any(a.get('segmentation') for a in d['annotations'])
     return 'bbox', *['segm']*(masks and getattr(head, 'mask_head', None) is not None), *['keypoints']*(points and getattr(head, 'keypoint_head', None) is not None)
@@ -368,13 +368,13 @@ def _check_sigmas(measures, model, ds):
     if np.ndim(given) and np.size(given) != n: raise ValueError(f'{here}: these are {np.size(given)} tolerances, and the detector finds {n} keypoints')
     if given is not None and not (np.asarray(given, float) > 0).all(): raise ValueError(f'{here}: tolerances are above 0')
 
-def _test_rank(config, cfg, checkpoint, measures, out, show, show_dir, min_score, tta):
+def _test_rank(config, cfg, checkpoint, measures, out, show, show_dir, min_score, tta, own):
     "What each process does; on rank 0 the result, what was written, and how many pictures a second there were."
     ds, batch_size, num_workers = _data(config, cfg, tta, bool(show or show_dir))
     files  = [ds.path(i) for i in range(len(ds))]
     places = place_below(show_dir, [os.path.relpath(f, ds.folder) for f in files], files, '.jpg', '--show_dir') if show_dir else None
     with contextlib.nullcontext() if is_main() else contextlib.redirect_stdout(io.StringIO()):
-        model = init_detector(cfg, checkpoint, place().device)
+        model = init_detector(cfg, checkpoint, place().device, own=load_own(own))
     if cfg is None: _as_shown(ds, model)
     if not measures.metrics: measures = measures._replace(metrics=_suitable(model, ds))
     if not measures.format_only:
@@ -382,7 +382,7 @@ def _test_rank(config, cfg, checkpoint, measures, out, show, show_dir, min_score
         _check_sigmas(measures, model, ds)
         if measures.ann_file: read_truths(ds, measures.ann_file)
     categories, proposals = label_categories(model, ds), isinstance(model, RPN)
-    _check_out(out, ds, cfg, config, checkpoint, measures, hasattr(getattr(model, 'roi_head', None), 'mask_head'))
+    _check_out(out, ds, cfg, config, checkpoint, measures, getattr(getattr(model, 'roi_head', None), 'mask_head', None) is not None)
     if tta: model = build_tta(cfg, model, ds.flip_pairs)
     begun = time.monotonic()
     def draw(i, d):
@@ -408,9 +408,11 @@ def detbook_test(
     launcher:Literal['none', 'pytorch', 'slurm', 'mpi']='none',     # who has started this process, beside others
     tta:bool=False,                 # look several times, as the config's tta_pipeline says?
     set:list|None=None,             # changes to the config: test_dataloader.dataset.ann_file=mine.json
+    own:list|None=None,             # classes of yours that config or checkpoint name, by the file that they stand in: FILE.py:Name
 )->Result|None:                     # the figures; None where the config wants results alone, and on all ranks but the first
     "Test a detector on the data of a config: measure, write down, draw. ValueError, TypeError or FileNotFoundError say in a sentence what does not fit."
     cfg = _read_job(config, set, tta)
+    load_own(own or ())             # a slip is named before any process starts
     measures = read_evaluator(cfg) if cfg else Measures()
     if eval: measures = measures._replace(metrics=(eval,) if isinstance(eval, str) else tuple(eval), format_only=False)
     check_metrics(measures.metrics, None)
@@ -421,7 +423,7 @@ def detbook_test(
         import matplotlib.pyplot as plt
         if plt.get_backend().lower() == 'agg' or gpus*proc_per_gpu > 1 or launcher != 'none':
             raise ValueError('--show needs a screen and a single process; --show_dir FOLDER writes the pictures instead')
-    args = str(config) if cfg is None else None, cfg, str(checkpoint), measures, out, show, show_dir, min_score, tta
+    args = str(config) if cfg is None else None, cfg, str(checkpoint), measures, out, show, show_dir, min_score, tta, own or ()
     if launcher == 'none': answer = run_on(gpus, _test_rank, *args, per_gpu=proc_per_gpu)
     else:
         with process_group(launcher): answer = _test_rank(*args)

@@ -24,7 +24,7 @@ from .show import panels
 from .checkpoint import load_checkpoint, read_checkpoint, save_checkpoint, save_detector, whole_file
 from .detector import load_backbone
 from .rpn import RPN
-from .config import Config, ConfigError, ConfigPart, build_part, finish_part, refuse_type, build_detector
+from .config import Config, ConfigError, ConfigPart, build_part, finish_part, refuse_type, build_detector, load_own
 from .data import CocoDataset
 from .metrics import evaluate
 from .transforms import RandomResize, Resize
@@ -457,10 +457,11 @@ def build_model(
     cfg:dict,           # a whole config
     seed:int=0,         # of the first weights
     load:bool=True,     # load what init_cfg and load_from name? a run that goes on has better weights already
+    own:tuple=(),       # classes of yours that the config names
 )->nn.Module:           # a detector
     "Build a config's detector with its first weights; prints what was loaded."
     torch.manual_seed(seed)
-    model = build_detector(ConfigPart(cfg, 'the config')('model'))
+    model = build_detector(ConfigPart(cfg, 'the config')('model'), own=own)
     source = cfg.get('load_from')
     if source and load: print(load_checkpoint(model, source))
     for path, weights in _pretrained(cfg['model']):
@@ -577,6 +578,7 @@ class Trainer:
         validate:bool=True,     # measure as the config says? else never
         save_every:float=10.,   # minutes between two states, besides those at the config's checkpoints
         state:State|None=None,  # to go on from
+        own:tuple=(),           # classes of yours that the config names
     ):
         self.cfg, self.work_dir, self.seed, self.save_every, self.place = cfg, Path(work_dir), seed, save_every, place()
         part, among = ConfigPart(cfg, 'the config'), dict(rank=self.place.rank, world_size=self.place.world_size)
@@ -593,7 +595,7 @@ class Trainer:
             if not isinstance(self.val, CocoDataset): raise ConfigError(f'val_dataloader.dataset is a {type(self.val).__name__}: figures are those of one CocoDataset')
             _same_classes(self.data, self.val)
             build_loader(self.val, loads, build_plan(loads | dict(batch_size=loads.get('batch_size', 1)), self.val, path='val_dataloader'), path='val_dataloader')
-        with contextlib.nullcontext() if is_main() else contextlib.redirect_stdout(None): self.model = build_model(cfg, seed, load=state is None)
+        with contextlib.nullcontext() if is_main() else contextlib.redirect_stdout(None): self.model = build_model(cfg, seed, state is None, own)
         _classes_fit(self.model, self.data)
         if self.measures: _check_watch(_try_measuring(self.measures, self.val, self.model), self.watch)
         self.shown_as = _preprocessing(cfg, self.val if self.measures else None)
@@ -1076,7 +1078,7 @@ def _in_process(cfg, work_dir, resume, validate, seed, save_every, launcher, arg
         if path and not is_main(): state = read_state(Path(path), check_notes)
         if state and seed not in (None, state.notes['seed']): raise ValueError(f'{path} is of a run with the seed {state.notes["seed"]}, and now the seed is {seed}')
         seed, start = state.notes['seed'] if state else seed or 0, time.time()
-        run = Trainer(cfg, work_dir, seed, validate, save_every, state)
+        run = Trainer(cfg, work_dir, seed, validate, save_every, state, load_own(arguments['own']))
         run.introduce(arguments)
         try: run.run()
         except BaseException as e:
@@ -1102,6 +1104,7 @@ def detbook_train(
     seed:int|None=None,                 # of the first weights and of all that is random; None: the config's, or 0
     set:list|tuple=(),                  # settings of the config to change: optim_wrapper.optimizer.lr=0.01
     save_every:float=10.,               # minutes between two states to resume from, besides those at the config's checkpoints
+    own:list|tuple=(),                  # classes of yours that the config names, by the file that they stand in: FILE.py:Name
 )->Run:                                 # what the run has left
     "Train the detector that a config describes."
     cfg = read_training_config(config, set)
@@ -1116,7 +1119,9 @@ def detbook_train(
     if not _is_real(save_every) or save_every < 0: raise ValueError(f'save_every is {save_every!r}; expected minutes, 0 or more')
     if not resume and cfg.get('resume'): resume = cfg.get('load_from') or True
     arguments = dict(config=str(config) if isinstance(config, (str, os.PathLike)) else name, work_dir=str(folder), gpus=gpus, validate=validate,
-                     resume=str(resume) if resume else False, launcher=launcher, seed=seed, set=[set] if isinstance(set, str) else list(set), save_every=save_every)
+                     resume=str(resume) if resume else False, launcher=launcher, seed=seed, set=[set] if isinstance(set, str) else list(set), save_every=save_every,
+                     own=[own] if isinstance(own, str) else list(own))
+    load_own(arguments['own'])      # a slip is named before any process starts
     how = cfg, folder, resume, validate, seed, save_every, launcher, arguments
     stopped = _in_process(*how) if gpus == 1 or launcher != 'none' else run_on(gpus, _in_process, *how)
     if stopped: raise SystemExit(128 + stopped)
