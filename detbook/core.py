@@ -232,7 +232,7 @@ LIMITS = (dict.fromkeys('num_classes num_keypoints in_channels out_channels chan
 def _check_value(owner, name, v, param):
     "Raise TypeError or ValueError for a value that the annotation, or LIMITS, does not admit."
     kinds = typing.get_args(param.annotation) or (param.annotation,)
-    if param.annotation is not param.empty and not any(_fits(v, k) for k in kinds):
+    if param.annotation is not param.empty and v is not param.default and not any(_fits(v, k) for k in kinds):
         expected = ' or '.join('None' if k is type(None) else getattr(k, '__name__', str(k)) for k in kinds)
         raise TypeError(f'{owner}: {name} is {v!r:.60} ({type(v).__name__}); expected {expected}')
     if _is_row(v) and isinstance(param.default, tuple) and _leaves(param.default) and any(isinstance(o, str) for o in v):
@@ -260,7 +260,7 @@ def constructor_parameters(
 def component(
     cls:type|None=None,     # a class whose constructor takes named arguments
     *,
-    helpers:tuple=(),       # arguments that only help to build the other ones: not kept, and no setting of the object
+    helpers:tuple=(),       # arguments that only help to build the other ones, as `weights` always does: not kept, and no setting of the object
 )->type:                    # the same class
     "Make `cls` check the arguments of its constructor (TypeError, ValueError) and keep each of them under its own name."
     if cls is None: return functools.partial(component, helpers=helpers)
@@ -282,11 +282,11 @@ def component(
         checked(self, *args, **kwargs)
         bound.apply_defaults()
         for k,v in by_name(bound).items():
-            if k in helpers or hasattr(self, k): continue
+            if k in cls.helper_arguments or hasattr(self, k): continue
             if isinstance(v, nn.Module): raise TypeError(f'{cls.__name__} does not keep its part {k}; its constructor should set self.{k}')
             setattr(self, k, v)
         self.arguments = given
-    cls.__init__, cls.helper_arguments = __init__, tuple(helpers)
+    cls.__init__, cls.helper_arguments = __init__, (*helpers, 'weights', 'weights_backbone')
     return cls
 
 # %% ../nbs/00_core.ipynb #27f2feb7

@@ -27,7 +27,7 @@ def _numbers_of(x, given):
     return x.detach().cpu().flatten().tolist()
 
 def _describe(x, where, given=None):
-    if isinstance(x, Tensor) and x.ndim < 4 and x.numel() < 1000: x = _numbers_of(x, given)
+    if isinstance(x, Tensor) and given is not None: x = _numbers_of(x, given)       # a constant that was given as numbers
     if x is None or type(x) in (bool, int, str): return x
     if isinstance(x, numbers.Real):
         if not math.isnan(x): return int(x) if isinstance(x, numbers.Integral) else float(x)
@@ -113,10 +113,11 @@ _NOTES = {'trained', 'looked', 'classes', 'cfg', 'notes', 'test_scale', 'test_an
 
 def _state(x):
     "What an object holds, by name."
+    hidden = getattr(type(x), 'helper_arguments', ())
     if isinstance(x, nn.Module):
         constants = {k: v for k,v in x._buffers.items() if k in x._non_persistent_buffers_set}
-        return {k: v for k,v in vars(x).items() if k not in _INTERNAL and not k.startswith('_')} | constants | dict(x._modules)
-    return {k: v for k,v in vars(x).items() if k != 'arguments' and not k.startswith('_')}
+        return {k: v for k,v in vars(x).items() if k not in _INTERNAL and k not in hidden and not k.startswith('_')} | constants | dict(x._modules)
+    return {k: v for k,v in vars(x).items() if k != 'arguments' and k not in hidden and not k.startswith('_')}
 
 def _differs(a, b, where, met):
     "The first place where two objects hold something else, and the two values; None: they are alike."
@@ -191,12 +192,11 @@ def save_detector(
 )->Path:                        # the same path
     "Write a detector that `read_detector` can rebuild from the file alone; one that it could not raises ValueError."
     model = getattr(model, '_orig_mod', getattr(model, 'module', model))
-    if isinstance(classes, str) and len(classes) != getattr(model, 'num_classes', len(classes)): classes = (classes,)
     description, classes = describe(model), [str(c) for c in classes]
     number = getattr(model, 'num_classes', None)
     if isinstance(number, int) and number != len(classes):
         raise ValueError(f'{type(model).__name__} has {number} classes, and {len(classes)} names were given: {", ".join(classes[:5])}')
-    own = {k: v for k,v in (description.get('preprocess') or {}).items() if k in ('mean', 'std', 'bgr', 'pad_divisor')}
+    own = {k: v for k,v in {**description, **(description.get('preprocess') or {})}.items() if k in ('mean', 'std', 'bgr', 'pad_divisor')}
     return save_checkpoint(path, model, {'model': description, 'classes': classes, 'preprocessing': {**own, **(preprocessing or {})}})
 
 # %% ../nbs/13_describe.ipynb #5c39bebd

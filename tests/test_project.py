@@ -413,3 +413,13 @@ def test_no_machine_paths_and_no_unsafe_loads():
         for pattern in PATHS + LOADS:
             faults += [f'{path}, line {text[:m.start()].count(chr(10))+1}: {m[0]!r}' for m in re.finditer(pattern, text)]
     report(faults)
+
+def test_the_version_of_sources_that_are_not_installed():
+    "Where detbook is not installed, its version is written in two places; both are that of settings.ini."
+    import configparser, detbook
+    from detbook import checkpoint
+    config = configparser.ConfigParser(delimiters=['='], interpolation=None)
+    config.read(ROOT/'settings.ini', encoding='utf-8')
+    version = config['DEFAULT']['version']
+    assert checkpoint._RELEASE == version
+    assert f"__version__ = {version!r}" in (ROOT/'detbook/__init__.py').read_text()
