@@ -209,8 +209,7 @@ _KINDS = {bool: lambda v: isinstance(v, bool), str: lambda v: isinstance(v, (str
 def _fits(v, kind):
     "Is the value of a kind that an annotation names? A part (a Matcher, a loss) may be anything that is no plain value."
     if kind in _KINDS: return _KINDS[kind](v)
-    if isinstance(kind, type) and issubclass(kind, nn.Module): return isinstance(v, nn.Module)
-    return not isinstance(kind, type) or not (v is None or isinstance(v, (str, bytes, numbers.Number, tuple, list, dict)))
+    return not isinstance(kind, type) or not (v is None or isinstance(v, (type, str, bytes, numbers.Number, tuple, list, dict, Tensor)))
 
 def _leaves(v):
     "The numbers of a number, or of a tuple of them, however deep."

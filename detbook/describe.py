@@ -143,14 +143,12 @@ def _differs(a, b, where, met):
         if d := _differs(x[k], y[k], at, met): return d
     return None
 
-def _parts(x, met):
+def _parts(x):
     "The classes of a component and of all components that it holds."
-    if id(x) in met: return
-    met.add(id(x))
-    if _is_component(type(x)): yield type(x); yield from _parts(settings(x), met)
-    elif isinstance(x, dict): yield from _parts(list(x.values()), met)
+    if _is_component(type(x)): yield type(x); yield from _parts(settings(x))
+    elif isinstance(x, dict): yield from _parts(list(x.values()))
     elif isinstance(x, (tuple, list)):
-        for v in x: yield from _parts(v, met)
+        for v in x: yield from _parts(v)
 
 # %% ../nbs/13_describe.ipynb #fc6f5f05
 def first_difference(
@@ -173,7 +171,7 @@ def describe(
     name = type(model).__name__
     if not _is_component(type(model)): raise ValueError(f'{name} is not a @component: it does not keep what it was built with')
     description = _describe(model, name) | {'_format': _FORMAT}
-    with torch.random.fork_rng(devices=[]): twin = rebuild(description, own=list(_parts(model, set())))
+    with torch.random.fork_rng(devices=[]): twin = rebuild(description, own=list(_parts(model)))
     flags = {k: p.requires_grad for k,p in _parameters(twin).items()}
     changed = {k: p.requires_grad for k,p in _parameters(model).items() if p.requires_grad != flags.get(k)}
     if changed: description['_requires_grad'] = changed

@@ -575,7 +575,7 @@ def _shrunk(result, factor, size):
     out = {k: v for k,v in result.items() if k in ('scores', 'labels')} | dict(boxes=result['boxes'] * factor)
     if 'keypoints' in result: out['keypoints'] = result['keypoints'][..., :2] * factor
     if 'masks' in result and len(result['boxes']):
-        m = result['masks'] if isinstance(result['masks'], Tensor) else decode_masks(result['masks'], ())
+        m = result['masks'] if isinstance(result['masks'], Tensor) else decode_masks(result['masks'], None)
         rows, cols = (((torch.arange(n) + .5) * (old/n)).long() for n,old in zip(size, m.shape[-2:]))
         out['masks'] = m if m.shape[-2:] == size else m[:, rows][..., cols]
     return out

@@ -32,7 +32,7 @@ from fastai.learner import Learner, ValueMetric
 from fastai.optimizer import OptimWrapper
 from .core import nearest, strict, warn_once
 from .show import show_grid, show_pair
-from .checkpoint import save_detector
+from .describe import save_detector
 from .models import mask_rcnn
 from .data import CocoDataset, collate, list_pictures, read_picture, written_id
 from .transforms import Crop, Flip, RandomResize, Resize, original_size, to_original

@@ -9,6 +9,7 @@ __all__ = ['PALETTE', 'panels', 'show_image', 'show_boxes', 'show_masks', 'show_
            'show_pair', 'show_grid', 'label_color']
 
 # %% ../nbs/01_show.ipynb #6dfd05b6
+from collections.abc import Iterable
 import torch, torch.nn.functional as F
 from torch import Tensor
 from .core import checked, nearest, warn_once
@@ -222,7 +223,7 @@ def show_pair(
 # %% ../nbs/01_show.ipynb #155074d7
 @checked
 def show_grid(
-    items:list,             # images, or (image, target) or (image, prediction) pairs: a dict with 'scores' is a prediction
+    items:Iterable,         # images, or (image, target) or (image, prediction) pairs: a dict with 'scores' is a prediction
     cols:int=4,             # pictures in a row
     classes:list=None,      # class names; default: write the label's number
     titles:list=None,       # one text for each item

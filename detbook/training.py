@@ -21,7 +21,8 @@ from fastcore.basics import patch
 from torch import nn
 from .core import nearest, strict, warn_once
 from .show import panels
-from .checkpoint import load_checkpoint, read_checkpoint, save_checkpoint, save_detector, whole_file
+from .checkpoint import load_checkpoint, read_checkpoint, save_checkpoint, whole_file
+from .describe import save_detector
 from .detector import load_backbone
 from .rpn import RPN
 from .config import Config, ConfigError, ConfigPart, build_part, finish_part, refuse_type, build_detector, load_own
