@@ -441,7 +441,7 @@ def _check_measures(metrics, model, ds):
     for m in metrics:
         if m not in known: raise ValueError(f'there is no metric {m!r}{nearest(m, known)}; there are: {", ".join(known)}')
         part = dict(segm='mask_head', keypoints='keypoint_head').get(m)
-        if part and head is not None and not hasattr(head, part): raise ValueError(f'{m} cannot be measured: {type(model).__name__} has no {part}')
+        if part and head is not None and getattr(head, part, None) is None: raise ValueError(f'{m} cannot be measured: {type(model).__name__} has no {part}')
     if 'segm' in metrics and not ds.has_masks: raise ValueError(f'segm cannot be measured: {ds.name} has no masks')
 
 @strict
