@@ -233,7 +233,8 @@ def _check_value(owner, name, v, param):
     kinds = typing.get_args(param.annotation) or (param.annotation,)
     if param.annotation is not param.empty and v is not param.default and not any(_fits(v, k) for k in kinds):
         expected = ' or '.join('None' if k is type(None) else getattr(k, '__name__', str(k)) for k in kinds)
-        raise TypeError(f'{owner}: {name} is {v!r:.60} ({type(v).__name__}); expected {expected}')
+        shown = ' '.join(f'{v!r:.60}'.split())      # on one line
+        raise TypeError(f'{owner}: {name} is {shown} ({type(v).__name__}); expected {expected}')
     if _is_row(v) and isinstance(param.default, tuple) and _leaves(param.default) and any(isinstance(o, str) for o in v):
         raise TypeError(f'{owner}: {name} is {v!r:.60}; expected numbers')
     low, high = LIMITS.get(name, (-math.inf, math.inf))

@@ -180,7 +180,7 @@ def lone_rpn_head(
     return RPNHead(in_channels, feat_channels, anchors, test_filter=ProposalFilter(2000))
 
 # %% ../nbs/20_rpn.ipynb #36881774
-@component(helpers=('weights', 'weights_backbone'))
+@component(helpers=('num_classes', 'weights', 'weights_backbone'))
 class RPN(Detector):
     "A region proposal network as a detector of its own: every object is just an object."
     def __init__(self,
