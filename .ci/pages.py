@@ -50,7 +50,7 @@ def render(folder):
     said = out.stdout + out.stderr
     if out.returncode: raise SystemExit(said)
     warnings = [l for l in said.splitlines() if l.startswith('warning') and not any(i in l for i in IGNORED)]
-    return folder/'_docs', warnings
+    return next(folder/d for d in ('_docs', '_site') if (folder/d).is_dir()), warnings      # as nbdev.yml says, or Quarto's default
 
 def broken(site):
     "What the pages link to or show that is not there."

@@ -22,7 +22,8 @@ _SOURCES = 'weights', 'weights_backbone'    # where weights came from is no part
 def _is_component(cls): return isinstance(cls, type) and hasattr(cls, 'helper_arguments') and hasattr(cls.__init__, '__wrapped__')
 
 def _numbers_of(x, given):
-    "A tensor as numbers: as they were given, where the tensor still holds them (0.1 is no float32)."
+    "A tensor as numbers: as they were given, where the tensor still holds them (0.1 is no float32), or holds nothing (on `meta`)."
+    if x.is_meta: return list(given)
     if isinstance(given, (tuple, list)) and torch.equal(torch.tensor(given, dtype=x.dtype).flatten(), x.detach().cpu().flatten()): return list(given)
     return x.detach().cpu().flatten().tolist()
 
@@ -128,7 +129,9 @@ def _differs(a, b, where, met):
         return next((d for i,(x,y) in enumerate(zip(a, b)) if (d := _differs(x, y, f'{where}[{i}]', met))), None)
     if isinstance(a, numbers.Real) and isinstance(b, numbers.Real): return None if a == b else (where, a, b)
     if type(a) is not type(b): return where, *((repr(x) if x is None or isinstance(x, (str, numbers.Number)) else f'a {type(x).__name__}') for x in (a, b))
-    if isinstance(a, Tensor): return None if a.shape == b.shape and torch.equal(a.cpu(), b.cpu()) else (where, 'another tensor', 'the first')
+    if isinstance(a, Tensor):
+        same = a.shape == b.shape and (a.is_meta or b.is_meta or torch.equal(a.cpu(), b.cpu()))
+        return None if same else (where, 'another tensor', 'the first')
     if isinstance(a, dict): x, y = a, b
     elif isinstance(a, types.FunctionType): return None if a.__code__ is b.__code__ else (where, a.__qualname__, b.__qualname__)
     elif hasattr(a, '__dict__') and not isinstance(a, type): x, y = _state(a), _state(b)
