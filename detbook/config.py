@@ -496,7 +496,7 @@ def _predefined(text, path):
         if value: return value
         line = text[:m.start()].count('\n') + 1
         raise ConfigError(f'{path}, line {line}: {m[0]}: the environment has no {m[1]}, and no default is given')
-    return re.sub(r'''\{\{['"]?\s*\$(\w+)\s*:\s*(\S*?)\s*['"]?\}\}''', variable, text)
+    return re.sub(r'''\{\{['"]?\s{0,99}\$(\w{1,99})\s{0,99}:\s{0,99}(\S{0,999}?)\s{0,99}['"]?\}\}''', variable, text)     # with bounds, so that it is quick on any text
 
 def _parse(text, path, mode='exec'):
     try: return ast.parse(text, str(path), mode)

@@ -398,3 +398,9 @@ def test_reading_imports_nothing():
     "Neither mmengine, nor PyYAML for a Python file, nor the network."
     code = "import sys; from detbook.config import Config; c = Config.fromfile('retinanet_r50_fpn_1x_coco'); assert not {'mmdet', 'mmengine', 'mmcv', 'fastai', 'matplotlib'} & set(sys.modules); print(c.model.type)"
     assert subprocess.run([sys.executable, '-c', code], capture_output=True, text=True, check=True).stdout == 'RetinaNet\n'
+
+def test_a_text_that_looks_like_a_variable_is_read_at_once(tmp_path):
+    "Blanks and braces without end come back as they are; a pattern that goes back and forth would never end."
+    for i, text in enumerate(('{{$A:' + ' '*25_000, '{{$A: x' * 4_000, '{{ ' * 8_000, '{{"$' + 'A'*25_000, '{{$A:' + 'x'*25_000)):
+        (tmp_path/f'c{i}.py').write_text(f'a = """{text}"""\n')
+        assert Config.fromfile(tmp_path/f'c{i}.py').a == text
