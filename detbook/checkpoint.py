@@ -813,7 +813,7 @@ def whole_file(
     finally: part.unlink(missing_ok=True)
 
 # %% ../nbs/12_checkpoint.ipynb #ed7a8845
-_RELEASE = '0.1.0'      # of these sources; a test compares it with settings.ini
+_RELEASE = '0.2.0'      # of these sources; a test compares it with settings.ini
 def _version():
     try: return importlib.metadata.version('detbook') or _RELEASE
     except importlib.metadata.PackageNotFoundError: return _RELEASE

@@ -297,7 +297,7 @@ def test_settings_that_make_no_sense(settings):
     with pytest.raises((ValueError, TypeError)) as e: inference_detector(small('faster_rcnn'), canvas(32, 32), settings)
     assert one_sentence(e)
 
-@pytest.mark.parametrize('imgs', ['', 'none/*.png', 'http://127.0.0.1:9/a.png', dict(image=1), [[1, 2]], lambda: 1, open], ids=str)
+@pytest.mark.parametrize('imgs', ['', 'none/*.png', 'http://127.0.0.1:9/a.png', dict(image=1), [[1, 2]], lambda: 1, open], ids=lambda v: str(v).split(' at 0x')[0])
 def test_no_pictures(imgs):
     with pytest.raises((ValueError, TypeError, FileNotFoundError)) as e: inference_detector(Spots(), imgs)
     assert one_sentence(e)
