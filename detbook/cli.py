@@ -12,7 +12,7 @@ import argparse, inspect, signal, sys, types, typing
 from collections.abc import Callable
 from typing import NamedTuple, get_args, get_origin
 from fastcore.docments import docments
-from .core import nearest
+from .core import checked, nearest
 
 # %% ../nbs/44_cli.ipynb #15c6337f
 import hashlib, os, re
@@ -61,6 +61,7 @@ class _Several(argparse.Action):
         setattr(args, self.dest, values if old is self.default else [*old, *values])
 
 # %% ../nbs/44_cli.ipynb #50f1f493
+@checked
 def make_parser(
     f:Callable,             # a function with annotated, commented parameters
 )->argparse.ArgumentParser: # flags with underscores; hyphens are accepted as well
@@ -80,6 +81,7 @@ def make_parser(
     return parser
 
 # %% ../nbs/44_cli.ipynb #4ef6e6dd
+@checked
 def run_command(
     f:Callable,             # the function behind the command
     argv:list|None=None,    # words after the command's name; None: those of this process
@@ -111,9 +113,10 @@ def _parts(name):
     return parts if sum(map(len, parts)) <= 1000 else parts[-3:]
 
 # %% ../nbs/44_cli.ipynb #b439349e
+@checked
 def never_over(
     path:str|Path|None,     # file that is to be written; None: none is
-    sources:list,           # files that the same command reads
+    sources:list[str|Path], # files that the same command reads
     flag:str='the output',  # what the user calls it, such as '--out'
 ):
     "Raise ValueError where writing `path` would replace a file that is read, also by another name or a link."
@@ -121,6 +124,7 @@ def never_over(
     for s in sources if where else ():
         if where == _identity(s): raise ValueError(f'{flag} {path} is {"" if str(s) == str(path) else f"{s}, "}a file that is read here, and would be replaced')
 
+@checked
 def free_path(
     path:str|Path,  # file that is to be written, though nobody asked for it by name
 )->Path:            # the same, or with _2, _3, ... where that is taken
@@ -148,17 +152,18 @@ def _one_each(names, suffix):
         taken.update([low(out[-1]), *(low(above[:j+1]) for j in range(len(above)))])
     return out
 
+@checked
 def keep_pictures(
-    paths:list,             # files that are to be written
+    paths:list[Path],       # files that are to be written
     folder:str|Path,        # that was asked for
-    sources:list,           # pictures that are read, and stay as they are
+    sources:list[str|Path], # pictures that are read, and stay as they are
     flag:str='the folder',  # what the user calls the folder, such as '--show_dir'
 ):
     "Raise ValueError where `folder` is that of the pictures themselves, where a link leads out of it, or a file has the name of a picture."
     top = Path(folder).resolve()
     if os.path.lexists(folder) and not Path(folder).is_dir(): raise NotADirectoryError(f'{flag} {folder} is no folder')
     homes = {_identity(p): p for p in {os.path.dirname(s) or '.' for s in map(str, sources)}}
-    for parent in {p.parent for p in paths}:
+    for parent in {Path(p).parent for p in paths}:
         if not parent.resolve().is_relative_to(top): raise ValueError(f'{flag} {folder}: {parent} leads to {parent.resolve()}, outside of that folder')
         if own := homes.get(_identity(parent) or ()): raise ValueError(f'{flag} {folder} would put drawings into {own}, the folder of the pictures themselves: name another folder')
     taken = [(p, i) for p in paths if (i := _identity(p))]
@@ -167,14 +172,16 @@ def keep_pictures(
         if i in reads: raise ValueError(f'{flag} {folder}: {p} is the picture {reads[i]} by another name, and would be replaced')
         if p.is_dir(): raise ValueError(f'{flag} {folder}: {p} is a folder, and a picture is to be written there')
 
+@checked
 def place_below(
     folder:str|Path,        # that was asked for
-    names:list,             # of pictures: text of any kind, or paths
-    sources:list,           # the files that they are, in the same order: these stay as they are
+    names:list[str|Path],   # of pictures: text of any kind, or paths
+    sources:list[str|Path], # the files that they are, in the same order: these stay as they are
     suffix:str|None=None,   # of what is written; None: that of each name
     flag:str='the folder',  # what the user calls it, such as '--show_dir'
 )->list:                    # paths, all different, all below the folder
     "Give each picture a place below `folder`. ValueError where that is the folder of the pictures themselves, or a link leads elsewhere."
+    if len(names) != len(sources): raise ValueError(f'names are {len(names)} and sources {len(sources)}; expected as many')
     whole = [os.path.abspath(s) for s in sources]
     root  = os.path.commonpath([os.path.dirname(s) for s in whole]) if whole else ''
     plain = lambda n: not os.path.isabs(n) and '/'.join(_parts(n)) == str(n)
