@@ -1,5 +1,5 @@
 "Tutorials do what their pages show: with the shown cells alone, and when all cells are run again in the same kernel. Trainings are cut short here; nbdev-test runs them whole."
-import ast, json, linecache, os, random
+import ast, importlib, inspect, json, linecache, pkgutil, random, re
 from pathlib import Path
 import matplotlib, matplotlib.pyplot as plt, numpy as np, pytest, torch
 
@@ -101,3 +101,59 @@ def test_other_directives_hide_nothing():
     for source in ('#| code-fold: true\na = 1', '#| echo: true\na = 1', 'a = 1  # hide'): assert 'a = 1' in shown(source)
     from nbdev import processors
     assert UNSEEN == processors._hide_dirs, 'nbdev hides other cells than this file knows of'
+
+# ---- what the tables of coming_from_mmdetection say that one types
+
+def right_hand_code():
+    "What stands between backquotes in the columns headed `here`."
+    page = json.loads((NBS/'tutorials'/'coming_from_mmdetection.ipynb').read_text(encoding='utf-8'))
+    tables = [t for c in page['cells'] if c['cell_type'] == 'markdown' for t in re.findall(r'(?:^\|.*\|$\n?)+', ''.join(c['source']), re.M)]
+    assert len(tables) == 3
+    found = []
+    for head, _, *rows in ([[w.strip() for w in l.split('|')] for l in t.splitlines()] for t in tables):
+        found += [code for r in rows for code in re.findall(r'`([^`]+)`', r[head.index('here')])]
+    return found
+
+def public_names():
+    import detbook
+    modules = [importlib.import_module(f'detbook.{m.name}') for m in pkgutil.iter_modules(detbook.__path__)]
+    return {n: getattr(m, n) for m in modules for n in getattr(m, '__all__', ())}
+
+def faults(code, names, parsers):
+    "What is wrong with a line that a table says one types."
+    words = code.split()
+    command = next((w for w in words if w in parsers), None)
+    flags = {o for a in parsers[command]._actions for o in a.option_strings} if command else {o for p in parsers.values() for a in p._actions for o in a.option_strings}
+    behind = words[words.index(command):] if command else words if words[0].startswith('--') else []
+    wrong = [w for w in behind if w.startswith('--') and w not in flags]
+    if behind and '--set' in behind and (changes := [w for w in behind[behind.index('--set') + 1:] if re.match(r'\w+\.\w+\.|\w+=\w|\w+\.\w+=', w) and not w.startswith('a.b')]):
+        from detbook.training import read_training_config
+        try: read_training_config('mask-rcnn_r50_fpn_1x_coco', [c for c in changes if c != 'd.e=f'])
+        except ValueError as e: wrong.append(str(e))
+    if not behind and (m := re.fullmatch(r'(\w+)(\(.*\)|(?:\.\w+)*)', code)) and m[1] in names:
+        rest = m[2]
+        if rest.startswith('('):
+            takes = inspect.signature(names[m[1]]).parameters
+            wrong += [f'{m[1]} takes no {k}' for k in re.findall(r'(\w+)=', rest) if k not in takes]
+    elif not behind: wrong.append('no such name')
+    return wrong
+
+OTHER = {'boxes', 'labels', 'scores', 'masks', 'metrics.json', '.json', 'model.loss(images, targets)', 'model.predict(images)'}      # keys, files, and methods
+
+def test_what_one_types_exists():
+    "Each right-hand name is one of detbook's, each command has the flags, each setting reaches something."
+    from detbook.cli import make_parser
+    names = public_names()
+    parsers = {k: make_parser(names[k]) for k in ('detbook_train', 'detbook_test', 'detbook_predict', 'detbook_convert')}
+    found = [c for c in right_hand_code() if c not in OTHER]
+    assert len(found) > 40
+    wrong = {c: f for c in found if (f := faults(c, names, parsers))}
+    assert not wrong, wrong
+    assert all(callable(getattr(names['MaskRCNN'], k)) for k in ('loss', 'predict'))
+    for slip in ('Mathcer', 'detbook_train CONFIG --workdir DIR', '--set optim_wraper.type=AmpOptimWrapper', 'ResNet(group=)', '--show-dirs DIR'): assert faults(slip, names, parsers), slip
+
+def test_daily_words_of_mmdetection_are_answered():
+    page = (NBS/'tutorials'/'coming_from_mmdetection.ipynb').read_text(encoding='utf-8')
+    words = '''init_detector inference_detector show_result tools/train.py tools/test.py dist_train.sh dist_test.sh --work-dir --resume --cfg-options --out --show-dir --launcher --amp
+               CheckpointHook LoggerHook EMAHook EarlyStoppingHook load_from _base_ metainfo AmpOptimWrapper'''.split()
+    assert not [w for w in words if w not in page]
