@@ -10,12 +10,12 @@ __all__ = ['PREDICTORS', 'VERSION', 'shown', 'check_file', 'Budget', 'file_budge
            'save_checkpoint']
 
 # %% ../nbs/12_checkpoint.ipynb #1faa0680
-import difflib, hashlib, http.client, importlib, importlib.metadata, inspect, io, itertools, json, os, pickle, re, secrets
+import difflib, hashlib, http.client, importlib, importlib.metadata, io, itertools, json, os, pickle, re, secrets
 import shutil, stat, sys, time, urllib.error, urllib.request, warnings, zipfile
 from collections.abc import Callable
 from contextlib import contextmanager
 from dataclasses import dataclass, field
-from pathlib import Path, PurePath
+from pathlib import Path
 from urllib.parse import unquote, urlsplit
 import torch
 from torch import Tensor, nn
@@ -813,7 +813,7 @@ def whole_file(
     finally: part.unlink(missing_ok=True)
 
 # %% ../nbs/12_checkpoint.ipynb #ed7a8845
-_RELEASE = '0.1.0'      # of these sources; a test compares it with settings.ini
+_RELEASE = '0.2.0'      # of these sources; a test compares it with settings.ini
 def _version():
     try: return importlib.metadata.version('detbook') or _RELEASE
     except importlib.metadata.PackageNotFoundError: return _RELEASE

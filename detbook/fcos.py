@@ -110,6 +110,8 @@ class FCOSHead(nn.Module):
         super().__init__()
         if first_stage and num_classes != 1:
             raise ValueError(f'FCOSHead: num_classes is {num_classes}; with first_stage=True there is a single class, object: 1')
+        if coder and getattr(coder, 'normalize', False):
+            raise ValueError('FCOSHead: coder measures in strides (normalize=True), and this head turns answers into pixels itself: in_strides=True, with DistanceCoder(normalize=False)')
         self.num_classes, self.first_stage = num_classes, first_stage
         self.in_strides, self.centerness_on_reg = in_strides, centerness_on_reg
         self.points, self.matcher, self.coder = points or PointGenerator(), matcher or PointMatcher(), coder or DistanceCoder()

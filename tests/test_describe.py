@@ -1,7 +1,8 @@
 "A file says what a detector is: every argument of every component is set, saved, loaded; files of earlier versions give the detections that they gave."
-import contextlib, importlib, inspect, io, json, pkgutil
+import contextlib, importlib, inspect, io, json, pkgutil, sys
 from pathlib import Path
 import numpy as np, pytest, torch
+from safetensors import safe_open
 from torch import nn
 import detbook
 from detbook import models
@@ -12,7 +13,7 @@ from detbook.batch import Preprocess
 from detbook.cascade_rcnn import CascadeRoIHead, cascade_heads
 from detbook.coder import DeltaCoder, DistanceCoder
 from detbook.core import settings
-from detbook.describe import _HELPERS, describe, read_detector, rebuild, save_detector
+from detbook.describe import _FORMAT, _HELPERS, describe, read_detector, rebuild, save_detector
 from detbook.fast_rcnn import BoxHead, DetectionFilter, RoIHead
 from detbook.fcos import FCOSHead, PointMatcher
 from detbook.keypoint_rcnn import KeypointHead
@@ -146,23 +147,25 @@ def test_a_loader_gives_what_was_set(tmp_path):
         for a, b in zip(m.predict([image]), again.predict([image])):
             for k in a: assert torch.equal(a[k], b[k]), k
 
-IMAGES, BOXES = [4, 5], torch.tensor([[4.,4,40,40],[20,10,60,64],[0,0,30,70]])
 FOLDERS = sorted(p for p in (Path(__file__).parent/'golden').glob('files_*'))
+sys.path.insert(0, str(Path(__file__).parent/'golden'))
+from store_files import measure
+
+def test_each_format_of_files_is_stored():
+    "A description's format changes with the version: whoever raises it stores files (tests/golden/store_files.py)."
+    formats = {json.loads(safe_open(f, 'pt').metadata()['detbook'])['model'].get('_format', 1) for p in FOLDERS for f in p.glob('*.safetensors')}
+    assert formats == set(range(1, _FORMAT + 1))
 
 @pytest.mark.parametrize('path', [p for f in FOLDERS for p in sorted(f.glob('*.safetensors'))], ids=lambda p: f'{p.parent.name}-{p.stem}')
 def test_files_of_every_version_give_what_they_gave(path):
-    images, stored = [scene(s, size=72)[0] for s in IMAGES], np.load(path.with_suffix('.npz'))
-    with contextlib.redirect_stdout(io.StringIO()): model = load_detector(path).eval()
-    found = model.predict(images, [BOXES]*2) if path.stem == 'fast_rcnn' else model.predict(images)
-    for i, d in enumerate(found):
-        for k, v in d.items():
-            want = stored[f'{i}.{k}']
-            if v.dtype == torch.bool:
-                want = np.unpackbits(want)[:v.numel()].reshape(v.shape)
-                assert (v.numpy() != want).mean() < 1e-3, k
-                continue
-            assert v.shape == want.shape, k
-            np.testing.assert_allclose(v.numpy(), want, rtol=1e-3, atol=2e-3, err_msg=k)
+    stored = np.load(path.with_suffix('.npz'))
+    with contextlib.redirect_stdout(io.StringIO()): found = measure(path.stem, load_detector(path), losses=any(k.startswith('loss.') for k in stored.files))
+    assert set(stored.files) == set(found)
+    for k in stored.files:
+        v, want = found[k], stored[k]
+        if v.dtype == torch.bool: assert (v.numpy() != np.unpackbits(want)[:v.numel()].reshape(v.shape)).mean() < 1e-3, k; continue
+        assert v.shape == want.shape, k
+        np.testing.assert_allclose(v.numpy(), want, rtol=1e-3, atol=2e-3, err_msg=k)
 
 def test_own_parts_are_used_in_training_and_prediction():
     image, target = scene(4, size=72)

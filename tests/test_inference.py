@@ -5,10 +5,9 @@ import numpy as np, pytest, torch
 from PIL import Image
 from torch import nn
 from detbook import models
-from detbook.assign import RandomSampler
 from detbook.cli import run_command
 from detbook.data import decode_masks
-from detbook.inference import Detections, Predictor, changed_filter, detbook_predict, find_pictures, inference_detector, init_detector, merge_tiles, read_picture, show_result, tile_grid
+from detbook.inference import Detections, Predictor, changed_filter, detbook_predict, find_pictures, inference_detector, init_detector, read_picture, show_result
 from detbook.checkpoint import save_detector
 from detbook.toy import CLASSES, scene
 from detbook.weights import COCO, save_mmdetection
@@ -297,7 +296,7 @@ def test_settings_that_make_no_sense(settings):
     with pytest.raises((ValueError, TypeError)) as e: inference_detector(small('faster_rcnn'), canvas(32, 32), settings)
     assert one_sentence(e)
 
-@pytest.mark.parametrize('imgs', ['', 'none/*.png', 'http://127.0.0.1:9/a.png', dict(image=1), [[1, 2]], lambda: 1, open], ids=str)
+@pytest.mark.parametrize('imgs', ['', 'none/*.png', 'http://127.0.0.1:9/a.png', dict(image=1), [[1, 2]], lambda: 1, open], ids=lambda v: str(v).split(' at 0x')[0])
 def test_no_pictures(imgs):
     with pytest.raises((ValueError, TypeError, FileNotFoundError)) as e: inference_detector(Spots(), imgs)
     assert one_sentence(e)

@@ -416,7 +416,7 @@ def test_no_machine_paths_and_no_unsafe_loads():
 
 def test_the_version_of_sources_that_are_not_installed():
     "Where detbook is not installed, its version is written in two places; both are that of settings.ini."
-    import configparser, detbook
+    import configparser
     from detbook import checkpoint
     config = configparser.ConfigParser(delimiters=['='], interpolation=None)
     config.read(ROOT/'settings.ini', encoding='utf-8')

@@ -150,7 +150,7 @@ def test_results_in_arrays():
         assert evaluate(d, [dict(p, score=kind(p['score'])) for p in rows]).stats['bbox_mAP'] == 1
     assert evaluate(d, tuple(rows)).stats['bbox_mAP'] == 1
 
-@pytest.mark.parametrize('preds', [{'annotations': []}, {'images': [], 'annotations': []}, 5, np.zeros((2, 6)), [5], [None], [[1, 1, 5, 5, .9]], (p for p in ()), {1: [[1, 2, 3, 4, .5]]}], ids=str)
+@pytest.mark.parametrize('preds', [{'annotations': []}, {'images': [], 'annotations': []}, 5, np.zeros((2, 6)), [5], [None], [[1, 1, 5, 5, .9]], (p for p in ()), {1: [[1, 2, 3, 4, .5]]}], ids=lambda v: str(v).split(' at 0x')[0])
 def test_results_in_a_wrong_container(preds):
     with pytest.raises(ValueError, match='^the predictions.* expected a'): evaluate(coco(), preds)
 

@@ -5,7 +5,7 @@ another shape or length, nan, boxes inside out, numbers out of range, texts for 
 *clear* (a TypeError, ValueError, KeyError or FileNotFoundError of ours that names the argument and what was found), *right* (the same as before, or what `RIGHT` says and the docstring
 promises), *unclear* (an error from somewhere inside) or *silent* (a result, and nobody knows what it is worth). There may be none of the last two.
 `python tests/test_sweep.py [MODULE ...]` prints the cases; `GAPS` holds the modules that are not yet there, and may only shrink."""
-import contextlib, fnmatch, functools, importlib, inspect, io, json, math, os, pkgutil, re, sys, tempfile, time, traceback, types, typing, warnings
+import contextlib, fnmatch, functools, importlib, inspect, io, json, math, pkgutil, re, sys, tempfile, time, traceback, typing, warnings
 from collections import Counter
 from pathlib import Path
 import matplotlib; matplotlib.use('Agg')

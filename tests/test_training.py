@@ -1,5 +1,5 @@
 "Training as users start it: from a config, as a process, killed, stopped, resumed, on two processes, and with every kind of mistake in what it is given."
-import json, os, random, signal, subprocess, sys, time
+import os, random, signal, subprocess, sys, time
 from pathlib import Path
 import numpy as np, pytest, torch
 from detbook.checkpoint import read_checkpoint, read_detector, save_checkpoint
@@ -7,7 +7,7 @@ from detbook.cli import run_command
 from detbook.config import Config
 from detbook.pipeline import SETTINGS
 from detbook.toy import CLASSES, write_coco
-from detbook.training import Run, Timetable, Trainer, Watch, build_model, read_state, read_timetable, read_training_config, train
+from detbook.training import Run, Trainer, build_model, read_state, read_timetable, read_training_config, train
 
 SLOW = os.environ.get('DETBOOK_SLOW') == '1'
 COMMAND = [sys.executable, '-c', 'from detbook.training import train_command; train_command()']
@@ -182,7 +182,7 @@ def test_stopped_in_the_middle_of_everything(toy, tmp_path, monkeypatch):
     same_run(whole, train(toy/'faster.py', work_dir=tmp_path/'cut', resume='auto', **words))
 
 def test_a_damaged_state_falls_back(straight, config, tmp_path, monkeypatch, capsys):
-    run = stopped_at(monkeypatch, 6, config, work_dir=tmp_path, save_every=0)
+    stopped_at(monkeypatch, 6, config, work_dir=tmp_path, save_every=0)
     raw = bytearray((tmp_path/'resume.safetensors').read_bytes())
     raw[len(raw)//2] ^= 64
     (tmp_path/'resume.safetensors').write_bytes(raw)
@@ -317,7 +317,8 @@ def test_two_processes_learn_as_one(toy, tmp_path, how):
 def test_two_processes_are_stopped_and_resumed(toy, tmp_path):
     words = [toy/'faster.py', '--gpus', 2, '--set', 'train_dataloader.batch_size=1']
     whole = start(*words, '--work_dir', tmp_path/'whole')
-    assert not whole.communicate()[0] is None and whole.returncode == 0
+    said = whole.communicate()[0]
+    assert whole.returncode == 0, said
     process = start(*words, '--work_dir', tmp_path/'cut')
     wait_for(process, tmp_path/'cut', 3)
     process.terminate()

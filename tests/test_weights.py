@@ -7,7 +7,6 @@ from test_checkpoint import Call, one_sentence, serving
 import detbook.checkpoint as checkpoint
 from detbook.cli import run_command
 from detbook.config import Config, build_detector
-from detbook import weights
 from detbook.backbone import ResNet
 from detbook.batch import Preprocess
 from detbook.checkpoint import describe, load_checkpoint, read_checkpoint, read_detector, rebuild, save_checkpoint, save_detector
