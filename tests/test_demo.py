@@ -1,14 +1,12 @@
 "The demo and the bench as processes, as a user starts them."
 import json, subprocess, sys
 import pytest
-from detbook.demo import demo_command
+from detbook.cli import COMMANDS, main
 from detbook.toy import write_coco
 
 def run(command, *words, timeout=300):
     "Start a console script's function in a process of its own."
-    module = {'detbook_demo': 'demo:demo_command', 'detbook_bench': 'bench:bench_command'}[command]
-    mod, func = module.split(':')
-    return subprocess.run([sys.executable, '-c', f'from detbook.{mod} import {func}; {func}()', *map(str, words)], capture_output=True, text=True, timeout=timeout)
+    return subprocess.run([sys.executable, '-m', COMMANDS[command], *map(str, words)], capture_output=True, text=True, timeout=timeout)
 
 @pytest.fixture(scope='module')
 def toy(tmp_path_factory):
@@ -38,8 +36,8 @@ def test_demo_on_own_data(toy, tmp_path, masks):
     (['--epochs', 'three'], 'three'),
 ])
 def test_mistakes_are_one_sentence(tmp_path, monkeypatch, capsys, words, expected):
-    monkeypatch.setattr(sys, 'argv', ['detbook_demo', '--work_dir', str(tmp_path/'run'), *words])
-    with pytest.raises(SystemExit) as stop: demo_command()
+    monkeypatch.setattr(sys, 'argv', ['/usr/bin/detbook_demo', '--work_dir', str(tmp_path/'run'), *words])
+    with pytest.raises(SystemExit) as stop: main()
     said = capsys.readouterr().err
     assert stop.value.code == 2 and expected in said and 'Traceback' not in said
 

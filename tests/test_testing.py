@@ -96,7 +96,7 @@ def test_any_number_of_processes(mask, truth, tmp_path, gpus, each):
     assert len(list((tmp_path/'pictures').glob('*.jpg'))) == 7
 
 def test_torchrun(mask, truth, tmp_path):
-    (tmp_path/'run.py').write_text('from detbook.testing import test_command\nif __name__ == "__main__": test_command()\n')
+    (tmp_path/'run.py').write_text('from detbook.cli import main\nif __name__ == "__main__": main("detbook_test")\n')
     command = [sys.executable, '-m', 'torch.distributed.run', '--nproc_per_node', '2', '--master_port', '0', '--standalone', str(tmp_path/'run.py')]
     done = subprocess.run([*command, *map(str, mask), '--launcher', 'pytorch', '--out', 'results.json'], cwd=tmp_path, capture_output=True, text=True, timeout=300,
                           env=os.environ | dict(OMP_NUM_THREADS='1'))

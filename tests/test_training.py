@@ -10,7 +10,7 @@ from detbook.toy import CLASSES, write_coco
 from detbook.training import Run, Trainer, build_model, read_state, read_timetable, read_training_config, train
 
 SLOW = os.environ.get('DETBOOK_SLOW') == '1'
-COMMAND = [sys.executable, '-c', 'from detbook.training import train_command; train_command()']
+COMMAND = [sys.executable, '-m', 'detbook.training']
 
 BASE = '''
 _base_ = '{base}'
