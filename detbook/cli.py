@@ -9,7 +9,7 @@ __all__ = ['COMMANDS', 'nearest', 'make_parser', 'is_slip', 'run_command', 'read
            'keep_pictures', 'place_below']
 
 # %% ../nbs/00_cli.ipynb #a0fee6ec
-import __future__, argparse, ast, difflib, functools, hashlib, importlib, importlib.util, inspect, linecache, os, re, signal, sys, traceback, types, typing
+import __future__, argparse, ast, difflib, functools, hashlib, importlib, importlib.util, inspect, linecache, os, re, signal, sys, sysconfig, traceback, types, typing
 from collections.abc import Callable, Iterable
 from pathlib import Path
 from typing import NamedTuple, get_args, get_origin
@@ -90,6 +90,9 @@ def make_parser(
     return parser
 
 # %% ../nbs/00_cli.ipynb #b78440b4
+_HERE = Path(importlib.util.find_spec('detbook').origin).parent
+_LIBRARIES = {sysconfig.get_path(p) for p in ('stdlib', 'purelib', 'platlib')}     # what they raise, they did not raise about a word of the user's
+
 def is_slip(
     error:BaseException,    # as it was caught
 )->bool:                    # True: a slip, to be told in a sentence; False: a bug
@@ -97,7 +100,9 @@ def is_slip(
     if isinstance(error, OSError): return True                         # files, full disks, lost processes, the network
     if not isinstance(error, (ValueError, TypeError, FloatingPointError)): return False
     *_, (frame, line) = traceback.walk_tb(error.__traceback__)
-    return re.search(r'(^|[:;]\s*)raise\b', linecache.getline(frame.f_code.co_filename, line).strip()) is not None
+    file = frame.f_code.co_filename
+    if Path(file).parent != _HERE and any(Path(file).is_relative_to(p) for p in _LIBRARIES): return False
+    return re.search(r'(^|[:;]\s*)raise\b', linecache.getline(file, line).strip()) is not None
 
 def run_command(
     f:Callable,             # the function behind the command

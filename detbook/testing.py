@@ -21,7 +21,7 @@ from .show import panels, show_prediction, show_target
 from .checkpoint import read_arrays, whole_file
 from .rpn import RPN
 from .config import Config, ConfigError, ConfigPart, build_part, build_tta, load_own
-from .data import CocoDataset, collate, decode_masks, read_coco
+from .data import CocoDataset, collate, decode_masks, read_coco, read_json
 from .transforms import Augment, Resize, original_size
 from .metrics import Result, encode_mask, evaluate, match_categories
 from .cli import free_path, never_over, place_below
@@ -216,7 +216,7 @@ def read_results(
 )->list:            # of dicts; or an item for each picture, its arrays as tensors
     "Read what `write_results` or mmdetection 2 wrote; a pickle that holds more than arrays and plain data is refused (ValueError)."
     if not Path(path).is_file(): raise FileNotFoundError(f'{path}: no such file of results')
-    return json.loads(Path(path).read_bytes()) if Path(path).suffix == '.json' else read_arrays(path)
+    return read_json(path) if Path(path).suffix == '.json' else read_arrays(path)
 
 # %% ../nbs/51_testing.ipynb #9999c6c5
 def draw_pair(

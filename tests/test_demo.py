@@ -42,7 +42,7 @@ def test_mistakes_are_one_sentence(tmp_path, monkeypatch, capsys, words, expecte
     assert stop.value.code == 2 and expected in said and 'Traceback' not in said
 
 def test_bench(tmp_path):
-    done = run('detbook_bench', '--size', 64, '--repeats', 1, '--batch', 1, '--out', tmp_path/'bench.json')
+    done = run('detbook_bench', '--size', 64, '--repeats', 1, '--batch', 1, '--channels', 32, '--out', tmp_path/'bench.json')
     assert done.returncode == 0, done.stderr
     report = json.loads((tmp_path/'bench.json').read_text())
     assert report['syncs']['detbook'] <= 3 < report['syncs']['torchvision'] and .05 < report['train_ratio'] < 20      # a ratio at all: how fast is no matter for a test
