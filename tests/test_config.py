@@ -280,7 +280,7 @@ def test_formats_and_templates(tmp_path, monkeypatch):
     monkeypatch.setenv('DETBOOK_ROOT', 'here/')
     monkeypatch.delenv('DETBOOK_N', raising=False)
     write(tmp_path, base__json='{"a": {"x": 1}, "l": [1, {"y": 2.5}], "t": true, "n": null}')
-    p = write(tmp_path, mid__yaml='_base_: base.json\na:\n  z: 1\nw: {{_base_.l}}\nt: !!python/tuple [1, 2]\n')
+    write(tmp_path, mid__yaml='_base_: base.json\na:\n  z: 1\nw: {{_base_.l}}\nt: !!python/tuple [1, 2]\n')
     c = Config.fromfile(write(tmp_path, top="""
         _base_ = ['mid.yaml']
         dir = './runs/{{ fileBasenameNoExtension }}{{fileExtname}}'
