@@ -9,7 +9,7 @@ __all__ = ['COMMANDS', 'nearest', 'make_parser', 'is_slip', 'run_command', 'read
            'keep_pictures', 'place_below']
 
 # %% ../nbs/00_cli.ipynb #a0fee6ec
-import __future__, argparse, ast, difflib, functools, hashlib, importlib, importlib.util, inspect, linecache, os, re, signal, sys, sysconfig, traceback, types, typing
+import __future__, argparse, ast, difflib, functools, hashlib, importlib, importlib.util, inspect, itertools, linecache, os, re, signal, sys, sysconfig, traceback, types, typing
 from collections.abc import Callable, Iterable
 from pathlib import Path
 from typing import NamedTuple, get_args, get_origin
@@ -21,8 +21,9 @@ def nearest(
     options:Iterable[str],  # the names that exist
 )->str:                     # "; did you mean 'x'?", or an empty string where nothing is near
     "Suggest the option most like `name`, as the tail of an error message."
+    if len(str(name)) > 64: return ''       # comparing takes the square of the length
     plain = lambda o: str(o).lower().replace('-', '_')
-    known = {plain(o):o for o in options}
+    known = {plain(o):o for o in itertools.islice(options, 1000)}
     near = difflib.get_close_matches(plain(name), known, n=1, cutoff=.5)
     return f'; did you mean {str(known[near[0]])!r}?' if near else ''
 
