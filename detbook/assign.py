@@ -115,7 +115,7 @@ def draw_samples(
     "Draw positives and background in fixed shapes, by two top-k over keys; nan is the lowest key."
     check('matched int (B,N), keys (B,N), num int 1.., pos_fraction 0..1, neg_pos_ub ..',
           matched, keys, num, pos_fraction, neg_pos_ub)
-    (B, N), keys = matched.shape, keys.nan_to_num(0.).clamp(0, 1)
+    N, keys = matched.shape[1], keys.nan_to_num(0.).clamp(0, 1)
     S, max_pos = min(num, N), min(int(num * pos_fraction), N)
     positive, background = matched >= 0, matched == BACKGROUND
     pos_key, pos_index = torch.where(positive, keys, -1.).topk(max_pos, 1)

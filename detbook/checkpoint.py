@@ -10,12 +10,12 @@ __all__ = ['PREDICTORS', 'VERSION', 'shown', 'check_file', 'Budget', 'file_budge
            'save_checkpoint']
 
 # %% ../nbs/12_checkpoint.ipynb #1faa0680
-import difflib, hashlib, http.client, importlib, importlib.metadata, inspect, io, itertools, json, os, pickle, re, secrets
+import difflib, hashlib, http.client, importlib, importlib.metadata, io, itertools, json, os, pickle, re, secrets
 import shutil, stat, sys, time, urllib.error, urllib.request, warnings, zipfile
 from collections.abc import Callable
 from contextlib import contextmanager
 from dataclasses import dataclass, field
-from pathlib import Path, PurePath
+from pathlib import Path
 from urllib.parse import unquote, urlsplit
 import torch
 from torch import Tensor, nn

@@ -9,12 +9,14 @@ __all__ = ['ConfigError', 'Origin', 'ConfigDict', 'Config', 'ConfigPart', 'build
            'build_detector', 'load_own', 'build_tta']
 
 # %% ../nbs/35_config.ipynb #447c115f
-import ast, difflib, importlib.util, inspect, json, keyword, operator, os, re, sys, warnings
+import ast, difflib, importlib.util, inspect, itertools, json, keyword, math, operator, os, re, sys, warnings
+from collections import Counter
 from pathlib import Path
 from typing import NamedTuple
 from torch import nn
 from .core import checked, nearest, warn_once
 from .batch import Preprocess
+from .checkpoint import Budget, shown
 from .anchors import AnchorGenerator, PointGenerator, octave_scales
 from .coder import DeltaCoder, DistanceCoder
 from .assign import Matcher, RandomSampler, HardSampler, EverySampler
@@ -52,20 +54,26 @@ class _Spot(NamedTuple):
     origin: Origin
     items: tuple = ()
     used: bool = False      # has a line of the config read this name since it was last changed?
+    imported: bool = False  # is it the name of a class, as from torch.optim import SGD gives it? that is no setting
 
 _PROGRAM = _Spot(Origin('set by the program', None))
 
 # %% ../nbs/35_config.ipynb #20a1fbf3
-def _copied(value, spot=_PROGRAM, lines={}, budget=None):
+_BITS = 1023        # of a whole number: one that is no larger can be made a float
+_DEEPEST = 100      # dicts and lists within each other; mmdetection's own configs have 12
+
+def _copied(value, spot=_PROGRAM, lines={}, budget=None, depth=0):
     "A deep copy with dicts as nodes, and its spot; `lines`: id of a container -> (the container, spots of its items)."
     if budget: budget.spend()
+    if depth > _DEEPEST: raise ConfigError(f'{spot.origin}: nested more than {_DEEPEST} deep')
+    if isinstance(value, int) and value.bit_length() > _BITS: raise ConfigError(f'{spot.origin}: the number is too large')
     if isinstance(value, dict):
         node, known = ConfigDict(), value._spots if isinstance(value, ConfigDict) else lines.get(id(value), (0, {}))[1]
-        for k,v in value.items(): node._put(k, *_copied(v, known.get(k, _Spot(spot.origin)), lines, budget))
+        for k,v in value.items(): node._put(k, *_copied(v, known.get(k, _Spot(spot.origin)), lines, budget, depth + 1))
         return node, spot
     if isinstance(value, (list, tuple)):
         known = lines[id(value)][1] if id(value) in lines else dict(enumerate(spot.items))
-        pairs = [_copied(v, known.get(i, _Spot(spot.origin)), lines, budget) for i,v in enumerate(value)]
+        pairs = [_copied(v, known.get(i, _Spot(spot.origin)), lines, budget, depth + 1) for i,v in enumerate(value)]
         return type(value)(v for v,_ in pairs), spot._replace(items=tuple(s for _,s in pairs))
     return (set(value) if isinstance(value, set) else value), spot
 
@@ -74,17 +82,19 @@ def _plain(value):
     if isinstance(value, dict): return {k:_plain(v) for k,v in value.items()}
     return type(value)(map(_plain, value)) if isinstance(value, (list, tuple)) else value
 
-# %% ../nbs/35_config.ipynb #8906922f
+# %% ../nbs/35_config.ipynb #539da4be
 class ConfigDict(dict):
     "A dict whose keys are attributes too, at every depth; a wrong attribute raises AttributeError and names the nearest key."
     __slots__ = ('_spots', '_file')
     @checked
     def __init__(self,
-        values:dict|None=None,  # taken over as copies
+        values:dict|None=None,  # taken over as copies; or pairs of keys and values
+        /,
+        **more,                 # further items
     ):
         object.__setattr__(self, '_spots', {})      # key -> _Spot
         object.__setattr__(self, '_file', None)
-        for k,v in (values or {}).items(): self[k] = v
+        for k,v in dict(values or {}, **more).items(): self[k] = v
 
     def _put(self, key, value, spot):
         dict.__setitem__(self, key, value)
@@ -109,6 +119,12 @@ class ConfigDict(dict):
         getattr(self, name)
         del self[name]
     def __ior__(self, other): self.update(other); return self
+    def __or__(self, other):
+        if not isinstance(other, dict): return NotImplemented
+        out = self.__deepcopy__({})
+        out.update(other)
+        return out
+    def __ror__(self, other): return ConfigDict(other) | self if isinstance(other, dict) else NotImplemented
     def __reduce__(self): return self._again, (dict(self), self._spots, self._file)
     def __deepcopy__(self, memo): return self._again(_copied(self)[0], self._spots, self._file)
 
@@ -116,7 +132,13 @@ class ConfigDict(dict):
         "A shallow copy."
         return self._again(self, self._spots, self._file)
 
-    @checked
+    def pop(self,
+        key:str,        # of the item
+        default=None,   # what is returned if there is nothing
+    ):                  # the item
+        "Take an item out; one that is missing is None, as in mmengine's nodes."
+        return dict.pop(self, key, default)
+
     def setdefault(self,
         key:str,            # of the item
         default=None,       # what is put there if there is nothing
@@ -127,30 +149,45 @@ class ConfigDict(dict):
 
     @checked
     def update(self,
-        other:dict, # takes precedence
+        other:dict=(),  # takes precedence; or pairs of keys and values
+        /,
+        **more,         # takes precedence over both
     ):
         "Take over the items of another dict; where both have a dict the two are joined, as mmengine's nodes do."
-        for k,v in dict(other).items():
+        known = getattr(other, '_spots', {})
+        for k,v in dict(other, **more).items():
             if isinstance(v, dict) and isinstance(self.get(k), ConfigDict): self[k].update(v)
-            else: self[k] = v
+            else: self._put(k, *_copied(v, _PROGRAM if k in more else known.get(k, _PROGRAM)))
+
+    def merge(self,
+        other:dict, # takes precedence
+    ):
+        "Update, and let a dict with `_delete_=True` replace the one that is here, as mmengine's nodes do."
+        known, other = getattr(other, '_spots', {}), dict(other)
+        if other.pop('_delete_', False): self.clear()
+        for k,v in other.items():
+            if isinstance(v, dict) and isinstance(self.get(k), ConfigDict): self[k].merge(v); continue
+            self._put(k, *_copied(v, known.get(k, _PROGRAM)))
+            if isinstance(v, dict): self[k].pop('_delete_')
 
     def to_dict(self)->dict: # plain dicts at every depth
         "A copy without nodes."
         return _plain(self)
 
 # %% ../nbs/35_config.ipynb #eae96168
-class _Budget:
-    "What one config may cost, its bases included: steps, and items or characters of results."
-    def __init__(self, units=200_000): self.left, self.units, self.at = units, units, ''
-    def spend(self, n=1):
-        self.left -= n
-        if self.left < 0: raise ConfigError(f'{self.at}: the config costs more than {self.units:,} steps, items and characters')
+class _Budget(Budget):
+    "What one config may cost, its bases included: steps, and items or characters of results; `at` is the place that is being read."
+    def __init__(self, units=200_000):
+        super().__init__(units, lambda n: ConfigError(f'{self.at}: the config costs more than {n:,} steps, items and characters'))
+        self.at = ''
 
 class _Runner:
     "The state of one file as it is evaluated. What a kind of syntax does is in `_RULES`; nothing else is possible."
     def __init__(self, text, file, names=(), budget=None):
-        self.text, self.file, self.names, self.budget, self.lines = text, str(file), dict(names), budget or _Budget(), {}
+        self.rows, self.file, self.names, self.budget, self.lines = text.encode().splitlines(True), str(file), dict(names), budget or _Budget(), {}
         self.read = set()       # names that a line has read since they were last changed
+        self.said = None        # the statement that names the bases in _base_
+        self.load = None        # reads a base: (level, module, line) -> its node
 
     def run(self, node):
         "The value of an expression, or the effect of a statement; what goes wrong is reported with its line."
@@ -162,9 +199,13 @@ class _Runner:
         except (ConfigError, RecursionError): raise
         except Exception as e: self.fail(node, str(e) or type(e).__name__)
 
-    def fail(self, node, found):
-        code = ' '.join((ast.get_source_segment(self.text, node) or '').split())
-        raise ConfigError(f'{self.file}, line {node.lineno}: {code if len(code) < 60 else code[:57] + "..."}: {found}')
+    def code(self, node):
+        "The text of a node; the parser counts its columns in bytes."
+        first, *rows = self.rows[node.lineno-1:node.end_lineno]
+        if not rows: return first[node.col_offset:node.end_col_offset].decode()
+        return b''.join([first[node.col_offset:], *rows[:-1], rows[-1][:node.end_col_offset]]).decode()
+
+    def fail(self, node, found): raise ConfigError(f'{self.file}, line {node.lineno}: {shown(" ".join(self.code(node).split()))}: {found}')
 
     def spot(self, node): return _Spot(Origin(self.file, node.lineno))
 
@@ -178,7 +219,7 @@ class _Runner:
         "Pay for a result."
         if isinstance(value, (str, bytes, list, tuple, dict, set, range)): self.budget.spend(len(value))
         elif isinstance(value, complex): raise ValueError('the number is complex')
-        elif isinstance(value, int) and value.bit_length() > 4096: raise ValueError('the number is too large')
+        elif isinstance(value, int) and value.bit_length() > _BITS: raise ValueError('the number is too large')
         return value
 
     def weigh(self, value):
@@ -195,9 +236,8 @@ class _Runner:
         return list(self.paid(value))
 
 _RULES = {}     # kind of syntax -> what it does
-_ACTS = {ast.Import: 'import', ast.ImportFrom: 'import', ast.FunctionDef: 'define functions', ast.Lambda: 'define functions',
-         ast.ClassDef: 'define classes',
-         ast.With: 'use with; mmengine\'s files with read_base are not read, those that name their bases in _base_ are'}
+_ACTS = {ast.Import: 'import a module; from module import Class gives it the name of a class', ast.FunctionDef: 'define functions', ast.Lambda: 'define functions',
+         ast.ClassDef: 'define classes'}
 
 def _rule(*kinds):
     "Let a function be what these kinds of syntax do."
@@ -227,7 +267,7 @@ def _mark(base, name, used): base._spots[name] = base._spots.get(name, _PROGRAM)
 
 @_rule(ast.Assign)
 def _assign(r, node):
-    if any(isinstance(t, ast.Name) and t.id == '_base_' for t in node.targets): return      # read already
+    if node is r.said: return       # _base_: read already
     value = r.run(node.value)
     for t in node.targets: _bind(r, t, value)
 
@@ -251,16 +291,51 @@ def _for(r, node):
         _bind(r, node.target, item)
         for s in node.body: r.run(s)
 
+@_rule(ast.ImportFrom)
+def _import(r, node):
+    "Bind the names of classes; the module that they come from is neither looked for nor imported."
+    if node.level: r.fail(node, 'a base is read inside of with read_base()')
+    if node.module.split('.')[0] in sys.stdlib_module_names: r.fail(node, 'a config can compute, but not import')
+    for a in node.names:
+        if a.name == '*': r.fail(node, 'a config imports the names of classes one by one')
+        if a.name != 'read_base': _take_in(r, a.asname or a.name, a.name, r.spot(node)._replace(imported=True))
+
+@_rule(ast.With)
+def _read_base(r, node):
+    "Take over the names of other configs."
+    call = node.items[0].context_expr
+    if len(node.items) > 1 or node.items[0].optional_vars or r.load is None or ast.dump(call) != ast.dump(ast.parse('read_base()').body[0].value):
+        r.fail(node, 'a config can compute, but not use with, except for with read_base()')
+    if r.said: r.fail(node, 'a config names its bases in _base_ or in read_base, not in both')
+    for line in node.body:
+        if not isinstance(line, ast.ImportFrom) or not line.module: r.fail(line, 'a base is read by from .module import names')
+        base = r.load(line.module, line.lineno, line.level)
+        for a in line.names:
+            if a.name != '*' and a.name not in base: r.fail(line, f'the base has no {shown(repr(a.name))}{nearest(a.name, base)}')
+            for k in base if a.name == '*' else [a.name]: _take_in(r, a.asname or k, base[k], base._spots[k])
+
+def _take_in(r, name, value, spot):
+    "Bind a name that another file made."
+    if name.startswith('__') or name in _FUNCTIONS or name == '_base_': raise ValueError(f'a config cannot take the name {name}')
+    r.budget.spend()
+    r.names[name] = value
+    r.note(r.names, {name: spot})
+    if spot.used: r.read.add(name)
+    else: r.read.discard(name)
+
 @_rule(ast.Delete)
 def _delete(r, node):
     for t in node.targets:
-        if isinstance(t, ast.Name): del r.names[t.id]
+        if isinstance(t, ast.Name):
+            if t.id == '_base_': r.fail(t, 'a config keeps its bases')
+            del r.names[t.id]
         elif isinstance(t, ast.Subscript): del r.run(t.value)[r.run(t.slice)]
         else: delattr(_node_of(r, t.value), t.attr)
 
 def _bind(r, target, value):
     "Assign a value to a name, an item, an attribute of a node, or to a tuple of these."
     if isinstance(target, ast.Name):
+        if target.id == '_base_': r.fail(target, 'a config names its bases once, in a line of its own: _base_ = ...')
         if target.id.startswith('__') or target.id in _FUNCTIONS: r.fail(target, 'a config cannot take this name')
         r.names[target.id] = value
         r.read.discard(target.id)
@@ -276,6 +351,7 @@ def _bind(r, target, value):
         r.weigh(key)
         if isinstance(owner, ConfigDict): owner._put(key, *_copied(value, r.spot(target), r.lines, r.budget))
         elif isinstance(owner, (dict, list)):
+            if isinstance(key, slice): value = r.items(target, value)
             owner[key] = value
             if not isinstance(key, slice): r.note(owner, {key: r.spot(target)})
         else: r.fail(target, f'{type(owner).__name__} takes no items')
@@ -285,9 +361,9 @@ def _bind(r, target, value):
 @_rule(ast.Constant)
 def _constant(r, node):
     if not isinstance(node.value, (str, bytes, int, float, type(None))): r.fail(node, 'a config cannot use this constant')
-    if isinstance(node.value, str) and '{{' in node.value and _BASE_VAR.search(ast.get_source_segment(r.text, node) or ''):
+    if isinstance(node.value, str) and '{{' in node.value and _BASE_VAR.search(r.code(node)):
         r.fail(node, '{{_base_.x}} stands outside of quotes; for a part of a string write _base_.x + ...')
-    return node.value
+    return r.paid(node.value) if type(node.value) is int else node.value
 
 @_rule(ast.Name)
 def _name(r, node):
@@ -361,9 +437,12 @@ def _loops(r, generators):
 
 @_rule(ast.ListComp, ast.GeneratorExp, ast.SetComp, ast.DictComp)
 def _comprehension(r, node):
-    before, keyed = dict(r.names), isinstance(node, ast.DictComp)
+    r.budget.spend(9)
+    loose, keyed = {n.id for g in node.generators for n in ast.walk(g.target) if isinstance(n, ast.Name)}, isinstance(node, ast.DictComp)
+    before = {k: r.names[k] for k in loose & r.names.keys()}
     out = [(_hashed(r, node.key), r.run(node.value)) if keyed else r.run(node.elt) for _ in _loops(r, node.generators)]
-    r.names.clear(); r.names.update(before)
+    r.names |= before
+    for k in loose - before.keys(): r.names.pop(k, None)
     if isinstance(node, ast.SetComp): r.weigh(out); return set(out)
     out = dict(out) if keyed else out
     return r.note(out, {k:r.spot(node.key if keyed else node.elt) for k in (out if keyed else range(len(out)))})
@@ -380,7 +459,7 @@ def _combine(r, node, a, b):
     op, whole = type(node.op), isinstance(a, int) and isinstance(b, int)
     if op not in _BINARY: r.fail(node, f'a config cannot use {op.__name__}')
     if op is ast.Mod and isinstance(a, (str, bytes)): r.fail(node, "write an f-string instead of '%'")
-    if op is ast.Pow and whole and a.bit_length() * abs(b) > 4096: r.fail(node, 'the number is too large')
+    if op is ast.Pow and whole and a.bit_length() * abs(b) > _BITS + 1: r.fail(node, 'the number is too large')
     if op is ast.Mult and not whole:
         many, n = (a, b) if hasattr(a, '__len__') else (b, a)
         if hasattr(many, '__len__') and isinstance(n, int): r.budget.spend(len(many) * max(n, 0))
@@ -426,7 +505,7 @@ _FUNCTIONS = dict(dict=dict, list=list, tuple=tuple, set=set, range=range, len=l
     enumerate=lambda x, start=0: list(enumerate(x, start)), zip=lambda *x: list(zip(*x)), reversed=lambda x: list(reversed(x)),
     sorted=lambda x, reverse=False: sorted(x, reverse=reverse), min=lambda *x: min(*x), max=lambda *x: max(*x), sum=lambda x: sum(x),
     str=lambda x='': str(x), round=lambda x, n=None: round(x, n if n is None else max(-99, min(99, n))))
-_METHODS = {dict: 'get keys values items update pop setdefault copy clear',
+_METHODS = {ConfigDict: 'merge', dict: 'get keys values items update pop setdefault copy clear',
             list: 'append extend insert pop remove index count copy reverse sort clear',
             tuple: 'index count', str: 'lower upper strip lstrip rstrip split startswith endswith replace join'}
 # these look at no item
@@ -453,13 +532,18 @@ def _call(r, node):
     if name not in _SHALLOW and (args or name != 'dict'): r.weigh(args)
     if name in ('index', 'count', 'remove', 'sort'): r.weigh(owner)
     if isinstance(owner, str): r.budget.spend((len(owner) + 1) * (1 + sum(len(a) if hasattr(a, '__len__') else 1 for a in args)))
+    if name in ('extend', 'zip'): r.budget.spend(sum(len(a) for a in args if hasattr(a, '__len__')))
     if name == 'sum' and not all(isinstance(v, (int, float)) for v in args[0]): r.fail(node, 'sum adds numbers')
-    if name == 'update': args, kwargs = [dict(*args, **kwargs)], {}
+    if name in ('update', 'merge'):
+        lines = args[0]._spots if args and isinstance(args[0], ConfigDict) else r.lines.get(id(args[0]), (0, {}))[1] if args else {}
+        spots = {**lines, **spots}
+        args, kwargs = [r.note(dict(*args, **kwargs), spots)], {}
+        if isinstance(owner, ConfigDict): args = [_copied(args[0], r.spot(node), r.lines, r.budget)[0]]
     out = r.paid((_FUNCTIONS[name] if owner is None else getattr(owner, name))(*args, **kwargs))
 
     if name in ('keys', 'values', 'items'): return list(out)
     if name == 'dict': r.note(out, {k:spots.get(k, r.spot(node)) for k in out})
-    if name in ('update', 'setdefault'): r.note(owner, {k:spots.get(k, r.spot(node)) for k in (args[0] if name == 'update' else args[:1])})
+    if name in ('update', 'setdefault', 'merge'): r.note(owner, {k:spots.get(k, r.spot(node)) for k in (args[:1] if name == 'setdefault' else args[0])})
     return out
 
 # %% ../nbs/35_config.ipynb #7ca12f67
@@ -479,7 +563,7 @@ def _merge_items(child, old, path, spot):
     "Items of a list or tuple, by their numbers."
     items, spots = list(old), list(spot.items) or [spot] * len(old)
     for k,v in child.items():
-        if not re.fullmatch(r'-?\d+', str(k)) or not -len(old) <= int(k) < len(old):
+        if not re.fullmatch(r'-?\d{1,9}', str(k)) or not -len(old) <= int(k) < len(old):
             raise ConfigError(f'{child._spots[k].origin}: {path} has {len(old)} items, numbered from 0; there is no {k!r}')
         above = ConfigDict()
         above._put(k, v, child._spots[k])
@@ -487,7 +571,7 @@ def _merge_items(child, old, path, spot):
     return type(old)(items), spot._replace(items=tuple(spots))
 
 # %% ../nbs/35_config.ipynb #e02357f2
-_SUFFIXES = ('.py', '.json', '.yaml', '.yml')
+_LARGEST = 100_000       # bytes of a file; mmdetection's own have 30,000
 _BASE_VAR = re.compile(r'\{\{\s*_base_\.([\w.]+)\s*\}\}')
 
 def _predefined(text, path):
@@ -499,30 +583,44 @@ def _predefined(text, path):
         if value: return value
         line = text[:m.start()].count('\n') + 1
         raise ConfigError(f'{path}, line {line}: {m[0]}: the environment has no {m[1]}, and no default is given')
-    return re.sub(r'''\{\{['"]?\s{0,99}\$(\w{1,99})\s{0,99}:\s{0,99}(\S{0,999}?)\s{0,99}['"]?\}\}''', variable, text)     # with bounds, so that it is quick on any text
+    return re.sub(r'''\{\{['"]?\s{0,99}\$(\w{1,99})\s{0,99}:\s{0,99}([^\s{]{0,999}?)\s{0,99}['"]?\}\}''', variable, text)     # with bounds, so that it is quick on any text
+
+def _why(e):
+    "What a parser complains about."
+    said = ' '.join(str(getattr(e, 'msg', None) or getattr(e, 'problem', None) or getattr(e, 'reason', None) or e).split())
+    if isinstance(e, (RecursionError, MemoryError)) or re.search('recursion|too many nested', said): return 'nested too deeply'
+    if isinstance(e, OverflowError) or 'integer string conversion' in said: return 'the number is too large'
+    return shown(said, 120)
+
+def _failed(path, e, line=None): return ConfigError(f'{path}, line {line or getattr(e, "lineno", None) or 1}: {_why(e)}')
 
 def _parse(text, path, mode='exec'):
     try: return ast.parse(text, str(path), mode)
-    except (SyntaxError, ValueError, RecursionError, MemoryError) as e:
-        raise ConfigError(f'{path}, line {getattr(e, "lineno", None) or 1}: {getattr(e, "msg", None) or e or "too deeply nested"}') from None
+    except (SyntaxError, ValueError, RecursionError, MemoryError) as e: raise _failed(path, e) from None
 
 # %% ../nbs/35_config.ipynb #10a6cc34
+def _settings(node):
+    "Leave out the names of classes that a file imported."
+    for k in [k for k,s in node._spots.items() if s.imported and k in node]: del node[k]
+    return node
+
 def _bases(names, path, line, load):
     "The node of all bases together; two may not have a name in common."
     base = ConfigDict()
     for n in names if isinstance(names, (list, tuple)) else [names]:
         if not isinstance(n, str): raise ConfigError(f'{path}, line {line}: _base_ names files, not {n!r}')
-        one = load(n, line)
+        one = _settings(load(n, line))
         if both := base.keys() & one.keys():
             raise ConfigError(f'{path}, line {line}: two files in _base_ have {min(both)!r}; the second is {n}')
         for k,v in one.items(): base._put(k, v, one._spots[k])
     return base
 
 def _read_python(text, path, budget, load):
+    if re.search('f[rR]?["\']|F', text): budget.spend(20 * text.count('{'))     # Python's parser takes the square of an f-string's length
     tree, r = _parse(text, path), _Runner(text, path, budget=budget)
     said = next((s for s in tree.body if isinstance(s, ast.Assign) and getattr(s.targets[0], 'id', '') == '_base_'), None)
     base = _bases(r.run(said.value), path, said.lineno, load) if said else ConfigDict()
-    r.names = {'_base_': base}
+    r.names, r.said, r.load = {'_base_': base}, said, load
     r.run(tree)
     own = {k:v for k,v in r.names.items() if k != '_base_' and not k.startswith('__')}
     spots = r.lines.get(id(r.names), (0, {}))[1]
@@ -550,31 +648,73 @@ def _unmarked(value, base, path, budget):
 def _with_bases(own, lines, path, budget, load):
     if not isinstance(own, dict): raise ConfigError(f'{path}: a config is a dict, not {type(own).__name__}')
     spots = lines.get(id(own), (0, {}))[1]
+    for k in own:
+        if not isinstance(k, str): raise ConfigError(f'{path}, line {spots[k].origin.line if k in spots else 1}: the names of settings are text, not {k!r}')
     line = spots['_base_'].origin.line if '_base_' in spots else 1
     base = _bases(own.pop('_base_', []), path, line, load)
     return _unmarked(own, base, path, budget), spots, lines, base
 
 def _read_json(text, path, budget, load):
     text = _marked(text)
-    r = _Runner('', path, dict(true=True, false=False, null=None), budget)
-    try: own = json.loads(text)
-    except (ValueError, RecursionError) as e:
-        raise ConfigError(f'{path}, line {getattr(e, "lineno", 1)}: {getattr(e, "msg", e)}') from None
+    r = _Runner(f'({text})', path, dict(true=True, false=False, null=None, NaN=math.nan, Infinity=math.inf), budget)
+    twice = []
+    def once(pairs):
+        twice.extend(k for k,n in Counter(k for k,_ in pairs).items() if n > 1)
+        return dict(pairs)
+    try: own = json.loads(text, object_pairs_hook=once)
+    except (ValueError, RecursionError) as e: raise _failed(path, e) from None
     try:
         with warnings.catch_warnings():
             warnings.simplefilter('ignore')
-            same = r.run(_parse(f'({text})', path, 'eval').body)
-        if same == own: own = same
-    except ConfigError: pass
+            tree = _parse(f'({text})', path, 'eval').body
+    except ConfigError: tree = None     # JSON that is no Python: its lines are not known
+    if twice: raise ConfigError(f'{path}, line {_second(tree, twice[0])}: {shown(repr(twice[0]))} is given twice')
+    if tree and repr(same := r.run(tree)) == repr(own): own = same
     return _with_bases(own, r.lines, path, budget, load)
+
+def _second(tree, key):
+    "The line where a dict has a key again."
+    for d in ast.walk(tree) if tree else ():
+        at = [k.lineno for k in d.keys if isinstance(k, ast.Constant) and k.value == key] if isinstance(d, ast.Dict) else []
+        if at[1:]: return at[1]
+    return 1
 
 # %% ../nbs/35_config.ipynb #f9cf15f9
 def _read_yaml(text, path, budget, load):
     import yaml
-    class Loader(yaml.SafeLoader): pass
+    row, kind, lines = (lambda node: node.start_mark.line + 1), 'tag:yaml.org,2002:', {}
+    def refuse(node, said): raise ConfigError(f'{path}, line {row(node)}: {said}')
+    class Loader(yaml.SafeLoader):
+        "PyYAML's, with bounds: it would unfold a small file into as much as it likes."
+        yaml_constructors = {f'{kind}{k}': yaml.SafeLoader.yaml_constructors[f'{kind}{k}'] for k in 'null bool int float str seq map'.split()}
+        def fetch_flow_collection_start(self, token):
+            if self.flow_level > _DEEPEST: raise ConfigError(f'{path}, line {self.line + 1}: nested more than {_DEEPEST} deep')
+            super().fetch_flow_collection_start(token)
+        def compose_node(self, parent, index):
+            budget.spend(20)            # it is slow
+            return super().compose_node(parent, index)
+        def compose_mapping_node(self, anchor):
+            node, known = super().compose_mapping_node(anchor), set()
+            for k,_ in node.value:
+                if k.tag != f'{kind}merge' and isinstance(k.value, str) and (k.tag, k.value) in known: refuse(k, f'{shown(repr(k.value))} is given twice')
+                if isinstance(k.value, str): known.add((k.tag, k.value))
+            return node
+        def flatten_mapping(self, node):
+            for k,v in node.value:
+                for other in () if k.tag != f'{kind}merge' else v.value if isinstance(v, yaml.SequenceNode) else [v]:
+                    if not isinstance(other, yaml.MappingNode): continue
+                    self.flatten_mapping(other)
+                    budget.spend(len(other.value))
+            super().flatten_mapping(node)
+        def construct_object(self, node, deep=False):
+            try: return super().construct_object(node, deep)
+            except ConfigError: raise
+            except (ValueError, KeyError, OverflowError): refuse(node, f'{shown(repr(node.value))} is no {node.tag.rpartition(":")[2]} that a config can hold')
     as_tuple = lambda loader, node: tuple(loader.construct_sequence(node, deep=True))
-    Loader.add_constructor('tag:yaml.org,2002:python/tuple', as_tuple)
-    lines, loader = {}, Loader(_marked(text))
+    no_value = lambda loader, node: refuse(node, f'{shown(node.tag.removeprefix(kind))} is no kind of value for a config; in quotes it is text')
+    Loader.add_constructor(f'{kind}python/tuple', as_tuple)
+    Loader.add_constructor(None, no_value)
+    budget.at = str(path)
     def rows(node, value):
         if not isinstance(value, dict): return [(i, v, v) for i,v in enumerate(node.value)]
         return [(loader.construct_object(k, deep=True), k, v) for k,v in node.value]
@@ -582,68 +722,110 @@ def _read_yaml(text, path, budget, load):
         if id(value) in lines or not isinstance(value, (dict, list, tuple)): return
         spots = lines.setdefault(id(value), (value, {}))[1]
         for key,at,child in rows(node, value):
-            spots[key] = _Spot(Origin(str(path), at.start_mark.line + 1))
+            spots[key] = _Spot(Origin(str(path), row(at)))
             walk(child, value[key])
     try:
+        loader = Loader(_marked(text))
         node = loader.get_single_node()
         own = loader.construct_document(node) if node else {}
         if node: walk(node, own)
-    except yaml.YAMLError as e:
+    except ConfigError: raise
+    except (yaml.YAMLError, ValueError) as e:
         mark = getattr(e, 'problem_mark', None)
-        raise ConfigError(f'{path}, line {mark.line + 1 if mark else 1}: {getattr(e, "problem", None) or e}') from None
+        raise _failed(path, e, mark and mark.line + 1) from None
     return _with_bases(own, lines, path, budget, load)
 
 # %% ../nbs/35_config.ipynb #9d2c56ec
+def _files(folder):
+    "Names in a folder, to find the nearest; in one of millions, some of them."
+    try:
+        with os.scandir(folder) as entries: return [e.name for e in itertools.islice(entries, 2000)]
+    except (OSError, ValueError): return []
+
+def _missing(found, where):
+    "Say that a base is not there, and which is near."
+    if os.path.lexists(found): raise ConfigError(f'{where}: this is no regular file')
+    own = recipe_name(found.stem)
+    raise ConfigError(f'{where}: there is no such file' + (f'; but there is a recipe: _base_ = {own!r}' if own else nearest(found.name, _files(found.parent))))
+
 def _packaged(name, where):
     "A file of an installed package: its configs lie in `.mim/configs` or `configs`."
     package, rest = name.split('::', 1)
+    if Path(rest).is_absolute() or '..' in Path(rest).parts: raise ConfigError(f'{where}: this leads out of the package {shown(package)}')
     try: spec = importlib.util.find_spec(package) if package.isidentifier() else None
     except (ImportError, ValueError): spec = None
     for root in (spec.submodule_search_locations or () if spec else ()):
         for place in ('.mim/configs', 'configs'):
-            if (found := Path(root)/place/rest).is_file(): return found
+            if os.path.isfile(found := Path(root)/place/rest): return found
     if package == 'mmdet' and recipe_name(Path(rest).stem): return recipe_name(Path(rest).stem)
-    raise ConfigError(f'{where}: there is no {"such file in the" if spec else "installed"} package {package}')
+    raise ConfigError(f'{where}: there is no {"such file in the" if spec else "installed"} package {shown(package)}')
 
 def _find_base(name, path, line):
     "The path of a base, or a string: the name of a recipe."
-    where, found = f'{path}, line {line}: _base_ = {name!r}', path.parent/name
+    where, found = f'{path}, line {line}: _base_ = {shown(repr(name))}', path.parent/name
     if '::' in name: return _packaged(name, where)
-    if found.is_file(): return Path(os.path.abspath(found))
-    if recipe_name(name): return recipe_name(name)
-    own = recipe_name(found.stem)
-    hint = f'; but there is a recipe: _base_ = {own!r}' if own else nearest(found.name, [f.name for f in found.parent.glob('*')])
-    raise ConfigError(f'{where}: there is no such file{hint}')
+    if os.path.isfile(found): return Path(os.path.abspath(found))
+    return recipe_name(name) or _missing(found, where)
+
+def _tree(path):
+    "The folder of all configs that belong to this one: the outermost called `configs`, or else the one above its own."
+    path = Path(path).resolve()
+    return next((p for p in reversed(path.parents) if p.name == 'configs'), path.parent.parent)
+
+def _find_module(level, module, path, line, tree):
+    "The path of the base that `from module import ...` names inside of `with read_base()`, or the name of a recipe."
+    where = f'{path}, line {line}: from {shown("."*level + module)} import'
+    package, *parts = module.split('.')
+    if not level:
+        if parts[:1] != ['configs'] or not parts[1:]: raise ConfigError(f'{where}: a base is .module, or package.configs.module')
+        return _packaged(f'{package}::{"/".join(parts[1:])}.py', where)
+    found = path
+    for _ in range(level):
+        if found == found.parent: break
+        found = found.parent
+    found = found.joinpath(package, *parts[:-1], f'{parts[-1]}.py') if parts else found/f'{package}.py'
+    if not found.resolve().is_relative_to(tree): raise ConfigError(f'{where}: this leads out of {tree}, the folder of the configs')
+    return found if os.path.isfile(found) else _missing(found, where)
 
 _READERS = {'.py': _read_python, '.json': _read_json, '.yaml': _read_yaml, '.yml': _read_yaml}
 
-def _read(source, budget, chain=()):
-    "The node of a recipe, or of a file merged over its bases."
+def _text(path):
+    with open(path, 'rb') as f: raw = f.read(_LARGEST + 1)
+    if len(raw) > _LARGEST: raise ConfigError(f'{path}: a config has at most {_LARGEST:,} bytes')
+    try: return raw.decode('utf-8-sig').replace('\r\n', '\n').replace('\r', '\n')
+    except UnicodeDecodeError as e: raise ConfigError(f'{path}: no UTF-8 text ({e.reason} at byte {e.start})') from None
+
+def _read(source, budget, chain=(), tree=None):
+    "The node of a recipe, or of a file merged over its bases; what it imports is looked for below `tree`."
     if isinstance(source, str):
         node = _copied(recipe(source), _Spot(Origin(f'recipe {source}', None)))[0]
         for k in node: _mark(node, k, True)     # its lines were run when the recipe was made
         return node
     path = source
-    if path in chain: raise ConfigError(f'{chain[-1]}: _base_ leads back to {path}')
-    if path.suffix not in _READERS: raise ConfigError(f'{path}: a config is a file of {", ".join(_READERS)}')
-    if path.stat().st_size > 4_000_000: raise ConfigError(f'{path}: {path.stat().st_size:,} bytes are too many for a config')
-    load = lambda name, line: _read(_find_base(name, path, line), budget, (*chain, path))
+    if path in chain: raise ConfigError(f'{chain[-1]}: its base leads back to {path}')
+    if path.suffix not in _READERS: raise ConfigError(f'{f"{chain[-1]}: its base " if chain else ""}{path}: a config is a file of {", ".join(_READERS)}')
+    tree = tree or _tree(path)
+    def load(name, line, level=None):
+        if level is None: return _read(_find_base(name, path, line), budget, (*chain, path))
+        return _read(_find_module(level, name, path, line, tree), budget, (*chain, path), tree if level else None)
     budget.at = str(path)
+    budget.spend(100)
     try:
-        text = _predefined(path.read_text(encoding='utf-8'), path)
-        own, spots, lines, base = _READERS[path.suffix](text, path, budget, load)
-        node = ConfigDict()
+        own, spots, lines, base = _READERS[path.suffix](_predefined(_text(path), path), path, budget, load)
+        budget.at, node = str(path), ConfigDict()
         for k,v in own.items(): node._put(k, *_copied(v, spots.get(k, _Spot(Origin(str(path), None))), lines, budget))
-    except UnicodeDecodeError as e: raise ConfigError(f'{path}: no UTF-8 text ({e.reason} at byte {e.start})') from None
-    except RecursionError: raise ConfigError(f'{path}: too deeply nested') from None
+    except RecursionError: raise ConfigError(f'{budget.at}: nested too deeply') from None
+    budget.spend(len(base))
     if note := node.pop('_deprecation_', None):
         warn_once(f'{path} is deprecated' + (f'; use {note["expected"]}' if 'expected' in note else ''))
     return _merge(node, base)
 
 # %% ../nbs/35_config.ipynb #db674314
+_LONGEST = 10_000        # letters of a setting
+
 def _keys(path): return re.sub(r'\[(-?\w+)\]', r'.\1', path).split('.')
 
-def _is_item(key, value): return bool(re.fullmatch(r'-?\d+', key)) and -len(value) <= int(key) < len(value)
+def _is_item(key, value): return bool(re.fullmatch(r'-?\d{1,9}', key)) and -len(value) <= int(key) < len(value)
 
 def _old_value(cfg, keys, text):
     "What stands at a path; None if nothing does."
@@ -651,9 +833,9 @@ def _old_value(cfg, keys, text):
     for i,k in enumerate(keys):
         here = '.'.join(keys[:i]) or 'the config'
         if isinstance(value, (list, tuple)):
-            if not _is_item(k, value): raise ConfigError(f'--set {text}: {here} has {len(value)} items, numbered from 0; there is no {k!r}')
+            if not _is_item(k, value): raise ConfigError(f'--set {text}: {here} has {len(value)} items, numbered from 0; there is no {shown(repr(k))}')
             value = value[int(k)]
-        elif not isinstance(value, dict): raise ConfigError(f'--set {text}: {here} is {value!r:.60}; it has no {k!r}')
+        elif not isinstance(value, dict): raise ConfigError(f'--set {text}: {here} is {value!r:.60}; it has no {shown(repr(k))}')
         elif k in value: value = value[k]
         else:
             near = difflib.get_close_matches(k, [o for o in value if isinstance(o, str)], 1, .8)
@@ -667,6 +849,7 @@ def _split(text):
     depth, parts = 0, ['']
     for c in text:
         depth += (c in '([{') - (c in ')]}')
+        if depth > _DEEPEST: raise RecursionError
         if c == ',' and depth == 0: parts.append('')
         else: parts[-1] += c
     return [p.strip() for p in parts if p.strip()]
@@ -768,13 +951,14 @@ class Config(ConfigDict):
         "Read a config, without running anything in it. Raises FileNotFoundError; ConfigError for what cannot be read or computed."
         path = Path(os.path.expanduser(os.fspath(path)))
         full, name = Path(os.path.abspath(path)), recipe_name(path)
-        if full.is_dir(): raise IsADirectoryError(f'{path} is a directory, no config')
-        if not full.is_file() and not name:
+        if os.path.isdir(full): raise IsADirectoryError(f'{path} is a directory, no config')
+        if not (there := os.path.isfile(full)) and not name:
+            if os.path.lexists(full): raise ConfigError(f'{path} is no regular file, and no config')
             own = recipe_name(path.stem)
-            hint = f'; there is a recipe {own!r}' if own else nearest(path.name, [f.name for f in full.parent.glob('*')] + recipe_names())
-            raise FileNotFoundError(f'there is no config {path.name!r}, no file and no recipe{hint}')
-        node = _read(full if full.is_file() else name, _Budget())
-        cfg = Config._again(node, node._spots, str(full) if full.is_file() else name)
+            hint = f'; there is a recipe {own!r}' if own else nearest(path.name, _files(full.parent) + recipe_names())
+            raise FileNotFoundError(f'there is no config {shown(repr(path.name))}, no file and no recipe{hint}')
+        node = _settings(_read(full if there else name, _Budget()))
+        cfg = Config._again(node, node._spots, str(full) if there else name)
         if asked := cfg.get('custom_imports'):
             warn_once(f'{path} asks for custom_imports = {_plain(asked)}: reading a config imports nothing')
         return cfg
@@ -806,8 +990,11 @@ class Config(ConfigDict):
         "Change values as on a command line; what was there says what the text means. Raises ConfigError for a path that leads nowhere."
         for text in [settings] if isinstance(settings, str) else settings:
             path, equals, value = map(str.strip, text.partition('='))
+            if len(text) > _LONGEST: raise ConfigError(f'--set {shown(text)}: more than {_LONGEST:,} letters; a file has room for that')
+            text = shown(text, 200)
             if not equals or not path: raise ConfigError(f'--set {text}: expected a path, = and a value, as in model.backbone.depth=101')
-            self._take({path: _meant(value, _old_value(self, _keys(path), text))}, Origin(f'--set {text}', None))
+            try: self._take({path: _meant(value, _old_value(self, _keys(path), text))}, Origin(f'--set {text}', None))
+            except (RecursionError, OverflowError, UnicodeError) as e: raise ConfigError(f'--set {text}: {_why(e)}') from None
 
     @checked
     def merge_from_dict(self,
@@ -820,6 +1007,7 @@ class Config(ConfigDict):
         child = ConfigDict()
         for path,value in settings.items():
             node, keys = child, _keys(path)
+            if len(keys) > _DEEPEST: raise ConfigError(f'{origin}: nested more than {_DEEPEST} deep')
             for k in keys[:-1]:
                 if not isinstance(node.get(k), ConfigDict): node._put(k, ConfigDict(), _Spot(origin))
                 node = node[k]
@@ -858,6 +1046,7 @@ class Config(ConfigDict):
 
 # %% ../nbs/35_config.ipynb #dee03082
 _NOTHING = object()
+_TORCH_NAMES = dict(BatchNorm2d='BN', GroupNorm='GN')   # as configs name them that import their classes
 
 class ConfigPart:
     "A dict of a config on its way to a constructor: what is asked for is known, what is left over is a mistake."
@@ -869,6 +1058,7 @@ class ConfigPart:
         if not isinstance(value, dict): raise ConfigError(f'{path} is {value!r:.60}; expected a dict')
         self.value, self.path, self.known = value, path, {'type', 'init_cfg', '_scope_'}
         self.kind, self.own = str(value.get('type', '')).removeprefix('mmdet.'), own or {}
+        self.kind = _TORCH_NAMES.get(self.kind, self.kind)
 
     def __call__(self, key, default=_NOTHING):
         "The value of a setting."

@@ -162,6 +162,7 @@ def prepare_images(
     return model.preprocess(images)
 
 # %% ../nbs/19_detector.ipynb #c4ec7de1
+@checked
 def check_detections(
     detections:list,        # what should be B dicts: boxes (N,4), and as many labels, scores, masks and keypoints, if any
     images:int,             # B

@@ -6,7 +6,7 @@ Docs: https://detbook.github.io/detbook/inference.html.md"""
 
 # %% auto #0
 __all__ = ['init_detector', 'mask_patch', 'Detections', 'changed_filter', 'tile_grid', 'merge_tiles', 'Progress', 'Predictor',
-           'inference_detector', 'show_result', 'detbook_predict', 'predict_command', 'read_picture', 'find_pictures']
+           'inference_detector', 'show_result', 'detbook_predict', 'read_picture', 'find_pictures']
 
 # %% ../nbs/45_inference.ipynb #0fbe645c
 import copy, inspect, json, math, os, re, sys, time
@@ -34,7 +34,7 @@ from .config import Config, build_detector
 from .weights import COCO, DETECTRON2, TORCHVISION, check_scale, class_names, load_detector, picture_size, pipeline_scale, same_scale, test_settings, weights_kind
 from .data import decode_masks, find_pictures, list_pictures, read_picture, segmentation_to_rle
 from .metrics import encode_mask, to_coco
-from .cli import never_over, place_below, run_command
+from .cli import never_over, place_below
 
 # %% ../nbs/45_inference.ipynb #40b2b705
 _all_ = ['read_picture', 'find_pictures']        # of the data chapter, and wanted here
@@ -700,6 +700,6 @@ def _write_json(path, rows):
     with whole_file(path) as part: part.write_text(json.dumps(rows))
 
 # %% ../nbs/45_inference.ipynb #e016b2b1
-def predict_command():
-    "Run `detbook_predict` from the command line."
-    sys.exit(run_command(detbook_predict))
+if __name__ == '__main__' and '__file__' in globals():     # python -m detbook.inference: not in a notebook
+    from detbook.cli import main
+    main('detbook_predict')

@@ -14,7 +14,7 @@ import warnings
 # %% ../nbs/43_learner.ipynb #0de5c591
 with warnings.catch_warnings():         # fastai compiles a helper as it is imported, and newer PyTorch has something to say about that
     warnings.simplefilter('ignore', FutureWarning)
-    import fastai.learner
+    import fastai.learner  # noqa: F401
 
 # %% ../nbs/43_learner.ipynb #9d1acf3a
 import copy, inspect, math
@@ -25,7 +25,7 @@ from torch import nn, Tensor
 from torch.utils.data import ConcatDataset, Dataset, Subset
 from torchvision import tv_tensors
 from fastai.callback.core import Callback, CancelValidException
-from fastai.callback.schedule import lr_find      # gives Learner its lr_find, fit_one_cycle, fine_tune
+from fastai.callback.schedule import lr_find      # noqa: F401 (gives Learner its lr_find, fit_one_cycle, fine_tune)
 from fastai.data.core import DataLoaders
 from fastai.data.load import DataLoader
 from fastai.learner import Learner, ValueMetric
@@ -34,7 +34,7 @@ from .core import nearest, strict, warn_once
 from .show import show_grid, show_pair
 from .describe import save_detector
 from .models import mask_rcnn
-from .data import CocoDataset, collate, list_pictures, read_picture, written_id
+from .data import collate, list_pictures, read_picture, written_id
 from .transforms import Crop, Flip, RandomResize, Resize, original_size, to_original
 from .metrics import evaluate, to_coco
 

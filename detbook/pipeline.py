@@ -10,7 +10,7 @@ __all__ = ['SETTINGS', 'Pipeline', 'build_transforms', 'ProposalTable', 'read_pr
            'build_loader', 'inner_dataset', 'check_names']
 
 # %% ../nbs/50_pipeline.ipynb #4a6d9e0c
-import difflib, hashlib, json, math, os, random, signal
+import difflib, hashlib, json, os, random, signal
 from bisect import bisect_right
 from collections import Counter
 from collections.abc import Callable

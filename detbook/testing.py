@@ -6,10 +6,10 @@ Docs: https://detbook.github.io/detbook/testing.html.md"""
 
 # %% auto #0
 __all__ = ['test', 'Measures', 'read_evaluator', 'check_metrics', 'predict_dataset', 'detect_all', 'label_categories',
-           'write_results', 'read_results', 'draw_pair', 'read_truths', 'measure', 'detbook_test', 'test_command']
+           'write_results', 'read_results', 'draw_pair', 'read_truths', 'measure', 'detbook_test', 'detbook_eval']
 
 # %% ../nbs/51_testing.ipynb #bdef06f0
-import base64, contextlib, copy, inspect, io, json, os, pickle, re, sys, time
+import base64, contextlib, copy, inspect, io, json, os, pickle, re, time
 from collections.abc import Callable, Iterator
 from pathlib import Path
 from typing import Literal, NamedTuple
@@ -21,10 +21,10 @@ from .show import panels, show_prediction, show_target
 from .checkpoint import read_arrays, whole_file
 from .rpn import RPN
 from .config import Config, ConfigError, ConfigPart, build_part, build_tta, load_own
-from .data import CocoDataset, collate, decode_masks, read_coco
+from .data import CocoDataset, collate, decode_masks, read_coco, read_json
 from .transforms import Augment, Resize, original_size
 from .metrics import Result, encode_mask, evaluate, match_categories
-from .cli import free_path, never_over, place_below, run_command
+from .cli import free_path, never_over, place_below
 from .inference import Detections, Progress, init_detector
 from .distributed import gather_list, is_main, place, process_group, run_on, shard
 from .pipeline import build_dataset, check_names
@@ -216,7 +216,7 @@ def read_results(
 )->list:            # of dicts; or an item for each picture, its arrays as tensors
     "Read what `write_results` or mmdetection 2 wrote; a pickle that holds more than arrays and plain data is refused (ValueError)."
     if not Path(path).is_file(): raise FileNotFoundError(f'{path}: no such file of results')
-    return json.loads(Path(path).read_bytes()) if Path(path).suffix == '.json' else read_arrays(path)
+    return read_json(path) if Path(path).suffix == '.json' else read_arrays(path)
 
 # %% ../nbs/51_testing.ipynb #9999c6c5
 def draw_pair(
@@ -447,8 +447,30 @@ def _write_metrics(folder, result, config, checkpoint, n):
 test = detbook_test             # how Python calls it: `from detbook.testing import test`
 test.__test__ = False           # pytest would take it for a test
 
-def test_command():
-    "Run `detbook_test` from the command line."
-    sys.exit(run_command(detbook_test))
+# %% ../nbs/51_testing.ipynb #9e921f3f
+if __name__ == '__main__' and '__file__' in globals():     # python -m detbook.testing: not in a notebook
+    from detbook.cli import main
+    main('detbook_test')
 
-test_command.__test__ = False
+# %% ../nbs/51_testing.ipynb #e1a5c002
+def detbook_eval(
+    results:str,                # a .json list of COCO results: image_id, category_id, bbox, score, segmentation, keypoints
+    annotations:str,            # the .json of truths
+    eval:list[str]|None=None,   # bbox, segm, keypoints, proposal, proposal_fast; default: what the rows hold
+    sigmas:list[float]|None=None,   # tolerance of each keypoint; default: COCO's 17 of a person
+    out:str|None=None,          # file for the figures, .json
+)->Result:                      # stats, per class figures, table
+    "Measure a file of results. ValueError or FileNotFoundError name the file, the row and what does not fit."
+    if Path(results).suffix != '.json': raise ValueError(f'{results}: COCO results are a .json file; detbook_test measures what it writes as .pkl')
+    never_over(out, [results, annotations], '--out')
+    rows = read_results(results)
+    if not isinstance(rows, list): raise ValueError(f'{results} holds {"an object" if isinstance(rows, dict) else type(rows).__name__}; expected a list of results' +
+                                                    ('; it looks like annotations: the results come first' if isinstance(rows, dict) and 'annotations' in rows else ''))
+    held = lambda key: any(isinstance(r, dict) and r.get(key) for r in rows)
+    metrics = tuple(eval or ()) or ('bbox', *['segm']*held('segmentation'), *['keypoints']*held('keypoints'))
+    check_metrics(metrics, None)
+    result = evaluate(annotations, results, metrics, sigmas=sigmas)
+    print(result)
+    if out:
+        with whole_file(out) as part: Path(part).write_text(json.dumps(dict(results=str(results), annotations=str(annotations)) | result.to_dict(), indent=1, allow_nan=False))
+    return result

@@ -7,7 +7,7 @@ Docs: https://detbook.github.io/detbook/training.html.md"""
 # %% auto #0
 __all__ = ['STATES', 'train', 'Timetable', 'read_timetable', 'seed_step', 'save_state', 'State', 'read_state', 'check_notes',
            'lock_folder', 'Log', 'Watch', 'build_model', 'Trainer', 'flat_settings', 'setting_changes', 'say',
-           'stop_signals', 'Run', 'read_training_config', 'detbook_train', 'train_command']
+           'stop_signals', 'Run', 'read_training_config', 'detbook_train']
 
 # %% ../nbs/52_training.ipynb #f68d8c87
 import contextlib, copy, fnmatch, hashlib, json, math, multiprocessing, os, platform, re, signal, sys, threading, time, zlib
@@ -29,7 +29,6 @@ from .config import Config, ConfigError, ConfigPart, build_part, finish_part, re
 from .data import CocoDataset
 from .metrics import evaluate
 from .transforms import RandomResize, Resize
-from .cli import run_command
 from .distributed import LAUNCHERS, agree, broadcast_value, is_main, mean_values, parallel, place, process_group, run_on, talks_on_cpu
 from .schedule import OptimStep, Schedule, lr_of_run
 from .pipeline import SETTINGS, build_dataset, build_loader, build_plan, build_transforms, check_names, inner_dataset
@@ -1130,6 +1129,7 @@ def detbook_train(
 
 train = detbook_train           # how Python calls it: `from detbook.training import train`
 
-def train_command():
-    "Run `detbook_train` from the command line."
-    sys.exit(run_command(detbook_train))
+# %% ../nbs/52_training.ipynb #89018fcf
+if __name__ == '__main__' and '__file__' in globals():     # python -m detbook.training: not in a notebook
+    from detbook.cli import main
+    main('detbook_train')

@@ -8,10 +8,10 @@ Docs: https://detbook.github.io/detbook/weights.html.md"""
 __all__ = ['TORCHVISION', 'ZOO', 'DETECTRON2', 'BACKBONES', 'COCO', 'from_torchvision', 'from_detectron2', 'from_detectron',
            'weights_kind', 'convert', 'torchvision_detector', 'detectron2_detector', 'Published', 'find_url',
            'class_names', 'build_arch', 'test_settings', 'check_scale', 'pipeline_scale', 'same_scale', 'picture_size',
-           'load_detector', 'resize_note', 'save_mmdetection', 'detbook_convert', 'convert_command', 'TimmBackbone']
+           'load_detector', 'resize_note', 'save_mmdetection', 'detbook_convert', 'TimmBackbone']
 
 # %% ../nbs/36_weights.ipynb #a3ed1623
-import importlib, json, math, re, sys, tempfile
+import importlib, json, math, re, tempfile
 from numbers import Real
 from pathlib import Path
 from typing import NamedTuple
@@ -802,9 +802,9 @@ def detbook_convert(
     return path
 
 # %% ../nbs/36_weights.ipynb #32e72a00
-def convert_command():
-    "Run `detbook_convert` from the command line."
-    sys.exit(importlib.import_module('detbook.cli').run_command(detbook_convert))
+if __name__ == '__main__' and '__file__' in globals():     # python -m detbook.weights: not in a notebook
+    from detbook.cli import main
+    main('detbook_convert')
 
 # %% ../nbs/36_weights.ipynb #12b4da35
 @component(helpers=('weights',))

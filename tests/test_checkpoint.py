@@ -100,7 +100,6 @@ def test_hand_written_pickles(code, tmp_path, monkeypatch):
 def test_arrays_are_checked(tmp_path):
     "Lies about shape, type and bytes are told, none reaches NumPy's own unpickling."
     def state(shape, code, raw, order='<'):
-        dtype = Call(np.dtype, code, False, True)
         class D:
             def __reduce__(self): return np.dtype, (code, False, True), (3, order, None, None, None, -1, -1, 0)
         class A:
@@ -448,7 +447,7 @@ def test_rebuild_names(name):
 def test_rebuild_takes_no_sources_and_no_workers(monkeypatch, tmp_path):
     "A component that is neither a module nor one of the named helpers, such as a data set, is not built from a file."
     import types
-    module, made = types.ModuleType('detbook.toydata'), []
+    module = types.ModuleType('detbook.toydata')
     exec('from detbook.core import component\n@component\nclass Files:\n    def __init__(self, path): open(path, "w")\n', module.__dict__)
     assert module.Files.__module__ == 'detbook.toydata'
     monkeypatch.setitem(sys.modules, 'detbook.toydata', module)

@@ -1,5 +1,5 @@
 "Configs and recipes: equal to what mmdetection's own reader gives, safe to read, and built into detectors with mmdetection's weights."
-import copy, gzip, hashlib, importlib.util, json, re, subprocess, sys, textwrap, time
+import copy, gzip, hashlib, importlib.util, json, os, re, subprocess, sys, textwrap, time
 from pathlib import Path
 from pickle import dumps, loads
 import pytest, torch
@@ -280,7 +280,7 @@ def test_formats_and_templates(tmp_path, monkeypatch):
     monkeypatch.setenv('DETBOOK_ROOT', 'here/')
     monkeypatch.delenv('DETBOOK_N', raising=False)
     write(tmp_path, base__json='{"a": {"x": 1}, "l": [1, {"y": 2.5}], "t": true, "n": null}')
-    p = write(tmp_path, mid__yaml='_base_: base.json\na:\n  z: 1\nw: {{_base_.l}}\nt: !!python/tuple [1, 2]\n')
+    write(tmp_path, mid__yaml='_base_: base.json\na:\n  z: 1\nw: {{_base_.l}}\nt: !!python/tuple [1, 2]\n')
     c = Config.fromfile(write(tmp_path, top="""
         _base_ = ['mid.yaml']
         dir = './runs/{{ fileBasenameNoExtension }}{{fileExtname}}'
@@ -305,12 +305,15 @@ COSTLY = ['a = 9**9**9', 'a = 2**-(9**8)', 'a = 1 << 9**9', 'a = [0] * 10**9', '
           'a = (1,)\n' + 'a = (a, a)\n'*50, 'a = (1,)\n' + 'a = (a, a)\n'*50 + 'b = {a: 1}', 'a = (1,)\n' + 'a = (a, a)\n'*50 + 'b = {}\nc = b.get(a)', '[1]\na = [1]\nb = [1]\n' + 'a = [a, a]\nb = [b, b]\n'*50 + 'c = a == b',
           'a = [1]\n' + 'a = [a, a]\n'*50 + 'b = f"{a}"', 'a = [1]\n' + 'a = [a, a]\n'*50 + 'b = str(a)', 'a = f"{1:999999999}"', 'a = "%999999999d" % 1', 'a = "a" * 9999\na = a.replace("a", a)', 'a = ["x" * 9999] * 9999\nb = "".join(a)',
           'a = []\na.append(a)', 'a = []\nfor i in range(9999):\n  for j in range(9999): a += [i]', 'a = "x"\nfor i in range(99): a += a', 'a = 3\nfor i in range(999): a *= a', 'a = ' + '(' * 900 + ')' * 900, 'a = ' + '-' * 9000 + '1',
-          'a = sum([[1]] * 999, [])', 'a = sorted([(1,) * 999] * 9999)', 'a = [[1] * 999] * 999\nb = [a] * 999', 'a = {i: {j: 0 for j in range(999)} for i in range(9999)}', 'a = int("9" * 9999)', 'a = round(1, -10**9)**-1']
+          'a = sum([[1]] * 999, [])', 'a = sorted([(1,) * 999] * 9999)', 'a = [[1] * 999] * 999\nb = [a] * 999', 'a = {i: {j: 0 for j in range(999)} for i in range(9999)}', 'a = int("9" * 9999)', 'a = round(1, -10**9)**-1',
+          'a = [1, 2]\n' + 'a.extend(a)\n'*60, 'a = [1] * 100\n' + 'a[0:0] = a\n'*60, 'a = zip(*[range(1000)] * 1000)', 'a = 9' + '9'*399, 'a = 0x' + 'f'*90_000, 'a = 9.0**999999', 'a = 10**400', '#'*200_000,
+          'a = f"' + '{1}'*20_000 + '"', '_base_ = ["empty.py"] * 9999', 'with read_base():\n  from .empty import *\n'*2500, 'a = 1\n' + 'a = dict(a=a)\n'*200, 'a = {}\na["a"] = a', 'a = [[y for y in [1]] for x in range(15_000)]']
 @pytest.mark.parametrize('text', COSTLY)
 def test_a_small_file_costs_little(tmp_path, text):
+    write(tmp_path, empty='')
     start = time.process_time()
-    with pytest.raises(ConfigError, match=r'costly\.py'): Config.fromfile(write(tmp_path, costly=text))
-    assert time.process_time() - start < 5
+    with pytest.raises(ConfigError, match=r'(costly|empty)\.py') as e: Config.fromfile(write(tmp_path, costly=text))
+    assert time.process_time() - start < 5 and len(str(e.value)) < len(str(tmp_path)) + 300
 
 def test_other_formats_are_safe(tmp_path):
     for name,text in dict(a__yaml='a: !!python/object/apply:os.system ["touch x"]', b__yaml='a: &a [1]\n' + ''.join(f'a{i}: &a{i} [*a{i-1 if i else ""}, *a{i-1 if i else ""}]\n' for i in range(40)),
@@ -318,6 +321,148 @@ def test_other_formats_are_safe(tmp_path):
         with pytest.raises(ConfigError, match=r'\w\.(yaml|json|txt)'): Config.fromfile(write(tmp_path, **{name: text}))
     (tmp_path/'k.py').write_bytes(b'a = "\xff"')
     with pytest.raises(ConfigError, match='UTF-8'): Config.fromfile(tmp_path/'k.py')
+
+UNREAD = {  # file, what it holds, what is said
+    'bomb.yaml': ('a: &a [1]\n' + ''.join(f'a{i}: &a{i} [*a{i-1 if i else ""}, *a{i-1 if i else ""}]\n' for i in range(40)), 'costs more'),
+    'merge.yaml': ('a0: &a0 {' + ', '.join(f'k{i}: 1' for i in range(1500)) + '}\n' + ''.join(f'b{i}: {{<<: [{", ".join(["*a0"]*200)}]}}\n' for i in range(80)), 'costs more'),
+    'chain.yaml': ('a0: &a0 {x: 1}\n' + ''.join(f'a{i+1}: &a{i+1} {{<<: *a{i}, k{i}: 1}}\n' for i in range(2000)), 'costs more'), 'own.yaml': ('a: &a\n  <<: *a\n', 'nested too deeply'),
+    'items.yaml': (''.join(f'a{i}: {i}\n' for i in range(7000)), 'costs more'), 'deep.yaml': ('a: ' + '['*50_000, 'line 1: nested more than 100 deep'), 'deep2.yaml': ('\n'.join(' '*i + 'a:' for i in range(400)), 'nested'),
+    'twice.yaml': ('model:\n  type: A\n  type: B\n', "line 3: 'type' is given twice"), 'int.yaml': ('a: ' + '9'*400, 'number is too large'), 'int2.yaml': ('a: ' + '9'*50_000, 'line 1'), 'hex.yaml': ('a: 0x' + 'f'*50_000, 'number is too large'),
+    'sixty.yaml': ('a: 1' + ':59'*20_000 + '.5', 'line 1.*no float'), 'day.yaml': ('x: 1\na: 2024-01-01', 'line 2: timestamp.*in quotes it is text'), 'day2.yaml': ('a: 2024-13-45', 'in quotes'), 'bad.yaml': ('a: !!int "x"', "line 1: 'x' is no int"), 'bool.yaml': ('a: !!bool "x"', 'no bool'),
+    'pairs.yaml': ('a: !!pairs [x: 1]', 'line 1: pairs'), 'control.yaml': ('a: "\x00"', 'special characters'), 'version.yaml': ('%YAML ' + '1'*5000 + '.1\n---\na: 1', 'too large'), 'number.yaml': ('1: 2', 'names of settings are text, not 1'), 'on.yaml': ('on: 2', 'not True'),
+    'large.yaml': ('#'*200_000, 'at most 100,000 bytes'), 'twice.json': ('{"model": {"type": "A",\n "type": "B"}}', "line 2: 'type' is given twice"), 'deep.json': ('{"a": ' + '['*3000 + ']'*3000 + '}', 'nested too deeply'), 'int.json': ('{"a": ' + '9'*400 + '}', 'number is too large'),
+    'int2.json': ('{"a": ' + '9'*50_000 + '}', 'number is too large'), 'base.json': ('{"_base_": "' + 'a'*5000 + '"}', 'there is no such file')}
+@pytest.mark.parametrize('name', UNREAD)
+def test_a_small_file_of_any_format_costs_little(tmp_path, name):
+    (tmp_path/name).write_text(UNREAD[name][0])
+    start = time.process_time()
+    with pytest.raises(ConfigError, match=UNREAD[name][1]) as e: Config.fromfile(tmp_path/name)
+    assert time.process_time() - start < 5 and name in str(e.value) and len(str(e.value)) < 2*len(str(tmp_path)) + 250 and '\n' not in str(e.value)
+
+def test_numbers_that_json_has_not(tmp_path):
+    cfg = Config.fromfile(write(tmp_path, a__json='{"a": [Infinity,\n -Infinity], "b": NaN}'))
+    assert cfg.a == [float('inf'), -float('inf')] and cfg.b != cfg.b and cfg.origin('a.1').line == 2
+
+def test_odd_bases(tmp_path):
+    (tmp_path/'folder.py').mkdir(); (tmp_path/'loop.py').symlink_to('loop.py'); (tmp_path/'zero.py').symlink_to('/dev/zero'); (tmp_path/'status.py').symlink_to('/proc/self/status')
+    os.mkfifo(tmp_path/'pipe.py')
+    with open(tmp_path/'large.py', 'wb') as f: f.truncate(10**9)
+    for name,said in {'folder.py': 'no regular file', '.': 'no regular file', 'loop.py': 'no regular file', 'zero.py': 'no regular file', '/dev/zero': 'no regular file', 'pipe.py': 'no regular file', 'status.py': r'status\.py, line', 'large.py': r'large\.py.*100,000', 'a'*5000: 'no such file',
+                      'a\nb.py': r"'a\\nb\.py'", 'a\0b.py': 'no such file', '\0/b.py': 'no such file', '\ud800.py': 'no such file', '/proc/self/environ': r'child\.py.*a config is a file of', 'mmdet::../x.py': 'leads out', 'mmdet::/etc/passwd': 'leads out', 'mmdet::' + 'a'*5000: 'package mmdet'}.items():
+        with pytest.raises(ConfigError, match=said) as e: Config.fromfile(write(tmp_path, child=f'_base_ = {ascii(name)}'))
+        assert len(str(e.value)) < len(str(tmp_path)) + 200 and '\n' not in str(e.value)
+    for name in ('pipe.py', 'zero.py', 'loop.py'):
+        with pytest.raises(ConfigError, match=f'{name} is no regular file'): Config.fromfile(tmp_path/name)
+    for name in ('a'*5000, 'a\0b'):
+        with pytest.raises(FileNotFoundError, match='there is no config'): Config.fromfile(name)
+    for text in ("_base_ = 'folder.py'\n", '_base_: list = []', 'if 1: _base_ = []', '_base_, x = [], 1', 'del _base_'):
+        with pytest.raises(ConfigError, match='base'): Config.fromfile(write(tmp_path, child=text))
+    write(tmp_path, d0='a = 1')
+    for i in range(20): write(tmp_path, **{f'd{i+1}': f'_base_ = ["d{i}.py", "e{i}.py"]', f'e{i}': f'b{i} = 1'})
+    assert len(Config.fromfile(tmp_path/'d20.py')) == 21
+    (tmp_path/'mark.py').write_bytes(b'\xef\xbb\xbfa = 1\r\nb = 2\r')
+    assert Config.fromfile(tmp_path/'mark.py') == dict(a=1, b=2)
+
+def test_costly_settings_of_a_command_line():
+    start = time.process_time()
+    for text,said in {'a=' + '['*100_000: '10,000 letters', 'a=' + '['*3000 + ']'*3000: 'nested too deeply', 'a=[' + '('*2000 + '1' + ')'*2000 + ']': 'nested too deeply', 'a' + '.a'*4000 + '=1': 'nested', 'model.backbone.depth=' + '9'*400: 'too large', 'optim_wrapper.optimizer.lr=' + '9'*400: 'too large',
+                      'train_pipeline.' + '9'*5000 + '.x=1': '5 items', 'a=' + 'x'*10**7: '10,000 letters', 'model.backbone.depth=\udc80': 'not allowed', 'a=dict(x=[i for i in range(10**9)])': 'costs more'}.items():
+        with pytest.raises(ConfigError, match=said) as e: Config.fromfile('faster_rcnn_r50_fpn_1x_coco').override([text])
+        assert len(str(e.value)) < 400
+    assert time.process_time() - start < 10
+
+# ---- bases that are imported
+
+def tree(folder, **files):
+    "Files of a folder `configs`, by their paths; `__` is a slash."
+    for name,text in files.items():
+        path = folder/'configs'/f'{name.replace("__", "/")}.py'
+        path.parent.mkdir(parents=True, exist_ok=True)
+        path.write_text(textwrap.dedent(text))
+    return path
+
+def test_imported_bases(tmp_path):
+    "What each gives is what mmengine 0.10.7 gives, with the names of classes for the classes."
+    path = tree(tmp_path, base__net="""
+        from torch.nn import BatchNorm2d
+        from mmdet.models.detectors import FasterRCNN as Net, RPN
+        size = (640, 480)
+        model = dict(type=Net, backbone=dict(norm_cfg=dict(type=BatchNorm2d), depth=50), neck=dict(type='FPN', outs=5))
+        pipeline = [dict(type='Load'), dict(type='Resize', scale=size)]
+        loader = dict(dataset=dict(pipeline=pipeline), workers=2)
+        """, base__run="""
+        from torch.optim import SGD
+        optim_wrapper = dict(optimizer=dict(type=SGD, lr=0.02))
+        hooks = dict(save=dict(interval=1))
+        """, nets__mine="""
+        from mmengine.config import read_base
+        with read_base():
+            from ..base.net import *
+            from ..base.run import optim_wrapper as optim, hooks
+        from torch.optim import AdamW
+        model.update(backbone=dict(depth=101))
+        model.merge(dict(neck=dict(_delete_=True, type='PAFPN')))
+        optim['optimizer'].update(dict(type=AdamW))
+        loader.dataset.pipeline[1].scale = tuple(2 * s for s in size)
+        hooks.pop('save'), hooks.pop('nothing')
+        head = dict(type=RPN)
+        """)
+    cfg = Config.fromfile(path)
+    assert same(cfg, dict(size=(640, 480), model=dict(type='FasterRCNN', backbone=dict(norm_cfg=dict(type='BatchNorm2d'), depth=101), neck=dict(type='PAFPN')),
+        pipeline=[dict(type='Load'), dict(type='Resize', scale=(640, 480))], loader=dict(dataset=dict(pipeline=[dict(type='Load'), dict(type='Resize', scale=(1280, 960))]), workers=2),
+        optim=dict(optimizer=dict(type='AdamW', lr=.02)), hooks={}, head=dict(type='RPN')))
+    where = lambda p: f'{Path(cfg.origin(p).file).name}:{cfg.origin(p).line}'
+    assert [where(p) for p in ('model.type', 'model.backbone.depth', 'model.neck.type', 'optim.optimizer.type', 'optim.optimizer.lr', 'size')] == ['net.py:5', 'mine.py:7', 'mine.py:8', 'mine.py:9', 'run.py:3', 'net.py:4']
+    assert Config.fromfile(write(tmp_path/'configs', both="_base_ = 'nets/mine.py'\nx = _base_.size")).x == (640, 480)     # a base of either kind
+    assert 'AdamW' not in Config.fromfile(tmp_path/'configs'/'both.py')
+
+def test_imported_recipe_is_built(tmp_path):
+    path = tree(tmp_path, mine="""
+        from mmengine.config import read_base
+        with read_base():
+            from mmdet.configs.faster_rcnn.faster_rcnn_r50_fpn_1x_coco import *
+        from torch.nn import BatchNorm2d
+        model.backbone.norm_cfg.update(type=BatchNorm2d)
+        """)
+    assert shapes(build(Config.fromfile(path).model)) == shapes(build(Config.fromfile('faster_rcnn_r50_fpn_1x_coco').model))
+
+HOSTILE = {'import os': 'import a module', 'import mmdet.models as m': 'from module import Class', 'from os import system': 'not import', 'from os.path import join as j': 'not import', 'from torch import *': 'one by one', 'from .base import a': 'inside of with', 'from . import base': 'inside of with', 'from torch.optim import SGD as dict': 'the name dict', 'from a import b as __builtins__': 'the name __builtins__', 'from a import SGD\nSGD.__class__': 'inside Python', 'from a import system\nsystem("x")': 'not call',
+           'with read_base():\n  from ..outside import *': 'leads out of .*configs', 'with read_base():\n  from ...outside import *': 'leads out', 'with read_base():\n  from ' + '.'*99 + 'etc.x import *': 'leads out', 'with read_base():\n  from .link import *': 'leads out', 'with read_base():\n  from .folder import *': 'no such file|no regular', 'with read_base():\n  from .bass import *': "did you mean 'base.py'",
+           'with read_base():\n  from .base import aa': "no 'aa'; did you mean 'a'", 'with read_base():\n  from os.path import *': 'package.configs.module', 'with read_base():\n  from json.configs.x import *': 'package json', 'with read_base():\n  import os': 'from .module import names', 'with read_base():\n  a = 1': 'from .module import names', 'with read_base():\n  from . import base': 'from .module', 'with read_base() as x:\n  from .base import *': 'not use with',
+           'with read_base(1):\n  from .base import *': 'not use with', 'with open("x"):\n  from .base import *': 'not use with', 'with read_base():\n  from .evil import *': 'leads back', '_base_ = []\nwith read_base():\n  from .base import *': 'not in both', 'with read_base():\n  from .up import *': 'leads out'}
+@pytest.mark.parametrize('text', HOSTILE)
+def test_imports_stay_in_the_folder_of_the_configs(tmp_path, text):
+    write(tmp_path, outside='a = 1')
+    path = tree(tmp_path, base='a = 1', up='with read_base():\n  from ..outside import *', evil=text)
+    (path.parent/'link.py').symlink_to(tmp_path/'outside.py'); (path.parent/'folder.py').mkdir()
+    with pytest.raises(ConfigError, match=HOSTILE[text]) as e: Config.fromfile(path)
+    assert re.search(r'(evil|up)\.py(, line \d|: its base)', str(e.value))
+
+def test_without_a_folder_called_configs(tmp_path):
+    "The folder above the config's own is the highest, for its bases too."
+    top = tmp_path/'a'/'b'; (top/'c').mkdir(parents=True)
+    write(tmp_path/'a', far='x = 1'); write(top, near='x = 1', further='with read_base():\n  from ..far import *')
+    assert Config.fromfile(write(top/'c', one='with read_base():\n  from ..near import *')) == dict(x=1)
+    for text in ('from ...far', 'from ..further'):
+        with pytest.raises(ConfigError, match='leads out'): Config.fromfile(write(top/'c', two=f'with read_base():\n  {text} import *'))
+    assert Config.fromfile(top/'further.py') == dict(x=1)
+
+# ---- nodes
+
+def test_nodes_do_what_mmengines_do():
+    "Each expectation was made with mmengine 0.10.7."
+    node = lambda: ConfigDict(a=dict(x=1, y=2), b=3)
+    d = node(); d.update(a=dict(x=5), c=dict(z=1)); assert d == dict(a=dict(x=5, y=2), b=3, c=dict(z=1)) and d.c.z == 1
+    d = node(); d.update([('b', dict(w=1))], b=4, other=5); assert d == dict(a=dict(x=1, y=2), b=4, other=5)
+    d = node(); d.update(dict(a=dict(x=6)), a=dict(y=7)); assert d == dict(a=dict(x=1, y=7), b=3)
+    d = node(); d.merge(dict(a=dict(_delete_=True, x=9), b=dict(_delete_=True, q=1))); assert d == dict(a=dict(x=9), b=dict(q=1)) and d.b.q == 1
+    d = node(); assert (d.pop('b'), d.pop('b'), d.pop('b', 7), d) == (3, None, 7, dict(a=dict(x=1, y=2)))
+    d = node(); e = d | dict(a=dict(x=8)); assert (type(e), e, d) == (ConfigDict, dict(a=dict(x=8, y=2), b=3), node())
+    e = dict(a=dict(q=1), f=2) | d; assert type(e) is ConfigDict and e == dict(a=dict(q=1, x=1, y=2), b=3, f=2)
+    d |= dict(a=dict(x=8)); assert d == dict(a=dict(x=8, y=2), b=3)
+    d = node(); s = d.copy(); s.a.x = 0; assert d.a.x == 0 and copy.deepcopy(d).a is not d.a and type(copy.copy(d)) is ConfigDict
+    d = ConfigDict([('a', 1)], b=dict(c=2)); assert d.b.c == 2 and d.setdefault('e', dict(f=1)).f == 1 and d.get('no', 4) == 4 and ConfigDict.fromkeys('ab', 1) == dict(a=1, b=1)
+    d.g = [dict(h=1), (dict(i=2),)]; assert d.g[0].h == 1 and d.g[1][0].i == 2
 
 def test_what_is_not_there(tmp_path):
     write(tmp_path, mine='a = 1')

@@ -77,7 +77,7 @@ def test_a_picture_on_its_side_is_read_upright(made, tmp_path, tag):
 
 def test_each_broken_picture_is_named_or_counted(made, tmp_path):
     path, coco = made
-    ds, kinds = CocoDataset(path), {}
+    ds = CocoDataset(path)
     for i in range(12): (tmp_path/ds.path(i).name).write_bytes(ds.path(i).read_bytes())
     whole, wide = ds.path(0).read_bytes(), io.BytesIO()
     Image.new('RGB', (128, 64)).save(wide, 'png')

@@ -1,14 +1,12 @@
 "The demo and the bench as processes, as a user starts them."
 import json, subprocess, sys
-from pathlib import Path
 import pytest
+from detbook.cli import COMMANDS, main
 from detbook.toy import write_coco
 
 def run(command, *words, timeout=300):
     "Start a console script's function in a process of its own."
-    module = {'detbook_demo': 'demo:demo_command', 'detbook_bench': 'bench:bench_command'}[command]
-    mod, func = module.split(':')
-    return subprocess.run([sys.executable, '-c', f'from detbook.{mod} import {func}; {func}()', *map(str, words)], capture_output=True, text=True, timeout=timeout)
+    return subprocess.run([sys.executable, '-m', COMMANDS[command], *map(str, words)], capture_output=True, text=True, timeout=timeout)
 
 @pytest.fixture(scope='module')
 def toy(tmp_path_factory):
@@ -26,8 +24,8 @@ def test_demo_on_own_data(toy, tmp_path, masks):
     assert done.returncode == 0, done.stderr
     assert 'MaskRCNN' in done.stdout if masks else 'FasterRCNN' in done.stdout
     report = json.loads((tmp_path/'run'/'metrics.json').read_text())
-    assert 0 <= report['bbox_mAP'] <= 1 and report['seconds'] > 0
-    assert (report['segm_mAP'] is None) == (not masks)
+    wanted = {'bbox_mAP', 'bbox_mAP_50', *(['segm_mAP'] if masks else [])}
+    assert {k for k in wanted if isinstance(report[k], float)} == wanted and (report['segm_mAP'] is None) == (not masks)
     for name in ('predictions.png', 'loss.png', 'pr.png', 'detector.safetensors'): assert (tmp_path/'run'/name).stat().st_size > 1000
     assert 'metrics.json' in done.stdout
 
@@ -37,13 +35,14 @@ def test_demo_on_own_data(toy, tmp_path, masks):
     (['--epoch', '3'], '--epochs'),
     (['--epochs', 'three'], 'three'),
 ])
-def test_mistakes_are_one_sentence(tmp_path, words, expected):
-    done = run('detbook_demo', '--work_dir', tmp_path/'run', *words)
-    assert done.returncode == 2
-    assert expected in done.stderr and 'Traceback' not in done.stderr
+def test_mistakes_are_one_sentence(tmp_path, monkeypatch, capsys, words, expected):
+    monkeypatch.setattr(sys, 'argv', ['/usr/bin/detbook_demo', '--work_dir', str(tmp_path/'run'), *words])
+    with pytest.raises(SystemExit) as stop: main()
+    said = capsys.readouterr().err
+    assert stop.value.code == 2 and expected in said and 'Traceback' not in said
 
 def test_bench(tmp_path):
-    done = run('detbook_bench', '--size', 64, '--repeats', 1, '--batch', 1, '--out', tmp_path/'bench.json')
+    done = run('detbook_bench', '--size', 64, '--repeats', 1, '--batch', 1, '--channels', 32, '--out', tmp_path/'bench.json')
     assert done.returncode == 0, done.stderr
     report = json.loads((tmp_path/'bench.json').read_text())
-    assert report['syncs']['detbook'] <= 3 and report['train_ratio'] > 0
+    assert report['syncs']['detbook'] <= 3 < report['syncs']['torchvision'] and .05 < report['train_ratio'] < 20      # a ratio at all: how fast is no matter for a test

@@ -117,7 +117,7 @@ def fail(how, rank):
 ])
 def test_one_rank_fails(how, rank, kind, said):
     start = time.time()
-    with pytest.raises(kind, match=said): run_on(1, fail, how, rank, per_gpu=2, timeout=40 if how == 'late' else LIMIT)
+    with pytest.raises(kind, match=said): run_on(1, fail, how, rank, per_gpu=2, timeout=20 if how == 'late' else LIMIT)
     assert time.time() - start < 400
 
 def wait_for_word(ready):

@@ -5,10 +5,9 @@ import numpy as np, pytest, torch
 from PIL import Image
 from torch import nn
 from detbook import models
-from detbook.assign import RandomSampler
 from detbook.cli import run_command
 from detbook.data import decode_masks
-from detbook.inference import Detections, Predictor, changed_filter, detbook_predict, find_pictures, inference_detector, init_detector, merge_tiles, read_picture, show_result, tile_grid
+from detbook.inference import Detections, Predictor, changed_filter, detbook_predict, find_pictures, inference_detector, init_detector, read_picture, show_result
 from detbook.checkpoint import save_detector
 from detbook.toy import CLASSES, scene
 from detbook.weights import COCO, save_mmdetection

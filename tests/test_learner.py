@@ -1,14 +1,11 @@
 "fastai's calls on a DetectionLearner, on data sets cut and joined in every way: what is no lesson about the Learner."
 import json
 import numpy as np, pytest, torch
-from pathlib import Path
 from PIL import Image
 from torch.utils.data import ConcatDataset, Subset, random_split
-from detbook.core import _said
 from detbook.data import CocoDataset, read_picture
 from detbook.inference import inference_detector, init_detector
 from detbook.learner import DetectionDL, PictureSet, detection_dls, detection_learner, still
-from detbook.metrics import evaluate, to_coco
 from detbook.models import faster_rcnn
 from detbook.transforms import Augment, Crop, Flip, RandomResize, Resize, test_transforms as seen, train_transforms
 

@@ -6,7 +6,7 @@ from detbook.checkpoint import load_checkpoint, read_checkpoint, save_detector
 from detbook.config import Config, build_detector
 from detbook.inference import Detections, Predictor, inference_detector, init_detector
 from detbook.models import faster_rcnn
-from detbook.weights import check_scale, detbook_convert, load_detector, picture_size, pipeline_scale, same_scale, save_mmdetection
+from detbook.weights import check_scale, detbook_convert, load_detector, picture_size, pipeline_scale, same_scale
 
 pytestmark = pytest.mark.usefixtures('one_thread')
 

@@ -1,9 +1,8 @@
 "What a command writes, and where: names from annotation files, folders of pictures, files that are there already."
-import hashlib, json, os, pickle
+import hashlib, json, os
 from pathlib import Path
 import numpy as np, pytest, torch
 from PIL import Image
-from detbook import toy
 from detbook.checkpoint import save_detector
 from detbook.cli import free_path, never_over, place_below, run_command
 from detbook.inference import detbook_predict, init_detector, inference_detector, show_result

@@ -168,7 +168,7 @@ def test_what_kills_have_left_is_swept_away(config, tmp_path):
 @pytest.mark.parametrize('error', [ImportError('cannot import name __version__'), OSError(28, 'No space left on device'), ZeroDivisionError('division by zero')])
 def test_no_weights_are_lost(straight, config, tmp_path, monkeypatch, capsys, what, error):
     "Whatever fails after step 8: its state is there, it is said where, and the run can go on."
-    plain, first = getattr(training, what), []
+    plain = getattr(training, what)
     def fails(*args):
         if '.trial' in str(args[0]) or what == 'save_detector' and 'epoch_2' not in str(args[0]): return plain(*args)
         raise error
@@ -180,7 +180,7 @@ def test_no_weights_are_lost(straight, config, tmp_path, monkeypatch, capsys, wh
     same_run(straight, train(config, work_dir=tmp_path, resume=True))
 
 def test_a_disk_that_is_full_from_step_6_on(straight, config, tmp_path, monkeypatch, capsys):
-    plain, done = training.save_checkpoint, []
+    plain = training.save_checkpoint
     def full(path, tensors, notes):
         if notes['state']['step'] > 5: raise OSError(28, 'No space left on device')
         return plain(path, tensors, notes)

@@ -5,7 +5,7 @@ another shape or length, nan, boxes inside out, numbers out of range, texts for 
 *clear* (a TypeError, ValueError, KeyError or FileNotFoundError of ours that names the argument and what was found), *right* (the same as before, or what `RIGHT` says and the docstring
 promises), *unclear* (an error from somewhere inside) or *silent* (a result, and nobody knows what it is worth). There may be none of the last two.
 `python tests/test_sweep.py [MODULE ...]` prints the cases; `GAPS` holds the modules that are not yet there, and may only shrink."""
-import contextlib, fnmatch, functools, importlib, inspect, io, json, math, os, pickle, pkgutil, re, sys, tempfile, time, traceback, types, typing, warnings
+import contextlib, fnmatch, functools, importlib, inspect, io, json, math, pickle, pkgutil, re, sys, tempfile, time, traceback, typing, warnings
 from collections import Counter
 from pathlib import Path
 import matplotlib; matplotlib.use('Agg')
@@ -108,7 +108,7 @@ def left_out(reason, *names): LEFT_OUT.update(dict.fromkeys(names, reason))
 
 # ------------------------------------------------------------------ valid calls
 calls('core',
-    test_same=lambda w: dict(actual=w.boxes, expected=w.boxes, rtol=1e-5, atol=1e-6), nearest=lambda w: dict(name='dept', options=['depth', 'width']),
+    test_same=lambda w: dict(actual=w.boxes, expected=w.boxes, rtol=1e-5, atol=1e-6),
     strict=lambda w: dict(f=len), component=lambda w: dict(cls=type('A', (), dict(__init__=lambda self, a=1: None))), checked=lambda w: dict(f=w.ax),
     warn_once=lambda w: dict(message='sweep'), mean_over_ranks=lambda w: dict(x=torch.tensor(3.)), check=lambda w: dict(text='a (N)'), settings=lambda w: dict(x=new('nms.NMS')))
 left_out('a block: counts what runs inside', 'core.count_syncs', 'core.counted_as')
@@ -320,7 +320,7 @@ calls('schedule',
 
 calls('detector',
     prepare=lambda w: dict(model=w.mask, images=w.images, targets=w.targets, num_classes=4, need=('masks',)), prepare_images=lambda w: dict(model=w.mask, images=w.images),
-    scale_detections=lambda w: dict(detections=two_found(w), have=[(64, 64)]*2, want=[(32, 32)]*2), Proposals__to_list=lambda w: (w.proposals, {}), check_fit=lambda w: dict(model=w.mask),
+    scale_detections=lambda w: dict(detections=two_found(w), have=[(64, 64)]*2, want=[(32, 32)]*2), Proposals__to_list=lambda w: (w.proposals, {}), check_fit=lambda w: dict(model=w.mask), check_detections=lambda w: dict(detections=two_found(w), images=2, need=('boxes', 'labels')),
     Detector=lambda w: dict(backbone=w.mask.backbone, neck=w.mask.neck), Detector__features=lambda w: (w.mask, dict(images=w.images)), Detector__propose=lambda w: (w.mask, dict(images=w.images)),
     Detector__forward=lambda w: (w.mask, dict(images=w.images, targets=w.targets)), load_backbone=lambda w: dict(backbone=w.mask.backbone, weights=str(w.saved)))
 left_out('the last call of a detector\'s constructor, whose arguments are the constructor\'s', 'detector.start')
@@ -350,6 +350,7 @@ def result(w):
 
 calls('config',
     ConfigDict=lambda w: dict(values=dict(a=1)), ConfigDict__copy=lambda w: (new('config.ConfigDict', values=dict(a=1)), {}), ConfigDict__setdefault=lambda w: (new('config.ConfigDict', values=dict(a=1)), dict(key='b')),
+    ConfigDict__pop=lambda w: (new('config.ConfigDict', values=dict(a=1)), dict(key='a')), ConfigDict__merge=lambda w: (new('config.ConfigDict', values=dict(a=1)), dict(other=dict(b=2))),
     ConfigDict__update=lambda w: (new('config.ConfigDict', values=dict(a=1)), dict(other=dict(b=2))), ConfigDict__to_dict=lambda w: (new('config.ConfigDict', values=dict(a=1)), {}),
     Config__fromfile=lambda w: (importlib.import_module('detbook.config').Config, dict(path='rpn_r50_fpn_1x_coco')), Config__origin=lambda w: (w.config(), dict(path='model.type')), Config__override=lambda w: (w.config(), dict(settings=['model.backbone.depth=18'])),
     Config__merge_from_dict=lambda w: (w.config(), dict(settings={'model.backbone.depth': 18})), Config__dump=lambda w: (w.config(), dict(file=w.folder/'c.py')), build_detector=lambda w: dict(model=w.config().model),
@@ -375,9 +376,10 @@ calls('weights',
     picture_size=lambda w: dict(name='mine.pth', cfg=w.config(), notes=dict(preprocessing=dict(resize=[64, 48]))), pipeline_scale=lambda w: dict(cfg=w.config()), test_settings=lambda w: dict(cfg=w.config()), resize_note=lambda w: dict(model=w.mask))
 left_out('builds a ResNet-50 detector by a name that is looked up; tests/test_weights.py tries wrong ones', 'weights.build_arch', 'weights.torchvision_detector', 'weights.detectron2_detector', 'weights.TimmBackbone*')
 calls('recipes', recipe_names=lambda w: {}, recipe_name=lambda w: dict(name='rpn_r50_fpn_1x_coco'), recipe=lambda w: dict(name='rpn_r50_fpn_1x_coco'))
-calls('cli', make_parser=lambda w: dict(f=importlib.import_module('detbook.testing').test), run_command=lambda w: dict(f=lambda: {}, argv=[]),
+calls('cli', make_parser=lambda w: dict(f=importlib.import_module('detbook.testing').test), run_command=lambda w: dict(f=lambda: {}, argv=[]), nearest=lambda w: dict(name='dept', options=['depth', 'width']),
     free_path=lambda w: dict(path=w.folder/'free.json'), never_over=lambda w: dict(path=w.folder/'free.json', sources=[w.png]), keep_pictures=lambda w: dict(paths=[w.folder/'drawn/a.png'], folder=w.folder/'drawn', sources=[w.png]),
     place_below=lambda w: dict(folder=w.folder/'drawn', names=['one.png'], sources=[w.png], suffix='.jpg'))
+left_out('of the commands themselves: it takes a caught error, or a function of the package', 'cli.is_slip', 'cli.read_function')
 
 alone = lambda f: f
 calls('distributed',
@@ -429,8 +431,8 @@ left_out('fastai calls it, or it needs a fit: the chapter and tests/test_testing
 left_out('the parts of a result, as `evaluate` makes them', 'metrics.Result')
 left_out('makes the constructor of a detector', 'retinanet.one_stage')
 
-left_out('a command: `cli` names its slips, shown in tests/test_demo.py and the tests of each command', 'bench.detbook_bench', 'bench.bench_command', 'demo.detbook_demo', 'demo.demo_command', 'inference.detbook_predict', 'inference.predict_command',
-         'testing.test', 'testing.detbook_test', 'testing.test_command', 'training.train', 'training.detbook_train', 'training.train_command', 'weights.detbook_convert', 'weights.convert_command')
+left_out('a command: `cli` names its slips, shown in tests/test_demo.py and the tests of each command', 'bench.detbook_bench', 'demo.detbook_demo', 'inference.detbook_predict', 'testing.test', 'testing.detbook_test',
+         'testing.detbook_eval', 'training.train', 'training.detbook_train', 'weights.detbook_convert', 'cli.main')
 
 # ------------------------------------------------------------------ what is right though it looks wrong, and is promised in the docstring
 # a pattern of function:argument:what is wrong -> the promise
@@ -460,7 +462,7 @@ RIGHT = {
     '*:num_convs:zero': 'no convolutions before', '*:stacked_convs:zero': 'likewise', '*:threshold:zero': 'every pixel', '*:labels:number*': 'on the path of a step no value is looked at: a label comes from the truths, which were', '*:stage_weights:zero': 'no loss', '*:weight:zero': 'no loss',
     'cascade_rcnn.refine_*:*:*n*': 'nan stays nan', 'cascade_rcnn.refine_*:deltas:as int': 'any numbers', 'keypoint_rcnn.heatmaps*:maps:*n*': 'nan scores nan', 'keypoint_rcnn.heatmaps*:boxes:turned': 'a side counts as one pixel at least', 'keypoint_rcnn.heatmaps*:maps:another S': 'it need not be square',
     'fcos.PointMatcher:ranges:one*': 'any number of levels', 'fcos.PointMatcher____call__:*:*n*': 'inside of nothing', 'fcos.Scale*:*:*': 'any number', 'fcos.PointMatcher*:no rows': 'the splits say how many', 'fcos.FCOSHead__distances:*': 'any numbers, with any leading dimensions',
-    'tta.View*:points:*n*': 'nan stays nan', 'tta.View*:image:as float': 'a picture of floats', 'tta.*:scales:one*': 'a pair of limits, or two factors', 'tta.*:flips:list of None': 'no mirror', '*:need:empty': 'nothing is needed', 'detector.Detector:fpn:empty': 'the defaults',
+    'tta.View*:points:*n*': 'nan stays nan', 'tta.View*:image:as float': 'a picture of floats', 'tta.*:scales:one*': 'a pair of limits, or two factors', 'tta.*:flips:list of None': 'no mirror', 'tta.*:flips:one*': 'any number of mirrors', '*:need:empty': 'nothing is needed', 'detector.Detector:fpn:no keys': 'the defaults', 'detector.check_detections:need:one*': 'any keys',
     '*.save*:path:missing': 'a new file', '*__save:path:missing': 'a new file', '*__dump:file:missing': 'a new file', 'metrics.*:*_ids:*': 'any ids', 'metrics.cover_truths:least:zero': 'any overlap', 'metrics.evaluate:sigmas:*': 'not asked for boxes', 'metrics.match_categories:truth:images text': 'handed on',
     'config.ConfigDict*:*': 'any values', 'config.Config__merge_from_dict:settings:*': 'looked at when it is built', 'config.load_own:names:list': 'or a list', 'checkpoint.load_checkpoint:ignore:text': 'a module that is not there', 'checkpoint.save_checkpoint:metadata:*': 'notes of any kind', 'checkpoint.Budget:units:zero': 'nothing may be spent',
     'checkpoint.Budget__spend:n:*': 'called for every item of a file, by its reader alone', 'checkpoint.shown:text:*': 'anything is shown', 'describe.check_weights_fit:weights:* nan': 'shapes are compared', 'checkpoint.Checkpoint:*:*': 'what was read, of any kind', '*:cfg:no keys': 'it says nothing', 'cli.keep_pictures:paths:list of text': 'a text is a path', 'distributed.mean_values:*': 'numbers like any other', 'weights.con*:tensors:*': 'a tensor of any shape and value is renamed', 'weights.weights_kind:*': 'names alone tell', 'weights.from_*:tensors:*': 'a tensor of any shape and value is renamed', 'weights.picture_size:notes:*': 'a note that is no dict says nothing', 'cli.keep_pictures:sources:*': 'any pictures',
@@ -472,7 +474,7 @@ RIGHT = {
     'transforms.*:image:as float': 'a picture of floats', 'transforms.*__*:boxes nan': 'a box that is nowhere is dropped, or stays', 'transforms.*:boxes turned': 'dropped, or it stays: check_batch names it', 'transforms.*:label *': 'check_batch names it', 'transforms.*:no *': 'what is not there does not move',
     'transforms.*:* text': 'a field that a step does not use is handed on', 'transforms.*:* nan': 'nan stays nan', 'transforms.*:p:*': 'a probability, or several', 'transforms.*:flip:zero': 'never', 'transforms.*:min_size:*e*': 'any size will do', 'transforms.DropSmall:*:zero': 'any size will do',
     'retinanet.HeadConv__forward:x:*n*': 'nan features stay nan', 'core.check:where:*': 'words for a message', '*:eps:zero': 'nothing is added', 'show.show_boxes:*:no rows': 'there are still labels',
-    'core.nearest:*': 'anything is compared as text', 'core.test_same:*tol:zero': 'no difference', 'core.mean_over_ranks:*n*': 'a number like any other',
+    '*.nearest:*': 'anything is compared as text', 'core.test_same:*tol:zero': 'no difference', 'core.mean_over_ranks:*n*': 'a number like any other',
     'anchors.*Generator:*:empty': 'no anchors', 'anchors.*:*offset:*e*': 'a shift may be negative or none', 'assign.*:*:zero': 'a share of 0', 'losses.SmoothL1Loss:beta:zero': 'the absolute difference',
     'backbone.*:x:*n*': 'nan features stay nan', 'neck.*:*:nan': 'nan features stay nan', 'neck.*:x:inf': 'arithmetic', 'neck.NoNeck__forward:stages:one more': 'all are handed on', 'coder.DeltaCoder:means:negative': 'any mean', 'coder.DeltaCoder:means:zero': 'any mean', 'rpn.ProposalFilter:*:zero': 'no proposals', 'rpn.ProposalFilter:min_size:negative': 'any size', 'rpn.ranks:scores:inf': 'the best',
     'roi.*:nan': 'reads zeros; nan features read nan', 'roi.*:inf': 'reads zeros; endless features are arithmetic', 'roi.*:turned': 'reads zeros', 'roi.*:image:number*': 'reads zeros', 'roi.*:ratio:negative': 'as 0: as many samples as cells', 'roi.RoIExtractor__canvas:feats:one more': 'more levels than are read',
@@ -522,7 +524,7 @@ def of_number(name, v, doc, whole):
     if not re.search(r'\b0[:,;]|from 0|or 0|; 0\b', doc) and v != 0: yield 'zero', 0 if whole else 0.
     yield 'list', [v]
 
-def of_list(name, v, doc):
+def of_list(name, v, doc, alone=False):
     yield 'text', 'seven'
     yield 'number', 7
     if v: yield 'list of None', [None]
@@ -533,14 +535,14 @@ def of_list(name, v, doc):
         yield 'negative', type(v)([-1, *v[1:]])
         if v[0] != 0: yield 'zero', type(v)([0, *v[1:]])
     elif v:
-        if re.search(r'\bB\b|each|likewise|they |same order|to its|label in', doc):      # it goes with another list
+        if not alone and re.search(r'\bB\b|each|likewise|they |same order|to its|label in', doc):      # it goes with another list
             yield 'one less', type(v)(v[1:]); yield 'one more', type(v)([*v, v[0]])
         yield 'list of number', [7]*len(v)
         if isinstance(v[0], dict): yield 'list of {}', [{}]*len(v)
     if v: yield 'empty', type(v)()
 
-def wrong_values(name, v, annotation, default, doc):
-    "(what is wrong, value) for one argument."
+def wrong_values(name, v, annotation, default, doc, alone=False):
+    "(what is wrong, value) for one argument; `alone`: there is no list beside it that it could go with."
     if v is not None and not (default is None or allows(annotation, type(None))): yield 'None', None
     if isinstance(v, Tensor): yield from of_tensor(name, v, doc)
     elif isinstance(v, bool): yield 'text', 'no'; yield 'number', 2
@@ -564,7 +566,7 @@ def wrong_values(name, v, annotation, default, doc):
             if k in ('boxes', 'labels', 'scores'): yield f'no {k}', {a:b for a,b in v.items() if a != k}
             if len(v) <= 8: yield f'{k} text', {**v, k: 'seven'}        # the keys of a whole config are tests/test_config.py's
     elif isinstance(v, tuple) and hasattr(v, '_fields'): yield 'number', 7; yield 'text', 'seven'; yield 'bare tuple', tuple(v)
-    elif isinstance(v, (list, tuple)): yield from of_list(name, v, doc)
+    elif isinstance(v, (list, tuple)): yield from of_list(name, v, doc, alone)
     elif v is None:
         kinds = typing.get_args(annotation) or (annotation,)
         if int in kinds or float in kinds: yield 'text', 'seven'
@@ -615,7 +617,8 @@ def cases(key, w):
     for n, v in full.items():
         if n not in params or n in ('ax', 'axs', 'device'): continue
         annotation, default, doc = params[n]
-        for what, x in wrong_values(n, v, annotation, default, doc): yield n, what, x
+        alone = not any(isinstance(o, (list, tuple, Tensor)) for k,o in given.items() if k != n)
+        for what, x in wrong_values(n, v, annotation, default, doc, alone): yield n, what, x
     by_letter = {}
     for n, v in given.items():
         for i, d in enumerate(letters(params[n][2]) or ()) if n in params and isinstance(v, Tensor) else ():

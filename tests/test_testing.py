@@ -96,7 +96,7 @@ def test_any_number_of_processes(mask, truth, tmp_path, gpus, each):
     assert len(list((tmp_path/'pictures').glob('*.jpg'))) == 7
 
 def test_torchrun(mask, truth, tmp_path):
-    (tmp_path/'run.py').write_text('from detbook.testing import test_command\nif __name__ == "__main__": test_command()\n')
+    (tmp_path/'run.py').write_text('from detbook.cli import main\nif __name__ == "__main__": main("detbook_test")\n')
     command = [sys.executable, '-m', 'torch.distributed.run', '--nproc_per_node', '2', '--master_port', '0', '--standalone', str(tmp_path/'run.py')]
     done = subprocess.run([*command, *map(str, mask), '--launcher', 'pytorch', '--out', 'results.json'], cwd=tmp_path, capture_output=True, text=True, timeout=300,
                           env=os.environ | dict(OMP_NUM_THREADS='1'))
@@ -149,7 +149,7 @@ def test_fast_rcnn_reads_them(folder, rpn, tmp_path, suffix):
     result = run(path, tmp_path/'fast.safetensors', out=tmp_path/'found.pkl')
     found = read_results(tmp_path/'found.pkl')
     assert len(found) == 7 and all(len(f) == 4 for f in found) and any(len(a) for f in found for a in f)
-    assert result.stats['bbox_mAP'] >= 0
+    assert isinstance(result.stats['bbox_mAP'], float)      # of untrained weights: 0 or nearly
     with pytest.raises(ValueError, match='needs a file|proposal_file'): run(path, tmp_path/'fast.safetensors', set=['test_dataloader.dataset.proposal_file=None'])
     class Trap:
         def __reduce__(self): return os.mkdir, (str(tmp_path/'sprung'),)
@@ -222,6 +222,7 @@ def test_every_kind_of_detector(folder, tmp_path, name):
     result = run(folder/'instances.json', tmp_path/'d.safetensors', out=tmp_path/'r.json')
     assert {k.split('_')[0] for k in result.stats} == ({'bbox', 'segm'} if name == 'cascade_rcnn' else {'bbox'})
     rows = read_results(tmp_path/'r.json')
-    if name == 'keypoint_rcnn' and rows:
+    assert rows
+    if name == 'keypoint_rcnn':
         assert len(rows[0]['keypoints']) == 3*len(toy.KEYPOINTS)
         with pytest.raises(ValueError, match='sigmas'): run(folder/'instances.json', tmp_path/'d.safetensors', eval='keypoints')

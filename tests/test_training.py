@@ -1,16 +1,17 @@
 "Training as users start it: from a config, as a process, killed, stopped, resumed, on two processes, and with every kind of mistake in what it is given."
-import json, os, random, signal, subprocess, sys, time
+import os, random, signal, subprocess, sys, time
 from pathlib import Path
 import numpy as np, pytest, torch
 from detbook.checkpoint import read_checkpoint, read_detector, save_checkpoint
 from detbook.cli import run_command
 from detbook.config import Config
 from detbook.pipeline import SETTINGS
+from detbook.testing import detbook_test
 from detbook.toy import CLASSES, write_coco
-from detbook.training import Run, Timetable, Trainer, Watch, build_model, read_state, read_timetable, read_training_config, train
+from detbook.training import Run, Trainer, build_model, read_state, read_timetable, read_training_config, train
 
 SLOW = os.environ.get('DETBOOK_SLOW') == '1'
-COMMAND = [sys.executable, '-c', 'from detbook.training import train_command; train_command()']
+COMMAND = [sys.executable, '-m', 'detbook.training']
 
 BASE = '''
 _base_ = '{base}'
@@ -182,7 +183,7 @@ def test_stopped_in_the_middle_of_everything(toy, tmp_path, monkeypatch):
     same_run(whole, train(toy/'faster.py', work_dir=tmp_path/'cut', resume='auto', **words))
 
 def test_a_damaged_state_falls_back(straight, config, tmp_path, monkeypatch, capsys):
-    run = stopped_at(monkeypatch, 6, config, work_dir=tmp_path, save_every=0)
+    stopped_at(monkeypatch, 6, config, work_dir=tmp_path, save_every=0)
     raw = bytearray((tmp_path/'resume.safetensors').read_bytes())
     raw[len(raw)//2] ^= 64
     (tmp_path/'resume.safetensors').write_bytes(raw)
@@ -317,7 +318,8 @@ def test_two_processes_learn_as_one(toy, tmp_path, how):
 def test_two_processes_are_stopped_and_resumed(toy, tmp_path):
     words = [toy/'faster.py', '--gpus', 2, '--set', 'train_dataloader.batch_size=1']
     whole = start(*words, '--work_dir', tmp_path/'whole')
-    assert not whole.communicate()[0] is None and whole.returncode == 0
+    said = whole.communicate()[0]
+    assert whole.returncode == 0, said
     process = start(*words, '--work_dir', tmp_path/'cut')
     wait_for(process, tmp_path/'cut', 3)
     process.terminate()
@@ -347,3 +349,54 @@ def test_recipes_have_a_timetable(name):
     cfg = read_training_config(name)
     times = read_timetable(cfg, 7330)
     assert times.steps in (12*7330, 90000) and times.saves(times.steps) and times.measures(times.steps)
+
+# ---- a part of one's own
+
+DOUBLE = '''
+import torch
+from torch import nn
+from detbook.core import component
+from detbook.neck import Conv
+from detbook.fast_rcnn import BoxHead, RoIHead
+
+@component
+class DoubleHead(BoxHead):
+    "Fully connected layers for the class, convolutions for the box."
+    def __init__(self, conv_out_channels:int=32, num_convs:int=1, **kwargs):
+        super().__init__(**kwargs)
+        widths = [self.in_channels] + [conv_out_channels]*num_convs
+        self.convs  = nn.ModuleList(Conv(a, b, relu=True) for a,b in zip(widths, widths[1:]))
+        self.fc_reg = nn.Linear(conv_out_channels, self.fc_reg.out_features)
+    def forward(self, x, wide):
+        x = x.flatten(1)
+        for fc in self.shared_fcs: x = fc(x).relu()
+        for conv in self.convs: wide = conv(wide)
+        return self.fc_cls(x), self.fc_reg(wide.mean((2, 3))).unflatten(1, (-1, 4))
+
+@component
+class DoubleRoIHead(RoIHead):
+    "A second stage that reads a larger window for the box."
+    def __init__(self, reg_roi_scale_factor:float=1.3, **kwargs): super().__init__(**kwargs)
+    def boxes(self, canvas, boxes, feats=None):
+        middle, half = (boxes[...,:2] + boxes[...,2:])/2, (boxes[...,2:] - boxes[...,:2])/2 * self.reg_roi_scale_factor
+        wide = self.read(canvas, torch.cat([middle - half, middle + half], -1))
+        return self.bbox_head(self.read(canvas, boxes) if feats is None else feats, wide)
+'''
+
+def test_double_head_from_the_command_line(toy, tmp_path, monkeypatch, capsys):
+    "mmdetection's tutorial example: trained, tested and loaded again; a config or a file alone cannot name it."
+    monkeypatch.chdir(tmp_path)
+    Path('double.py').write_text(DOUBLE)
+    Path('config.py').write_text(f"_base_ = '{toy/'faster.py'}'\nmodel = dict(roi_head=dict(type='DoubleRoIHead', reg_roi_scale_factor=1.5, bbox_head=dict(type='DoubleHead', num_convs=2)))\n"
+                                 'test_dataloader = _base_.val_dataloader\ntest_evaluator = _base_.val_evaluator\n')
+    own, file, truths = ['--own', 'double.py:DoubleRoIHead', 'double.py:DoubleHead'], 'run/epoch_1.safetensors', str(toy/'val'/'instances.json')
+    done = subprocess.run([*COMMAND, 'config.py', '--work_dir', 'run', '--set', 'train_cfg.max_epochs=1', *own], capture_output=True, text=True)
+    assert done.returncode == 0, done.stderr
+    assert read_checkpoint(file).metadata['model']['roi_head']['reg_roi_scale_factor'] == 1.5
+    figures = []
+    for config in ('config.py', truths):                   # the file says how it is built, and how large its pictures are
+        assert run_command(detbook_test, [config, file, *own]) == 0
+        figures.append([l for l in capsys.readouterr().out.splitlines() if l.startswith('all classes')])
+        assert run_command(detbook_test, [config, file]) == 2
+        assert 'Double' in capsys.readouterr().err
+    assert figures[0] == figures[1] and figures[0]

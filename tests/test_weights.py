@@ -7,7 +7,6 @@ from test_checkpoint import Call, one_sentence, serving
 import detbook.checkpoint as checkpoint
 from detbook.cli import run_command
 from detbook.config import Config, build_detector
-from detbook import weights
 from detbook.backbone import ResNet
 from detbook.batch import Preprocess
 from detbook.checkpoint import describe, load_checkpoint, read_checkpoint, read_detector, rebuild, save_checkpoint, save_detector
@@ -516,8 +515,7 @@ def test_round_trip_keeps_conventions(tmp_path):
 def test_command(tmp_path, monkeypatch, capsys):
     save_detector(tmp_path/'own.safetensors', small(), ('a', 'b', 'c'))
     def out_of_process(*words):
-        code = 'import sys; from detbook.weights import convert_command; sys.argv = ["detbook_convert", *sys.argv[1:]]; convert_command()'
-        return subprocess.run([sys.executable, '-c', code, *map(str, words)], capture_output=True, text=True, cwd=tmp_path)
+        return subprocess.run([sys.executable, '-m', 'detbook.weights', *map(str, words)], capture_output=True, text=True, cwd=tmp_path)
     done = out_of_process('own.safetensors', 'out.pth', '--num_classes', 2)
     assert done.returncode == 0, done.stderr
     assert 'out.pth' in done.stdout and 'reinitialised' in done.stdout

@@ -8,16 +8,16 @@ import numpy as np, torch
 import detbook
 from detbook import models
 from detbook.anchors import AnchorGenerator, PointGenerator
-from detbook.assign import EverySampler, HardSampler, Matcher, RandomSampler
+from detbook.assign import EverySampler, HardSampler, RandomSampler
 from detbook.backbone import ResNet, ResStage
 from detbook.batch import Preprocess
 from detbook.cascade_rcnn import CascadeRoIHead, cascade_heads
 from detbook.coder import DeltaCoder, DistanceCoder
 from detbook.describe import save_detector
-from detbook.fast_rcnn import BoxHead, DetectionFilter, RoIHead
+from detbook.fast_rcnn import BoxHead, RoIHead
 from detbook.fcos import FCOSHead, PointMatcher
 from detbook.keypoint_rcnn import KeypointHead
-from detbook.losses import FocalLoss, GIoULoss, IoULoss, L1Loss, SigmoidLoss, SmoothL1Loss
+from detbook.losses import FocalLoss, GIoULoss, IoULoss, L1Loss, SmoothL1Loss
 from detbook.masks import MaskHead
 from detbook.neck import FPN, NoNeck
 from detbook.nms import SoftNMS
