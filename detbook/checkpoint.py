@@ -454,6 +454,17 @@ class Checkpoint(dict):
         return '\n'.join(lines + [f'and the weights {shown(n)!r}: load_checkpoint(..., prefix={shown(n) + "."!r})' for n in self.others])
 
 # %% ../nbs/12_checkpoint.ipynb #dd187f8c
+def _notes(text):
+    "The notes of a file of detbook's: a dict, each of its keys once."
+    def once(pairs):
+        if len(pairs) > len(found := dict(pairs)): raise ValueError('its notes hold a key twice')
+        return found
+    try: notes = json.loads(text, object_pairs_hook=once)
+    except RecursionError: raise ValueError('its notes are nested too deeply') from None
+    except json.JSONDecodeError as e: raise ValueError(f'its notes are no JSON: {e}') from None
+    if not isinstance(notes, dict): raise ValueError(f'its notes are a {type(notes).__name__}, not a dict')
+    return notes
+
 def read_checkpoint(
     path:str,       # a file of weights: safetensors, torch or a pickle of NumPy arrays, whatever its suffix
 )->Checkpoint:      # name -> tensor on the CPU, and the file's `metadata`
@@ -464,7 +475,7 @@ def read_checkpoint(
     if not isinstance(found, dict): raise ValueError(f'{path} holds one {type(found).__name__}, not tensors by name')
     with _explained(path):
         tensors, rest, others = _unwrap(found, notes_budget(path))
-        if 'detbook' in metadata: metadata = {**json.loads(metadata['detbook'])}
+        if 'detbook' in metadata: metadata = _notes(metadata['detbook'])
     if not tensors:
         held = ', '.join(shown(k, 40) for k in list(found)[:5]) or 'none'
         raise ValueError(f'{path} holds no tensors by name; its entries are {held}')

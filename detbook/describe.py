@@ -13,7 +13,7 @@ from pathlib import Path
 import torch
 from torch import Tensor, nn
 from .core import constructor_parameters, nearest, settings, warn_once
-from .checkpoint import find_weights, load_checkpoint, read_checkpoint, save_checkpoint
+from .checkpoint import find_weights, load_checkpoint, read_checkpoint, save_checkpoint, shown
 
 # %% ../nbs/13_describe.ipynb #39a4534d
 _FORMAT = 2                                 # of descriptions; those of version 0.1 have none
@@ -71,7 +71,8 @@ def _rebuild(x, own, where):
 def _parameters(x): return dict(x.named_parameters()) if isinstance(x, nn.Module) else {}
 
 def _size(x, depth=0):
-    "How many values a description has; too deep ones raise."
+    "How many values a description has; too deep ones and numbers that no setting can be raise."
+    if isinstance(x, float) and math.isnan(x) or isinstance(x, int) and abs(x) >= 2**53: raise ValueError(f'the description holds the number {str(x)[:20]}, which no setting can be')
     if depth > 40: raise ValueError('the description is nested more than 40 deep, which no detector is')
     return 1 + sum(_size(v, depth + 1) for v in (x.values() if isinstance(x, dict) else x if isinstance(x, list) else ()))
 
@@ -83,11 +84,13 @@ def rebuild(
     "Build the model that `describe` described. Raises ValueError for a name that is no component of detbook's or `own`."
     if not isinstance(description, dict) or 'type' not in description:
         raise ValueError(f'a description is a dict with a "type", got {str(description)[:60]!r}')
-    if _size(description) > 20_000: raise ValueError('the description has more than 20,000 values, which no detector has')
+    if _size(description) > 2000: raise ValueError('the description has more than 2,000 values, which no detector has')
+    if not isinstance(description.get('_requires_grad', {}), dict): raise ValueError('"_requires_grad" of the description is no dict of parameters by name')
     if '_format' not in description: description = upgrade(description)
     elif description['_format'] != _FORMAT:
         raise ValueError(f'the description has format {str(description["_format"])[:20]}, and this version of detbook reads up to {_FORMAT}: install a newer one')
-    model = _rebuild(description, {c.__name__: c for c in own}, str(description['type']).rpartition('.')[2])
+    try: model = _rebuild(description, {c.__name__: c for c in own}, str(description['type']).rpartition('.')[2])
+    except (RuntimeError, OverflowError) as e: raise ValueError(f'the description asks for what torch cannot make: {shown(str(e).splitlines()[0], 200)}') from e
     for name, p in _parameters(model).items(): p.requires_grad_(bool(description.get('_requires_grad', {}).get(name, p.requires_grad)))
     return model
 
@@ -220,14 +223,16 @@ def read_detector(
 )->tuple:           # (model in eval mode, with `model.classes`; tuple of class names)
     "Rebuild a detector from its file alone; a file without a description, or whose weights do not all fit it, raises ValueError."
     state = read_checkpoint(find_weights(path))
+    classes = state.metadata.get('classes') or ()
+    if not isinstance(classes, (list, tuple)) or not all(isinstance(c, str) for c in classes): raise ValueError(f'{path}: its classes are {shown(repr(classes))}; expected a list of names')
     if not isinstance(state.metadata.get('model'), dict):
         raise ValueError(f'{path} holds weights and no description of their model: build it, then load_checkpoint(model, {str(path)!r})')
     try:
         check_weights_fit(state.metadata['model'], state, own)
         with torch.random.fork_rng(devices=[]): model = rebuild(state.metadata['model'], own)
         report = load_checkpoint(model, state)
-    except (TypeError, ValueError) as e: raise ValueError(f'{path} cannot be rebuilt: {e}') from None
+    except (TypeError, ValueError) as e: raise ValueError(f'{path} cannot be rebuilt: {shown(e, 300)}') from None
     if wrong := report.reinitialised + report.missing + report.unexpected:
         raise ValueError(f'{path} cannot be rebuilt: {wrong[0]} does not fit its own description')
-    model.classes = tuple(state.metadata.get('classes', ()))
+    model.classes = tuple(classes)
     return model.eval(), model.classes

@@ -24,6 +24,7 @@ import torch
 from torch import nn, Tensor
 from torch.utils.data import ConcatDataset, Dataset, Subset
 from torchvision import tv_tensors
+import safetensors.torch      # noqa: F401 (writes the weights: where it is missing, that is found before a training)
 from fastai.callback.core import Callback, CancelValidException
 from fastai.callback.schedule import lr_find      # noqa: F401 (gives Learner its lr_find, fit_one_cycle, fine_tune)
 from fastai.data.core import DataLoaders

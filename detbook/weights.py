@@ -26,6 +26,7 @@ from .losses import SmoothL1Loss
 from .backbone import ResNet, ResStage
 from .neck import FPN, NoNeck
 from .checkpoint import Checkpoint, find_weights, load_checkpoint, read_checkpoint, whole_file
+from .cli import never_over
 from .describe import check_weights_fit, describe, rebuild, save_detector
 from .rpn import RPN, ProposalFilter, RPNHead
 from .roi import RoIExtractor
@@ -547,6 +548,8 @@ def _count(state):
     found = [n // per - less for end,per,less in (('.fc_cls', 1, 1), ('.retina_cls', anchors, 0), ('bbox_head.conv_cls', 1, 0)) if (n := rows(end))]
     return found[0] if found else None, rows('keypoint_head.upsample')
 
+def _meta(metadata): return metadata['meta'] if isinstance(metadata.get('meta'), dict) else {}      # as mmdetection's files call it
+
 def class_names(
     metadata:dict,      # what a file says beside its weights
     number:int,         # of classes
@@ -554,11 +557,11 @@ def class_names(
     places:tuple=(),    # more dicts that may hold `classes`, to be asked after the file: parts of a config
 )->tuple:               # names, in the order of the labels
     "Find the names of so many classes: the file's own, or COCO's; none where neither fits."
-    meta = metadata.get('meta') or {}
+    meta = _meta(metadata)
     for place in (metadata, meta.get('dataset_meta'), meta, *places):
-        names = (place or {}).get('classes') or (place or {}).get('CLASSES') or ()
+        names = (place.get('classes') or place.get('CLASSES')) if isinstance(place, dict) else ()
         names = [names] if isinstance(names, str) else names
-        if len(names) == number: return tuple(names)
+        if isinstance(names, (list, tuple)) and len(names) == number and all(isinstance(n, str) for n in names): return tuple(names)
     if arch in TORCHVISION and number in (90, 91): return tuple(_NUMBERED[1:] + _NUMBERED[:1])[:number]
     return COCO if number == len(COCO) else COCO[:1] if number == 1 and 'keypoint' in str(arch) else ()
 
@@ -612,12 +615,14 @@ def build_arch(
 def _description(metadata):
     "What a file of detbook's, in its own format or in mmdetection's, says of its model; None for other files."
     if isinstance(metadata.get('model'), dict): return metadata
-    text = (metadata.get('meta') or {}).get('detbook')
-    return json.loads(text) if isinstance(text, str) else None
+    text = _meta(metadata).get('detbook')
+    try: notes = json.loads(text) if isinstance(text, str) else None
+    except (ValueError, RecursionError): return None
+    return notes if isinstance(notes, dict) and isinstance(notes.get('model'), dict) else None
 
 def _config_inside(metadata):
     "The config that mmdetection 3.x keeps as text in its files; None for other files, and for text that is no config of a model."
-    text = (metadata.get('meta') or {}).get('cfg')
+    text = _meta(metadata).get('cfg')
     if not isinstance(text, str): return None
     with tempfile.TemporaryDirectory() as folder:
         path = Path(folder)/'config.py'
@@ -683,6 +688,7 @@ def picture_size(
     own, file = notes.get('preprocessing'), str(name).rpartition('/')[2]
     if isinstance(own, dict) and own.get('resize') is not None:
         scale = check_scale(own['resize'], f"{file}: its note 'resize'")
+        if max(scale if isinstance(scale, (tuple, list)) else [scale]) > 20_000: raise ValueError(f"{file}: its note 'resize' is {scale}; expected at most 20,000 pixels")
         if cfg and not same_scale(scale, pipeline_scale(cfg)):
             warn_once(f'{file} was made for pictures of {scale}, and the test pipeline of the config says {pipeline_scale(cfg)}: '
                       f'pictures are resized to {scale}; scale= chooses another size', key=object())       # each time
@@ -777,7 +783,9 @@ def detbook_convert(
 )->Path:                        # the file
     "Convert a checkpoint, whoever's, for detbook or mmdetection."
     if Path(out).suffix not in ('.safetensors', '.pth'): raise ValueError(f'{out} must end in .safetensors (for detbook) or .pth (for mmdetection)')
+    never_over(out, [s for s in (source, arch) if s], 'out:')
     model = load_detector(source, arch, num_classes)
+    never_over(out, [s for s in [getattr(model, 'loaded_from', None)] if s], 'out:')      # what was fetched for a name
     if classes and len(classes) != (number := getattr(model, 'num_classes', 0)):
         raise ValueError(f'{source} tells {number} classes apart, and --classes names {len(classes)}: {", ".join(classes[:5])}')
     names = classes or model.classes
