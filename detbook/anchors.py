@@ -52,10 +52,10 @@ def _steps(generator, sizes):
 class AnchorGenerator:
     "Anchors for every level of a pyramid."
     def __init__(self,
-        strides:tuple=(4,8,16,32,64),   # pixels between cells, level by level
-        ratios:tuple=(.5,1.,2.),        # heights over widths
-        scales:tuple=(8,),              # anchor sides in multiples of the level's stride
-        sizes:tuple|None=None,          # or, level by level, a tuple of anchor sides in pixels
+        strides:tuple[int,...]=(4,8,16,32,64),  # pixels between cells, level by level
+        ratios:tuple[float,...]=(.5,1.,2.),     # heights over widths
+        scales:tuple[float,...]=(8,),           # anchor sides in multiples of the level's stride
+        sizes:tuple[tuple[float,...],...]|None=None,    # or, level by level, a tuple of anchor sides in pixels
         rounded:bool=False,             # are the corners of a cell's anchors rounded to whole pixels? (torchvision)
         center_offset:float=0.,         # the anchors of a cell stand this part of a stride right of its corner and below
         fit_strides:bool=False,         # is a stride the padded picture over the map, rounded down? (torchvision)

@@ -72,6 +72,7 @@ class BasicBlock(nn.Module):
         style:str='pytorch',        # no matter here: there is one place for the stride
         frozen_stats:bool=False,    # are the norms' statistics constants?
     ):
+        if style not in ('pytorch', 'caffe'): raise ValueError(f"style is {style!r}; expected 'pytorch' or 'caffe'")
         check('in_channels int 1.., channels int 1.., stride int 1.., dilation int 1.., style text, frozen_stats flag',
               in_channels, channels, stride, dilation, style, frozen_stats)
         super().__init__()
@@ -107,6 +108,7 @@ class Bottleneck(nn.Module):
         groups:int=1,               # of the 3x3 convolution
         base_width:int=64,          # channels of a group where `channels` is 64
     ):
+        if style not in ('pytorch', 'caffe'): raise ValueError(f"style is {style!r}; expected 'pytorch' or 'caffe'")
         check('in_channels int 1.., channels int 1.., stride int 1.., dilation int 1.., style text, frozen_stats flag, groups int 1.., base_width int 1..',
               in_channels, channels, stride, dilation, style, frozen_stats, groups, base_width)
         super().__init__()

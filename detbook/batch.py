@@ -13,7 +13,7 @@ from typing import NamedTuple
 import torch
 from torch import nn, Tensor
 from torch.nn import functional as F
-from .core import check, component, warn_once
+from .core import check, checked, component, warn_once
 
 # %% ../nbs/03_batch.ipynb #2c6a35f3
 IMAGENET_MEAN = (123.675, 116.28, 103.53)   # of red, green, blue over ImageNet, 0..255
@@ -37,11 +37,11 @@ class Batch(NamedTuple):
 class Preprocess(nn.Module):
     "Turn a list of RGB images into a normalised `Batch`."
     def __init__(self,
-        mean:tuple=IMAGENET_MEAN,   # of the network's three channels, in its own order, 0..255
-        std:tuple=IMAGENET_STD,     # likewise
+        mean:tuple[float,float,float]=IMAGENET_MEAN,    # of the network's three channels, in its own order, 0..255
+        std:tuple[float,float,float]=IMAGENET_STD,      # likewise
         bgr:bool=False,             # does the network want blue first?
         pad_divisor:int=32,         # heights and widths are padded up to a multiple of this
-        train_size:tuple|None=None, # (h,w) of the frame in training, if the images leave room; None: as large as they need
+        train_size:tuple[int,int]|None=None,    # (h,w) of the frame in training, if the images leave room; None: as large as they need
     ):
         super().__init__()
         self.bgr, self.pad_divisor, self.train_size = bgr, pad_divisor, train_size
@@ -53,6 +53,7 @@ class Preprocess(nn.Module):
         train:bool=False,       # does `train_size` hold?
     )->Batch:                   # on the device of this module
         "Normalise, reorder the channels if the network wants that, pad jointly."
+        check('images some (3,h,w)', images)
         sizes = [tuple(im.shape[-2:]) for im in images]
         up = lambda n: -(-n // self.pad_divisor) * self.pad_divisor
         pad_sizes = [(up(h), up(w)) for h,w in sizes]
@@ -88,6 +89,7 @@ def _row_of_masks(targets, batch):
     return masks, torch.tensor(counts).cumsum(0).clamp(max=len(masks)-1).to(dev, non_blocking=True)
 
 # %% ../nbs/03_batch.ipynb #1d002fac
+@checked
 def pad_truths(
     targets:list,   # B dicts: boxes (N,4), labels (N,), optional masks (N,h,w), keypoints (N,K,3), ignore (N,)
     batch:Batch,    # the images they belong to
@@ -95,7 +97,11 @@ def pad_truths(
 )->Truths:          # on the device of the batch
     "Lay the objects of all images side by side in one table. Raises a ValueError if an object lacks what is needed."
     check('targets some dict, batch Batch, need list text', targets, batch, need)
+    if len(targets) != len(batch.sizes): raise ValueError(f'targets is a list of {len(targets)}; expected one for each of the {len(batch.sizes)} images')
     for i,t in enumerate(targets):
+        for key in ('boxes', 'labels'):
+            if key not in t: raise ValueError(f'targets[{i}] is without {key!r}; it has {", ".join(map(repr, t)) or "nothing"}')
+        check('boxes (N,4), labels int (N)', t['boxes'], t['labels'], where=f'targets[{i}]')
         for key in need:
             if len(t['boxes']) and t.get(key) is None:
                 raise ValueError(f"targets[{i}] has {len(t['boxes'])} boxes and no {key!r}, from which this detector learns")
@@ -132,10 +138,12 @@ def check_images(
         _fail_on(im.dtype == torch.uint8 or im.is_floating_point(), where, f'of {im.dtype}', 'uint8 or float, nominally 0..255')
 
 # %% ../nbs/03_batch.ipynb #19c2dd06
+@checked
 def looks_dim(
     images:list,    # B tensors (3,h,w)
 )->Tensor:          # () bool: are they float images of values up to 1?
     "Tell images that were scaled to 0..1 from those that range to 255."
+    check('images some (c,h,w)', images)
     tops = [im.max() for im in images if im.is_floating_point()]
     return torch.stack([t.float().to(tops[0].device) for t in tops]).max() <= 1 if tops else torch.zeros((), dtype=torch.bool)
 
@@ -182,6 +190,7 @@ def check_batch(
     look:bool=False,            # look at the range of float images too?
 ):
     "Raise a ValueError that names the first bad value; one host read, and none where the truths lie on a GPU."
+    check('num_classes? int 1.., look flag', num_classes, look)
     check_images(images)
     _check_targets(images, targets)
     if any(t['boxes'].is_cuda for t in targets): return

@@ -49,7 +49,7 @@ def resnet_c4(
     return parts | dict(neck=NoNeck(parts['backbone'].out_channels))
 
 # %% ../nbs/30_c4.ipynb #ab3ac0f8
-@checked
+@checked('channels int 1..')
 def single_rpn_head(
     channels:int,                           # of the map
     border:float=-1,                        # how far an anchor that trains may stick out of its image, pixels; below 0: any

@@ -10,7 +10,7 @@ __all__ = ['refine_boxes', 'refine_rois', 'cascade_heads', 'cascade_rpn_head', '
 # %% ../nbs/26_cascade_rcnn.ipynb #ca58c88b
 import torch
 from torch import nn, Tensor
-from .core import check, component, settings
+from .core import check, checked, component, settings
 from .batch import Batch, Preprocess
 from .anchors import AnchorGenerator
 from .coder import DeltaCoder
@@ -22,6 +22,7 @@ from .roi import Canvas, RoIExtractor
 from .fast_rcnn import BoxHead, DetectionFilter, RoIHead, RoIs
 
 # %% ../nbs/26_cascade_rcnn.ipynb #3d3a125b
+@checked
 def refine_boxes(
     head:nn.Module,             # the BoxHead that said what follows
     boxes:Tensor,               # (B,P,4) xyxy, pixels
@@ -41,6 +42,7 @@ def refine_boxes(
     return head.coder.decode(boxes, own, sizes)
 
 # %% ../nbs/26_cascade_rcnn.ipynb #7f7999ec
+@checked
 def refine_rois(
     head:nn.Module,     # the BoxHead that said what follows
     rois:RoIs,          # S samples an image
@@ -107,6 +109,8 @@ class CascadeRoIHead(nn.Module):
         mean_of:str='logits',                       # how the stages agree on a class: mean of 'logits' or of 'probabilities'
     ):
         super().__init__()
+        for name, heads in dict(bbox_heads=bbox_heads, mask_heads=mask_heads).items():
+            if heads is not None: check(f'{name} list Module', list(heads))
         self.bbox_head = nn.ModuleList(cascade_heads() if bbox_heads is None else bbox_heads)
         self.mask_head = nn.ModuleList(mask_heads) if mask_heads else None
         n = len(self.bbox_head)
@@ -144,6 +148,7 @@ class CascadeRoIHead(nn.Module):
         i:int,      # from 0
     )->RoIHead:     # on the same weights
         "The i-th stage as a RoI head of its own."
+        check(f'i int 0..{len(self.bbox_head) - 1}', i)
         masks = self.mask_heads or ()
         return RoIHead(self.bbox_head[i], masks[i] if i < len(masks) else None, bbox_extractor=self.bbox_extractor,
                        mask_extractor=self.mask_extractor, matcher=self.matchers[i], sampler=self.samplers[i], test_filter=self.test_filter)

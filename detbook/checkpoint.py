@@ -19,17 +19,19 @@ from pathlib import Path
 from urllib.parse import unquote, urlsplit
 import torch
 from torch import Tensor, nn
-from .core import nearest
+from .core import checked, nearest
 
 # %% ../nbs/12_checkpoint.ipynb #9c57a0f1
+@checked('n int 4..')
 def shown(
-    text:str,   # a name or a value that somebody else's file holds
+    text:object,# a name or a value that somebody else's file holds
     n:int=60,   # letters at most
 )->str:         # one printable line
     "Make text of a file fit to stand in a message: on one line, without control characters, not long."
     text = ''.join(c if c.isprintable() else repr(c)[1:-1] for c in str(text)[:n + 1])
     return text if len(text) <= n else text[:n - 3] + '...'
 
+@checked
 def check_file(
     path:str|Path,          # a path from a user or a file
     what:str='checkpoint',  # what it should be, for messages
@@ -68,6 +70,7 @@ def _kind(path):
 # %% ../nbs/12_checkpoint.ipynb #9d4ed09c
 class Budget:
     "What one file may cost, in units that its reader counts; `spend` raises `error(units)` once they are used up."
+    @checked('units int 0..')
     def __init__(self,
         units:int,      # bytes, items or steps that may be spent
         error:Callable, # what to raise, made from the number of units
@@ -87,6 +90,7 @@ def _memory():
     try: return os.sysconf('SC_PHYS_PAGES') * os.sysconf('SC_PAGE_SIZE')
     except (AttributeError, ValueError, OSError): return 2**34
 
+@checked
 def file_budget(
     path:str,   # of a file that is there
 )->Budget:      # of bytes
@@ -95,6 +99,7 @@ def file_budget(
     unit = lambda n: _TooMuch(f'would take more than {n/1e6:,.0f} MB of memory, from {size:,} bytes')
     return Budget(min(8 * size + 2**24, _memory()), unit)
 
+@checked
 def notes_budget(
     path:str,   # of a file that is there
 )->Budget:      # of items; a text counts one for every 8 letters
@@ -365,6 +370,7 @@ def _read_torch(path):
 
 def _read_pickle(path): return read_arrays(path), {}
 
+@checked
 def read_arrays(
     path:str|Path,  # a pickle of NumPy arrays and plain data
     names:dict=(),  # what else it may mention: {'module.name': the class that stands in for it}
@@ -432,6 +438,7 @@ def _unwrap(found, budget):
 # %% ../nbs/12_checkpoint.ipynb #17adbe23
 class Checkpoint(dict):
     "The tensors of a file by name, with `path`, `kind` and `metadata`; prints as a table."
+    @checked
     def __init__(self,
         tensors:dict,       # name -> tensor
         path:str='',        # of the file
@@ -465,6 +472,7 @@ def _notes(text):
     if not isinstance(notes, dict): raise ValueError(f'its notes are a {type(notes).__name__}, not a dict')
     return notes
 
+@checked
 def read_checkpoint(
     path:str,       # a file of weights: safetensors, torch or a pickle of NumPy arrays, whatever its suffix
 )->Checkpoint:      # name -> tensor on the CPU, and the file's `metadata`
@@ -650,6 +658,7 @@ def _our_names(tensors, source='the weights'):
     except Exception as e: raise ValueError(f'{source}: its names are those of another library, but its arrays are not: {shown(e, 120)}') from None
 
 # %% ../nbs/12_checkpoint.ipynb #45eedb1c
+@checked
 def find_weights(
     source:str,     # path, URL, or a name that the chapter `weights` knows
 )->Path:            # a file that is there
@@ -663,6 +672,7 @@ def find_weights(
     return check_file(text)
 
 # %% ../nbs/12_checkpoint.ipynb #c4fcb855
+@checked
 def read_weights(
     source:str,     # path, URL or name
 )->Checkpoint:      # the tensors under the names of this book
@@ -764,12 +774,13 @@ def _compare(state, own, report):
     return problems
 
 # %% ../nbs/12_checkpoint.ipynb #d99ad982
+@checked
 def load_checkpoint(
     model:nn.Module,    # takes the weights in place
-    source:str,         # path, URL or name of a checkpoint, or a dict of tensors by name
+    source:str|dict,    # path, URL or name of a checkpoint, or a dict of tensors by name
     strict:bool=True,   # raise where anything but the predictors differs? otherwise load what fits
     prefix:str='',      # take the file's keys below this alone, and cut it off: 'backbone.'
-    ignore:tuple=(),    # top-level modules of the file to leave out: ('fc',)
+    ignore:tuple|str=(),    # top-level modules of the file to leave out: ('fc',)
 )->Report:              # every key by its fate
     "Copy weights into `model`, all that should fit or nothing at all: whatever raises (ValueError), `model` is as before."
     if not isinstance(model, nn.Module): raise TypeError(f'load_checkpoint puts weights into a model, got {type(model).__name__}')
@@ -832,9 +843,10 @@ def _version():
 VERSION = _version()    # of detbook: what is installed, or else these sources
 
 # %% ../nbs/12_checkpoint.ipynb #eb06753d
+@checked
 def save_checkpoint(
     path:str,               # file to write, by custom `.safetensors`
-    model:nn.Module,        # or a dict of tensors by name
+    model:nn.Module|dict,   # or a dict of tensors by name
     metadata:dict=None,     # JSON-able notes: class names, preprocessing, ...; the version of detbook is added
 )->Path:                    # the same path
     "Write weights and notes as safetensors, whole or not at all; notes that JSON cannot hold raise ValueError before anything is written."

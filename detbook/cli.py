@@ -16,11 +16,21 @@ from typing import NamedTuple, get_args, get_origin
 from fastcore.docments import docments
 
 # %% ../nbs/00_cli.ipynb #f54f31a6
+def _want(name, v, kinds, expected):
+    "Raise a TypeError where a value is of another kind; a text is no list."
+    if not isinstance(v, kinds) or kinds is Iterable and isinstance(v, str): raise TypeError(f'{name} is {v!r:.60}; expected {expected}')
+
+def _want_files(name, v):
+    "Raise a TypeError for what is no list of files."
+    _want(name, v, (list, tuple), 'a list of files')
+    for p in v: _want(f'{name}: one', p, (str, os.PathLike), 'a file')
+
 def nearest(
     name:str,               # the name that nobody knows
     options:Iterable[str],  # the names that exist
 )->str:                     # "; did you mean 'x'?", or an empty string where nothing is near
     "Suggest the option most like `name`, as the tail of an error message."
+    _want('options', options, Iterable, 'a list of names')
     if len(str(name)) > 64: return ''       # comparing takes the square of the length
     plain = lambda o: str(o).lower().replace('-', '_')
     known = {plain(o):o for o in itertools.islice(options, 1000)}
@@ -76,6 +86,7 @@ def make_parser(
     f:Callable,             # a function with annotated, commented parameters
 )->argparse.ArgumentParser: # flags with underscores; hyphens are accepted as well
     "Derive a command's flags from a function's signature: parameters without a default are positional."
+    _want('f', f, Callable, 'a function')
     parser = _Parser(prog=f.__name__, description=(f.__doc__ or '').strip(), allow_abbrev=False)
     notes = docments(f)
     for name,p in inspect.signature(f).parameters.items():
@@ -110,6 +121,7 @@ def run_command(
     argv:list|None=None,    # words after the command's name; None: those of this process
 )->int:                     # exit status: 0, 2 after a mistake in the input, 130 after Ctrl-C
     "Parse the words, call the function; a mistake in the input is one sentence, a bug is a traceback, and `--debug` shows the traceback of both."
+    _want('argv', argv, (list, tuple, type(None)), 'a list of words or None')
     parser = make_parser(f)
     parser.add_argument('--debug', action='store_true', help='show the traceback of a mistake, too')
     args = vars(parser.parse_args(argv))
@@ -176,6 +188,9 @@ def never_over(
     flag:str='the output',  # what the user calls it, such as '--out'
 ):
     "Raise ValueError where writing `path` would replace a file that is read, also by another name or a link."
+    _want('path', path, (str, Path, type(None)), 'a file or None')
+    _want('flag', flag, str, 'a text')
+    _want_files('sources', sources)
     where = None if path is None else _identity(path)
     for s in sources if where else ():
         if where == _identity(s): raise ValueError(f'{flag} {path} is {"" if str(s) == str(path) else f"{s}, "}a file that is read here, and would be replaced')
@@ -184,6 +199,7 @@ def free_path(
     path:str|Path,  # file that is to be written, though nobody asked for it by name
 )->Path:            # the same, or with _2, _3, ... where that is taken
     "Name a file that is not there yet."
+    _want('path', path, (str, Path), 'a file')
     path, n = Path(path), 1
     while os.path.lexists(name := path if n == 1 else path.with_name(f'{path.stem}_{n}{path.suffix}')): n += 1
     return name
@@ -214,10 +230,14 @@ def keep_pictures(
     flag:str='the folder',  # what the user calls the folder, such as '--show_dir'
 ):
     "Raise ValueError where `folder` is that of the pictures themselves, where a link leads out of it, or a file has the name of a picture."
+    _want('folder', folder, (str, Path), 'a folder')
+    _want('flag', flag, str, 'a text')
+    _want_files('paths', paths)
+    _want_files('sources', sources)
     top = Path(folder).resolve()
     if os.path.lexists(folder) and not Path(folder).is_dir(): raise NotADirectoryError(f'{flag} {folder} is no folder')
     homes = {_identity(p): p for p in {os.path.dirname(s) or '.' for s in map(str, sources)}}
-    for parent in {p.parent for p in paths}:
+    for parent in {Path(p).parent for p in paths}:
         if not parent.resolve().is_relative_to(top): raise ValueError(f'{flag} {folder}: {parent} leads to {parent.resolve()}, outside of that folder')
         if own := homes.get(_identity(parent) or ()): raise ValueError(f'{flag} {folder} would put drawings into {own}, the folder of the pictures themselves: name another folder')
     taken = [(p, i) for p in paths if (i := _identity(p))]
@@ -234,6 +254,12 @@ def place_below(
     flag:str='the folder',  # what the user calls it, such as '--show_dir'
 )->list:                    # paths, all different, all below the folder
     "Give each picture a place below `folder`. ValueError where that is the folder of the pictures themselves, or a link leads elsewhere."
+    _want('folder', folder, (str, Path), 'a folder')
+    _want('suffix', suffix, (str, type(None)), 'a text or None')
+    _want('flag', flag, str, 'a text')
+    _want_files('names', names)
+    _want_files('sources', sources)
+    if len(names) != len(sources): raise ValueError(f'names are {len(names)} and sources {len(sources)}; expected as many')
     whole = [os.path.abspath(s) for s in sources]
     root  = os.path.commonpath([os.path.dirname(s) for s in whole]) if whole else ''
     plain = lambda n: not os.path.isabs(n) and '/'.join(_parts(n)) == str(n)

@@ -45,8 +45,8 @@ def decode(
 class DeltaCoder:
     "Encode and decode with the deltas brought to mean 0 and deviation 1."
     def __init__(self,
-        means:tuple=(0.,0.,0.,0.),  # subtracted from the deltas
-        stds:tuple=(1.,1.,1.,1.),   # they are divided by these
+        means:tuple[float,float,float,float]=(0.,0.,0.,0.),  # subtracted from the deltas
+        stds:tuple[float,float,float,float]=(1.,1.,1.,1.),   # they are divided by these
         max_ratio:float=1000/16,    # boxes grow and shrink by no more than this factor
         cut_below:bool=True,        # False: they may shrink to nothing (Detectron2, torchvision)
         center_clamp:float|None=None,   # centres move by no more than this, pixels (YOLOF)

@@ -14,7 +14,7 @@ from collections import Counter
 from pathlib import Path
 from typing import NamedTuple
 from torch import nn
-from .core import nearest, warn_once
+from .core import checked, nearest, warn_once
 from .batch import Preprocess
 from .checkpoint import Budget, shown
 from .anchors import AnchorGenerator, PointGenerator, octave_scales
@@ -82,10 +82,11 @@ def _plain(value):
     if isinstance(value, dict): return {k:_plain(v) for k,v in value.items()}
     return type(value)(map(_plain, value)) if isinstance(value, (list, tuple)) else value
 
-# %% ../nbs/35_config.ipynb #8906922f
+# %% ../nbs/35_config.ipynb #539da4be
 class ConfigDict(dict):
     "A dict whose keys are attributes too, at every depth; a wrong attribute raises AttributeError and names the nearest key."
     __slots__ = ('_spots', '_file')
+    @checked
     def __init__(self,
         values:dict|None=None,  # taken over as copies; or pairs of keys and values
         /,
@@ -146,6 +147,7 @@ class ConfigDict(dict):
         if key not in self: self[key] = default
         return self[key]
 
+    @checked
     def update(self,
         other:dict=(),  # takes precedence; or pairs of keys and values
         /,
@@ -942,6 +944,7 @@ def _origins(value, spot):
 class Config(ConfigDict):
     "What a file and its bases say, merged."
     @staticmethod
+    @checked
     def fromfile(
         path:str|Path,  # a .py, .json or .yaml file; or the name of a recipe, '-' and '_' alike
     )->'Config':        # with the values of its bases
@@ -965,6 +968,7 @@ class Config(ConfigDict):
         "The file, or the recipe, that was read."
         return self._file
 
+    @checked
     def origin(self,
         path:str,   # of a value: 'train_pipeline.2.scale'; 'train_pipeline[2].scale' is the same
     )->Origin:      # of the last assignment to it
@@ -979,8 +983,9 @@ class Config(ConfigDict):
                 raise ConfigError(f'the config has no {path}: there is no {key!r} in {".".join(_keys(path)[:i]) or "it"}{hint}')
         return spot.origin
 
+    @checked
     def override(self,
-        settings:list,  # texts such as 'model.backbone.depth=101' or 'train_pipeline.2.scale=666,400'
+        settings:list[str],  # texts such as 'model.backbone.depth=101' or 'train_pipeline.2.scale=666,400'
     ):
         "Change values as on a command line; what was there says what the text means. Raises ConfigError for a path that leads nowhere."
         for text in [settings] if isinstance(settings, str) else settings:
@@ -991,6 +996,7 @@ class Config(ConfigDict):
             try: self._take({path: _meant(value, _old_value(self, _keys(path), text))}, Origin(f'--set {text}', None))
             except (RecursionError, OverflowError, UnicodeError) as e: raise ConfigError(f'--set {text}: {_why(e)}') from None
 
+    @checked
     def merge_from_dict(self,
         settings:dict,  # keys may be paths with dots; a number in a path is an item of a list
     ):
@@ -1009,8 +1015,9 @@ class Config(ConfigDict):
         merged = _merge(child, self, lists=True)
         for k in child: self._put(k, merged[k], merged._spots[k]._replace(used=False))
 
+    @checked
     def unused(self,
-        settings:list,  # names at the top level that a program reads
+        settings:list[str],  # names at the top level that a program reads
     )->dict:            # name -> Origin of the change that nothing has read
         "Find names that reach none of the settings: no later line of the config reads them, and no setting holds their value."
         ours, found = {k:_comparable(self[k]) for k in settings if k in self}, {}
@@ -1022,6 +1029,7 @@ class Config(ConfigDict):
             if not _holds(ours, _comparable(v), k): found[k] = (late or own or [spot.origin])[-1]
         return found
 
+    @checked
     def dump(self,
         file:str|Path|None=None,    # where to write it: .py, .json, .yaml; None: nowhere
     )->str:                         # the text, Python if there is no file
@@ -1542,6 +1550,7 @@ def _refuse_old(model):
     raise ConfigError(f'model {sign}, as in configs of mmdetection 2.x and older; detbook reads those of 3.x{hint}')
 
 # %% ../nbs/35_config.ipynb #f8de778b
+@checked
 def build_detector(
     model:dict,                 # the model of a config: `cfg.model`, or a plain dict
     train_cfg:dict|None=None,   # how it learns, if the model does not say; settings of a training loop are ignored
@@ -1562,6 +1571,7 @@ def build_detector(
     return build_part(ConfigPart(model, 'model', {c.__name__: c for c in own}), _DETECTORS, 'detector')
 
 # %% ../nbs/35_config.ipynb #e3d6a745
+@checked
 def load_own(
     names:str|list,     # 'FILE.py:Name', or 'FILE.py:Name,Other'; or a list of such
 )->list:                # of the classes
@@ -1639,6 +1649,7 @@ _TTA = dict(nms=dict(type='nms', iou_threshold=.5), max_per_img=100)
 _MIRRORED = dict(type='TestTimeAug', transforms=[[dict(type='RandomFlip', prob=1.), dict(type='RandomFlip', prob=0.)]])
 
 # %% ../nbs/35_config.ipynb #28956ac8
+@checked
 def build_tta(
     cfg:dict,                   # a whole config: its tta_model and tta_pipeline are read; without them the test pipeline, mirrored too
     model:nn.Module|None=None,  # a detector; None: the config's, with random weights

@@ -26,6 +26,10 @@ def test_same(
     atol:float=1e-6,            # absolute tolerance
 ):
     "Fail unless both tensors have one shape, one dtype and the same values within the tolerances."
+    if not isinstance(actual, Tensor): raise TypeError(f'actual is {actual!r:.60}; expected a tensor')
+    for name, v in dict(rtol=rtol, atol=atol).items():
+        if not isinstance(v, numbers.Real) or not v >= 0: raise TypeError(f'{name} is {v!r}; expected a number from 0')
+    if not isinstance(expected, (Tensor, list, tuple, numbers.Number)): raise TypeError(f'expected is {expected!r:.60}; a tensor, list or number is compared')
     if not isinstance(expected, Tensor): expected = torch.tensor(expected, dtype=actual.dtype, device=actual.device)
     torch.testing.assert_close(actual, expected, rtol=rtol, atol=atol, equal_nan=True)
 
@@ -35,6 +39,8 @@ def strict(
     owner:str|None=None,    # what a message calls it; default: the function's name, or its class's for a constructor
 )->Callable:                # the same function
     "Make `f` name the nearest parameter when it is called with an unknown keyword (TypeError)."
+    if not callable(f): raise TypeError(f'f is {f!r}; expected a function')
+    if not isinstance(owner, (str, type(None))): raise TypeError(f'owner is {owner!r}; expected a text')
     params = inspect.signature(f).parameters.values()
     if any(p.kind is p.VAR_KEYWORD for p in params): return f       # it takes any name
     names = [p.name for p in params if p.name != 'self']
@@ -58,6 +64,8 @@ def _entries(text):
     if ''.join(m[0] for m in _ENTRY.finditer(text)) != text: raise ValueError(f'check does not understand {text!r}')
     number = lambda s, none: float(s) if s else none
     dims = lambda s: [int(d) if d.isdigit() else d for d in s.split(',') if d]
+    if vague := next((m[1] for m in _ENTRY.finditer(text) if not (m[3] or m[4] is not None or m[7] is not None)), None):
+        raise ValueError(f'check does not understand {text!r}: what should {vague} be?')
     return [(m[1], bool(m[2]), m[3].split(), None if m[4] is None else dims(m[4]),
              None if m[7] is None else (bool(m[5]), number(m[6], -math.inf), number(m[7], math.inf)))
             for m in _ENTRY.finditer(text)]
@@ -128,15 +136,21 @@ def _wrong(v, words, dims, bounds, sizes):
 def check(
     text:str,   # names in the order of the values, and what each has to be
     *values,    # the arguments of a function
+    where:str='',   # what holds them, for messages: 'targets[0]'
 ):
     "Raise a TypeError or ValueError that names the first value that is not what `text` says; nothing is looked at while torch compiles."
+    if not isinstance(text, str): raise TypeError(f'text is {_found(text)}; expected a text')
+    _check(zip(_entries(text), values), where and f'{where}: ')
+
+def _check(pairs, where=''):
+    "Look at pairs of an entry and its value."
     if torch.compiler.is_compiling() or torch.jit.is_tracing(): return
     sizes = {}
-    for (name, optional, words, dims, bounds), v in zip(_entries(text), values):
+    for (name, optional, words, dims, bounds), v in pairs:
         if v is None and optional: continue
         if w := _wrong(v, words, dims, bounds, sizes):
             kind = TypeError if v is None or isinstance(v, (str, dict)) or (dims is not None) != isinstance(v, Tensor) else ValueError
-            raise kind(f'{name} is {_found(v)}{_which(v, words)}; expected {w}{" or None" * optional}')
+            raise kind(f'{where}{name} is {_found(v)}{_which(v, words)}; expected {w}{" or None" * optional}')
 
 def _which(v, words):
     "The first row of boxes that is not finite or upright, for a message."
@@ -146,7 +160,18 @@ def _which(v, words):
     return f', with {[round(x, 4) for x in v[rows][0].tolist()]} in row {int(rows.nonzero()[0])}' if rows.any() else ''
 
 # %% ../nbs/00_core.ipynb #2385217d
-_PLAIN = (str, bytes, numbers.Number, list, tuple, dict, set, Tensor, type(None))
+_PLAIN = (type, str, bytes, numbers.Number, list, tuple, dict, set, Tensor, type(None))
+
+def _is_row(v): return hasattr(v, '__len__') and hasattr(v, '__iter__') and not isinstance(v, (str, bytes, dict)) and not (isinstance(v, Tensor) and v.ndim == 0)
+
+def _wrong_row(v, kind, args):
+    "What a list or tuple should have been, or None; `args` are the kinds of what is in it."
+    name = {(tuple, 2): 'pair', (tuple, 3): 'three', (tuple, 4): 'four'}.get((kind, len(args) - (Ellipsis in args)), kind.__name__)
+    if not _is_row(v) or kind is tuple and isinstance(v, Tensor): return f'a {name}' if name in ('list', 'tuple', 'pair') else f'{name} of them'
+    if not args: return
+    each = [args[0]]*len(v) if kind is list or Ellipsis in args else args
+    if w := next((w for x,a in zip(v, each) if (w := _kind(x, a))), None): return f'a {kind.__name__}, each {w}'
+    return None if len(v) == len(each) else f'a {name}' if name in ('tuple', 'pair') else f'{name} of them'
 
 def _kind(v, a):
     "What `v` should have been by the annotation `a`, or None."
@@ -161,11 +186,11 @@ def _kind(v, a):
     if a is int: return None if _number(v, True) else 'a whole number'
     if a is float: return None if _number(v) and v == v else 'a number'
     if a is str: return None if isinstance(v, (str, os.PathLike)) else 'a text'
-    if a in (list, tuple) or origin in (list, tuple):
-        some = hasattr(v, '__len__') and hasattr(v, '__getitem__') and not isinstance(v, (str, bytes, dict)) and not (isinstance(v, Tensor) and v.ndim == 0)
-        if not some: return f'a {(origin or a).__name__}'
-        return next((f'a list, each {w}' for x in v if (w := _kind(x, args[0]))), None) if origin is list else None
-    if a is dict or origin is dict: return None if isinstance(v, Mapping) else 'a dict'
+    if a in (list, tuple) or origin in (list, tuple): return _wrong_row(v, origin or a, args)
+    if a is dict or origin is dict:
+        if not isinstance(v, Mapping): return 'a dict'
+        return next((f'a dict of values, each {w}' for x in v.values() if (w := _kind(x, args[1]))), None) if args else None
+    if a is Iterable or origin is Iterable: return None if hasattr(v, '__iter__') and not isinstance(v, (str, bytes)) else 'a list'
     if a is Callable or origin is Callable: return None if callable(v) else 'a function'
     if not isinstance(a, type): return
     if issubclass(a, Tensor): return None if isinstance(v, Tensor) else 'a tensor'
@@ -174,37 +199,39 @@ def _kind(v, a):
     return None if isinstance(v, a) or lax else f'{"an" if a.__name__[0] in "AEIOU" else "a"} {a.__name__}'
 
 # %% ../nbs/00_core.ipynb #020f3373
+def _look_at(given, parameters, owner=''):
+    "Raise a TypeError for the first argument that is of another kind than annotated."
+    for name, v in given.items():
+        if name not in parameters or v is parameters[name].default: continue
+        if w := _kind(v, parameters[name].annotation): raise TypeError(f'{owner}{name} is {_found(v)}; expected {w}')
+
 def checked(
-    f:Callable, # a function or method with annotated parameters
-)->Callable:    # the same function
-    "Make `f` name unknown keywords, and values that are of another kind than annotated (TypeError)."
+    f:Callable|str, # a function or method with annotated parameters; or, before such a function, what else its arguments have to be, as `check` reads it
+)->Callable:        # the same function
+    "Make `f` name unknown keywords, and values that are of another kind than annotated (TypeError, ValueError)."
+    if isinstance(f, str): return functools.partial(_checked, more={e[0]: e for e in _entries(f)})
+    check('f callable', f)
+    return _checked(f)
+
+def _checked(f, more={}):
     parameters = {n:p for n,p in inspect.signature(f).parameters.items() if p.kind not in (p.VAR_POSITIONAL, p.VAR_KEYWORD)}
     names, wrapped = list(parameters), strict(f) if len(parameters) == len(inspect.signature(f).parameters) else f
     @functools.wraps(f)
     def look(*args, **kwargs):
-        for name, v in [*zip(names, args), *kwargs.items()]:
-            if name not in parameters or v is parameters[name].default: continue
-            if w := _kind(v, parameters[name].annotation): raise TypeError(f'{name} is {_found(v)}; expected {w}')
+        if not torch.compiler.is_compiling():
+            given = dict(zip(names, args)) | kwargs
+            _look_at(given, parameters)
+            if more: _check((more[n], v) for n,v in given.items() if n in more)
         return wrapped(*args, **kwargs)
+    look.is_checked = True
     return look
 
+
 # %% ../nbs/00_core.ipynb #c3c1f7ec
-def _is_number(v, kind=numbers.Real): return isinstance(v, kind) and not isinstance(v, bool)
-def _is_row(v): return isinstance(v, Iterable) and hasattr(v, '__len__') and not isinstance(v, (str, bytes, dict, Tensor))
-
-_KINDS = {bool: lambda v: isinstance(v, bool), str: lambda v: isinstance(v, (str, os.PathLike)), dict: lambda v: isinstance(v, dict),
-          int: lambda v: _is_number(v, numbers.Integral), float: lambda v: _is_number(v) and v == v,
-          tuple: _is_row, list: _is_row, type(None): lambda v: v is None, Callable: callable}
-
-def _fits(v, kind):
-    "Is the value of a kind that an annotation names? A part (a Matcher, a loss) may be anything that is no plain value."
-    if kind in _KINDS: return _KINDS[kind](v)
-    return not isinstance(kind, type) or not (v is None or isinstance(v, (type, str, bytes, numbers.Number, tuple, list, dict, Tensor)))
-
 def _leaves(v):
-    "The numbers of a number, or of a tuple of them, however deep."
-    if _is_row(v): return [n for o in v for n in _leaves(o)]
-    return [v] if _is_number(v) else []
+    "What is in a tuple, and in the tuples in it."
+    return [n for o in v for n in _leaves(o)] if _is_row(v) else [v]
+
 
 # %% ../nbs/00_core.ipynb #c6e9055f
 _ONE, _ZERO, _SHARE = (1, math.inf), (0, math.inf), (0, 1)
@@ -212,26 +239,22 @@ _LAYERS, _CELLS = (0, 1000), (1, 1000)     # more of them are a slip, or a file 
 _TINY = (1e-300, math.inf)      # more than zero
 # the least and the largest that a number of this name may be
 LIMITS = (dict.fromkeys('num_classes num_keypoints in_channels out_channels channels fc_channels feat_channels groups base_width'.split(), _ONE)
-    | dict.fromkeys('num pad_divisor strides dilations stride dilation budget'.split(), _ONE)
+    | dict.fromkeys('num pad_divisor train_size strides dilations stride dilation budget'.split(), _ONE)
     | dict.fromkeys('num_outs size'.split(), _CELLS) | dict.fromkeys('num_convs num_fcs stacked_convs ratio depth'.split(), _LAYERS)
-    | dict.fromkeys('norm_groups nms_pre max_per_img radius beta gamma weight'.split(), _ZERO)
-    | dict.fromkeys('iou pos_iou neg_iou min_pos_iou pos_fraction alpha min_score'.split(), _SHARE)
-    | dict.fromkeys('scales ratios std stds max_ratio finest_scale sigma'.split(), _TINY))
+    | dict.fromkeys('norm_groups nms_pre max_per_img radius beta gamma weight stage_weights eps'.split(), _ZERO)
+    | dict.fromkeys('iou pos_iou neg_iou min_pos_iou pos_fraction alpha min_score threshold'.split(), _SHARE)
+    | dict.fromkeys('scales ratios std stds max_ratio finest_scale sigma center_clamp'.split(), _TINY))
 
-def _check_value(owner, name, v, param):
-    "Raise TypeError or ValueError for a value that the annotation, or LIMITS, does not admit."
-    kinds = typing.get_args(param.annotation) or (param.annotation,)
-    if param.annotation is not param.empty and v is not param.default and not any(_fits(v, k) for k in kinds):
-        expected = ' or '.join('None' if k is type(None) else getattr(k, '__name__', str(k)) for k in kinds)
-        shown = ' '.join(f'{v!r:.60}'.split())      # on one line
-        raise TypeError(f'{owner}: {name} is {shown} ({type(v).__name__}); expected {expected}')
-    if _is_row(v) and isinstance(param.default, tuple) and _leaves(param.default) and any(isinstance(o, str) for o in v):
-        raise TypeError(f'{owner}: {name} is {v!r:.60}; expected numbers')
+def _check_limits(owner, name, v, default):
+    "Raise TypeError or ValueError for numbers that LIMITS does not admit, and for other things in the place of numbers."
+    if v is default or isinstance(v, Tensor): return
+    numeric = isinstance(default, tuple) and default and all(map(_number, _leaves(default)))
+    if _is_row(v) and numeric and not all(map(_number, _leaves(v))): raise TypeError(f'{owner}{name} is {v!r:.60}; expected numbers')
     low, high = LIMITS.get(name, (-math.inf, math.inf))
-    for n in _leaves(v):
+    for n in filter(_number, _leaves(v)):
         if not low <= n <= high:
             bound = f'{low} to {high}' if high < math.inf else 'more than 0' if low == _TINY[0] else f'{low} or more'
-            raise ValueError(f'{owner}: {name} is {v!r:.60}; expected {bound}')
+            raise ValueError(f'{owner}{name} is {v!r:.60}; expected {bound}')
 
 # %% ../nbs/00_core.ipynb #f58672fa
 def constructor_parameters(
@@ -252,10 +275,11 @@ def component(
     *,
     helpers:tuple=(),       # arguments that only help to build the other ones, as `weights` always does: not kept, and no setting of the object
 )->type:                    # the same class
-    "Make `cls` check the arguments of its constructor (TypeError, ValueError) and keep each of them under its own name."
+    "Make `cls` check the arguments of its constructor and methods (TypeError, ValueError) and keep each of the constructor's under its own name."
     if cls is None: return functools.partial(component, helpers=helpers)
+    check('cls type, helpers list text', cls, helpers)
     plain, sig, params = cls.__init__, inspect.signature(cls.__init__), constructor_parameters(cls)
-    checked = strict(plain, cls.__name__)
+    known = strict(plain, cls.__name__)
     def by_name(bound):         # arguments in a dict; those that `**kwargs` hands on to the parent's constructor as well
         flat = {}
         for k,v in list(bound.arguments.items())[1:]: flat |= v if sig.parameters[k].kind is inspect.Parameter.VAR_KEYWORD else {k: v}
@@ -267,15 +291,18 @@ def component(
         except TypeError: pass                              # what is missing or too many is for Python to say
         if bound:
             given = by_name(bound)
+            _look_at(given, params, f'{cls.__name__}: ')
             for k,v in given.items():
-                if k in params: _check_value(cls.__name__, k, v, params[k])
-        checked(self, *args, **kwargs)
+                if k in params: _check_limits(f'{cls.__name__}: ', k, v, params[k].default)
+        known(self, *args, **kwargs)
         bound.apply_defaults()
         for k,v in by_name(bound).items():
             if k in cls.helper_arguments or hasattr(self, k): continue
             if isinstance(v, nn.Module): raise TypeError(f'{cls.__name__} does not keep its part {k}; its constructor should set self.{k}')
             setattr(self, k, v)
         self.arguments = given
+    for k,f in list(vars(cls).items()):
+        if inspect.isfunction(f) and (k == '__call__' or not k.startswith('_')) and not hasattr(f, 'is_checked'): setattr(cls, k, checked(f))
     cls.__init__, cls.helper_arguments = __init__, (*helpers, 'weights', 'weights_backbone')
     return cls
 
@@ -293,6 +320,7 @@ def warn_once(
     key:Hashable|None=None, # messages with one key are said once; default: the message itself
 ):
     "Warn the first time that `key` comes up in this process, at the line that called into this library."
+    check('message text', message)
     key = message if key is None else key
     if key in _said: return
     _said.add(key)
@@ -305,6 +333,7 @@ def mean_over_ranks(
     x:Tensor,   # a loss normaliser, such as the number of positive samples on this rank
 )->Tensor:      # its mean over all ranks
     "Average `x` over the process group; outside of one, `x` itself."
+    check('x (...)', x)
     if not (dist.is_available() and dist.is_initialized()): return x
     x = x.detach() / dist.get_world_size()
     dist.all_reduce(x)

@@ -21,7 +21,7 @@ from fastcore.basics import patch
 from PIL import Image
 from torch import Tensor
 from torchvision import tv_tensors
-from .core import nearest, strict, warn_once
+from .core import check, checked, nearest, warn_once
 from .show import show_target
 
 # %% ../nbs/40_data.ipynb #8f823344
@@ -103,6 +103,7 @@ def _show(x, n=80):
     return text if len(text) <= n else f'{text[:n-20]}... ({len(text)} characters)'
 
 # %% ../nbs/40_data.ipynb #c2f7966a
+@checked
 def read_image(
     source:str|Path|bytes,  # path of a picture, or the bytes of one
 )->Tensor:                  # (3,H,W) uint8 RGB, upright
@@ -167,6 +168,7 @@ def plain_record(
     r:dict,     # an image, annotation, category or result
 )->dict:        # a copy
     "Bring one record to the spelling of the table: what cannot be read stays as it is, for the checks to name."
+    if not isinstance(r, dict): raise TypeError(f'r is {r!r:.60}; expected a dict')
     out = {k: v if type(v) in _PLAIN else plain_value(v) for k,v in r.items() if v is not None or k not in _ABSENT}
     for k in ('id', 'image_id', 'category_id', 'score', 'area', *_WHOLE):
         if k not in out or type(out[k]) is int: continue
@@ -179,8 +181,9 @@ def _is_plain(r):
     "Does a record of a JSON file need no change?"
     return None not in r.values() and all(type(r.get(k, 0)) is int for k in ('id', 'image_id', 'category_id', *_WHOLE))
 
+@checked
 def spellings(
-    records:list,   # with an 'id' each
+    records:list[dict], # with an 'id' each
 )->dict:            # the id as it is compared -> the id as the first record of it has it
     "Tell how a file writes its ids."
     out = {}
@@ -195,6 +198,8 @@ def link_record(
     categories:dict,# of the categories
 )->dict:            # the record, or a copy
     "Write a record's image_id and category_id as the records that they refer to have them."
+    for name, d in (('r', r), ('images', images), ('categories', categories)):
+        if not isinstance(d, dict): raise TypeError(f'{name} is {d!r:.60}; expected a dict')
     for key, known in (('image_id', images), ('category_id', categories)):
         if key not in r: continue
         i = known.get(plain_id(r[key]), r[key])
@@ -216,10 +221,12 @@ def _unique(pairs):
         raise _Twice(f'the key {_show(repr(twice))} stands twice in one object, and only one of the two values could be read')
     return d
 
+@checked
 def read_json(
     path:str|Path,  # of a file
 )->object:          # what it holds
     "Read a JSON file; ValueError says in one sentence what is wrong: no JSON, a key that stands twice, nested too deeply."
+    if not Path(path).is_file(): raise FileNotFoundError(f'{path}: no such file')
     text = Path(path).read_bytes()
     try: return json.loads(text, object_pairs_hook=_unique)
     except RecursionError: raise ValueError(f'{path}: its {len(text)} bytes are nested too deeply to be read') from None
@@ -227,6 +234,7 @@ def read_json(
     except ValueError as e: raise ValueError(f'{path}: not JSON ({e}); its {len(text)} bytes begin with {text[:24]!r}') from None
 
 # %% ../nbs/40_data.ipynb #cfa93129
+@checked
 def read_coco(
     source:str|Path|dict,   # path of an instances file, or its content as a dict
 )->dict:                    # 'images', 'annotations', 'categories': lists of dicts
@@ -271,6 +279,7 @@ def _channels_first(x):
     return torch.from_numpy(np.array(x.transpose(2, 0, 1), x.dtype.newbyteorder('='), order='C')) if array else x.detach().clone()
 
 # %% ../nbs/40_data.ipynb #dbbc61c8
+@checked
 def read_picture(
     source:object,      # path or bytes of a file, or an open one, PIL image, array (H,W,3) or (H,W), tensor (3,H,W); uint8, or float on 0..255
     bgr:bool=False,     # do arrays and tensors hold blue first, as OpenCV's do?
@@ -295,6 +304,7 @@ def _suffixes():
     known = picture_formats()
     return tuple(suffix for suffix, f in Image.registered_extensions().items() if f in known)
 
+@checked
 def find_pictures(
     folder:str|Path,    # a folder, a picture, or a pattern such as 'photos/*.jpg'
 )->list:                # of paths, sorted
@@ -313,6 +323,7 @@ def find_pictures(
     if left: warn_once(f'{folder}: {len(found)} pictures; left out {left}', key=object())       # each time
     return sorted(found)
 
+@checked
 def list_pictures(
     imgs:object,    # a picture of any kind, a folder or pattern, a list or a stack (B,H,W,3) or (B,3,H,W) of pictures, or a generator of them
 )->tuple:           # the pictures one by one; and 'one', 'list' or 'stream': the form of the answer
@@ -327,6 +338,7 @@ def list_pictures(
     raise TypeError(f'a {type(imgs).__name__} is no picture and no list of pictures')
 
 # %% ../nbs/40_data.ipynb #2784a82b
+@checked
 def decode_runs(
     counts:str|bytes,   # compressed run lengths
 )->np.ndarray:          # (R,) int64 the lengths, beginning with zeros
@@ -403,6 +415,7 @@ def check_mask(
     return (good, bad) if good else (None, [('bad mask', words) for _, words in bad])
 
 # %% ../nbs/40_data.ipynb #92c56be7
+@checked
 def segmentation_to_rle(
     segmentation:list|dict, # COCO's: a list of polygons, or run lengths as a dict (compressed or not)
     height:int,             # of the picture, pixels
@@ -420,9 +433,10 @@ def _draw(s, h, w):
     return mask_utils.frPyObjects(s, h, w) if isinstance(s['counts'], list) else dict(size=[h, w], counts=s['counts'])
 
 # %% ../nbs/40_data.ipynb #f1efc34b
+@checked
 def decode_masks(
-    rles:list,      # N compressed run lengths
-    size:tuple|None,# (H, W) of the picture; None: that of the first mask
+    rles:list[dict],    # N compressed run lengths
+    size:tuple[int,int]|None,   # (H, W) of the picture; None: that of the first mask
 )->Tensor:          # (N,H,W) uint8, 1 inside
     "Draw run lengths as masks; ValueError where they are of another size, or damaged."
     if not len(rles): return torch.zeros(0, *size, dtype=torch.uint8)
@@ -430,11 +444,14 @@ def decode_masks(
     return torch.from_numpy(np.ascontiguousarray(mask_utils.decode([segmentation_to_rle(r, *size) for r in rles]).transpose(2, 0, 1)))
 
 # %% ../nbs/40_data.ipynb #3c9d78aa
+@checked
 def class_names(
-    categories:list,        # COCO's: dicts with 'id' and 'name'
-    annotations:list=(),    # COCO's; of equal names, categories that own some come first
+    categories:list[dict],  # COCO's: dicts with 'id' and 'name'
+    annotations:list[dict]=(),  # COCO's; of equal names, categories that own some come first
 )->dict:                    # id -> a name that no other category has, in the order of the ids
     "Name every category once: 'cat', 'cat (2)' where a file has two of that name."
+    for c in categories:
+        if 'id' not in c or 'name' not in c: raise ValueError(f'categories: {c!r:.60} is without an id or a name')
     owned = {a.get('category_id') for a in annotations if isinstance(a.get('category_id'), (int, str))}
     order = sorted(categories, key=lambda c: (c['id'] not in owned, _order(c['id'])))
     taken, out = {c['name'] for c in categories}, {}
@@ -627,8 +644,9 @@ def _check_annotations(d, name, images, gone, wanted, masks, bad):
     return good, left, parts
 
 # %% ../nbs/40_data.ipynb #e671aad5
+@checked
 def flip_pairs(
-    names:list, # of the keypoints
+    names:list[str],    # of the keypoints
 )->tuple:       # (left, right) pairs of indices
     "Pair the keypoints whose names differ in left and right (or l and r) alone."
     mirror = lambda n: re.sub(r'left|(?<![a-z])l(?![a-z])', lambda m: dict(left='right', l='r')[m[0]], n)
@@ -692,12 +710,12 @@ def _id_at(ids, i): return int(ids[i]) if isinstance(ids, Tensor) else ids[i]
 # %% ../nbs/40_data.ipynb #80648692
 class CocoDataset(torch.utils.data.Dataset):
     "Pictures and truths of a COCO instances file. Bad records raise one sentence, or are dropped and counted in `report`."
-    @strict
+    @checked('max_bad 0..1')
     def __init__(self,
         annotations:str|Path|dict,  # path of an instances json, or its content as a dict
         images:str|Path=None,       # folder of the pictures; default: looked for near the json
         *,
-        classes:list=None,          # names to keep, in label order; default: all that the file has, by category id
+        classes:list[str]=None,     # names to keep, in label order; default: all that the file has, by category id
         transforms=None,            # called as transforms(image, target), must return both
         masks:bool=None,            # read masks? default: where the file has any
         on_bad:str='raise',         # 'raise'; 'skip': drop bad records; 'clip': likewise, but cut boxes that stick out
@@ -775,18 +793,27 @@ def _count(self:CocoDataset, bad, left):
 def __len__(self:CocoDataset): return len(self.image_ids)
 
 @patch
+def _at(self:CocoDataset, i):
+    "Raise an IndexError where there is no picture of this number."
+    if not 0 <= i < len(self): raise IndexError(f'i is {i}; {self.name} has the pictures 0 to {len(self) - 1}')
+
+@patch
+@checked
 def path(self:CocoDataset,
     i:int,      # which picture, from 0
 )->Path:        # its file
     "Name the file of picture `i`."
+    self._at(i)
     return self.folder/self._files[i].decode(errors='surrogatepass')
 
 # %% ../nbs/40_data.ipynb #2c560674
 @patch
+@checked
 def image(self:CocoDataset,
     i:int,              # which picture, from 0
 )->tv_tensors.Image:    # (3,H,W) uint8 RGB, upright
     "Load picture `i`; ValueError where it is damaged, or its size is not what the annotations say."
+    self._at(i)
     where = f'{self.name}: image {_show(_id_at(self.image_ids, i))}'
     try: x = read_image(self.path(i))
     except (ValueError, FileNotFoundError) as e: raise type(e)(f'{where}: {e}') from None
@@ -802,10 +829,12 @@ def _mask(self:CocoDataset, k, h, w):
     except Exception as e: raise ValueError(f'{self.name}: annotation {_show(_id_at(self._ids, k))}: its mask cannot be drawn ({e})') from None
 
 @patch
+@checked
 def target(self:CocoDataset,
     i:int,      # which picture, from 0
 )->dict:        # boxes (N,4), labels (N,), ignore (N,), perhaps masks (N,H,W), keypoints (N,K,3) with flip_pairs; image_id, ori_size (h, w)
     "Build the truths of picture `i` without loading it."
+    self._at(i)
     h, w = self.sizes[i].tolist()
     rows = slice(int(self._first[i]), int(self._first[i+1]))
     x, y, bw, bh = self._xywh[rows].unbind(1)
@@ -827,11 +856,13 @@ def __getitem__(self:CocoDataset, i):
     return (image, target) if self.transforms is None else self.transforms(image, target)
 
 @patch
+@checked
 def show(self:CocoDataset,
     i:int,      # which picture, from 0
     ax=None,    # Axes to draw on; default: a new figure
 ):              # the Axes
     "Draw picture `i` with its truths, as the transforms leave it."
+    self._at(i)
     return show_target(*self[i], self.classes, ax, skeleton=self.skeleton)
 
 # %% ../nbs/40_data.ipynb #d2c11093
@@ -858,10 +889,12 @@ def summary(self:CocoDataset)->str: # some lines of text
 def __repr__(self:CocoDataset): return self.summary()
 
 # %% ../nbs/40_data.ipynb #09bc8d2f
+@checked
 def collate(
     batch:list, # (image, target) pairs
 )->tuple:       # list of (3,H,W) images, list of targets, as plain tensors
     "Put pairs into a batch as detectors take it: two lists."
+    check('batch list pair', batch)
     plain = lambda x: x.as_subclass(Tensor) if isinstance(x, Tensor) else x
     return [plain(image) for image,_ in batch], [{k:plain(v) for k,v in target.items()} for _,target in batch]
 

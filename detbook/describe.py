@@ -12,7 +12,7 @@ import importlib, math, numbers, re, types
 from pathlib import Path
 import torch
 from torch import Tensor, nn
-from .core import constructor_parameters, nearest, settings, warn_once
+from .core import checked, constructor_parameters, nearest, settings, warn_once
 from .checkpoint import find_weights, load_checkpoint, read_checkpoint, save_checkpoint, shown
 
 # %% ../nbs/13_describe.ipynb #39a4534d
@@ -77,6 +77,7 @@ def _size(x, depth=0):
     return 1 + sum(_size(v, depth + 1) for v in (x.values() if isinstance(x, dict) else x if isinstance(x, list) else ()))
 
 # %% ../nbs/13_describe.ipynb #4ec1f690
+@checked
 def rebuild(
     description:dict,   # as `describe` gives it
     own:tuple=(),       # components of yours, from outside of detbook, that it may name
@@ -95,6 +96,7 @@ def rebuild(
     return model
 
 # %% ../nbs/13_describe.ipynb #95f66c52
+@checked
 def upgrade(
     description:dict,   # of version 0.1
 )->dict:                # the same in today's form
@@ -170,6 +172,7 @@ def first_difference(
     return at and f'{at} is {shapes.get(at, "absent")}, and {twins.get(at, "absent")} when rebuilt'
 
 # %% ../nbs/13_describe.ipynb #c6da0b51
+@checked
 def describe(
     model:nn.Module,    # a model or a part, built of `@component`s throughout
 )->dict:                # {'type': 'detbook.neck.FPN', 'out_channels': 256, ...}, JSON-able
@@ -188,10 +191,11 @@ def describe(
     return description
 
 # %% ../nbs/13_describe.ipynb #01abc1a7
+@checked
 def save_detector(
     path:str,                   # file to write, by custom `.safetensors`
     model:nn.Module,            # a detector made of components
-    classes:tuple,              # names, in the order of the labels
+    classes:tuple[str,...],              # names, in the order of the labels
     preprocessing:dict=None,    # what images went through before, such as {'resize': [800, 1333]}; the model's mean, std, bgr are added
 )->Path:                        # the same path
     "Write a detector that `read_detector` can rebuild from the file alone; one that it could not raises ValueError."
@@ -204,9 +208,10 @@ def save_detector(
     return save_checkpoint(path, model, {'model': description, 'classes': classes, 'preprocessing': {**own, **(preprocessing or {})}})
 
 # %% ../nbs/13_describe.ipynb #5c39bebd
+@checked
 def check_weights_fit(
     description:dict,   # of a model
-    weights:dict,       # tensors by name, of the same file
+    weights:dict[str,Tensor],       # tensors by name, of the same file
     own:tuple=(),       # components of yours that it may name
 ):
     "Compare the shapes that a description asks for with the weights beside it, without memory for them. Raises ValueError where they differ."
@@ -217,6 +222,7 @@ def check_weights_fit(
         if tuple(weights[k].shape) != shape: raise ValueError(f'the description asks for {k} of shape {shape}, the weights have {tuple(weights[k].shape)}')
 
 # %% ../nbs/13_describe.ipynb #0247c515
+@checked
 def read_detector(
     path:str,       # path, URL or name of a file that `save_detector` wrote
     own:tuple=(),   # components of yours that the model contains

@@ -22,7 +22,7 @@ import torch.distributed as dist
 import torch.multiprocessing as mp
 from torch import nn
 from torch.nn.parallel import DistributedDataParallel
-from .core import mean_over_ranks, nearest, strict, warn_once
+from .core import checked, mean_over_ranks, nearest, strict, warn_once
 
 # %% ../nbs/48_distributed.ipynb #62d58dce
 class Place(NamedTuple):
@@ -72,6 +72,7 @@ def talks_on_cpu()->bool:   # else an exchange makes the host wait for the GPU
     return place().world_size == 1 or _table_device().type == 'cpu'
 
 # %% ../nbs/48_distributed.ipynb #f9e335bb
+@checked
 def agree(
     flag:bool,      # what this rank says
 )->bool:            # does any rank say so? the same answer on all
@@ -87,6 +88,7 @@ def barrier():
     agree(False)
 
 # %% ../nbs/48_distributed.ipynb #e55e519b
+@checked
 def broadcast_value(
     value:Any,      # on rank `source`: anything that JSON can carry; elsewhere it is not looked at
     source:int=0,   # the rank that speaks
@@ -109,6 +111,7 @@ def broadcast_value(
     return json.loads(text)
 
 # %% ../nbs/48_distributed.ipynb #c40e36fc
+@checked
 def gather_list(
     items:list,     # those of this rank, of whatever JSON can carry
 )->list:            # those of all ranks, rank after rank, on every rank
@@ -122,6 +125,7 @@ def gather_list(
     return [x for p in parts for x in p]
 
 # %% ../nbs/48_distributed.ipynb #72fb15e4
+@checked
 def mean_values(
     values:dict,    # scalar tensors, such as the terms of a loss: the same keys in one order on all ranks
 )->dict:            # their means over the ranks, detached
@@ -136,6 +140,7 @@ def mean_values(
     return dict(zip(values, means.unbind()))
 
 # %% ../nbs/48_distributed.ipynb #5bbbfac0
+@checked
 def shard(
     n:int,                      # items in all, such as images of a data set
     rank:int|None=None,         # whose share? None: this process's
@@ -157,6 +162,7 @@ LAUNCHERS = dict(       # launcher: how to start; its variables of the rank, the
                                             'MV2_COMM_WORLD_RANK MV2_COMM_WORLD_SIZE MV2_COMM_WORLD_LOCAL_RANK MV2_COMM_WORLD_LOCAL_SIZE'))     # MVAPICH
 
 # %% ../nbs/48_distributed.ipynb #aa1de8ce
+@checked
 def first_host(
     nodes:str,  # Slurm's list of machines, such as 'node[01-03,7],login'
 )->str:         # the name of the first
@@ -181,12 +187,13 @@ def _meeting_point(launcher, env, alone):
     return host, port
 
 # %% ../nbs/48_distributed.ipynb #58508e81
+@checked
 def who_am_i(
     launcher:str,                   # a key of LAUNCHERS
     env:Mapping|None=None,          # variables; None: those of this process
 )->tuple:                           # rank, world size, local rank, host and port where rank 0 waits for the others
     "Read from the environment what a launcher says to a process; a missing variable raises ValueError and is named."
-    if launcher not in LAUNCHERS: raise ValueError(f'launcher must be one of {["none", *LAUNCHERS]}, not {launcher!r}{nearest(launcher, LAUNCHERS)}')
+    if launcher not in LAUNCHERS: raise ValueError(f'launcher must be one of {[*LAUNCHERS]}, not {launcher!r}{nearest(launcher, LAUNCHERS)}')
     env = os.environ if env is None else env
     start, *families = LAUNCHERS[launcher]
     names = next((f.split() for f in families if f.split()[0] in env), families[0].split())

@@ -30,10 +30,12 @@ def pad_proposals(
     batch:Batch,    # their images
 )->Proposals:       # padded to the longest, at least one slot, clipped to the images
     "Lay proposals that come from outside side by side. Raises ValueError for another number of lists or another shape."
+    check('batch Batch', batch)
     if not isinstance(proposals, (list, tuple)) or len(proposals) != len(batch.sizes):
         found = f'{len(proposals)} entries' if isinstance(proposals, (list, tuple)) else f'a {type(proposals).__name__}'
         raise ValueError(f'proposals: found {found}, expected a list of one (P,4) or (P,5) tensor for each of the {len(batch.sizes)} images')
     for i,p in enumerate(proposals):
+        if not isinstance(p, Tensor): raise TypeError(f'proposals[{i}] is {p!r:.60}; expected a tensor (P,4) or (P,5)')
         if p.ndim != 2 or p.shape[1] not in (4, 5): raise ValueError(f'proposals[{i}] is of shape {tuple(p.shape)}; expected (P,4) or (P,5)')
     B, P, new = len(proposals), max([1] + [len(p) for p in proposals]), dict(device=batch.pixels.device)
     boxes, scores, valid = torch.zeros(B, P, 4, **new), torch.zeros(B, P, **new), torch.zeros(B, P, dtype=torch.bool, **new)

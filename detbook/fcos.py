@@ -27,10 +27,11 @@ from .retinanet import DenseFilter, DenseOutput, predictor, rows, tower
 class PointMatcher:
     "Match points with the smallest object around them whose size suits their level (FCOS, section 3.2)."
     def __init__(self,
-        ranges:tuple=((-1,64),(64,128),(128,256),(256,512),(512,math.inf)), # by level: least and largest distance, pixels
+        ranges:tuple[tuple[float,float],...]=((-1,64),(64,128),(128,256),(256,512),(512,math.inf)), # by level: least and largest distance, pixels
         radius:float=0.,            # positives lie within this many strides of the centre; 0: anywhere inside
         ignore_iof:float=.5,        # background with more of its cell in an ignored region is not asked; below 0: it is
     ):
+        check('ranges some pair', ranges)
         self.ranges, self.radius, self.ignore_iof = tuple(tuple(r) for r in ranges), radius, ignore_iof
 
     def __call__(self,
@@ -41,6 +42,7 @@ class PointMatcher:
     )->Tensor:          # (B,N) int64: index of the truth, BACKGROUND or NEITHER
         "Match every point with at most one truth. Raises ValueError for another number of levels."
         check('points (N,2), units (N), splits some int 0.., truths Truths', points, units, splits, truths)
+        if sum(splits) != len(points): raise ValueError(f'splits is {splits}, {sum(splits)} points in all; expected {len(points)}, as there are points')
         if len(splits) != len(self.ranges):
             raise ValueError(f'{len(splits)} levels of points for {len(self.ranges)} ranges {self.ranges}')
         ranges = torch.tensor(self.ranges, dtype=torch.float32).to(points.device, non_blocking=True)
@@ -75,6 +77,7 @@ class Scale(nn.Module):
         value:float=1.,     # to begin with
     ):
         super().__init__()
+        check('value ..', value)
         self.scale = nn.Parameter(torch.tensor(float(value)))
 
     def forward(self,

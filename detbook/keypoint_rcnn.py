@@ -9,15 +9,15 @@ __all__ = ['keypoints_to_heatmap', 'heatmaps_to_keypoints', 'KeypointHead', 'key
            'keypoint_rpn_head', 'keypoint_roi_head', 'KeypointRCNN']
 
 # %% ../nbs/27_keypoint_rcnn.ipynb #3d1fbf36
-import torch
+import math, torch
 from torch import nn, Tensor
 from torch.nn import functional as F
-from .core import check, component, nearest, settings
+from .core import check, checked, component, nearest, settings
 from .batch import Preprocess, Truths
 from .anchors import AnchorGenerator
 from .losses import SmoothL1Loss, softmax_loss, weighted_sum
 from .neck import Conv
-from .detector import Detector, start, prepare, prepare_images, scale_detections
+from .detector import check_detections, Detector, start, prepare, prepare_images, scale_detections
 from .rpn import ProposalFilter, RPNHead
 from .roi import Canvas, RoIExtractor
 from .fast_rcnn import BoxHead, DetectionFilter, RoIHead, RoIs
@@ -37,6 +37,7 @@ def keypoints_to_heatmap(
     return y*size + x, asked
 
 # %% ../nbs/27_keypoint_rcnn.ipynb #c7826567
+@checked
 def heatmaps_to_keypoints(
     maps:Tensor,            # (N,K,S,S) logits
     boxes:Tensor,           # (N,4) xyxy, pixels
@@ -47,8 +48,9 @@ def heatmaps_to_keypoints(
     maps, boxes = maps.float(), boxes.float()
     sides = (boxes[:,2:] - boxes[:,:2]).clamp(min=1)
     xy, best = maps.new_zeros(*maps.shape[:2], 2), maps.new_zeros(maps.shape[:2])
-    for i,(w,h) in enumerate(sides.ceil().int().tolist()):
-        large = F.interpolate(maps[i:i+1], (h, w), mode='bicubic', align_corners=False)[0]
+    for i,(w,h,*corners) in enumerate(torch.cat([sides.ceil(), boxes], 1).tolist()):
+        if not all(map(math.isfinite, corners)): raise ValueError(f'boxes has {corners} in row {i}; expected finite numbers')
+        large = F.interpolate(maps[i:i+1], (int(h), int(w)), mode='bicubic', align_corners=False)[0]
         best[i], place = large.flatten(1).max(1)
         xy[i] = torch.stack([place % w, place // w], 1) + .5
     xy = boxes[:,None,:2] + xy * (sides / sides.ceil())[:,None]
@@ -104,6 +106,7 @@ class KeypointHead(nn.Module):
         return predict_keypoints(roi_head, canvas, detections)
 
 # %% ../nbs/27_keypoint_rcnn.ipynb #d8340fe7
+@checked
 def keypoint_loss(
     roi_head:RoIHead,   # with a keypoint head and a keypoint extractor
     canvas:Canvas,      # of the pyramid
@@ -124,12 +127,14 @@ def keypoint_loss(
     return dict(loss_keypoint=head.weight * weighted_sum(softmax_loss(maps.flatten(2), cells), asked, count))
 
 # %% ../nbs/27_keypoint_rcnn.ipynb #50ba044d
+@checked
 def predict_keypoints(
     roi_head:RoIHead,   # with a keypoint head and a keypoint extractor
     canvas:Canvas,      # of the pyramid
     detections:list,    # B dicts: boxes (N,4)
 )->list:                # the same dicts with keypoints (N,K,3) x, y, score
     "Add keypoints to every detection."
+    check_detections(detections, len(canvas.feats))
     counts = [len(d['boxes']) for d in detections]
     image = torch.cat([torch.full((n,), i, device=canvas.feats.device) for i,n in enumerate(counts)])
     boxes = torch.cat([d['boxes'] for d in detections])

@@ -11,15 +11,16 @@ __all__ = ['crop_masks', 'paste_weights', 'paste_masks', 'whole_pixel_weights', 
 import torch
 from torch import nn, Tensor
 from torch.nn import functional as F
-from .core import check, component
+from .core import check, checked, component
 from .batch import Batch, Truths
-from .detector import scale_detections
+from .detector import check_detections, scale_detections
 from .losses import sigmoid_loss, weighted_sum
 from .neck import Conv
 from .roi import Canvas, roi_align
 from .fast_rcnn import RoIHead, RoIs
 
 # %% ../nbs/24_masks.ipynb #44d031fc
+@checked
 def crop_masks(
     masks:Tensor,   # (M,H,W) uint8 or bool
     boxes:Tensor,   # (K,4) xyxy, pixels
@@ -45,6 +46,7 @@ def paste_weights(
     return (1 - (at[...,None] - torch.arange(cells, device=low.device)).abs()).clamp(min=0)
 
 # %% ../nbs/24_masks.ipynb #62c3130c
+@checked
 def paste_masks(
     masks:Tensor,           # (K,m,m) probabilities
     boxes:Tensor,           # (K,4) xyxy, pixels
@@ -143,6 +145,7 @@ def _same_windows(roi_head):
     return box is mask or type(box) is type(mask) and vars(box) == vars(mask)
 
 # %% ../nbs/24_masks.ipynb #ed4b94a5
+@checked
 def mask_loss(
     roi_head:RoIHead,   # with a mask head
     canvas:Canvas,      # of the pyramid
@@ -164,6 +167,7 @@ def mask_loss(
     return dict(loss_mask=weighted_sum(sigmoid_loss(logits, goals).mean((1, 2)), used, used.sum()))
 
 # %% ../nbs/24_masks.ipynb #f1d977c9
+@checked
 def predict_masks(
     roi_head:RoIHead,   # with a mask head
     canvas:Canvas,      # of the pyramid
@@ -172,6 +176,7 @@ def predict_masks(
     sizes:list|None=None,   # B pairs (H,W) at which they are wanted; None: the images' own
 )->list:                # the same dicts with masks (N,H,W) bool
     "Add a mask to every detection, at the size of its image or at another, to which boxes are carried as well."
+    check_detections(detections, len(batch.sizes), ('boxes', 'labels'))
     counts = [len(d['boxes']) for d in detections]
     image = torch.cat([torch.full((n,), i, device=canvas.feats.device) for i,n in enumerate(counts)])
     boxes, labels = torch.cat([d['boxes'] for d in detections]), torch.cat([d['labels'] for d in detections])

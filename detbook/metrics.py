@@ -16,13 +16,14 @@ from pycocotools.coco import COCO
 from pycocotools.cocoeval import COCOeval, Params
 from fastcore.basics import patch
 from torch import Tensor
-from .core import nearest, strict
+from .core import checked, nearest
 from .boxes import iou_matrix
 from .data import CocoDataset, check_mask, class_names, has_mask, link_record, plain_id, plain_record, plain_value, read_coco
 from .data import read_json, segmentation_to_rle, spellings, whole_number, written_id
 from .show import label_color, panels
 
 # %% ../nbs/42_metrics.ipynb #fd1fa092
+@checked
 def encode_mask(
     mask:Tensor,    # (H,W) bool or whole numbers; also an array
 )->dict:            # size [H, W], counts as text
@@ -64,6 +65,7 @@ def _check_fields(p, where, classes):
     return dict(out, boxes=boxes)
 
 # %% ../nbs/42_metrics.ipynb #57953db4
+@checked
 def to_coco(
     preds:list,         # one dict a picture: boxes (N,4) xyxy, scores (N,), labels (N,), perhaps masks (N,H,W), on the original picture
     image_ids:list,     # id of each picture, as in the annotations: numbers or texts
@@ -253,6 +255,7 @@ class Result:
         "Write `to_dict()` as JSON."
         return json.dumps(self.to_dict(), indent=1, allow_nan=False)
 
+    @checked
     def save(self,
         path:str|Path,  # file to write
     )->Path:            # the same
@@ -305,6 +308,19 @@ def _pairs(truths, proposals, least):
     g, p, rank, iou = np.concatenate(out).T
     return g.astype(int), p.astype(int), rank, iou
 
+def _rows_as(name, pictures, widths):
+    "The boxes of each picture as an array of one of these widths."
+    out = []
+    for i, x in enumerate(pictures):
+        try: a = np.asarray(plain_value(x), float)
+        except (TypeError, ValueError): raise TypeError(f'{name}[{i}] is {x!r:.60}; expected boxes') from None
+        if a.ndim == 0: raise TypeError(f'{name}[{i}] is {x!r:.60}; expected boxes')
+        if a.shape == (0,): a = a.reshape(0, widths[0])
+        if a.ndim != 2 or a.shape[1] not in widths: raise ValueError(f'{name}[{i}] is of shape {a.shape}; expected (N,{" or ".join(map(str, widths))})')
+        out.append(a)
+    return out
+
+@checked('nums some int 1.., least 0..1')
 def cover_truths(
     truths:list,                    # (G,4) xyxy boxes of each picture, pixels
     proposals:list,                 # (P,4) or (P,5) xyxy of each picture, the surest first
@@ -312,6 +328,8 @@ def cover_truths(
     least:float=.5,                 # an IoU below this is no cover
 )->np.ndarray:                      # (M,G) for each of `nums` the IoU at which every truth is covered; 0 where it is not
     "Cover truths with proposals one to one: of all pairs the best overlap is taken, then the best that is left, and so on."
+    truths, proposals = _rows_as('truths', truths, (4,)), _rows_as('proposals', proposals, (4, 5))
+    if len(truths) != len(proposals): raise ValueError(f'truths are of {len(truths)} pictures and proposals of {len(proposals)}; expected as many')
     g, p, rank, iou = _pairs(truths, proposals, least)
     order = np.lexsort((rank, g, -iou))
     g, p, rank, iou = (x[order] for x in (g, p, rank, iou))
@@ -377,11 +395,11 @@ def _number(d, preds, boxes, cats, sizes):
     return (d, [own(p) for p in preds] if boxes is None else preds, None if boxes is None else {im[i]: b for i,b in boxes.items()},
             {ca[k]: c for k,c in cats.items()}, {im[i]: v for i,v in sizes.items()})
 
-@strict
+@checked
 def evaluate(
     truth:CocoDataset|str|Path|dict,    # a CocoDataset, the path of an instances json, or its content as a dict
     preds:list|str|Path|dict,           # a COCO results list, or the path of one; for proposals also {image_id: (P,5) xyxy and score}
-    metrics:tuple=('bbox',),            # any of 'bbox', 'segm', 'keypoints', 'proposal', 'proposal_fast'
+    metrics:tuple|str=('bbox',),        # any of 'bbox', 'segm', 'keypoints', 'proposal', 'proposal_fast'
     max_dets:int|None=None,             # detections counted for each picture and class; default: 100, and 20 for keypoints, as COCO
     sigmas:list|float|None=None,        # tolerance of each keypoint, a share of the object's size; default: COCO's, for 17 keypoints
     proposal_nums:tuple=(100, 300, 1000),   # proposals counted for each picture
@@ -431,6 +449,7 @@ def evaluate(
     return result
 
 # %% ../nbs/42_metrics.ipynb #01536d7d
+@checked
 def match_categories(
     truth:dict,             # COCO's images, annotations and categories
     classes:list,           # the name of each label
@@ -438,6 +457,8 @@ def match_categories(
     name:str='the truths',  # what messages call them
 )->dict:                    # the truths with these categories alone, numbered by `category_ids`
     "Number the categories of truths as results number them, matched by name; ValueError names a class that the truths lack."
+    for k in ('categories', 'annotations'):
+        if k not in truth: raise ValueError(f'truth is without {k!r}; it has {", ".join(map(repr, truth)) or "nothing"}')
     if len(classes) != len(category_ids): raise ValueError(f'{len(classes)} classes and {len(category_ids)} category_ids, expected one for each')
     names = class_names(truth['categories'], truth['annotations'])
     own, lost = {c: k for k,c in names.items()}, [c for c in classes if c not in names.values()]
@@ -451,6 +472,7 @@ def match_categories(
 
 # %% ../nbs/42_metrics.ipynb #4e6447ba
 @patch
+@checked
 def plot_pr(self:Result,
     metric:str=None,    # 'bbox', 'segm' or 'keypoints'; default: the first that was measured
     iou:float=.5,       # threshold (of OKS, for keypoints): .5, .55, ..., .95
@@ -458,7 +480,7 @@ def plot_pr(self:Result,
 ):                      # the Axes
     "Draw precision over recall for each class with truths, and the mean over classes in black."
     metric = metric or next(iter(self.precision))
-    if metric not in self.precision: raise ValueError(f'{metric!r} was not measured{nearest(metric, self.precision)}; {", ".join(self.precision)} was')
+    if metric not in self.precision: raise ValueError(f'metric {metric!r} was not measured{nearest(metric, self.precision)}; {", ".join(self.precision)} was')
     t = round((iou - .5) / .05)
     if not 0 <= t <= 9 or abs(.5 + .05*t - iou) > 1e-6: raise ValueError(f'iou must be one of .5, .55, ..., .95, not {iou}')
     if ax is None: ax, = panels(size=(4.5, 3))

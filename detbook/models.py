@@ -28,7 +28,7 @@ _all_ = ['RPN', 'FastRCNN', 'FasterRCNN', 'MaskRCNN', 'CascadeRCNN', 'KeypointRC
          'rpn_c4', 'faster_rcnn_c4', 'mask_rcnn_c4', 'faster_rcnn_dc5']
 
 # %% ../nbs/33_models.ipynb #5c7d9a32
-@checked
+@checked('channels int 1..')
 def resnet_fpn(
     depth:int=50,           # 18, 34, 50, 101 or 152
     style:str='pytorch',    # 'pytorch' (torchvision's weights) or 'caffe' (Detectron's: stride in the first 1x1, BGR)
@@ -40,7 +40,7 @@ def resnet_fpn(
     return parts | dict(neck=FPN(parts['backbone'].out_channels, channels))
 
 # %% ../nbs/33_models.ipynb #724e99e7
-@checked
+@checked('channels int 1..')
 def fast_rcnn(
     depth:int=50,                       # of the ResNet
     num_classes:int=80,                 # classes of objects
@@ -55,7 +55,7 @@ def fast_rcnn(
     return FastRCNN(num_classes, **parts, weights=weights, weights_backbone=weights_backbone)
 
 # %% ../nbs/33_models.ipynb #8c864518
-@checked
+@checked('channels int 1..')
 def faster_rcnn(
     depth:int=50,                       # of the ResNet
     num_classes:int=80,                 # classes of objects
@@ -70,7 +70,7 @@ def faster_rcnn(
     return FasterRCNN(num_classes, **parts, weights=weights, weights_backbone=weights_backbone)
 
 # %% ../nbs/33_models.ipynb #c9cae19b
-@checked
+@checked('channels int 1..')
 def mask_rcnn(
     depth:int=50,                       # of the ResNet
     num_classes:int=80,                 # classes of objects
@@ -85,7 +85,7 @@ def mask_rcnn(
     return MaskRCNN(num_classes, **parts, weights=weights, weights_backbone=weights_backbone)
 
 # %% ../nbs/33_models.ipynb #38e7c256
-@checked
+@checked('channels int 1..')
 def retinanet(
     depth:int=50,                       # of the ResNet
     num_classes:int=80,                 # classes of objects
@@ -101,7 +101,7 @@ def retinanet(
     return RetinaNet(num_classes, **parts, weights=weights, weights_backbone=weights_backbone)
 
 # %% ../nbs/33_models.ipynb #dd9d2dab
-@checked
+@checked('channels int 1..')
 def fcos(
     depth:int=50,                       # of the ResNet
     num_classes:int=80,                 # classes of objects
@@ -117,7 +117,7 @@ def fcos(
     return FCOS(num_classes, **parts, weights=weights, weights_backbone=weights_backbone)
 
 # %% ../nbs/33_models.ipynb #1b3cd144
-@checked
+@checked('channels int 1..')
 def rpn(
     depth:int=50,                       # of the ResNet
     style:str='pytorch',                # 'pytorch' or 'caffe'
@@ -130,7 +130,7 @@ def rpn(
     return RPN(**resnet_fpn(depth, style, channels, scratch), weights=weights, weights_backbone=weights_backbone)
 
 # %% ../nbs/33_models.ipynb #675f3ee0
-@checked
+@checked('channels int 1..')
 def cascade_rcnn(
     depth:int=50,                       # of the ResNet
     num_classes:int=80,                 # classes of objects
@@ -146,7 +146,7 @@ def cascade_rcnn(
     return CascadeRCNN(num_classes, mask_head=head, **resnet_fpn(depth, style, channels, scratch), weights=weights, weights_backbone=weights_backbone)
 
 # %% ../nbs/33_models.ipynb #4c1b5d0c
-@checked
+@checked('channels int 1..')
 def keypoint_rcnn(
     depth:int=50,                       # of the ResNet
     num_classes:int=1,                  # classes of objects

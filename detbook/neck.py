@@ -50,6 +50,7 @@ class FPN(nn.Module):
         kinds = ('pool', 'on_input', 'on_lateral', 'on_output')
         if extra not in kinds:
             raise ValueError(f'FPN has no extra={extra!r}; there are {kinds}{nearest(extra, kinds)}')
+        check('in_channels some int 1..', in_channels)
         if not 0 <= start_level < len(in_channels):
             raise ValueError(f'FPN: start_level must name one of {len(in_channels)} stages, from 0, not {start_level}')
         used = in_channels[start_level:]

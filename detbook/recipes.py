@@ -9,7 +9,7 @@ __all__ = ['recipe_names', 'recipe_name', 'recipe']
 
 # %% ../nbs/34_recipes.ipynb #f6c0d1ff
 import re
-from .core import nearest
+from .core import checked, nearest
 
 # %% ../nbs/34_recipes.ipynb #e58b6f30
 # family | schedules, behind the backbone | backbones
@@ -81,6 +81,7 @@ def recipe_names()->list: # of str, sorted
     return sorted(_NAMES.values())
 
 # %% ../nbs/34_recipes.ipynb #e067e838
+@checked
 def recipe_name(
     name:str,   # in any spelling
 )->str|None:    # as it was published; None if there is no such recipe
@@ -450,6 +451,7 @@ def _only_here(name, cfg):
     if name == 'retinanet_r18_fpn_1xb8-1x_coco':        cfg['train_dataloader']['batch_size'] = 8
 
 # %% ../nbs/34_recipes.ipynb #c7620ca3
+@checked
 def recipe(
     name:str,   # in any spelling that `recipe_name` understands
 )->dict:        # model, train_dataloader, optim_wrapper, ...: plain dicts, lists and tuples, all the caller's own

@@ -14,7 +14,7 @@ from typing import NamedTuple
 import torch
 from torch import nn, Tensor
 from torch.nn import functional as F
-from .core import check, component
+from .core import check, checked, component
 from .batch import Batch, Preprocess, Truths
 from .boxes import clip_boxes
 from .anchors import AnchorGenerator, octave_scales, inside_border
@@ -26,13 +26,14 @@ from .detector import Detector, Proposals, start, prepare, prepare_images, scale
 from .rpn import box_losses
 
 # %% ../nbs/28_retinanet.ipynb #b9a959cc
+@checked
 def predictor(
     in_channels:int,        # of the features
     out_channels:int,       # answers at each place
     prior:float|None=None,  # probability that a new one gives every answer; None: its biases are 0
 )->nn.Conv2d:               # 3x3, its weights small
     "The last convolution of a dense head."
-    check('in_channels int 1.., out_channels int 1.., prior? 0..1', in_channels, out_channels, prior)
+    check('in_channels int 1.., out_channels int 1.., prior? >0..1', in_channels, out_channels, prior)
     conv = nn.Conv2d(in_channels, out_channels, 3, padding=1)
     nn.init.normal_(conv.weight, std=.01)
     nn.init.constant_(conv.bias, 0. if prior is None else -math.log((1-prior) / prior))

@@ -139,11 +139,12 @@ class RoIExtractor:
     "Read features of one size for boxes of any size, from all levels in one call."
     def __init__(self,
         size:int=7,                 # bins along each side
-        strides:tuple=(4,8,16,32),  # pixels a cell, for each level that is read
+        strides:tuple[int,...]=(4,8,16,32), # pixels a cell, for each level that is read
         ratio:int=0,                # samples a bin along each axis; 0: as many as cells
         aligned:bool=True,          # do cell centres lie at half coordinates?
         finest_scale:float=56,      # boxes below twice this side go to the finest level, pixels
     ):
+        check('strides some int 1..', strides)
         self.size, self.strides, self.ratio, self.aligned, self.finest_scale = size, tuple(strides), ratio, aligned, finest_scale
 
     def canvas(self,

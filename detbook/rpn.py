@@ -13,7 +13,7 @@ from typing import NamedTuple
 import torch
 from torch import nn, Tensor
 from torch.nn import functional as F
-from .core import check, component, counted_as
+from .core import check, checked, component, counted_as
 from .batch import Batch, Preprocess, Truths
 from .anchors import AnchorGenerator, inside_border
 from .coder import DeltaCoder
@@ -81,6 +81,7 @@ class ProposalFilter:
         return Proposals(boxes.gather(1, best[...,None].expand(-1, -1, 4)), scores.gather(1, best), kept)
 
 # %% ../nbs/20_rpn.ipynb #e86a06d9
+@checked
 def box_losses(
     deltas:Tensor,          # (...,4) normalised: what was predicted
     anchors:Tensor,         # (...,4) xyxy, pixels: from where

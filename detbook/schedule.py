@@ -8,13 +8,14 @@ Docs: https://detbook.github.io/detbook/schedule.html.md"""
 __all__ = ['Change', 'Schedule', 'scale_lr', 'lr_of_run', 'build_optimizer', 'NotFinite', 'half_type', 'OptimStep']
 
 # %% ../nbs/49_schedule.ipynb #9478d990
+from collections.abc import Callable
 import contextlib, inspect, math
 from bisect import bisect_right
 from typing import NamedTuple
 import torch
 from torch import nn, Tensor
 from fastcore.basics import patch
-from .core import checked, nearest, warn_once
+from .core import check, checked, nearest, warn_once
 from .config import ConfigPart, build_part
 from .show import PALETTE, panels
 
@@ -118,6 +119,7 @@ class Schedule:
         if (max_epochs is None) == (max_iters is None):
             raise ValueError(f'Schedule: max_epochs is {max_epochs} and max_iters is {max_iters}; expected one of them')
         if steps_per_epoch < 1: raise ValueError(f'Schedule: steps_per_epoch is {steps_per_epoch}; expected 1 or more: there is no batch')
+        check('max_epochs? int 0.., max_iters? int 0..', max_epochs, max_iters)
         self.steps_per_epoch, self.max_epochs = steps_per_epoch, max_epochs
         self.steps = max_iters if max_epochs is None else max_epochs * steps_per_epoch
         if self.steps < 0: raise ValueError(f'Schedule: a run of {self.steps} steps; expected 0 or more')
@@ -156,6 +158,7 @@ class Schedule:
         base:float, # the rate that the optimizer, or a group of its parameters, began with
     )->float:       # the rate of this step
         "The learning rate of a step; after the last change it stays as it is."
+        check('base 0..', base)
         if step < 0: raise ValueError(f'Schedule.lr: step is {step}; expected 0 or more')
         i = bisect_right(self.at, step) - 1
         a, b = self.table[self.at[i]] if i >= 0 else (1., 0.)
@@ -163,6 +166,7 @@ class Schedule:
 
 # %% ../nbs/49_schedule.ipynb #0b7b3383
 @patch
+@checked('lr 0..')
 def describe(self:Schedule,
     lr:float,   # the rate of the run
 )->str:         # a line for the run, and one for each scheduler
@@ -179,6 +183,7 @@ def describe(self:Schedule,
 
 # %% ../nbs/49_schedule.ipynb #18399922
 @patch
+@checked('lr 0..')
 def plot(self:Schedule,
     lr:float,   # the rate of the run
     ax=None,    # matplotlib Axes
@@ -200,7 +205,7 @@ def plot(self:Schedule,
     ax.margins(y=.15)
 
 # %% ../nbs/49_schedule.ipynb #e922fbbf
-@checked
+@checked('lr 0..')
 def scale_lr(
     lr:float,           # the rate that suits `base_batch` images a step
     batch:int,          # images a step: GPUs x images on each x steps accumulated
@@ -214,7 +219,7 @@ def scale_lr(
 # %% ../nbs/49_schedule.ipynb #6463932f
 def _count(n, thing): return f'{n} {thing}{"s" * (n != 1)}'
 
-@checked
+@checked('lr 0.., images int 1.., gpus int 1.., accumulate int 1..')
 def lr_of_run(
     lr:float,                   # as the config has it
     auto_scale_lr:dict|None,    # of the config: base_batch_size, enable
@@ -226,6 +231,7 @@ def lr_of_run(
     batch, cfg = images * gpus * accumulate, ConfigPart(auto_scale_lr or {}, 'auto_scale_lr')
     base, enable = cfg('base_batch_size', None), cfg('enable', False)
     cfg.finish()
+    if base is not None and not (isinstance(base, int) and base >= 1): cfg.fail('base_batch_size', 'expected a whole number from 1')
     has = f'this run has {batch} ({_count(gpus, "GPU")} of {images}{f", {accumulate} steps together" * (accumulate > 1)})'
     if base is None: return lr, f'lr {lr:g}: the config does not say for how many images a step; {has}'
     scaled = scale_lr(lr, batch, base)
@@ -276,7 +282,7 @@ def _groups(model, p, lr, decay):
 _OPTIMIZERS = {n:c for n,c in vars(torch.optim).items() if inspect.isclass(c) and issubclass(c, torch.optim.Optimizer)
                and n not in ('Optimizer', 'LBFGS', 'SparseAdam')}       # two need another loop, or other gradients
 
-@checked
+@checked('lr? 0..')
 def build_optimizer(
     model:nn.Module,        # what is to be trained
     optim_wrapper:dict,     # of a config: optimizer (type, lr, ...) and paramwise_cfg; settings of the step are passed over
@@ -311,6 +317,9 @@ class NotFinite(FloatingPointError):
         images:tuple,   # names of the images of the step; may be empty
         hint:str='',    # what may be done
     ):
+        check('step int 0..', step)
+        for k,v in losses.items():
+            if not isinstance(v, (int, float)): raise TypeError(f'losses: {k} is {v!r}; expected a number')
         self.step, self.losses, self.images = step, losses, tuple(images)
         self.terms = [k for k,v in losses.items() if not math.isfinite(v)]
         bad  = ', '.join(f'{k} is {losses[k]}' for k in self.terms)
@@ -325,7 +334,9 @@ def half_type(
     wanted:str|None=None,   # 'bfloat16', 'float16' or 'float32'; None: what suits the device
 )->torch.dtype:             # bfloat16 where the device computes with it, else float16
     "Choose the number type of mixed precision."
-    if wanted is not None: return {str(t).removeprefix('torch.'):t for t in (torch.bfloat16, torch.float16, torch.float32)}[wanted]
+    types = {str(t).removeprefix('torch.'):t for t in (torch.bfloat16, torch.float16, torch.float32)}
+    if wanted is not None and wanted not in types: raise ValueError(f'wanted is {wanted!r}; expected one of {", ".join(types)}')
+    if wanted is not None: return types[wanted]
     able = torch.cuda.is_bf16_supported(including_emulation=False) if device.type == 'cuda' else device.type == 'cpu'
     return torch.bfloat16 if able else torch.float16
 
@@ -384,15 +395,16 @@ class OptimStep:
         "The learning rate of a step."
         return self.schedule.lr(step, self.optimizer.defaults['lr'])
 
-    @checked
+    @checked('step int 0..')
     def moves(self, step:int)->bool: # else its gradients wait for those of the next step
         "Do the weights move at the end of a step?"
         return (step + 1) % self.every == 0 or step + 1 == self.schedule.steps
 
+    @checked
     def __call__(self,
         step:int,       # its number, from 0
-        forward,        # called without arguments: the losses of the step's images, name -> scalar
-        images=(),      # names of the images, for a message
+        forward:Callable,   # called without arguments: the losses of the step's images, name -> scalar
+        images:tuple=(),    # names of the images, for a message
     )->dict:            # the same losses, detached and on the CPU; raises NotFinite, and then the weights have not moved
         "Make one step."
         for g in self.optimizer.param_groups: g['lr'] = self.schedule.lr(step, g['initial_lr'])
@@ -440,11 +452,14 @@ def state(self:OptimStep)->tuple: # tensors by name, not copied; and a dict that
 
 # %% ../nbs/49_schedule.ipynb #71490f71
 @patch
+@checked
 def load_state(self:OptimStep,
     tensors:dict,   # as `state` gives them
     rest:dict,      # likewise
 ):
     "Go on where `state` was taken; ValueError if it belongs to another optimizer or other parameters, and then nothing has changed."
+    for k, kind in dict(optimizer=str, parameters=(list, tuple), numbers=dict, scaler=dict).items():
+        if not isinstance(rest.get(k), kind): raise ValueError(f'rest: {k} is {rest.get(k)!r:.60}; expected what `state` gives')
     kind, odd = type(self.optimizer).__name__, sorted(self.params.keys() ^ set(rest['parameters']))
     if rest['optimizer'] != kind: raise ValueError(f'the state is one of {rest["optimizer"]}; the optimizer is {kind}')
     if odd:

@@ -12,18 +12,18 @@ __all__ = ['PALETTE', 'panels', 'show_image', 'show_boxes', 'show_masks', 'show_
 from collections.abc import Iterable
 import torch, torch.nn.functional as F
 from torch import Tensor
-from .core import checked, nearest, warn_once
+from .core import check, checked, nearest, warn_once
 
 # %% ../nbs/01_show.ipynb #7c06f0ce
 PALETTE = dict(truth='#2e9e44', prediction='#d62728', anchor='#8a8a8a', proposal='#2f6fde',
                ignored='#8a8a8a')      # colour of each role; 'ignored' is also dashed
 
 # %% ../nbs/01_show.ipynb #2a011dd1
-@checked
+@checked('cols int 1.., rows int 1.., size? pair >0..')
 def panels(
     cols:int=1,         # panels side by side
     rows:int=1,         # panels below one another
-    size:tuple=None,    # (width, height) of the whole figure, inches; default: square panels, 6 x 3 at most
+    size:tuple[float,float]=None,   # (width, height) of the whole figure, inches; default: square panels, 6 x 3 at most
 )->list:                # rows*cols matplotlib Axes, row by row
     "Open a figure of `rows` x `cols` panels."
     import matplotlib.pyplot as plt
@@ -33,6 +33,11 @@ def panels(
     return list(axs.flat)
 
 # %% ../nbs/01_show.ipynb #9a0611ce
+def _numbers(name, v):
+    "A list, array or tensor as a tensor on the CPU."
+    try: return torch.as_tensor(v).detach().cpu()
+    except (TypeError, ValueError, RuntimeError): raise TypeError(f'{name} is {v!r:.60}; expected numbers') from None
+
 @checked
 def show_image(
     image:Tensor|list,  # (3,H,W), (1,H,W) or (H,W) tensor, or (H,W,3) array; uint8, or float on 0..255
@@ -40,7 +45,7 @@ def show_image(
     title:str=None,     # text above the picture
 )->object:              # the Axes
     "Draw `image`, pixel (i,j) filling the square from (j,i) to (j+1,i+1). Raises ValueError for other shapes."
-    image = torch.as_tensor(image).detach().cpu()
+    image = _numbers('image', image)
     x = image.permute(1, 2, 0) if image.ndim == 3 and image.shape[0] in (1, 3) else image
     if x.ndim == 3 and x.shape[2] == 1: x = x[..., 0]
     if x.ndim != 2 and (x.ndim != 3 or x.shape[2] != 3):
@@ -74,13 +79,13 @@ def _scale(ax):     # small panel, thin lines
 def _texts(n, labels, scores):
     "One text for each of `n` boxes: name, score, both or neither."
     for name, x in (('labels', labels), ('scores', scores)):
-        if x is not None and len(x) != n:
-            raise ValueError(f'{name} must have one entry for each of the {n} boxes, not {len(x)}')
+        if x is not None and (isinstance(x, Tensor) and x.ndim != 1 or len(x) != n):
+            raise ValueError(f'{name} must have one entry for each of the {n} boxes, not {repr(x)[:60] if isinstance(x, (str, Tensor)) else len(x)}')
     names = [''] * n if labels is None else [str(l.item() if isinstance(l, Tensor) else l) for l in labels]
     return names if scores is None else [f'{a} {float(s):.2f}'.strip() for a,s in zip(names, scores)]
 
 # %% ../nbs/01_show.ipynb #6f30d09e
-@checked
+@checked('width >0..')
 def show_boxes(
     boxes:Tensor|list,      # (N,4) xyxy, pixels
     kind:str='truth',       # name in PALETTE, or a matplotlib colour; 'ignored' is dashed
@@ -92,7 +97,9 @@ def show_boxes(
     "Draw the outline of each box, with its label. Raises ValueError where labels or scores do not match the boxes."
     from matplotlib import patheffects, patches
     ax, color = _axes(ax), _color(kind)
-    boxes = torch.as_tensor(boxes).detach().cpu().reshape(-1, 4)
+    boxes = _numbers('boxes', boxes)
+    if boxes.shape == (0,): boxes = boxes.reshape(0, 4)
+    check('boxes finite (N,4)', boxes)
     size, width, far, bottom = 7.5*_scale(ax), width*_scale(ax), max(ax.get_xlim()), max(ax.get_ylim())
     halo  = [patheffects.withStroke(linewidth=width+1, foreground='white', alpha=.6)]
     dash, chip = '--' if kind == 'ignored' else '-', dict(facecolor=color, edgecolor='none', pad=.8, alpha=.85)
@@ -104,7 +111,7 @@ def show_boxes(
     return ax
 
 # %% ../nbs/01_show.ipynb #2b8e2016
-@checked
+@checked('alpha 0..1')
 def show_masks(
     masks:Tensor|list,      # (N,H,W) bool, or anything that is not 0 where the object is
     kind:str='truth',       # name in PALETTE, or a matplotlib colour
@@ -113,7 +120,7 @@ def show_masks(
 )->object:                  # the Axes
     "Lay each mask over the picture as a translucent veil with a stronger rim. Raises ValueError for other shapes."
     from matplotlib.colors import to_rgb
-    m = torch.as_tensor(masks).detach().cpu() != 0
+    m = _numbers('masks', masks) != 0
     if m.ndim != 3: raise ValueError(f'masks must have shape (N,H,W), not {tuple(m.shape)}')
     ax, color = _axes(ax), to_rgb(_color(kind))
     if not m.numel(): return ax
@@ -133,9 +140,11 @@ def show_keypoints(
     ax:object=None,         # matplotlib Axes to draw on; default: the current one
 )->object:                  # the Axes
     "Draw visible keypoints as full dots, hidden ones as rings, joined along the skeleton. Raises ValueError for other shapes."
-    pts = torch.as_tensor(keypoints).detach().cpu().float()
+    pts = _numbers('keypoints', keypoints).float()
     if pts.ndim != 3 or pts.shape[2] not in (2, 3):
         raise ValueError(f'keypoints must have shape (N,K,3) or (N,K,2), not {tuple(pts.shape)}')
+    check('keypoints finite (N,K,D), skeleton list pair int 0..', pts, skeleton)
+    if lost := [p for p in skeleton if max(p) >= pts.shape[1]]: raise ValueError(f'skeleton joins {tuple(lost[0])}, but there are {pts.shape[1]} keypoints')
     ax, color = _axes(ax), _color(kind)
     k = _scale(ax)
     for one in (pts if pts.shape[2] == 3 else F.pad(pts, (0, 1), value=2)).tolist():
@@ -148,17 +157,29 @@ def show_keypoints(
 # %% ../nbs/01_show.ipynb #f2dc746a
 def _names(labels, classes):
     "What to write for `labels`: class names, or the numbers where there are none."
-    labels = torch.as_tensor(labels).tolist()
+    labels = labels.tolist()
     if classes is None: return labels
     for l in labels:
         if not 0 <= l < len(classes):
-            raise ValueError(f'label {l} has no name: the {len(classes)} classes have the labels 0 to {len(classes)-1}')
+            raise ValueError(f'labels: {l} has no name, as the {len(classes)} classes have the labels 0 to {len(classes)-1}')
     return [classes[l] for l in labels]
 
-def _rows(d, rows):
-    "The chosen rows of whatever a target or prediction holds."
-    keys = [k for k in ('boxes', 'labels', 'scores', 'masks', 'keypoints') if d.get(k) is not None]
-    return {k: torch.as_tensor(d[k]).detach().cpu()[rows] for k in keys}
+_MARKS = dict(boxes=' finite (N,4)', labels=' int (N)', scores=' (N)', masks=' any (N,H,W)', keypoints=' finite (N,K,D)', ignore=' any (N)')
+
+def _marks(name, d, classes, *need):
+    "What a target or prediction holds, as tensors that fit one another."
+    for k in need:
+        if d.get(k) is None: raise ValueError(f'{name} is without {k!r}; it has {", ".join(map(repr, d)) or "nothing"}')
+    out = {k: _numbers(f'{name}: {k}', d[k]) for k in _MARKS if d.get(k) is not None}
+    for k,v in out.items():
+        if v.shape == (0,): out[k] = v.reshape(0, 4) if k == 'boxes' else v.long() if k == 'labels' else v
+    check(', '.join(k + _MARKS[k] for k in out), *out.values(), where=name)
+    ignore = out.pop('ignore').bool() if 'ignore' in out else torch.zeros(len(out['boxes']), dtype=torch.bool)
+    try: _names(out['labels'][~ignore], classes)
+    except ValueError as e: raise ValueError(f'{name}: {e}') from None
+    return out, ignore
+
+def _rows(d, rows): return {k: v[rows] for k,v in d.items()}
 
 # %% ../nbs/01_show.ipynb #5b1b8128
 @checked
@@ -171,11 +192,10 @@ def show_target(
     skeleton:list=(),       # pairs of keypoint indices to join
 )->object:                  # the Axes
     "Draw a picture with its truths, those to be ignored dashed. Raises ValueError for a label without a name."
+    marks, ignore = _marks('target', target, classes, 'boxes', 'labels')
     ax = show_image(image, ax, title)
-    ignore = target.get('ignore')
-    ignore = torch.as_tensor([False]*len(target['boxes']) if ignore is None else ignore).cpu().bool()
     for kind, rows in (('ignored', ignore), ('truth', ~ignore)):
-        t = _rows(target, rows)
+        t = _rows(marks, rows)
         if 'masks' in t: show_masks(t['masks'], kind, ax)
         names = ['ignore']*len(t['boxes']) if kind == 'ignored' else _names(t['labels'], classes)
         show_boxes(t['boxes'], kind, names, ax=ax)
@@ -194,10 +214,10 @@ def show_prediction(
     skeleton:list=(),       # pairs of keypoint indices to join
 )->object:                  # the Axes
     "Draw a picture with what a detector found in it, the best score on top. Raises ValueError for a label without a name."
+    marks, _ = _marks('pred', pred, classes, 'boxes', 'scores', 'labels')
     ax = show_image(image, ax, title)
-    scores = torch.as_tensor(pred['scores']).detach().cpu()
-    order  = scores.argsort()
-    p = _rows(pred, order[scores[order] >= min_score])
+    order = marks['scores'].argsort()
+    p = _rows(marks, order[marks['scores'][order] >= min_score])
     if 'masks' in p: show_masks(p['masks'], 'prediction', ax)
     show_boxes(p['boxes'], 'prediction', _names(p['labels'], classes), p['scores'], ax)
     if 'keypoints' in p: show_keypoints(p['keypoints'][..., :2], 'prediction', skeleton, ax)
@@ -215,34 +235,36 @@ def show_pair(
     skeleton:list=(),       # pairs of keypoint indices to join
 )->list:                    # the two Axes
     "Draw truths and predictions side by side."
-    h, w = torch.as_tensor(image).shape[-2:]
+    h, w = _numbers('image', image).shape[-2:]
     a, b = panels(2, size=(6, min(3, 3*h/w + .3))) if axs is None else axs
     return [show_target(image, target, classes, a, 'truth', skeleton),
             show_prediction(image, pred, classes, min_score, b, 'prediction', skeleton)]
 
 # %% ../nbs/01_show.ipynb #155074d7
-@checked
+@checked('cols int 1.., size? pair >0..')
 def show_grid(
     items:Iterable,         # images, or (image, target) or (image, prediction) pairs: a dict with 'scores' is a prediction
     cols:int=4,             # pictures in a row
     classes:list=None,      # class names; default: write the label's number
-    titles:list=None,       # one text for each item
+    titles:list[str]=None,  # one text for each item
     min_score:float=.5,     # leave out predictions that score less
-    size:tuple=None,        # (width, height) of the figure, inches; default: square panels, 6 x 3 at most
+    size:tuple[float,float]=None,   # (width, height) of the figure, inches; default: square panels, 6 x 3 at most
     skeleton:list=(),       # pairs of keypoint indices to join
 )->list:                    # one matplotlib Axes for each item
     "Draw many pictures, each with its truths or its predictions."
     items = list(items)
     if titles is not None and len(titles) != len(items):
         raise ValueError(f'titles must have one entry for each of the {len(items)} items, not {len(titles)}')
-    cols = max(1, min(cols, len(items)))
+    cols = min(cols, max(1, len(items)))
     axs  = panels(cols, max(1, -(-len(items)//cols)), size)
     for ax in axs: ax.set_axis_off()
-    for ax, item, title in zip(axs, items, titles or [None]*len(items)):
-        image, marks = item if isinstance(item, (tuple, list)) else (item, None)
-        if marks is None: show_image(image, ax, title)
-        elif 'scores' in marks: show_prediction(image, marks, classes, min_score, ax, title, skeleton)
-        else: show_target(image, marks, classes, ax, title, skeleton)
+    for i, (ax, item, title) in enumerate(zip(axs, items, titles or [None]*len(items))):
+        image, marks = item if isinstance(item, (tuple, list)) and len(item) == 2 else (item, None)
+        try:
+            if marks is None: show_image(image, ax, title)
+            elif 'scores' in marks: show_prediction(image, marks, classes, min_score, ax, title, skeleton)
+            else: show_target(image, marks, classes, ax, title, skeleton)
+        except (TypeError, ValueError) as e: raise type(e)(f'items[{i}]: {e}') from None
     return axs[:len(items)]
 
 # %% ../nbs/01_show.ipynb #6758b7a5

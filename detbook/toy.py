@@ -22,13 +22,16 @@ def _all_digits():
     from sklearn.datasets import load_digits
     return torch.from_numpy(load_digits().images).float() / 16
 
+def _check_part(name, part):
+    parts = ('train', 'val')
+    if part not in parts: raise ValueError(f"{name} must be 'train' or 'val', not {part!r}{nearest(part, parts)}")
+
 @checked
 def read_digits(
     part:str='train',   # 'train': the first 1437 digits; 'val': the last 360
 )->Tensor:              # (n,8,8) on 0..1, where 1 is ink
     "Read scikit-learn's handwritten digits; none is in both parts. Raises ValueError for a part that there is not."
-    parts = ('train', 'val')
-    if part not in parts: raise ValueError(f"digits must be 'train' or 'val', not {part!r}{nearest(part, parts)}")
+    _check_part('part', part)
     return _all_digits()[:1437] if part == 'train' else _all_digits()[1437:]
 
 # %% ../nbs/02_toy.ipynb #8b11876c
@@ -52,7 +55,7 @@ def draw(
     digit:Tensor=None,  # (8,8) on 0..1, for label 0
 )->Tensor:              # (side,side) bool
     "Draw the mask of one object."
-    check('label int 0..3, side int 1.., angle .., digit? (8,8)', label, side, angle, digit)
+    check('label int 0..3, side int 1.., angle .., digit? float finite (8,8)', label, side, angle, digit)
     u, v = _frame(side, angle)
     if label == 0:      # stretched by a quarter, for these digits are narrow
         at = torch.stack([.8*u, v], -1)
@@ -117,6 +120,7 @@ def cover(
 )->Tensor:              # the new (H,W) owner, or None where too little of some object would be left
     "Lay one more object over the others."
     check('owner int (H,W), mask bool (H,W), areas some 0.., least 0..1', owner, mask, areas, least)
+    if not -1 <= int(owner.min()) <= int(owner.max()) < len(areas) - 1: raise ValueError(f'owner runs from {int(owner.min())} to {int(owner.max())}; expected -1 to {len(areas) - 2}')
     owner = owner.masked_fill(mask, len(areas)-1)
     seen  = torch.bincount(owner.flatten() + 1, minlength=len(areas)+1)[1:].tolist()
     return None if any(n < least*a for n,a in zip(seen, areas)) else owner
@@ -160,29 +164,30 @@ def _one_thread(f):
             if n > 1: torch.set_num_threads(n)
     return wrapped
 
-def _check(seed, size, objects):
+def _check(seed, size, objects, digits):
     "The (height, width) of a scene, or an error."
     hw = (size, size) if isinstance(size, int) else tuple(size)
     if isinstance(seed, bool) or not isinstance(seed, int): raise TypeError(f'seed must be an int, not {seed!r}')
     if len(hw) != 2 or not all(isinstance(n, int) and n >= 32 for n in hw):
         raise ValueError(f'size must be a number of pixels or (height, width), each at least 32, not {size!r}')
+    _check_part('digits', digits)
     if len(objects) != 2 or not 0 <= objects[0] <= objects[1]:
         raise ValueError(f'objects must be (fewest, most) with 0 <= fewest <= most, not {objects!r}')
     return hw
 
 # %% ../nbs/02_toy.ipynb #92625977
 @_one_thread
-@checked
+@checked('crowd 0..1, empty 0..1')
 def scene(
     seed:int,               # any integer; the same seed gives the same scene, bit for bit
     size:int|tuple=128,     # side in pixels, or (height, width)
     digits:str='train',     # which handwritten digits: 'train' or 'val'
-    objects:tuple=(1,5),    # fewest and most objects
+    objects:tuple[int,int]=(1,5),   # fewest and most objects
     crowd:float=.15,        # share of scenes with a crowd
     empty:float=.03,        # share of scenes that show nothing but ground
 )->tuple:                   # image (3,H,W) uint8; target with boxes, labels, masks, keypoints (N,4,3), ignore
     "Make one scene and the truth about it. Raises TypeError or ValueError for arguments out of range."
-    (h, w), pool = _check(seed, size, objects), read_digits(digits)
+    (h, w), pool = _check(seed, size, objects, digits), read_digits(digits)
     rng = random.Random(f'{digits} {seed}')
     gen = torch.Generator().manual_seed(rng.getrandbits(32))
     light, hue = rng.choice((rng.uniform(.15, .4), rng.uniform(.6, .85))), rng.random()
@@ -220,19 +225,22 @@ def rle_decode(
     rle:dict,       # size and counts, as `rle_encode` gives them
 )->Tensor:          # (H,W) bool
     "Read COCO's uncompressed run lengths. Raises ValueError where they do not fill the picture."
+    for k in ('size', 'counts'):
+        if k not in rle: raise ValueError(f'rle is without {k!r}; expected size [H,W] and counts')
+    check('size pair int 0.., counts list int 0..', rle['size'], rle['counts'], where='rle')
     (h, w), counts = rle['size'], torch.tensor(rle['counts'])
     if counts.sum() != h*w: raise ValueError(f'the counts of a {h} x {w} mask must add up to {h*w}, not {int(counts.sum())}')
     return (torch.arange(len(counts)) % 2).bool().repeat_interleave(counts).reshape(w, h).T
 
 # %% ../nbs/02_toy.ipynb #25f463a2
-@checked
+@checked('seed int 0.., crowd 0..1, empty 0..1')
 def write_coco(
     dir:Path,               # folder to write to; made if it is missing
     n:int,                  # number of scenes
     seed:int=0,             # scene i has the seed `1_000_000*seed + i`
     size:int|tuple=128,     # side in pixels, or (height, width)
     digits:str='train',     # which handwritten digits: 'train' or 'val'
-    objects:tuple=(1,5),    # fewest and most objects in a scene
+    objects:tuple[int,int]=(1,5),   # fewest and most objects in a scene
     crowd:float=.15,        # share of scenes with a crowd
     empty:float=.03,        # share of scenes that show nothing but ground
 )->Path:                    # of the annotations, `dir/instances.json`; the pictures are in `dir/images`

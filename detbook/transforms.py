@@ -17,6 +17,14 @@ from .toy import mask_boxes
 from .tta import FLIPS
 
 # %% ../nbs/41_transforms.ipynb #f396e4b6
+def _check_sample(image, target, *need):
+    "Raise for a picture or target of another kind or shape; values are the business of `check_batch`."
+    check('image (C,H,W), target dict', image, target)
+    for k in need:
+        if k not in target: raise ValueError(f'target is without {k!r}; it has {", ".join(map(repr, target)) or "nothing"}')
+    check('image (C,H,W), boxes? (N,4), labels? int (N), masks? any (N,h,w), ignore? any (N), keypoints? (N,K,D)',
+          image, *map(target.get, ('boxes', 'labels', 'masks', 'ignore', 'keypoints')), where='target')
+
 @checked
 def fit_size(
     size:tuple,     # (H, W) of the picture
@@ -62,7 +70,7 @@ def _resize_to(new, antialias, image, target):
 
 class Resize:
     "Resize to fit within `scale`, times a random factor from `jitter`, and multiply `target['scale']` by the (x, y) factors."
-    @checked
+    @checked('scale pair >0.., jitter pair >0..')
     def __init__(self,
         scale:tuple=(1333, 800),    # limits of the longer and the shorter side, pixels
         jitter:tuple=(1., 1.),      # least and most of the random factor; (.1, 2.) is large-scale jitter
@@ -70,13 +78,14 @@ class Resize:
     ): self.scale, self.jitter, self.antialias = scale, jitter, antialias
 
     def __call__(self, image, target):
+        _check_sample(image, target)
         factor = torch.empty(()).uniform_(*self.jitter).item()
         return _resize_to(fit_size(image.shape[-2:], [s*factor for s in self.scale]), self.antialias, image, target)
 
 # %% ../nbs/41_transforms.ipynb #3aa7e74d
 class RandomResize:
     "Resize to fit within limits that are drawn for each picture, and multiply `target['scale']` by the (x, y) factors."
-    @checked
+    @checked('scales some pair >0.., jitter pair >0..')
     def __init__(self,
         scales:list,            # pairs of limits of the two sides, pixels: one of them is drawn
         between:bool=False,     # draw each limit anywhere between those of two pairs instead
@@ -98,6 +107,7 @@ class RandomResize:
         return tuple(max(int(s*factor), 1) for s in scale)
 
     def __call__(self, image, target):
+        _check_sample(image, target)
         scale = self.draw()
         new = fit_size(image.shape[-2:], scale) if self.keep_ratio else scale[::-1]
         return _resize_to(new, self.antialias, image, target)
@@ -111,7 +121,7 @@ def _mirrored(x, axes):
 
 class Flip:
     "Mirror with probability `p`; keypoints trade places by `pairs`. Raises ValueError for a pair of keypoints that are not there."
-    @checked
+    @checked('pairs? list pair int 0..')
     def __init__(self,
         p:float|list=.5,                    # probability, shared out evenly among the directions; or one for each
         pairs:list|None=None,               # (left, right) indices of keypoints that trade places; default: the target's own `flip_pairs`
@@ -122,10 +132,11 @@ class Flip:
         for w in ways:
             if w not in FLIPS or w is None: raise ValueError(f'Flip: there is no direction {w!r}{nearest(w, [f for f in FLIPS if f])}')
         each = list(p) if isinstance(p, (list, tuple)) else [p/len(ways)]*len(ways)
-        if len(each) != len(ways) or not 0 <= sum(each) <= 1 + 1e-9: raise ValueError(f'Flip: probabilities {each} for {", ".join(ways)}')
+        if len(each) != len(ways) or not 0 <= sum(each) <= 1 + 1e-9: raise ValueError(f'Flip: p is {p}; expected probabilities for {", ".join(ways)} whose sum is 0 to 1')
         self.ways = [(w, sum(each[:i+1])) for i,w in enumerate(ways)]
 
     def __call__(self, image, target):
+        _check_sample(image, target)
         drawn = torch.rand(()).item()
         axes = FLIPS[next((w for w, upto in self.ways if drawn < upto), None)]
         if not axes: return image, target
@@ -146,7 +157,7 @@ _WINDOWS = 'absolute', 'absolute_range', 'relative', 'relative_range'
 
 class Crop:
     "Cut a random window of at most `size`; a picture that is smaller in one direction keeps that side."
-    @checked
+    @checked('size pair >0..')
     def __init__(self,
         size:tuple,             # 'absolute': (H, W), pixels; 'absolute_range': (least, most) of both; 'relative': shares of H and W; 'relative_range': least shares
         kind:str='absolute',    # how the size of the window is found
@@ -154,6 +165,7 @@ class Crop:
         need:bool=False,        # answer None, for another picture, where no object is in the window
     ):
         if kind not in _WINDOWS: raise ValueError(f'Crop: there is no kind {kind!r}{nearest(kind, _WINDOWS) or "; there are " + ", ".join(_WINDOWS)}')
+        check('size pair int 1..' if kind.startswith('absolute') else 'size pair >0..1', size)
         self.size, self.kind, self.tight, self.need = size, kind, tight, need
 
     @checked
@@ -169,6 +181,7 @@ class Crop:
         return tuple(max(int(n*(s + u*(1-s)) + .5), 1) for n,s,u in zip((h, w), self.size, more))
 
     def __call__(self, image, target):
+        _check_sample(image, target, 'boxes')
         h, w = image.shape[-2:]
         high, wide = self.draw(h, w)
         top, left = int(torch.randint(h-high+1, ())), int(torch.randint(w-wide+1, ()))
@@ -206,13 +219,14 @@ def _join_proposals(boxes, scores):
 # %% ../nbs/41_transforms.ipynb #6b07a08d
 class Augment:
     "Run steps over (image, target) with all per-object fields in step, then drop objects that are no longer on the picture; None if a step gives None."
-    @checked
+    @checked('steps list callable')
     def __init__(self,
         steps:list,         # callables on (image, target): those of this chapter, or of torchvision.transforms.v2
         min_size:float=1.,  # objects whose box has become narrower or lower than this are dropped, pixels
     ): self.steps, self.min_size = list(steps), min_size
 
     def __call__(self, image, target):
+        _check_sample(image, target, 'boxes')
         n, target = len(target['boxes']), dict(target)
         proposals = target.pop('proposals', None)
         for k, v in target.items():
@@ -235,7 +249,7 @@ class Augment:
 # %% ../nbs/41_transforms.ipynb #2d3828fa
 class DropSmall:
     "Drop objects whose box is not wider and higher than `size`, or whose mask is too small."
-    @checked
+    @checked('size? pair 0.., area 0..')
     def __init__(self,
         size:tuple|None=(1., 1.),   # (width, height), pixels; None: any box will do
         area:float=0.,              # least area of a mask, pixels, where there are masks
@@ -243,6 +257,7 @@ class DropSmall:
     ): self.size, self.area, self.need = size, area, need
 
     def __call__(self, image, target):
+        _check_sample(image, target, 'boxes')
         keep = torch.ones(len(target['boxes']), dtype=torch.bool)
         if self.size is not None: keep &= (_sizes(target['boxes']) > torch.tensor(self.size)).all(1)
         if self.area and 'masks' in target: keep &= target['masks'].as_subclass(Tensor).flatten(1).sum(1) >= self.area
@@ -250,7 +265,7 @@ class DropSmall:
         return image, _rows(target, keep)
 
 # %% ../nbs/41_transforms.ipynb #66fb8efb
-@checked
+@checked('scale? pair >0.., flip 0..1, jitter pair >0.., crop? pair int 1.., flip_pairs? list pair int 0..')
 def train_transforms(
     scale:tuple|None=(1333, 800), # limits of the longer and the shorter side, pixels; None: leave the size as it is
     flip:float=.5,              # probability of mirroring
@@ -266,7 +281,7 @@ def train_transforms(
     return Augment([*extra, *size, Flip(flip, flip_pairs), *cut], min_size)
 
 # %% ../nbs/41_transforms.ipynb #c1f6fde6
-@checked
+@checked('scale? pair >0..')
 def test_transforms(
     scale:tuple|None=(1333, 800), # limits of the longer and the shorter side, pixels; None: leave the size as it is
 )->Augment:                     # callable on (image, target)
@@ -281,6 +296,8 @@ def original_size(
     target:dict,    # what `test_transforms` made: ori_size (H, W), scale (x, y), size (h, w)
 )->tuple:           # (H, W) of the original picture, at which `model.predict(images, sizes=...)` answers
     "Tell the size of the original picture; ValueError where more than a resize was done."
+    if 'ori_size' not in target: raise ValueError(f"target is without 'ori_size'; it has {', '.join(map(repr, target)) or 'nothing'}")
+    check('ori_size pair int 1.., scale? pair >0.., size? pair int 1..', target['ori_size'], target.get('scale'), target.get('size'), where='target')
     (h, w), scale = target['ori_size'], target.get('scale', (1., 1.))
     size  = target.get('size', (round(h*scale[1]), round(w*scale[0])))
     done  = [k for k in ('flipped', 'inverted', 'cropped') if target.get(k)]
@@ -295,6 +312,8 @@ def to_original(
     target:dict,    # what `test_transforms` made: ori_size (H, W), scale (x, y), size (h, w)
 )->dict:            # the same on the original picture; masks (N,H,W) bool
     "Carry predictions back to the original picture; ValueError where more than a resize was done."
+    if 'boxes' not in pred: raise ValueError(f"pred is without 'boxes'; it has {', '.join(map(repr, pred)) or 'nothing'}")
+    check('boxes (N,4), scores? (N), labels? int (N), masks? any (N,H,W), keypoints? (N,K,3)', *map(pred.get, ('boxes', 'scores', 'labels', 'masks', 'keypoints')), where='pred')
     (h, w), by = original_size(target), pred['boxes'].new_tensor(target.get('scale', (1., 1.)))
     out = dict(pred, boxes=pred['boxes'] / by.repeat(2))
     if 'keypoints' in pred: out['keypoints'] = torch.cat([pred['keypoints'][..., :2] / by, pred['keypoints'][..., 2:]], -1)

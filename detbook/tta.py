@@ -15,7 +15,9 @@ import torch
 from torch import nn, Tensor
 from torch.nn import functional as F
 from .core import checked, check, component
+from .batch import check_images
 from .nms import NMS
+from .detector import check_detections
 
 # %% ../nbs/31_tta.ipynb #93ad5720
 @checked
@@ -54,6 +56,7 @@ class View(NamedTuple):
             image = x.to(image.dtype) if image.is_floating_point() else x.round().clamp(0, 255).to(image.dtype)
         return image.flip(FLIPS[self.flip]) if self.flip else image
 
+    @checked
     def restore(self,
         points:Tensor,  # (...,2) x,y in the view, pixels
         seen:tuple,     # (h',w') of the view
@@ -124,6 +127,8 @@ def merge_views(
     "Carry the detections of all views to the picture and suppress doubles among them."
     check('found some dict, views some View, seen some pair >0.., size pair int 1.., suppress? callable, max_per_img int 1.., pairs list pair int 0..',
           found, views, seen, size, suppress, max_per_img, pairs)
+    check_detections(found, len(views), ('boxes', 'scores', 'labels'), 'found')
+    if len(seen) != len(views): raise ValueError(f'seen is a list of {len(seen)}; expected the size of each of the {len(views)} views')
     looks = list(zip(found, views, seen))
     boxes = torch.cat([restore_boxes(d['boxes'], v, s, size) for d,v,s in looks])
     scores, labels = (torch.cat([d[k] for d in found]) for k in ('scores', 'labels'))
@@ -145,8 +150,10 @@ def _views(scales, flips):
 @torch.no_grad()
 def _look(model, images, views, antialias, sizes, *how):
     "Detect in all views, carry what was found to images of the sizes wanted, and merge it as `how` says."
+    check_images(images)
     if sizes is None: sizes = [im.shape[-2:] for im in images]
     if len(sizes) != len(images): raise ValueError(f'sizes: found {sizes}, expected one pair (H,W) for each of the {len(images)} images')
+    check('sizes list pair int 1..', sizes)
     found, seen = [], []
     for v in views:
         shown = [v.show(im, antialias) for im in images]
@@ -184,6 +191,7 @@ class TestTimeAug(nn.Module):
     ):
         super().__init__()
         for s in scales: view_size((1, 1), s)
+        _views(scales, flips)
         for f in flips:
             if f not in FLIPS: raise ValueError(f'flips must be among {list(FLIPS)}, found {f!r}')
         self.model, self.scales, self.flips, self.suppress = model, tuple(scales), tuple(flips), suppress or NMS(.5)

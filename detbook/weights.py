@@ -17,7 +17,7 @@ from pathlib import Path
 from typing import NamedTuple
 import torch, torchvision
 from torch import Tensor, nn
-from .core import component, nearest, warn_once
+from .core import checked, component, nearest, warn_once
 from .batch import IMAGENET_MEAN, IMAGENET_STD, Preprocess
 from .anchors import AnchorGenerator, PointGenerator
 from .coder import DeltaCoder
@@ -102,6 +102,7 @@ def _without_eps(state, eps=1e-5):
     return {k: v - eps if k.endswith('running_var') else v for k,v in state.items()}
 
 # %% ../nbs/36_weights.ipynb #807a381e
+@checked
 def from_torchvision(
     tensors:dict,   # state of one of torchvision's five detectors
 )->dict:            # the same weights under the names, and in the order, of this book
@@ -159,6 +160,7 @@ def _sizes_last(x, anchors, shapes=3):
     return x.unflatten(0, (anchors//shapes, shapes, -1)).transpose(0, 1).flatten(0, 2)
 
 # %% ../nbs/36_weights.ipynb #adf8d0f6
+@checked
 def from_detectron2(
     tensors:dict,   # state of one of Detectron2's detectors, or of a backbone alone
 )->dict:            # the same weights under the names, and in the order, of this book
@@ -212,6 +214,7 @@ def _complete_norms(out, shift=None):
         out.setdefault(k[:-6] + 'running_var', torch.full_like(out[k], 1 - 1e-5))
     if shift is not None and 'backbone.bn1.weight' in out: out['backbone.bn1.running_mean'] = out['backbone.bn1.running_mean'] - shift
 
+@checked
 def from_detectron(
     tensors:dict,   # blobs of one of Detectron's detectors, or of a backbone alone
 )->dict:            # the same weights under the names, and in the order, of this book
@@ -231,6 +234,7 @@ def from_detectron(
 # %% ../nbs/36_weights.ipynb #e5333651
 _MARKS = dict(torchvision=r'backbone\.body\.', detectron2=r'(backbone\.(bottom_up\.)?)?(stem\.conv1|res2\.0)\.', detectron=r'res2_0_branch2a_w$')
 
+@checked
 def weights_kind(
     tensors:dict,   # weights by name
 )->str:             # 'torchvision', 'detectron2', 'detectron' or, for the names of this book, 'mmdetection'
@@ -238,6 +242,7 @@ def weights_kind(
     return next((kind for kind,mark in _MARKS.items() if any(re.match(mark, k) for k in tensors)), 'mmdetection')
 
 # %% ../nbs/36_weights.ipynb #aeb73e18
+@checked
 def convert(
     tensors:dict,   # weights by name, whoever's
 )->dict:            # under the names, and in the order, of this book
@@ -523,6 +528,7 @@ def _zoo_name(name):
     plain = _plain(str(name).rpartition('/')[2])
     return next((k for k,row in ZOO.items() if plain in (_plain(k), _plain(row.former), _plain(row.url.rpartition('/')[2]))), None)
 
+@checked
 def find_url(
     name:str,   # of published weights
 )->str|None:    # their address; None for what looks like a path
@@ -550,6 +556,7 @@ def _count(state):
 
 def _meta(metadata): return metadata['meta'] if isinstance(metadata.get('meta'), dict) else {}      # as mmdetection's files call it
 
+@checked
 def class_names(
     metadata:dict,      # what a file says beside its weights
     number:int,         # of classes
@@ -639,16 +646,19 @@ def _arch_of(path):
     return _zoo_name(name) or next((k for k,url in DETECTRON2.items() if _plain(k) == _plain(name) or url == name), None)
 
 # %% ../nbs/36_weights.ipynb #546376a7
+@checked
 def test_settings(
     cfg:dict|None,  # a whole config
 )->dict:            # the settings of its test data set, without the wrappers around it
     "Find the part of a config that says what its test data are."
     data = (cfg or {}).get('test_dataloader') or {}
+    if not isinstance(data, dict): raise ValueError(f'cfg: test_dataloader is {data!r:.60}; expected a dict')
     while isinstance(data.get('dataset'), dict): data = data['dataset']
     return data
 
 test_settings.__test__ = False      # pytest would take it for a test
 
+@checked
 def check_scale(
     scale:tuple|float|None, # limits of the longer and the shorter side, pixels; or a factor; None: as they are
     what:str='scale',       # what messages call it
@@ -659,6 +669,7 @@ def check_scale(
     if scale is None or (number(scale) and scale <= 16) or (pair and all(map(number, scale)) and min(scale) < math.inf): return scale
     raise ValueError(f'{what} must be a pair of limits of the sides, such as (1333, 800), or a factor of at most 16, not {str(scale)[:60]!r}')
 
+@checked
 def pipeline_scale(
     cfg:dict,               # a whole config
 )->tuple|float|None:        # limits of the sides, a factor, or None
@@ -671,6 +682,7 @@ def pipeline_scale(
                              'and pictures keep theirs here: pass scale=')
         return check_scale((step['scale'],)*2 if isinstance(step['scale'], int) else tuple(step['scale']), 'scale of Resize in the test pipeline')
 
+@checked
 def same_scale(
     a:tuple|float|None,     # a size of pictures
     b:tuple|float|None,     # another
@@ -679,6 +691,7 @@ def same_scale(
     pair = lambda s: tuple(sorted(s)) if isinstance(s, (tuple, list)) else 1. if s is None else s
     return pair(a) == pair(b)
 
+@checked
 def picture_size(
     name:str,               # of the weights: path, URL or published name
     cfg:dict|None=None,     # a config that was given with them
@@ -702,6 +715,7 @@ def picture_size(
     return ((1333, 800) if name in (*DETECTRON2, *DETECTRON2.values()) else None), True
 
 # %% ../nbs/36_weights.ipynb #d1928414
+@checked
 def load_detector(
     path:str,                   # path, URL or name of a checkpoint
     arch:str|None=None,         # what it was trained as; detbook's and mmdetection 3's files and published names need none
@@ -745,6 +759,7 @@ def load_detector(
     return model.eval()
 
 # %% ../nbs/36_weights.ipynb #0b468a37
+@checked
 def resize_note(
     model:nn.Module,    # a detector, perhaps with `test_scale` and `test_antialias`
 )->dict|None:           # what a file says of it: resize and antialias; None where the detector does not know
@@ -754,10 +769,11 @@ def resize_note(
     return dict(resize=list(scale) if isinstance(scale, (tuple, list)) else scale, antialias=model.test_antialias is not False)
 
 # %% ../nbs/36_weights.ipynb #9f8b5930
+@checked
 def save_mmdetection(
     path:str,               # file to write, by custom `.pth`
     model:nn.Module,        # a detector
-    classes:tuple=(),       # names, in the order of the labels
+    classes:tuple[str,...]=(),  # names, in the order of the labels
 )->Path:                    # the same path
     "Write a detector as a checkpoint of mmdetection's, whole or not at all."
     model = getattr(model, '_orig_mod', getattr(model, 'module', model))
