@@ -87,7 +87,7 @@ def _texts(n, labels, scores):
 # %% ../nbs/02_show.ipynb #6f30d09e
 @checked('width >0..')
 def show_boxes(
-    boxes:Tensor|list,      # (N,4) xyxy, pixels
+    boxes:Tensor|list,      # (...,4) xyxy, pixels: one, a row or a grid of them
     kind:str='truth',       # name in PALETTE, or a matplotlib colour; 'ignored' is dashed
     labels:list|str=None,   # N texts or numbers, written above the boxes
     scores:Tensor|list=None, # (N,) written behind the labels
@@ -99,7 +99,8 @@ def show_boxes(
     ax, color = _axes(ax), _color(kind)
     boxes = _numbers('boxes', boxes)
     if boxes.shape == (0,): boxes = boxes.reshape(0, 4)
-    check('boxes finite (N,4)', boxes)
+    check('boxes finite (...,4)', boxes)
+    boxes = boxes.reshape(-1, 4)
     size, width, far, bottom = 7.5*_scale(ax), width*_scale(ax), max(ax.get_xlim()), max(ax.get_ylim())
     halo  = [patheffects.withStroke(linewidth=width+1, foreground='white', alpha=.6)]
     dash, chip = '--' if kind == 'ignored' else '-', dict(facecolor=color, edgecolor='none', pad=.8, alpha=.85)
