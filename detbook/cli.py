@@ -102,7 +102,7 @@ def make_parser(
     return parser
 
 # %% ../nbs/00_cli.ipynb #b78440b4
-_HERE = Path(importlib.util.find_spec('detbook').origin).parent
+_HERE = Path(importlib.import_module('detbook').__path__[0])
 _LIBRARIES = {sysconfig.get_path(p) for p in ('stdlib', 'purelib', 'platlib')}     # what they raise, they did not raise about a word of the user's
 
 def is_slip(

@@ -239,7 +239,7 @@ def test_what_is_no_checkpoint(tmp_path):
 
 def test_notes_that_are_not_notes(tmp_path):
     from safetensors.torch import save_file
-    for notes in ('[1', '[]x', '3', 'null', '"x"', '[' * 100_000):
+    for notes in ('[1', '[]x', '3', 'null', '"x"', '[' * 100_000, '{"a":' * 50_000, '{"model": 1, "model": 2}', '{"a": ' + '9'*5000 + '}'):
         save_file({'w': torch.ones(1)}, tmp_path/'x.safetensors', metadata={'detbook': notes})
         with pytest.raises(ValueError) as error: read_checkpoint(tmp_path/'x.safetensors')
         one_sentence(error, 'x.safetensors')
@@ -248,6 +248,20 @@ def test_notes_that_are_not_notes(tmp_path):
         with pytest.raises(ValueError) as error: read_detector(tmp_path/'x.safetensors')
         one_sentence(error, 'x.safetensors')
     assert 'width' not in str(error.value) and 'widht' in str(error.value)
+
+W = dict(dtype='F32', shape=[4], data_offsets=[0, 16])
+HEADERS = {     # what the header says, with 16 bytes behind it
+    'deep': b'{"a":' + b'['*100_000, 'deep dict': b'{"a":' * 50_000 + b'1' + b'}' * 50_000, 'twice': b'{"w":{"dtype":"F32","shape":[4],"data_offsets":[0,16]},"w":{"dtype":"F32","shape":[2],"data_offsets":[0,8]}}', 'no UTF-8': b'{"\xff":1}', 'cut': json.dumps(dict(w=W)).encode()[:-5], 'empty': b'{}',
+    'overlapping': dict(a=dict(W, shape=[2], data_offsets=[0, 8]), b=dict(W, shape=[3], data_offsets=[4, 16])), 'shared': dict(a=W, b=W), 'outside': dict(w=dict(W, data_offsets=[0, 1600])), 'negative': dict(w=dict(W, data_offsets=[-16, 0])), 'reversed': dict(w=dict(W, data_offsets=[16, 0])), 'hole': dict(w=dict(W, shape=[2], data_offsets=[8, 16])),
+    'dtype': dict(w=dict(W, dtype='X9')), 'dtype 3': dict(w=dict(W, dtype=3)), 'huge': dict(w=dict(W, shape=[10**18])), 'huge and none': dict(w=W, z=dict(W, shape=[10**18, 10**18, 0], data_offsets=[16, 16])), 'overflow': dict(w=dict(W, shape=[2**32, 2**32])), 'shape -4': dict(w=dict(W, shape=[-4])), 'shape 4.': dict(w=dict(W, shape=[4.])), 'bytes': dict(w=dict(W, shape=[3])),
+    'trailing': dict(w=dict(W, shape=[2], data_offsets=[0, 8])), 'missing keys': dict(w=dict(shape=[4])), 'list': dict(w=[1]), 'metadata 3': dict(__metadata__=3, w=W), 'metadata of numbers': dict(__metadata__={'a': 3}, w=W)}
+@pytest.mark.parametrize('name', HEADERS)
+def test_hostile_headers(tmp_path, name):
+    head = HEADERS[name] if isinstance(HEADERS[name], bytes) else json.dumps(HEADERS[name]).encode()
+    for n in (len(head), len(head) + 10**6, 2*10**9, 2**64 - 1):
+        (tmp_path/'x.safetensors').write_bytes(n.to_bytes(8, 'little') + head + bytes(16))
+        with pytest.raises(ValueError) as error: read_checkpoint(tmp_path/'x.safetensors')
+        one_sentence(error, 'x.safetensors')
 
 # ---------------------------------------------------------------- loading
 

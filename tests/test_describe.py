@@ -234,9 +234,11 @@ def test_parts_that_do_not_fit_are_named(make, words):
     assert all(w in str(e.value) for w in words) and '\n' not in str(e.value), str(e.value)
 
 @pytest.mark.parametrize('change,word', [(lambda d: d['roi_head']['bbox_head'].update(fc_channels=10**9), 'asks for roi_head.bbox_head.shared_fcs'),
-    (lambda d: d['neck'].update(num_outs=10**9), 'num_outs'), (lambda d: d['rpn_head']['anchors'].update(scales=[8.]*10**5), 'more than 20,000 values'),
+    (lambda d: d['neck'].update(num_outs=10**9), 'num_outs'), (lambda d: d['rpn_head']['anchors'].update(scales=[8.]*10**5), 'more than 2,000 values'),
     (lambda d: d['roi_head'].update(bbox_extractor=dict(type='os.system')), 'os.system'), (lambda d: d['backbone'].update(depth='18'), 'depth'),
-    (lambda d: d.update(_format=99), 'format 99'), (lambda d: d.update(neck=dict(type='detbook.data.CocoDataset')), 'no component')])
+    (lambda d: d.update(_format=99), 'format 99'), (lambda d: d['neck'].update(out_channels=10**9), 'torch cannot make'), (lambda d: d['neck'].update(out_channels=10**30), 'the number 1000'), (lambda d: d['neck'].update(out_channels=float('nan')), 'the number nan'),
+    (lambda d: d['rpn_head']['anchors'].update(strides=[4]*10_000), '2,000 values'), (lambda d: d.update(_requires_grad=[1]), '_requires_grad'), (lambda d: d.update(neck=json.loads('['*900 + ']'*900)), 'nested more than 40'),
+    (lambda d: d.update(neck=dict(type='detbook.data.CocoDataset')), 'no component')])
 def test_hostile_descriptions_are_refused(tmp_path, change, word):
     from detbook.checkpoint import save_checkpoint
     m = SMALL['FasterRCNN']()
@@ -245,3 +247,13 @@ def test_hostile_descriptions_are_refused(tmp_path, change, word):
     path = save_checkpoint(tmp_path/'x.safetensors', m, {'model': d, 'classes': list('abcd')})
     with pytest.raises(ValueError, match=word): read_detector(path)
     with pytest.raises(ValueError, match=word), contextlib.redirect_stdout(io.StringIO()): load_detector(path)
+
+def test_hostile_notes_beside_a_description(tmp_path):
+    from detbook.checkpoint import save_checkpoint
+    m = SMALL['FasterRCNN']()
+    notes = lambda **more: save_checkpoint(tmp_path/'x.safetensors', m, {'model': describe(m), 'classes': list('abcd')} | more)
+    for classes in (3, {'a': 1}, [1, None], 'abcd'):
+        with pytest.raises(ValueError, match=r'x\.safetensors: its classes are'): read_detector(notes(classes=classes))
+        with contextlib.redirect_stdout(io.StringIO()): assert load_detector(notes(classes=classes)).classes == tuple(f'class {i}' for i in range(4))
+    with pytest.warns(UserWarning, match=r'x\.safetensors.*20,000 pixels'), contextlib.redirect_stdout(io.StringIO()): assert load_detector(notes(preprocessing={'resize': [10**9, 10**9]})).test_scale is None
+    with contextlib.redirect_stdout(io.StringIO()): assert load_detector(notes(meta='x', preprocessing=[1])).test_scale is None

@@ -48,7 +48,7 @@ def run(name, cells, space):
 
 def shorter(monkeypatch):
     "fastai's trainings of a few steps, an epoch of at least one."
-    import fastai.callback.schedule                                     # adds lr_find to the Learner
+    import fastai.callback.schedule  # noqa: F401 (adds lr_find to the Learner)
     from fastai.callback.core import CancelTrainException
     from fastai.learner import Learner
     fit, find, step = Learner.fit, Learner.lr_find, Learner.one_batch

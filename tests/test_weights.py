@@ -504,6 +504,11 @@ def test_round_trip_keeps_conventions(tmp_path):
     first = load_detector(tmp_path/'tv.pth', arch='retinanet_resnet50_fpn')
     detbook_convert(tmp_path/'tv.pth', str(tmp_path/'mm.pth'), arch='retinanet_resnet50_fpn')
     detbook_convert(tmp_path/'mm.pth', str(tmp_path/'own.safetensors'))
+    (tmp_path/'link.pth').symlink_to('mm.pth'); os.link(tmp_path/'own.safetensors', tmp_path/'hard.safetensors'); (tmp_path/'d').mkdir()
+    for source,out in (('mm.pth', 'mm.pth'), ('mm.pth', 'd/../mm.pth'), ('mm.pth', 'link.pth'), ('link.pth', 'mm.pth'), ('hard.safetensors', 'own.safetensors'), ('own.safetensors', 'own.safetensors')):
+        before = (tmp_path/source).read_bytes()
+        with pytest.raises(ValueError, match='would be replaced'): detbook_convert(str(tmp_path/source), str(tmp_path/out))
+        assert (tmp_path/source).read_bytes() == before
     image = torch.rand(3, 64, 96)*255
     wanted = first.predict([image])[0]
     assert len(wanted['boxes']) > 0
