@@ -88,7 +88,7 @@ class ConfigDict(dict):
     __slots__ = ('_spots', '_file')
     @checked
     def __init__(self,
-        values:dict|None=None,  # taken over as copies; or pairs of keys and values
+        values:dict|list|None=None, # taken over as copies; or pairs of keys and values
         /,
         **more,                 # further items
     ):
@@ -149,7 +149,7 @@ class ConfigDict(dict):
 
     @checked
     def update(self,
-        other:dict=(),  # takes precedence; or pairs of keys and values
+        other:dict|list=(), # takes precedence; or pairs of keys and values
         /,
         **more,         # takes precedence over both
     ):

@@ -215,11 +215,12 @@ def checked(
 
 def _checked(f, more={}):
     parameters = {n:p for n,p in inspect.signature(f).parameters.items() if p.kind not in (p.VAR_POSITIONAL, p.VAR_KEYWORD)}
+    by_place = {n for n,p in parameters.items() if p.kind is p.POSITIONAL_ONLY}     # a keyword of this name is one of `**more`
     names, wrapped = list(parameters), strict(f) if len(parameters) == len(inspect.signature(f).parameters) else f
     @functools.wraps(f)
     def look(*args, **kwargs):
         if not torch.compiler.is_compiling():
-            given = dict(zip(names, args)) | kwargs
+            given = dict(zip(names, args)) | {k: v for k,v in kwargs.items() if k not in by_place}
             _look_at(given, parameters)
             if more: _check((more[n], v) for n,v in given.items() if n in more)
         return wrapped(*args, **kwargs)

@@ -223,10 +223,10 @@ def test_a_swapped_part_leaves_the_other_settings():
     (lambda: models.RetinaNet(4, **trunk(), bbox_head=RetinaHead(4)), ('bbox_head', '256', '16')),
     (lambda: models.RetinaNet(4, **trunk(), bbox_head=RetinaHead(4, C)), ('bbox_head.anchors', '5 strides', '2 levels')),
     (lambda: models.FCOS(4, **trunk(), bbox_head=FCOSHead(4, C)), ('bbox_head.points', '5 strides', '2 levels')),
-    (lambda: models.FasterRCNN('4'), ("num_classes is '4'", 'int')), (lambda: models.FasterRCNN(4, neck='fpn'), ("neck is 'fpn'", 'Module')),
+    (lambda: models.FasterRCNN('4'), ("num_classes is '4'", 'whole number')), (lambda: models.FasterRCNN(4, neck='fpn'), ("neck is 'fpn'", 'Module')),
     (lambda: BoxHead(num_classes=0), ('num_classes is 0', '1 or more')), (lambda: BoxHead(in_channels=-256), ('in_channels is -256',)),
-    (lambda: MaskHead(num_convs=1.5), ('num_convs is 1.5', 'int')), (lambda: RPNHead(256, sampler='random'), ("sampler is 'random'",)),
-    (lambda: AnchorGenerator(strides=('4', '8')), ('strides', 'numbers')), (lambda: DetectionFilter(score_thr='0.5'), ("score_thr is '0.5'", 'float')),
+    (lambda: MaskHead(num_convs=1.5), ('num_convs is 1.5', 'whole number')), (lambda: RPNHead(256, sampler='random'), ("sampler is 'random'",)),
+    (lambda: AnchorGenerator(strides=('4', '8')), ('strides', 'whole number')), (lambda: DetectionFilter(score_thr='0.5'), ("score_thr is '0.5'", 'a number')),
     (lambda: NMS(iou=50), ('iou is 50', '0 to 1')), (lambda: Preprocess(std=(0., 1., 1.)), ('std', 'more than 0')), (lambda: models.RPN(3), ('num_classes is 3',)),
     (lambda: models.FasterRCNN(4, mean=(0, 0, 0)), ("no argument 'mean'",))])
 def test_parts_that_do_not_fit_are_named(make, words):

@@ -315,7 +315,7 @@ def test_pictures_of_odd_kinds(tmp_path):
 
 @pytest.mark.parametrize('model', ['own.safetensors', None, nn.Linear(2, 2), torch.zeros(3, 8, 8)], ids=lambda m: type(m).__name__)
 def test_no_detector(model):
-    with pytest.raises(TypeError, match='no detector|expected Module') as e: inference_detector(model, canvas(8, 8))
+    with pytest.raises(TypeError, match='no detector|expected a Module') as e: inference_detector(model, canvas(8, 8))
     assert one_sentence(e)
 
 def test_wrapped_detectors():
