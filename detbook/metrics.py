@@ -25,7 +25,7 @@ from .show import label_color, panels
 # %% ../nbs/34_metrics.ipynb #fd1fa092
 @checked
 def encode_mask(
-    mask:Tensor,    # (H,W) bool or whole numbers; also an array
+    mask:Tensor|np.ndarray, # (H,W) bool or whole numbers
 )->dict:            # size [H, W], counts as text
     "Encode a mask as compressed run lengths that JSON can hold; ValueError for another shape, or for fractions."
     m = torch.as_tensor(mask).detach().cpu()

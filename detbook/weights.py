@@ -721,7 +721,7 @@ def load_detector(
     arch:str|None=None,         # what it was trained as; detbook's and mmdetection 3's files and published names need none
     num_classes:int|None=None,  # another number than the file's: the predictors start anew
     own:tuple=(),               # components of yours that a file of detbook's contains
-    classes:tuple|None=None,    # names of your own classes, in the order of the labels; None: the file's, as long as there are as many
+    classes:tuple|str|None=None,    # names of your own classes, in the order of the labels; None: the file's, as long as there are as many
 )->nn.Module:                   # in eval mode, with `classes`, `test_scale`, `test_antialias`; `notes`, what the file says beside its weights; `cfg`, the config inside of it
     "Build a detector and load its weights, whoever's, and print what became of every key; ValueError where the two do not fit."
     classes = (classes,) if isinstance(classes, str) else tuple(map(str, classes or ()))

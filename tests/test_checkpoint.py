@@ -490,10 +490,10 @@ def test_save_detector_checks(tmp_path):
     good = path.read_bytes()
     notes = read_checkpoint(path).metadata
     assert notes['preprocessing'] == {'mean': [1., 2., 3.]} and notes['classes'] == ['a', 'b'] and notes['detbook'] and notes['model']['num_classes'] == 2
-    with pytest.raises(ValueError, match='2 classes, and 3 names'): save_detector(path, net, 'abc')
-    with pytest.raises(ValueError, match='JSON'): save_detector(path, net, 'ab', {'resize': torch.Size})
+    with pytest.raises(ValueError, match='2 classes, and 3 names'): save_detector(path, net, tuple('abc'))
+    with pytest.raises(ValueError, match='JSON'): save_detector(path, net, tuple('ab'), {'resize': torch.Size})
     net.fc_cls = nn.Linear(4, 9)
-    with pytest.raises(ValueError, match='changed after it was built'): save_detector(path, net, 'ab')
+    with pytest.raises(ValueError, match='changed after it was built'): save_detector(path, net, tuple('ab'))
     assert path.read_bytes() == good
     state = read_checkpoint(path)
     for change in ({'fc_cls.bias': torch.zeros(9)}, {'extra': torch.zeros(1)}):
@@ -507,7 +507,7 @@ def test_random_numbers_are_left_alone(tmp_path):
     torch.manual_seed(5)
     expected = torch.rand(3)
     torch.manual_seed(5)
-    save_detector(tmp_path/'d.safetensors', net, 'ab')
+    save_detector(tmp_path/'d.safetensors', net, tuple('ab'))
     read_detector(tmp_path/'d.safetensors', own=[Wrap])
     assert torch.equal(torch.rand(3), expected)
 

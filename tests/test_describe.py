@@ -119,7 +119,7 @@ def test_changes_that_no_argument_describes_are_named(tmp_path):
     def refused(change, word):
         m = SMALL['MaskRCNN']()
         change(m)
-        with pytest.raises(ValueError, match=word): save_detector(tmp_path/'x.safetensors', m, 'abcd')
+        with pytest.raises(ValueError, match=word): save_detector(tmp_path/'x.safetensors', m, tuple('abcd'))
         assert not list(tmp_path.iterdir())
     refused(lambda m: setattr(m.backbone.bn1, 'eps', 1e-3), r'backbone\.bn1\.eps is 0\.001')
     refused(lambda m: setattr(m.backbone.layer1[0], 'frozen_stats', True), r'backbone\.layer1\.0\.frozen_stats')
@@ -132,7 +132,7 @@ def test_changes_that_no_argument_describes_are_named(tmp_path):
 def test_frozen_parameters_come_back(tmp_path):
     m = SMALL['FasterRCNN']()
     for p in m.roi_head.parameters(): p.requires_grad_(False)
-    again = read_detector(save_detector(tmp_path/'x.safetensors', m, 'abcd'))[0]
+    again = read_detector(save_detector(tmp_path/'x.safetensors', m, tuple('abcd')))[0]
     assert {k for k,p in again.named_parameters() if not p.requires_grad} == {k for k,p in m.named_parameters() if not p.requires_grad}
 
 def test_a_loader_gives_what_was_set(tmp_path):
@@ -141,7 +141,7 @@ def test_a_loader_gives_what_was_set(tmp_path):
     m.roi_head.test_filter.score_thr, m.roi_head.test_filter.iou, m.rpn_head.test_filter.nms_pre = .01, .3, 77
     m.roi_head.bbox_head.coder.stds, m.preprocess.pad_divisor, m.roi_head.mask_head.threshold = (.2,.2,.2,.2), 8, .4
     m.preprocess.mean.fill_(100.)
-    path = save_detector(tmp_path/'x.safetensors', m, 'abcd')
+    path = save_detector(tmp_path/'x.safetensors', m, tuple('abcd'))
     with contextlib.redirect_stdout(io.StringIO()): loaded = [read_detector(path)[0], load_detector(path)]
     for again in loaded:
         for a, b in zip(m.predict([image]), again.predict([image])):

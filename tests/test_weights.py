@@ -360,7 +360,7 @@ def test_the_frame_in_training_is_kept(tmp_path):
                   load_detector(save_mmdetection(tmp_path/'theirs.pth', model, COCO)), load_detector(tmp_path/'own.safetensors', num_classes=2)):
         assert again.preprocess.train_size == (640, 512)
         assert describe(again) == {**describe(model), **(dict() if again.num_classes == 80 else dict(num_classes=2, bbox_head={**describe(model)['bbox_head'], 'num_classes': 2}))}
-    save_detector(tmp_path/'none.safetensors', small(), 'abc')
+    save_detector(tmp_path/'none.safetensors', small(), tuple('abc'))
     assert load_detector(tmp_path/'none.safetensors').preprocess.train_size is None
     for path in ('own.safetensors', 'none.safetensors'): assert load_detector(tmp_path/path).notes == read_checkpoint(tmp_path/path).metadata
 
@@ -481,7 +481,7 @@ def test_conventions_are_described(arch):
 
 def test_convert_with_names(tmp_path, capsys):
     "--classes: kept in either kind of file; another number of them, or names for what has no classes, is refused before anything is written."
-    save_detector(tmp_path/'own.safetensors', small(), 'abc')
+    save_detector(tmp_path/'own.safetensors', small(), tuple('abc'))
     for out in ('out.pth', 'out.safetensors'):
         words = [str(tmp_path/'own.safetensors'), str(tmp_path/out), '--classes', 'cat', 'big dog', 'bird']
         assert run_command(detbook_convert, words) == 0
