@@ -985,7 +985,7 @@ class Config(ConfigDict):
 
     @checked
     def override(self,
-        settings:list[str],  # texts such as 'model.backbone.depth=101' or 'train_pipeline.2.scale=666,400'
+        settings:list[str]|str, # texts such as 'model.backbone.depth=101' or 'train_pipeline.2.scale=666,400'
     ):
         "Change values as on a command line; what was there says what the text means. Raises ConfigError for a path that leads nowhere."
         for text in [settings] if isinstance(settings, str) else settings:

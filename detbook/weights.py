@@ -559,7 +559,7 @@ def _meta(metadata): return metadata['meta'] if isinstance(metadata.get('meta'),
 @checked
 def class_names(
     metadata:dict,      # what a file says beside its weights
-    number:int,         # of classes
+    number:int|None,    # of classes; None: an RPN tells none apart
     arch:str|None=None, # what the weights were trained as: torchvision numbers COCO's classes in its own way
     places:tuple=(),    # more dicts that may hold `classes`, to be asked after the file: parts of a config
 )->tuple:               # names, in the order of the labels
