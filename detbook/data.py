@@ -415,7 +415,6 @@ def check_mask(
     return (good, bad) if good else (None, [('bad mask', words) for _, words in bad])
 
 # %% ../nbs/32_data.ipynb #92c56be7
-@checked
 def segmentation_to_rle(
     segmentation:list|dict, # COCO's: a list of polygons, or run lengths as a dict (compressed or not)
     height:int,             # of the picture, pixels

@@ -658,7 +658,6 @@ def test_settings(
 
 test_settings.__test__ = False      # pytest would take it for a test
 
-@checked
 def check_scale(
     scale:tuple|float|None, # limits of the longer and the shorter side, pixels; or a factor; None: as they are
     what:str='scale',       # what messages call it
