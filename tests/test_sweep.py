@@ -647,7 +647,7 @@ def says(x, message):
     if isinstance(x, (list, tuple)) and x and type(x[0]).__name__.lower() in m: return True
     return type(x).__name__ in m or str(len(x)) in m or any(str(i).lower() in m for i in (x.values() if isinstance(x, dict) else x)) if hasattr(x, '__len__') else True
 
-ALSO = dict(settings=['--set'], preds=['prediction', 'predictions'], classes=['category', 'class'], path=['the config has no'], names=['named'], prefix=['below'], size=['height'], segmentation=['polygon'], source=['picture'], imgs=['picture'], rest=['state'], env=['environment variable'], want=['sizes'], weights=['weights_backbone'], feats=['feature maps', 'levels'], f=['check does not understand'])      # what a message may call an argument
+ALSO = dict(settings=['set'], preds=['prediction', 'predictions'], classes=['category', 'class'], path=['the config has no'], names=['named'], prefix=['below'], size=['height'], segmentation=['polygon'], source=['picture'], imgs=['picture'], rest=['state'], env=['environment variable'], want=['sizes'], weights=['weights_backbone'], feats=['feature maps', 'levels'], f=['check does not understand'])      # what a message may call an argument
 OURS = str(Path(detbook.__file__).parent)
 def is_clear(e, name, x, what, params=()):
     message = str(e)
