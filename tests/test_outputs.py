@@ -4,7 +4,8 @@ from pathlib import Path
 import numpy as np, pytest, torch
 from PIL import Image
 from detbook.checkpoint import save_detector
-from detbook.cli import free_path, never_over, place_below, run_command
+from detbook.cli import run_command
+from detbook.outputs import free_path, never_over, place_below
 from detbook.inference import detbook_predict, init_detector, inference_detector, show_result
 from detbook.models import faster_rcnn, mask_rcnn
 from detbook.testing import read_results, test as run

@@ -149,7 +149,7 @@ def test_fast_rcnn_reads_them(folder, rpn, tmp_path, suffix):
     result = run(path, tmp_path/'fast.safetensors', out=tmp_path/'found.pkl')
     found = read_results(tmp_path/'found.pkl')
     assert len(found) == 7 and all(len(f) == 4 for f in found) and any(len(a) for f in found for a in f)
-    assert isinstance(result.stats['bbox_mAP'], float)      # of untrained weights: 0 or nearly
+    assert 0 <= result.stats['bbox_mAP'] <= 1
     with pytest.raises(ValueError, match='needs a file|proposal_file'): run(path, tmp_path/'fast.safetensors', set=['test_dataloader.dataset.proposal_file=None'])
     class Trap:
         def __reduce__(self): return os.mkdir, (str(tmp_path/'sprung'),)
