@@ -9,14 +9,13 @@ __all__ = ['ConfigError', 'Origin', 'ConfigDict', 'Config', 'ConfigPart', 'build
            'build_detector', 'load_own', 'build_tta']
 
 # %% ../nbs/31_config.ipynb #447c115f
-import ast, difflib, importlib.util, inspect, itertools, json, keyword, math, operator, os, re, sys, warnings
-from collections import Counter
+import ast, difflib, importlib.util, inspect, json, keyword, math, operator, os, re, sys, warnings
 from pathlib import Path
 from typing import NamedTuple
 from torch import nn
 from .core import checked, nearest, warn_once
 from .batch import Preprocess
-from .checkpoint import Budget, shown
+from .checkpoint import Budget, DoubleKey, folder_names, parse_json, shown
 from .anchors import AnchorGenerator, PointGenerator, octave_scales
 from .coder import DeltaCoder, DistanceCoder
 from .assign import Matcher, RandomSampler, HardSampler, EverySampler
@@ -657,18 +656,15 @@ def _with_bases(own, lines, path, budget, load):
 def _read_json(text, path, budget, load):
     text = _marked(text)
     r = _Runner(f'({text})', path, dict(true=True, false=False, null=None, NaN=math.nan, Infinity=math.inf), budget)
-    twice = []
-    def once(pairs):
-        twice.extend(k for k,n in Counter(k for k,_ in pairs).items() if n > 1)
-        return dict(pairs)
-    try: own = json.loads(text, object_pairs_hook=once)
+    try: own, twice = parse_json(text), None
+    except DoubleKey as e: twice = e.key
     except (ValueError, RecursionError) as e: raise _failed(path, e) from None
     try:
         with warnings.catch_warnings():
             warnings.simplefilter('ignore')
             tree = _parse(f'({text})', path, 'eval').body
     except ConfigError: tree = None     # JSON that is no Python: its lines are not known
-    if twice: raise ConfigError(f'{path}, line {_second(tree, twice[0])}: {shown(repr(twice[0]))} is given twice')
+    if twice is not None: raise ConfigError(f'{path}, line {_second(tree, twice)}: {shown(repr(twice))} is given twice')
     if tree and repr(same := r.run(tree)) == repr(own): own = same
     return _with_bases(own, r.lines, path, budget, load)
 
@@ -736,17 +732,11 @@ def _read_yaml(text, path, budget, load):
     return _with_bases(own, lines, path, budget, load)
 
 # %% ../nbs/31_config.ipynb #9d2c56ec
-def _files(folder):
-    "Names in a folder, to find the nearest; in one of millions, some of them."
-    try:
-        with os.scandir(folder) as entries: return [e.name for e in itertools.islice(entries, 2000)]
-    except (OSError, ValueError): return []
-
 def _missing(found, where):
     "Say that a base is not there, and which is near."
     if os.path.lexists(found): raise ConfigError(f'{where}: this is no regular file')
     own = recipe_name(found.stem)
-    raise ConfigError(f'{where}: there is no such file' + (f'; but there is a recipe: _base_ = {own!r}' if own else nearest(found.name, _files(found.parent))))
+    raise ConfigError(f'{where}: there is no such file' + (f'; but there is a recipe: _base_ = {own!r}' if own else nearest(found.name, folder_names(found.parent))))
 
 def _packaged(name, where):
     "A file of an installed package: its configs lie in `.mim/configs` or `configs`."
@@ -955,7 +945,7 @@ class Config(ConfigDict):
         if not (there := os.path.isfile(full)) and not name:
             if os.path.lexists(full): raise ConfigError(f'{path} is no regular file, and no config')
             own = recipe_name(path.stem)
-            hint = f'; there is a recipe {own!r}' if own else nearest(path.name, _files(full.parent) + recipe_names())
+            hint = f'; there is a recipe {own!r}' if own else nearest(path.name, folder_names(full.parent) + recipe_names())
             raise FileNotFoundError(f'there is no config {shown(repr(path.name))}, no file and no recipe{hint}')
         node = _settings(_read(full if there else name, _Budget()))
         cfg = Config._again(node, node._spots, str(full) if there else name)

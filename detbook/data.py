@@ -22,6 +22,7 @@ from PIL import Image
 from torch import Tensor
 from torchvision import tv_tensors
 from .core import check, checked, nearest, warn_once
+from .checkpoint import DoubleKey, parse_json
 from .show import show_target
 
 # %% ../nbs/33_data.ipynb #8f823344
@@ -212,15 +213,6 @@ def _some(names, n=8): return ', '.join(map(str, names[:n])) + (f', ... ({len(na
 def _name(source): return str(source) if isinstance(source, (str, os.PathLike)) else f'the given {type(source).__name__}'
 
 # %% ../nbs/33_data.ipynb #417b5dc7
-class _Twice(ValueError): pass
-
-def _unique(pairs):
-    d = dict(pairs)
-    if len(d) < len(pairs):
-        twice = Counter(k for k,_ in pairs).most_common(1)[0][0]
-        raise _Twice(f'the key {_show(repr(twice))} stands twice in one object, and only one of the two values could be read')
-    return d
-
 @checked
 def read_json(
     path:str|Path,  # of a file
@@ -228,9 +220,9 @@ def read_json(
     "Read a JSON file; ValueError says in one sentence what is wrong: no JSON, a key that stands twice, nested too deeply."
     if not Path(path).is_file(): raise FileNotFoundError(f'{path}: no such file')
     text = Path(path).read_bytes()
-    try: return json.loads(text, object_pairs_hook=_unique)
+    try: return parse_json(text)
     except RecursionError: raise ValueError(f'{path}: its {len(text)} bytes are nested too deeply to be read') from None
-    except _Twice as e: raise ValueError(f'{path}: {e}') from None
+    except DoubleKey as e: raise ValueError(f'{path}: {e}') from None
     except ValueError as e: raise ValueError(f'{path}: not JSON ({e}); its {len(text)} bytes begin with {text[:24]!r}') from None
 
 # %% ../nbs/33_data.ipynb #cfa93129

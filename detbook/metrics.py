@@ -102,9 +102,17 @@ def _results(preds):
     if isinstance(preds, (str, Path)):
         if not Path(preds).is_file(): raise FileNotFoundError(f'{name}: no such file of predictions')
         preds = read_json(preds)
-        if not isinstance(preds, list): raise ValueError(f'{name}: expected a COCO results list, found {_kind(preds)}')
+        if not isinstance(preds, list): raise ValueError(f'{name}: expected a COCO results list, found {_kind(preds)}{_TURNED * ("annotations" in preds if isinstance(preds, dict) else False)}')
     if not isinstance(preds, (list, tuple, dict)): raise ValueError(f'{name}: expected a COCO results list, found {_kind(preds)}')
     return preds if isinstance(preds, dict) else list(preds), name
+
+_TURNED = ': these look like the truths'
+
+def _held(preds):
+    "The metrics that results are for."
+    if isinstance(preds, dict): return 'proposal_fast',
+    holds = lambda key: any(isinstance(p, dict) and p.get(key) for p in preds)
+    return 'bbox', *['segm']*holds('segmentation'), *['keypoints']*holds('keypoints')
 
 def _kind(x): return 'a dict with ' + (', '.join(repr(k)[:30] for k in list(x)[:4]) or 'nothing') if isinstance(x, dict) else f'a {type(x).__name__}'
 
@@ -399,20 +407,22 @@ def _number(d, preds, boxes, cats, sizes):
 def evaluate(
     truth:CocoDataset|str|Path|dict,    # a CocoDataset, the path of an instances json, or its content as a dict
     preds:list|str|Path|dict,           # a COCO results list, or the path of one; for proposals also {image_id: (P,5) xyxy and score}
-    metrics:tuple|str=('bbox',),        # any of 'bbox', 'segm', 'keypoints', 'proposal', 'proposal_fast'
+    metrics:tuple|str|None=('bbox',),   # any of 'bbox', 'segm', 'keypoints', 'proposal', 'proposal_fast'; None: what the results hold
     max_dets:int|None=None,             # detections counted for each picture and class; default: 100, and 20 for keypoints, as COCO
     sigmas:list|float|None=None,        # tolerance of each keypoint, a share of the object's size; default: COCO's, for 17 keypoints
     proposal_nums:tuple=(100, 300, 1000),   # proposals counted for each picture
 )->Result:                              # stats, per class figures, table, curves
     "Measure COCO's average precision and recall; ValueError names a result that does not fit the truths."
-    start, metrics = time.time(), [metrics] if isinstance(metrics, str) or not isinstance(metrics, (list, tuple)) else list(metrics)
+    start, (preds, pname) = time.time(), _results(preds)
+    if metrics is None: metrics = _held(preds)
+    metrics = [metrics] if isinstance(metrics, str) else list(metrics)
     for m in metrics:
         if not isinstance(m, str) or m not in _NEEDS: raise ValueError(f'there is no metric {m!r}{nearest(str(m), _NEEDS)}; there are: {", ".join(_NEEDS)}')
     if not metrics: raise ValueError(f'metrics is empty; there are: {", ".join(_NEEDS)}')
     whole = lambda n: isinstance(n, (int, np.integer)) and not isinstance(n, bool) and n >= 1
     if max_dets is not None and not whole(max_dets): raise ValueError(f'max_dets must be a whole number of at least 1, not {max_dets!r}')
     if not isinstance(proposal_nums, (list, tuple)) or not proposal_nums or not all(map(whole, proposal_nums)): raise ValueError(f'proposal_nums must be numbers of at least 1, not {proposal_nums!r}')
-    (d, name), (preds, pname), keys = _truth(truth), _results(preds), [_NEEDS[m] for m in metrics]
+    (d, name), keys = _truth(truth), [_NEEDS[m] for m in metrics]
     for key in ('images', 'categories'):
         for r in d[key]:
             if plain_id(r.get('id')) is None: raise ValueError(f"{name}: one of its {key} has the id {_short(r.get('id'))}, expected a number or a text")

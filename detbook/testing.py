@@ -463,13 +463,7 @@ def detbook_eval(
     "Measure a file of results. ValueError or FileNotFoundError name the file, the row and what does not fit."
     if Path(results).suffix != '.json': raise ValueError(f'{results}: COCO results are a .json file; detbook_test measures what it writes as .pkl')
     never_over(out, [results, annotations], '--out')
-    rows = read_results(results)
-    if not isinstance(rows, list): raise ValueError(f'{results} holds {"an object" if isinstance(rows, dict) else type(rows).__name__}; expected a list of results' +
-                                                    ('; it looks like annotations: the results come first' if isinstance(rows, dict) and 'annotations' in rows else ''))
-    held = lambda key: any(isinstance(r, dict) and r.get(key) for r in rows)
-    metrics = tuple(eval or ()) or ('bbox', *['segm']*held('segmentation'), *['keypoints']*held('keypoints'))
-    check_metrics(metrics, None)
-    result = evaluate(annotations, results, metrics, sigmas=sigmas)
+    result = evaluate(annotations, results, tuple(eval) if eval else None, sigmas=sigmas)
     print(result)
     if out:
         with whole_file(out) as part: Path(part).write_text(json.dumps(dict(results=str(results), annotations=str(annotations)) | result.to_dict(), indent=1, allow_nan=False))

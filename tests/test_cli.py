@@ -46,7 +46,7 @@ def folder(tmp_path_factory):
     ('detbook_train none.py', 'none.py'), ('detbook_train cut.py', 'cut.py, line 1'), ('detbook_train cut.json', 'cut.json, line 1'), ('detbook_train toy', 'toy is a directory'),
     ('detbook_train retinanet_r50_fpn_1x_coco --gpus 0', 'gpus is 0'), ('detbook_train retinanet_r50_fpn_1x_coco --lr 3', 'no flag --lr (--help'), ('detbook_train rpn_r50_fpn_1x_coco --seeed 3', "'--seed'"),
     ('detbook_test cut.json d.safetensors', 'cut.json'), ('detbook_test toy/instances.json cut.pth', 'cut.pth'), ('detbook_eval cut.json toy/instances.json', 'cut.json: not JSON'),
-    ('detbook_eval lacks.json toy/instances.json', "lacks 'category_id'"), ('detbook_eval toy/instances.json rows.json', 'the results come first'), ('detbook_eval rows.json toy/instances.json --out rows.json', '--out'),
+    ('detbook_eval lacks.json toy/instances.json', "lacks 'category_id'"), ('detbook_eval toy/instances.json rows.json', 'these look like the truths'), ('detbook_eval rows.json toy/instances.json --out rows.json', '--out'),
     ('detbook_eval rows.json toy/instances.json --eval box', "'bbox'"), ('detbook_eval rows.json toy/instances.json --eval segm', 'segmentation'), ('detbook_convert cut.pth o.safetensors', 'cut.pth'),
     ('detbook_convert d.safetensors o.xyz', 'o.xyz'), ('detbook_predict toy/images d.safetensors --device tpu', "'tpu'")])
 def test_slips_are_one_sentence(folder, monkeypatch, capsys, words, expected):

@@ -362,6 +362,7 @@ calls('checkpoint',
     read_checkpoint=lambda w: dict(path=w.saved), find_weights=lambda w: dict(source=w.saved), read_weights=lambda w: dict(source=w.saved), load_checkpoint=lambda w: dict(model=w.mask, source=w.saved),
     save_checkpoint=lambda w: dict(path=w.folder/'c.safetensors', model=nn.Linear(2, 2), metadata=dict(a='b')),
     Budget=lambda w: dict(units=3, error=lambda n: ValueError(f'{n} units')), Budget__spend=lambda w: (new('checkpoint.Budget', units=3, error=lambda n: ValueError(f'{n} units')), dict(n=1)), check_file=lambda w: dict(path=w.saved),
+    folder_names=lambda w: dict(folder=w.folder), parse_json=lambda w: dict(text='{"a": 1}'), DoubleKey=lambda w: dict(key='a'),
     file_budget=lambda w: dict(path=w.saved), notes_budget=lambda w: dict(path=w.saved), read_arrays=lambda w: dict(path=w.pickle), shown=lambda w: dict(text='a', n=9), Checkpoint=lambda w: dict(tensors=dict(a=torch.ones(1)), path='a', kind='b', metadata={}))
 def told(w): return importlib.import_module('detbook.describe').describe(w.mask)
 calls('describe',
