@@ -17,12 +17,13 @@ from torchvision.models.detection import MaskRCNN as TorchvisionMaskRCNN
 from torchvision.models import resnet50
 from torchvision.models.detection.backbone_utils import BackboneWithFPN
 from torchvision.ops.misc import FrozenBatchNorm2d
-from .core import count_syncs
+from .core import checked, count_syncs
 from .toy import scene, CLASSES
 from .models import mask_rcnn
 from .checkpoint import whole_file
 
 # %% ../nbs/38_bench.ipynb #d29adf08
+@checked('batch int 1..')
 def toy_batch(
     batch:int,      # images
     size:int,       # their side, pixels
@@ -89,6 +90,7 @@ def time_in_turn(
     return seconds
 
 # %% ../nbs/38_bench.ipynb #7dc72efd
+@checked
 def kept_bytes(
     model:nn.Module,    # whose parameters and buffers are not counted
     forward:Callable,   # called without arguments; runs the model and returns what backward starts from
@@ -138,6 +140,7 @@ def bench_table(
     return '\n'.join(lines)
 
 # %% ../nbs/38_bench.ipynb #9b1f5cb5
+@checked('size int 1.., batch int 1.., channels int 1.., repeats int 1..')
 def detbook_bench(
     size:int=320,           # side of the square images, pixels
     batch:int=2,            # images a step
@@ -148,8 +151,6 @@ def detbook_bench(
     out:str|None=None,      # JSON file to write
 )->dict:                    # medians in seconds, MB kept, ratios, counts of data-dependent operations, versions
     "Time Mask R-CNN R-50-FPN beside torchvision's: one training step, one inference call."
-    for name,value in dict(size=size, batch=batch, channels=channels, repeats=repeats).items():
-        if value < 1: raise ValueError(f'{name} must be at least 1, not {value}')
     device = torch.device(device or ('cuda' if torch.cuda.is_available() else 'cpu'))
     if threads: torch.set_num_threads(threads)
     torch.manual_seed(0)

@@ -14,7 +14,6 @@ from collections import Counter, deque
 from collections.abc import Callable, Iterable, Iterator
 from concurrent.futures import Future, ThreadPoolExecutor
 from functools import partial
-from numbers import Integral, Real
 from pathlib import Path
 from types import SimpleNamespace
 from typing import NamedTuple
@@ -22,7 +21,7 @@ import numpy as np, torch, torch.nn.functional as nnf, torchvision.transforms.v2
 from fastcore.basics import patch
 from PIL import Image
 from torch import Tensor, nn
-from .core import component, nearest, strict, warn_once
+from .core import check, checked, component, nearest, warn_once
 from .show import label_color, show_boxes, show_image, show_keypoints, show_masks
 from .toy import mask_boxes
 from .nms import NMS, nms_groups
@@ -73,13 +72,13 @@ def _device(device):
         raise ValueError(f'device {device!r} is not to be had here; there is {", ".join(there)}') from None
 
 # %% ../nbs/37_inference.ipynb #c5a31320
-@strict
+@checked
 def init_detector(
     config:str|Path|dict|None,          # path, name or content of a config; torchvision's or Detectron2's name; or weights that need none
     checkpoint:str|Path|None=None,      # path, URL or name of weights
     device:str|torch.device|None=None,  # None: a GPU if there is one
     cfg_options:dict|None=None,         # changes to the config: {'model.roi_head.bbox_head.num_classes': 3}
-    classes:list|None=None,             # names; None: those of the weights or the config, or COCO's
+    classes:list[str]|None=None,        # names; None: those of the weights or the config, or COCO's
     scale:tuple|float|None=None,        # limits of the sides of pictures, or a factor; None: as the weights or the config say
     own:tuple=(),                       # classes of yours that the config, or a file of detbook's, names
 )->nn.Module:                           # in eval mode, with `classes`, `test_scale`, `test_antialias`, `cfg`
@@ -108,12 +107,8 @@ def init_detector(
     return model.to(device).eval()
 
 # %% ../nbs/37_inference.ipynb #afaf9a3d
-def mask_patch(
-    mask:Tensor,    # (h,w) bool, on the CPU
-    box:tuple,      # x1, y1, x2, y2: no pixel of the mask lies outside, whole pixels
-    size:tuple,     # (H,W) to which it is stretched
-)->tuple:           # x, y and a (n,m) bool tensor: the stretched mask from there on; all else is empty
-    "Stretch a mask smoothly and cut it at one half, within its box alone."
+def _stretch(mask, box, size):
+    "What `mask_patch` does; called for every mask, so its arguments are not looked at."
     (x1, y1, x2, y2), (h, w), (H, W) = box, mask.shape, size
     if (h, w) == (H, W): return x1, y1, mask[y1:y2, x1:x2].clone()
     left, right = max(int((x1 - 1) * W/w), 0), min(math.ceil((x2 + 1) * W/w), W)
@@ -122,11 +117,22 @@ def mask_patch(
     at = torch.stack(torch.meshgrid(x, y, indexing='xy'), -1)[None]
     return left, top, nnf.grid_sample(mask[None,None].float(), at, padding_mode='border', align_corners=False)[0,0] >= .4999    # one half, rounded
 
+@checked('mask any (h,w), box four int 0.., size pair int 1..')
+def mask_patch(
+    mask:Tensor,    # (h,w) bool, on the CPU
+    box:tuple,      # x1, y1, x2, y2: no pixel of the mask lies outside, whole pixels
+    size:tuple,     # (H,W) to which it is stretched
+)->tuple:           # x, y and a (n,m) bool tensor: the stretched mask from there on; all else is empty
+    "Stretch a mask smoothly and cut it at one half, within its box alone."
+    (x1, y1, x2, y2), (h, w) = box, mask.shape
+    if not (x1 <= x2 <= w and y1 <= y2 <= h): raise ValueError(f'box is {tuple(box)}; expected x1 <= x2 <= {w} and y1 <= y2 <= {h}, inside of the mask')
+    return _stretch(mask, box, size)
+
 # %% ../nbs/37_inference.ipynb #5aab6918
 def _patches(masks, window, size):
     "The masks of a view as patches of the picture; `window`: x, y of its corner in the picture, `size`: its (H,W) there."
     masks = masks.cpu()
-    return [(x + window[0], y + window[1], m) for x,y,m in (mask_patch(m, b, size) for m,b in zip(masks, mask_boxes(masks).int().tolist()))]
+    return [(x + window[0], y + window[1], m) for x,y,m in (_stretch(m, b, size) for m,b in zip(masks, mask_boxes(masks).int().tolist()))]
 
 def _whole(patches, size):
     "Patches as masks (N,H,W) bool."
@@ -147,12 +153,17 @@ def _run_length(patch, size):
 # %% ../nbs/37_inference.ipynb #43be709e
 _COCO_IDS = tuple(i for i in range(1, 91) if i not in (12, 26, 29, 30, 45, 66, 68, 69, 71, 83))     # of the 80 classes, in the order of the labels
 
-def _checked(found, size, source, classes):
+def _tensor(v, name):
+    "A list or an array as a tensor."
+    try: return v if isinstance(v, Tensor) else torch.as_tensor(np.asarray(v))
+    except (TypeError, ValueError, RuntimeError): raise TypeError(f'{name} is {v!r:.60}; expected a tensor, or a list or array of numbers') from None
+
+def _fitting(found, size, source, classes):
     "What was found, as tensors; ValueError names the first entry that does not fit the others."
     where, count = f'{source}: ' * bool(source), lambda v: len(v) if hasattr(v, '__len__') and getattr(v, 'ndim', 1) else None
     if lacks := [k for k in ('boxes', 'scores', 'labels') if k not in found]:
-        raise ValueError(f'{where}detections need boxes, scores and labels; {lacks[0]} is not there{nearest(lacks[0], found)}, but {", ".join(map(repr, found)) or "nothing"}')
-    d = {k: v if isinstance(v, Tensor) or k == 'masks' and isinstance(v, list) else torch.as_tensor(np.asarray(v)) for k,v in found.items()}
+        raise ValueError(f'{where}what was found has no {lacks[0]!r}{nearest(lacks[0], found)}; it has {", ".join(map(repr, found)) or "nothing"}')
+    d = {k: v if k == 'masks' and isinstance(v, list) else _tensor(v, where + k) for k,v in found.items()}
     n = count(d['boxes'])
     if d['boxes'].shape[1:] != (4,) and d['boxes'].shape != (0,): raise ValueError(f'{where}boxes of shape {tuple(d["boxes"].shape)}, expected (N,4): x1, y1, x2, y2')
     if d['boxes'].shape == (0,): d['boxes'] = d['boxes'].reshape(0, 4)
@@ -172,24 +183,25 @@ def _checked(found, size, source, classes):
         if k in d and not (fine := d[k].isfinite().flatten(1 if d[k].ndim > 1 else 0)).all():
             i = int((~(fine.all(1) if fine.ndim > 1 else fine)).nonzero()[0])
             raise ValueError(f'{where}detection {i} has {k} {d[k][i].tolist()}, expected finite numbers')
+    if (turned := (d['boxes'][:, 2:] < d['boxes'][:, :2]).any(1)).any():
+        i = int(turned.nonzero()[0])
+        raise ValueError(f'{where}detection {i} has boxes {d["boxes"][i].tolist()}, expected x1 <= x2 and y1 <= y2')
     if n and (int(labels.min()) < 0 or classes and int(labels.max()) >= len(classes)):
         wrong = int(labels.min()) if int(labels.min()) < 0 else int(labels.max())
-        raise ValueError(f'{where}a label is {wrong}' + (f', and there are names for {len(classes)} classes: {", ".join(map(str, classes[:6]))}' if wrong >= 0 else ', and labels count from 0'))
+        raise ValueError(f'{where}a label is {wrong}; expected labels from 0' + (f' to {len(classes)-1}: there are names for {", ".join(classes[:6])}' if wrong >= 0 else ''))
     return d | dict(labels=labels)
 
 class Detections(dict):
     "What was found in a picture: boxes (N,4), scores (N,), labels (N,), perhaps masks, keypoints. `found[rows]` chooses among them."
+    @checked('size? pair int 1..')
     def __init__(self,
-        found:dict,         # boxes (N,4) xyxy, scores (N,), labels (N,), perhaps masks (N,H,W) or N run lengths, keypoints (N,K,3)
-        size:tuple=None,    # (H,W) of the picture
-        source:str='',      # where it came from
-        classes:tuple=(),   # names, in the order of the labels; (): none are known
+        found:dict,         # boxes (N,4) xyxy, scores (N,), labels (N,), perhaps masks (N,H,W) or N run lengths, keypoints (N,K,3): tensors, arrays or lists
+        size:tuple|None=None,       # (H,W) of the picture
+        source:str='',              # where it came from
+        classes:tuple[str, ...]=(), # names, in the order of the labels; (): none are known
     ):
-        if not isinstance(found, dict): raise TypeError(f'a {type(found).__name__} is not what was found in one picture, which is a dict')
-        if isinstance(classes, str): raise TypeError(f'classes must be names in the order of the labels, not {classes!r}')
-        if size is not None and not (isinstance(size, (tuple, list, torch.Size)) and len(size) == 2): raise TypeError(f'size must be (H,W) of the picture, not {size!r}')
         self.size, self.source, self.classes = None if size is None else tuple(size), source, tuple(classes)
-        super().__init__(_checked(dict(found), self.size, source, self.classes))
+        super().__init__(_fitting(dict(found), self.size, source, self.classes))
 
     def __getitem__(self, rows):
         if isinstance(rows, str):
@@ -206,9 +218,10 @@ class Detections(dict):
         "The name of each detection's class; its number where there are no names."
         return [self.classes[l] if self.classes else str(l) for l in self['labels'].tolist()]
 
+    @checked
     def to_coco(self,
-        image_id:int=1,         # of the picture
-        category_ids:list=None, # id of each label; None: COCO's own for its 80 classes, else the label plus 1
+        image_id:int|str=1,             # of the picture
+        category_ids:list|None=None,    # id of each label, number or text; None: COCO's own for its 80 classes, else the label plus 1
     )->list:                    # image_id, category_id, bbox as x, y, width, height, score, perhaps segmentation, keypoints
         "Write the detections as COCO results that JSON can hold."
         most = max(self['labels'].tolist(), default=-1)
@@ -228,19 +241,17 @@ class _AnyClass:
     def __init__(self, suppress, num_classes): self.suppress, self.num_classes = suppress, num_classes
     def __call__(self, boxes, scores, groups): return self.suppress(boxes, scores, groups // self.num_classes)
 
+@checked('score_thr? 0..1, iou? 0..1, max_per_img? int 1..')
 def changed_filter(
     model:nn.Module,                    # a detector
-    score_thr:float|None=None,          # answers must score higher to be looked at
-    iou:float|None=None,                # detections that overlap a better one by more are dropped
+    score_thr:float|None=None,          # from 0 to 1: answers must score higher to be looked at
+    iou:float|None=None,                # from 0 to 1: detections that overlap a better one by more are dropped
     max_per_img:int|None=None,          # detections to keep
     class_agnostic:bool|None=None,      # does a detection suppress those of other classes too?
 )->Callable|None:                       # a changed copy, for `predict`; None where nothing is to change
     "Copy what a detector lets through, with other numbers; ValueError for a number out of range, or a detector without a filter."
     asked = {k: v for k,v in dict(score_thr=score_thr, iou=iou, max_per_img=max_per_img, class_agnostic=class_agnostic).items() if v is not None}
     if not asked: return None
-    for k,kind,least,most in ('score_thr', Real, 0, 1), ('iou', Real, 0, 1), ('max_per_img', Integral, 1, math.inf):
-        if k in asked and not (isinstance(asked[k], kind) and least <= asked[k] <= most):
-            raise ValueError(f'{k} must be {"a whole number, at least 1" if kind is Integral else "a number from 0 to 1"}, not {asked[k]!r}')
     own = getattr(getattr(model, 'roi_head', None) or getattr(model, 'bbox_head', None), 'test_filter', None)
     if own is None or 'test_filter' not in inspect.signature(model.predict).parameters:
         raise ValueError(f'{type(model).__name__}.predict takes no test_filter, so {", ".join(asked)} cannot be changed')
@@ -253,15 +264,14 @@ def changed_filter(
     return f
 
 # %% ../nbs/37_inference.ipynb #35ff9f21
+@checked('size pair int 1.., tile pair int 1.., overlap 0..1')
 def tile_grid(
     size:tuple,         # (H,W) of the picture
     tile:tuple,         # (h,w) of a tile, pixels
-    overlap:float=.25,  # of neighbours, at least; share of a tile's side
+    overlap:float=.25,  # of neighbours, at least; share of a tile's side, from 0 to below 1
 )->list:                # x1, y1, x2, y2 of each tile, row by row
     "Cover a picture with overlapping tiles; ValueError for tiles without size, or an overlap that leaves no step."
-    pair = isinstance(tile, (tuple, list)) and len(tile) == 2 and all(isinstance(n, Integral) and n > 0 for n in tile)
-    if not pair or not isinstance(overlap, Real) or not 0 <= overlap < 1:
-        raise ValueError(f'tiles of {tile!r} with an overlap of {overlap!r}; expected height and width, whole pixels, and an overlap from 0 to below 1')
+    if overlap == 1: raise ValueError('overlap is 1, which leaves no step; expected a share below 1')
     def starts(length, side):
         steps = math.ceil((length - side) / max(side*(1 - overlap), 1)) if length > side else 0
         return [round(i*(length - side)/steps) for i in range(steps + 1)] if steps else [0]
@@ -269,13 +279,14 @@ def tile_grid(
     return [(x, y, min(x + w, W), min(y + h, H)) for y in starts(H, h) for x in starts(W, w)]
 
 # %% ../nbs/37_inference.ipynb #f57141eb
+@checked('boxes upright (N,4), scores finite (N), labels int (N), windows upright (N,4), size pair int 1.., iou 0..1')
 def merge_tiles(
     boxes:Tensor,   # (N,4) xyxy in the picture
     scores:Tensor,  # (N,)
     labels:Tensor,  # (N,)
     windows:Tensor, # (N,4) xyxy: in which tile each was found
     size:tuple,     # (H,W) of the picture
-    iou:float=.5,   # boxes that overlap a better one of their class by more are dropped
+    iou:float=.5,   # from 0 to 1: boxes that overlap a better one of their class by more are dropped
 )->Tensor:          # (K,) int64: which to keep, best first
     "Drop boxes that a tile has cut, then suppress doubles."
     w, h = (windows[:, 2:] - windows[:, :2]).unbind(1)
@@ -308,13 +319,15 @@ def _read_ahead(items, bgr, workers, ahead):
 
 class Progress:
     "A line that counts pictures, once they have taken more than a few seconds and somebody looks on."
+    @checked('total? int 0..')
     def __init__(self,
-        total:int|None,     # how many there are, where that is known
+        total:int|None,     # how many there are, from 0; None: not known
         wanted:bool=True,   # show it at all?
     ):
         self.total, self.n, self.begun, self.said = total, 0, time.monotonic(), 0.
         self.wanted = wanted and (sys.stderr.isatty() or 'ipykernel' in sys.modules)
 
+    @checked
     def step(self,
         last:bool=False,    # were there no more?
     ):
@@ -371,7 +384,7 @@ def _kept_size(model):
 def _kept_names(model):
     "The names of a detector's classes: its own, or those of the file; ValueError where they are too many or too few."
     number, names = getattr(model, 'num_classes', None), getattr(model, 'classes', None)
-    if isinstance(names, str) or not isinstance(names, (tuple, list, type(None))): raise TypeError(f'model.classes must be names in the order of the labels, not {names!r}')
+    if not (names is None or isinstance(names, (tuple, list)) and all(isinstance(c, str) for c in names)): raise TypeError(f'model.classes must be names in the order of the labels, not {names!r:.60}')
     if not names: return class_names(model.notes, number) if hasattr(model, 'loaded_from') and number else ()
     if isinstance(number, int) and len(names) != number and not isinstance(model, RPN):
         raise ValueError(f'{type(model).__name__} tells {number} classes apart, and model.classes has {len(names)} names: {", ".join(map(str, names[:6]))}')
@@ -394,12 +407,12 @@ class Predictor:
         class_agnostic:bool|None=None,      # (likewise)
         tta:bool|dict=False,                # look at every view in a mirror too? or arguments of `predict_augmented`
         tiles:tuple|None=None,              # (H,W) of tiles, pixels of the picture
-        overlap:float=.25,                  # of neighbouring tiles, share of their side
+        overlap:float=.25,                  # of neighbouring tiles, share of their side, from 0 to below 1
         whole:bool=True,                    # with tiles, look at the whole picture too?
         masks:bool|str=True,                # True: (N,H,W) bool; 'rle': run lengths, which take little memory; False: leave them out
         bgr:bool=False,                     # do arrays and tensors hold blue first?
         on_bad:str='raise',                 # 'skip': None in place of a picture that cannot be read, and a warning at the end
-        workers:int=4,                      # threads that read files
+        workers:int=4,                      # threads that read files; 0: none
         progress:bool=True,                 # count aloud when it takes more than a few seconds?
     ):
         if isinstance(model, TestTimeAug):
@@ -411,8 +424,7 @@ class Predictor:
         if lacks: raise ValueError(f'{type(model).__name__}.predict needs {", ".join(lacks)} beside the pictures: call it yourself')
         for name, value, known in (('on_bad', on_bad, ('raise', 'skip')), ('masks', masks, (True, False, 'rle'))):
             if value not in known: raise ValueError(f'{name} must be one of {", ".join(map(repr, known))}, not {value!r}')
-        for name, value, least in (('bs', bs, 1), ('workers', workers, 0)):
-            if not isinstance(value, Integral) or value < least: raise ValueError(f'{name} must be a whole number, at least {least}, not {value!r}')
+        check('bs int 1.., workers int 0.., tiles? pair int 1.., overlap 0..1', bs, workers, tiles, overlap)
         if tiles is not None: tile_grid((1, 1), tiles, overlap)
         self.model = model if device is None else model.to(_device(device))
         self.filter, self.max_per_img = changed_filter(model, score_thr, iou, max_per_img, class_agnostic), max_per_img
@@ -551,7 +563,7 @@ def _settings(model, cfg):
         warn_once(f'the test pipeline of the config says {said}, and the detector was loaded with {kept}: pictures are resized to {said}', key=object())     # each time
     return dict(scale=said, antialias=smooth if kept is not None and same_scale(said, kept) else False)
 
-@strict
+@checked
 def inference_detector(
     model:nn.Module,                    # a detector, such as `init_detector` gives; or a TestTimeAug around one
     imgs:object,                        # a picture: path, bytes, PIL image, array, tensor; or a list, a folder, a generator of them
@@ -589,9 +601,6 @@ def _draw(ax, found, classes, skeleton):
         if 'keypoints' in found: show_keypoints(found['keypoints'][i:i+1], label_color(l), skeleton, ax)
 
 # %% ../nbs/37_inference.ipynb #6a3353d6
-def _check_score(x, name='min_score'):
-    if not isinstance(x, Real) or not 0 <= x <= 1: raise ValueError(f'{name} must be a number from 0 to 1, not {x!r}')
-
 def _picture_kind(path, sources):
     "As what a picture is written; ValueError for a suffix that is none, and where it would replace what it is drawn from."
     kind = Image.registered_extensions().get(Path(path).suffix.lower())
@@ -600,11 +609,11 @@ def _picture_kind(path, sources):
     return kind
 
 # %% ../nbs/37_inference.ipynb #61de004c
-@strict
+@checked('min_score 0..1, max_side int 1..')
 def show_result(
     image:object,               # the picture, of any kind
-    result:dict,                # boxes, scores, labels, perhaps masks, keypoints
-    classes:list|None=None,     # names of the classes; None: the result's own
+    result:dict,                # what was found in it: boxes, scores, labels, perhaps masks, keypoints, as `Detections` takes them
+    classes:list[str]|None=None,# names of the classes; None: the result's own
     min_score:float=.3,         # leave out what scores less, 0 to 1
     out_file:str|Path|None=None,# picture to write; its suffix says of which kind
     max_side:int=1600,          # a larger picture is shrunk to this, pixels
@@ -614,15 +623,12 @@ def show_result(
     "Draw a picture with what was found in it; no display is needed."
     from matplotlib.backends.backend_agg import FigureCanvasAgg
     from matplotlib.figure import Figure
-    _check_score(min_score)
-    if not isinstance(max_side, Real) or not max_side >= 1: raise ValueError(f'max_side must be at least 1 pixel, not {max_side!r}')
-    if not isinstance(result, dict): raise TypeError(f'show_result draws what was found in one picture, a dict, and was given a {type(result).__name__}')
     kind = None if out_file is None else _picture_kind(out_file, [s for s in (image, getattr(result, 'source', '')) if isinstance(s, (str, os.PathLike)) and s])
     image = read_picture(image, bgr).cpu()
     size  = getattr(result, 'size', None)
     if size is not None and tuple(size) != tuple(image.shape[-2:]):
         raise ValueError(f'the result is of a picture of {tuple(size)} pixels, height and width, and this one has {tuple(image.shape[-2:])}')
-    found = Detections(result, tuple(image.shape[-2:]), classes=classes or getattr(result, 'classes', ()))
+    found = Detections(result, tuple(image.shape[-2:]), 'result', classes or getattr(result, 'classes', ()))
     found = found[found['scores'] >= min_score]
     side = max(found.size)
     if side > max_side: image = F.resize(image, list(view_size(found.size, max_side/side)))
@@ -647,7 +653,7 @@ def _image_ids(paths):
     return numbers if None not in numbers and len(set(numbers)) == len(numbers) else list(range(1, len(paths) + 1))
 
 # %% ../nbs/37_inference.ipynb #d68dff0e
-@strict
+@checked('min_score 0..1')
 def detbook_predict(
     images:str,                     # a picture, a folder, or a pattern such as 'photos/*.jpg'
     config:str,                     # a config, its path or name; or weights that need none
@@ -670,7 +676,6 @@ def detbook_predict(
 )->list:                            # COCO results, with file_name and category in each row
     "Detect objects in pictures: draw them, write them down, count them."
     paths = find_pictures(images)
-    _check_score(min_score, '--min_score')
     drawn = [p.name if p.suffix.lower() in ('.jpg', '.jpeg', '.png', '.bmp', '.webp') else p.name + '.png' for p in paths]
     places = place_below(out_dir, drawn, paths, None, '--out_dir') if out_dir else paths
     never_over(json, [*paths, *(p for p in (config, checkpoint) if isinstance(p, (str, Path)))], '--json')

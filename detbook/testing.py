@@ -16,7 +16,7 @@ from typing import Literal, NamedTuple
 import numpy as np, torch
 from torch import nn
 from torch.utils.data import DataLoader
-from .core import nearest
+from .core import checked, nearest
 from .show import panels, show_prediction, show_target
 from .checkpoint import read_arrays, whole_file
 from .rpn import RPN
@@ -45,9 +45,10 @@ def _coco_metric(p):
     metric, usual = p('metric', 'bbox'), Measures._field_defaults
     return Measures((metric,) if isinstance(metric, str) else tuple(metric), *(p(k, usual[k]) for k in Measures._fields[1:]))
 
+@checked
 def read_evaluator(
     cfg:dict,       # a whole config
-    keys:tuple=('test_evaluator', 'val_evaluator'), # where to look; the first that is there
+    keys:tuple[str, ...]=('test_evaluator', 'val_evaluator'),   # where to look; the first that is there
 )->Measures:        # what the evaluator asks for
     "Read what a config wants measured. Raises ConfigError for an evaluator or a setting that detbook does not have."
     key = next((k for k in keys if cfg.get(k)), None)
@@ -59,8 +60,9 @@ def read_evaluator(
 # %% ../nbs/43_testing.ipynb #a2ab78cc
 _METRICS = dict(bbox='classes', segm='masks', keypoints='keypoints', proposal='boxes', proposal_fast='boxes')   # metric -> what it needs
 
+@checked
 def check_metrics(
-    metrics:tuple,          # names
+    metrics:tuple[str, ...],# names
     model:nn.Module|None,   # a detector; None: look at the names alone
 ):
     "Raise ValueError for a metric that there is not, or that needs what the detector does not find."
@@ -98,12 +100,13 @@ def _asker(model):
         return model.predict(images, [t['proposals'].to(images[0].device) for t in targets], sizes=sizes)
     return ask
 
+@checked('batch_size int 1.., num_workers int 0..')
 @torch.no_grad()
 def predict_dataset(
     model:nn.Module,            # a detector in eval mode, or a TestTimeAug around one
     ds:CocoDataset,             # pictures
     batch_size:int=1,           # pictures at once
-    num_workers:int=0,          # processes that load
+    num_workers:int=0,          # processes that load; 0: this one
     rank:int|None=None,         # whose share? None: this process's
     world_size:int|None=None,   # among how many? None: the group's
 )->Iterator:                    # (index in ds, Detections), in the order of the data set
@@ -129,11 +132,12 @@ def _from_text(t, classes):
     return Detections(found | (dict(masks=t['masks']) if t['masks'] is not None else {}), tuple(t['size']), t['source'], classes)
 
 # %% ../nbs/43_testing.ipynb #e04ee225
+@checked('batch_size int 1.., num_workers int 0..')
 def detect_all(
     model:nn.Module,            # a detector, or a TestTimeAug around one
     ds:CocoDataset,             # pictures
     batch_size:int=1,           # pictures at once
-    num_workers:int=0,          # processes that load, on each rank
+    num_workers:int=0,          # processes that load, on each rank; 0: none but itself
     each:Callable|None=None,    # called with (index, Detections) for every picture of this rank
 )->list:                        # Detections of all pictures, on every rank
     "Detect objects in all pictures of a data set, each rank in its share; all ranks have to call this."
@@ -151,6 +155,7 @@ def detect_all(
     return [_from_text(t, _names(model, ds)) for t in gather_list([_to_text(d) for d in found])]
 
 # %% ../nbs/43_testing.ipynb #837bd78b
+@checked
 def label_categories(
     model:nn.Module,    # a detector, perhaps with `classes`
     ds:CocoDataset,     # with `classes` and `category_ids`
@@ -189,6 +194,7 @@ def _write_rows(path, rows):
         for t in texts: f.write(',\n' + t)
         f.write(']')
 
+@checked
 def write_results(
     path:str|Path,      # .json or .pkl
     found:list,         # Detections of each picture
@@ -211,6 +217,7 @@ def write_results(
     return [path, path.with_suffix('.segm.json')]
 
 # %% ../nbs/43_testing.ipynb #45d32bbd
+@checked
 def read_results(
     path:str|Path,  # a .json or .pkl file
 )->list:            # of dicts; or an item for each picture, its arrays as tensors
@@ -219,6 +226,7 @@ def read_results(
     return read_json(path) if Path(path).suffix == '.json' else read_arrays(path)
 
 # %% ../nbs/43_testing.ipynb #9999c6c5
+@checked
 def draw_pair(
     ds:CocoDataset,         # pictures and truths
     i:int,                  # which picture, from 0
@@ -260,6 +268,7 @@ def _same_pictures(d, name, ds):
         if stem(there[i].get('file_name', ds.path(n))) != stem(ds.path(n)):
             raise ValueError(f'image {i} is {there[i]["file_name"]} in {name}, and {ds.path(n).name} in {ds.name}: the truths are of other pictures')
 
+@checked
 def read_truths(
     ds:CocoDataset,             # what was predicted on
     ann_file:str|Path|None=None,# the truths; None, or a file that is not there: the data set's own file
@@ -276,6 +285,7 @@ def read_truths(
     return dict(d, images=[r for r in d['images'] if r['id'] in ids], annotations=[a for a in d['annotations'] if a.get('image_id') in ids])
 
 # %% ../nbs/43_testing.ipynb #74cf0505
+@checked
 def measure(
     ds:CocoDataset,         # what was predicted on
     found:list,             # Detections of each of its pictures

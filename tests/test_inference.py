@@ -373,7 +373,7 @@ def test_nothing_in_a_file_is_run(tmp_path):
 
 def test_detections():
     import copy
-    d = Detections(dict(boxes=torch.rand(3, 4), scores=torch.tensor([.9, .5, .1]), labels=torch.tensor([0, 79, 5]), keypoints=torch.rand(3, 17, 3)), (10, 20), 'a', COCO)
+    d = Detections(dict(boxes=torch.rand(3, 4).sort(1)[0], scores=torch.tensor([.9, .5, .1]), labels=torch.tensor([0, 79, 5]), keypoints=torch.rand(3, 17, 3)), (10, 20), 'a', COCO)
     for twin in (copy.copy(d), copy.deepcopy(d), d[:], d[torch.ones(3, dtype=torch.bool)], d[[0, 1, 2]]):
         assert type(twin) is Detections and twin.classes == COCO and twin.size == (10, 20) and all(torch.equal(twin[k], d[k]) for k in d)
     assert [r['category_id'] for r in d.to_coco(7)] == [1, 90, 6] and len(d.to_coco()[0]['keypoints']) == 51
@@ -382,7 +382,7 @@ def test_detections():
     with pytest.raises(KeyError): d['mask']
     arrays = Detections({k: v.numpy() for k,v in d.items()})
     assert all(torch.equal(arrays[k], d[k]) for k in d)
-    with pytest.raises(TypeError, match='one picture'): Detections([d])
+    with pytest.raises(TypeError, match='found is a list of 1; expected a dict'): Detections([d])
 
 def test_show_result(tmp_path):
     d = Detections(dict(boxes=torch.tensor([[5., 5, 20, 20]]), scores=torch.tensor([.9]), labels=torch.tensor([0]), keypoints=torch.rand(1, 17, 3)*20, masks=torch.ones(1, 30, 40, dtype=torch.bool)), (30, 40))
