@@ -25,7 +25,9 @@ from .data import CocoDataset, collate, decode_masks, read_coco, read_json
 from .transforms import Augment, Resize, original_size
 from .metrics import Result, encode_mask, evaluate, match_categories
 from .outputs import free_path, never_over, place_below
-from .inference import Detections, Progress, init_detector
+from .pictures import Progress
+from .detections import Detections
+from .inference import init_detector
 from .distributed import gather_list, is_main, place, process_group, run_on, shard
 from .pipeline import build_dataset, check_names
 

@@ -4,7 +4,8 @@ import numpy as np, pytest, torch
 from PIL import Image
 from detbook.checkpoint import load_checkpoint, read_checkpoint, save_detector
 from detbook.config import Config, build_detector
-from detbook.inference import Detections, Predictor, inference_detector, init_detector
+from detbook.detections import Detections
+from detbook.inference import Predictor, inference_detector, init_detector
 from detbook.models import faster_rcnn
 from detbook.weights import check_scale, detbook_convert, load_detector, picture_size, pipeline_scale, same_scale
 

@@ -148,7 +148,7 @@ def test_out_replaces_nothing_else(tmp_path, masks):
     assert ann.read_bytes() == text
 
 def test_keypoints_in_a_pickle(tmp_path):
-    from detbook.inference import Detections
+    from detbook.detections import Detections
     from detbook.testing import write_results
     found = [Detections(dict(boxes=torch.rand(n, 4).sort(1)[0], scores=torch.rand(n), labels=torch.arange(n) % 2, keypoints=torch.rand(n, 5, 3)), (9, 9)) for n in (3, 0)]
     write_results(tmp_path/'k.pkl', found, [1, 2], [1, 2])
@@ -160,7 +160,7 @@ def test_keypoints_in_a_pickle(tmp_path):
 
 def test_truths_by_name(tmp_path, boxes):
     from detbook.data import CocoDataset
-    from detbook.inference import Detections
+    from detbook.detections import Detections
     from detbook.testing import Measures, measure
     ann = data(tmp_path, ['0.png', '1.png', '2.png'])
     ds, d = CocoDataset(ann), json.loads(ann.read_text())

@@ -389,14 +389,20 @@ calls('distributed',
     shard=lambda w: dict(n=10, rank=1, world_size=2), first_host=lambda w: dict(nodes='node[3-5]'), who_am_i=lambda w: dict(launcher='pytorch', env=dict(RANK='1', WORLD_SIZE='2', LOCAL_RANK='1', LOCAL_WORLD_SIZE='2', MASTER_ADDR='here', MASTER_PORT='29500')), talks_on_cpu=lambda w: {})
 left_out('it needs a process group, which tests/test_distributed.py and tests/test_launchers.py start', 'distributed.parallel', 'distributed.end_distributed', 'distributed.init_distributed', 'distributed.run_on')
 
-calls('inference',
-    init_detector=lambda w: dict(config=None, checkpoint=str(w.saved), device='cpu'), mask_patch=lambda w: dict(mask=torch.rand(8, 8) > .5, box=(1, 2, 7, 8), size=(64, 64)),
-    Detections=lambda w: dict(found=dict(boxes=w.boxes, scores=w.scores, labels=w.labels), size=(64, 64), source='a', classes=tuple('abcd')), changed_filter=lambda w: dict(model=w.mask, score_thr=.3),
-    Detections__to_coco=lambda w: (new('inference.Detections', found=dict(boxes=w.boxes, scores=w.scores, labels=w.labels), size=(64, 64), classes=tuple('abcd')), dict(image_id=1, category_ids=[1, 2, 3, 4])),
-    tile_grid=lambda w: dict(size=(100, 100), tile=(64, 64), overlap=.25), merge_tiles=lambda w: dict(boxes=w.boxes, scores=w.scores, labels=w.labels, windows=torch.tensor([[0., 0, 64, 64]]*3), size=(64, 64), iou=.5),
-    Progress=lambda w: dict(total=3, wanted=False), Progress__step=lambda w: (new('inference.Progress', total=3, wanted=False), {}), Predictor=lambda w: dict(model=w.mask, progress=False),
-    Predictor____call__=lambda w: (new('inference.Predictor', model=w.mask, progress=False), dict(imgs=[w.image])), inference_detector=lambda w: dict(model=w.mask, imgs=w.image),
+bare  = lambda w: dict(boxes=w.boxes, scores=w.scores, labels=w.labels)
+there = lambda w: importlib.import_module('detbook.detections').bring_back(dict(bare(w), masks=w.masks), (64, 64), (0, 0, 64, 64))
+calls('pictures',
+    read_ahead=lambda w: dict(items=[w.image]), tile_grid=lambda w: dict(size=(100, 100), tile=(64, 64), overlap=.25), cut_windows=lambda w: dict(image=w.image, scale=(32, 32), tiles=(40, 40)),
+    Window__pixels=lambda w: (new('pictures.Window', image=w.image, box=(0, 0, 32, 32), shape=(16, 16)), {}), Progress=lambda w: dict(total=3, wanted=False), Progress__step=lambda w: (new('pictures.Progress', total=3, wanted=False), {}))
+calls('detections',
+    Detections=lambda w: dict(found=bare(w), size=(64, 64), source='a', classes=tuple('abcd')), Detections__to_coco=lambda w: (new('detections.Detections', found=bare(w), size=(64, 64), classes=tuple('abcd')), dict(image_id=1, category_ids=[1, 2, 3, 4])),
+    any_class=lambda w: dict(suppress=new('nms.NMS'), num_classes=4), changed_filter=lambda w: dict(model=w.mask, score_thr=.3), mask_patch=lambda w: dict(mask=torch.rand(8, 8) > .5, box=(1, 2, 7, 8), size=(64, 64)),
+    bring_back=lambda w: dict(found=dict(bare(w), masks=w.masks, keypoints=w.points), seen=(64, 64), window=(2, 3, 34, 35)), join_windows=lambda w: dict(found=[there(w), there(w)], windows=[(0, 0, 64, 64), (0, 0, 64, 64)], size=(64, 64)),
+    merge_tiles=lambda w: dict(boxes=w.boxes, scores=w.scores, labels=w.labels, windows=torch.tensor([[0., 0, 64, 64]]*3), size=(64, 64), iou=.5),
     show_result=lambda w: dict(image=w.image, result=w.found, classes=list('abcd'), min_score=.3, out_file=w.folder/'s.png', skeleton=((0, 1),)))
+calls('inference',
+    init_detector=lambda w: dict(config=None, checkpoint=str(w.saved), device='cpu'), Predictor=lambda w: dict(model=w.mask, progress=False),
+    Predictor____call__=lambda w: (new('inference.Predictor', model=w.mask, progress=False), dict(imgs=[w.image])), inference_detector=lambda w: dict(model=w.mask, imgs=w.image))
 left_out('a generator: Predictor() is the same call', 'inference.Predictor__stream')
 
 calls('pipeline',
@@ -475,8 +481,9 @@ RIGHT = {
     'distributed.broadcast_value:*': 'any value', 'distributed.gather_list:*': 'any items', 'distributed.shard:*:zero': 'the first; nothing', 'distributed.first_host:nodes:unknown': 'one host', 'distributed.who_am_i:env:*': 'a host of any name',
     'transforms.*:image:as float': 'a picture of floats', 'transforms.*__*:boxes nan': 'a box that is nowhere is dropped, or stays', 'transforms.*:boxes turned': 'dropped, or it stays: check_batch names it', 'transforms.*:label *': 'check_batch names it', 'transforms.*:no *': 'what is not there does not move',
     'transforms.*:* text': 'a field that a step does not use is handed on', 'transforms.*:* nan': 'nan stays nan', 'transforms.*:p:*': 'a probability, or several', 'transforms.*:flip:zero': 'never', 'transforms.*:min_size:*e*': 'any size will do', 'transforms.DropSmall:*:zero': 'any size will do',
-    'inference.mask_patch:box:zero': 'it begins at the edge', 'inference.Detections:found:* a list': 'lists and arrays are taken', 'inference.show_result:result:* a list': 'as `Detections` takes them', 'inference.Detections__to_coco:image_id:[tnz]e*': 'any number or text',
-    'inference.Detections__to_coco:category_ids:list of text': 'numbers or texts', 'inference.Detections__to_coco:category_ids:[nz]e*': 'any number', 'inference.merge_tiles:scores:score*': 'any number is a score', 'inference.Predictor:scale:number': 'a factor', 'testing.read_truths:ann_file:missing': 'the file of the data set',
+    'pictures.read_ahead:items:list of*': 'each is read later', 'pictures.cut_windows:scale:number': 'a factor', 'detections.bring_back:found:* nan': '`Detections` names it', 'detections.bring_back:found:boxes turned': 'likewise', 'detections.bring_back:found:label *': 'likewise', 'detections.bring_back:window:zero': 'it begins at the edge',
+    'detections.mask_patch:box:zero': 'it begins at the edge', 'detections.Detections:found:* a list': 'lists and arrays are taken', 'detections.show_result:result:* a list': 'as `Detections` takes them', 'detections.Detections__to_coco:image_id:[tnz]e*': 'any number or text',
+    'detections.Detections__to_coco:category_ids:list of text': 'numbers or texts', 'detections.Detections__to_coco:category_ids:[nz]e*': 'any number', 'detections.merge_tiles:scores:score*': 'any number is a score', 'inference.Predictor:scale:number': 'a factor', 'testing.read_truths:ann_file:missing': 'the file of the data set',
     'retinanet.HeadConv__forward:x:*n*': 'nan features stay nan', 'core.check:where:*': 'words for a message', 'core.check_keys:d:no keys': 'none is asked for', 'core.check_keys:d:a text': 'what it holds is for others to judge', '*:eps:zero': 'nothing is added', 'show.show_boxes:*:no rows': 'there are still labels',
     '*.nearest:*': 'anything is compared as text', 'core.test_same:*tol:zero': 'no difference', 'core.mean_over_ranks:*n*': 'a number like any other',
     'anchors.*Generator:*:empty': 'no anchors', 'anchors.*:*offset:*e*': 'a shift may be negative or none', 'assign.*:*:zero': 'a share of 0', 'losses.SmoothL1Loss:beta:zero': 'the absolute difference',
