@@ -7,8 +7,9 @@ from torch import nn
 from detbook import models
 from detbook.cli import run_command
 from detbook.data import decode_masks
-from detbook.inference import Detections, Predictor, changed_filter, detbook_predict, find_pictures, inference_detector, init_detector, read_picture, show_result
-from detbook.checkpoint import save_detector
+from detbook.data import find_pictures, read_picture
+from detbook.inference import Detections, Predictor, changed_filter, detbook_predict, inference_detector, init_detector, show_result
+from detbook.describe import save_detector
 from detbook.toy import CLASSES, scene
 from detbook.weights import COCO, save_mmdetection
 
