@@ -6,8 +6,8 @@ from PIL import Image
 from torch import nn
 from detbook import models
 from detbook.cli import run_command
-from detbook.data import decode_masks
-from detbook.data import find_pictures, read_picture
+from detbook.coco import decode_masks
+from detbook.images import find_pictures, read_picture
 from detbook.inference import Detections, Predictor, changed_filter, detbook_predict, inference_detector, init_detector, show_result
 from detbook.describe import save_detector
 from detbook.toy import CLASSES, scene
@@ -407,7 +407,7 @@ def test_masks_of_a_large_picture_take_little():
 import resource, torch
 from test_inference import Spots, canvas
 from detbook.inference import inference_detector
-from detbook.data import decode_masks
+from detbook.coco import decode_masks
 class Many(Spots):
     def predict(self, images):
         h, w = images[0].shape[1:]
