@@ -11,7 +11,7 @@ NBS, LIB = ROOT/'nbs', ROOT/'detbook'
 CHAPTERS = sorted(NBS.glob('[0-9][0-9]_*.ipynb'))                       # in reading order, which is import order
 PAGES = sorted(p for p in NBS.rglob('*.ipynb') if '.ipynb_checkpoints' not in p.parts)
 NUMBER = {p.stem[3:]:int(p.stem[:2]) for p in CHAPTERS}                 # 'boxes' -> 4
-OUTER = NUMBER['data']                                                  # chapters before it import torch, torchvision and fastcore alone
+OUTER = NUMBER['images']                                                # chapters before it import torch, torchvision and fastcore alone
 EXPORT = {'export', 'exports', 'exporti', 'exportd'}
 by_chapter = pytest.mark.parametrize('path', CHAPTERS, ids=lambda p: p.stem)
 by_page = pytest.mark.parametrize('path', PAGES, ids=lambda p: p.stem)
