@@ -28,7 +28,7 @@ def process():
     return ROOT/'_proc'
 
 def rename(folder):
-    "Give pages the names of the website: 04_boxes becomes boxes, as nbdev's `output-file` says to Quarto."
+    "Give pages the names of the website: 07_boxes becomes boxes, as nbdev's `output-file` says to Quarto."
     names = {p.name:p.name[3:] for p in folder.glob('[0-9][0-9]_*.ipynb')}
     swap = lambda text: re.sub(r'\b\d\d_\w+\.ipynb', lambda m: names.get(m[0], m[0]), text)
     for old, new in names.items(): (folder/old).rename(folder/new)

@@ -9,8 +9,12 @@ import detbook.checkpoint as checkpoint
 import detbook.describe as describe_module
 from detbook.anchors import AnchorGenerator
 from detbook.backbone import ResNet
-from detbook.checkpoint import (describe, download, load_checkpoint, read_checkpoint, read_detector, rebuild, save_checkpoint,
-                                save_detector, whole_file)
+from detbook.files import whole_file
+from detbook.reading import read_checkpoint
+from detbook.download import download
+from detbook.checkpoint import load_checkpoint, save_checkpoint
+from detbook.describe import describe, save_detector
+from detbook.describe import read_detector, rebuild
 from detbook.core import component
 from detbook.neck import FPN
 
@@ -475,7 +479,8 @@ def test_detector_round_trip_in_a_new_process(tmp_path):
     save_detector(path, net, ['cat', 'dog'], {'resize': [128, 128]})
     code = '''
 import sys, torch
-from detbook.checkpoint import read_detector, read_checkpoint
+from detbook.reading import read_checkpoint
+from detbook.describe import read_detector
 model, classes = read_detector(sys.argv[1])
 assert not model.training and classes == model.classes == ('cat', 'dog')
 print(type(model).__name__, sum(v.double().sum().item() for v in model.state_dict().values()), read_checkpoint(sys.argv[1]).metadata['preprocessing'])

@@ -3,7 +3,8 @@ import copy, gzip, hashlib, importlib.util, json, os, re, subprocess, sys, textw
 from pathlib import Path
 from pickle import dumps, loads
 import pytest, torch
-from detbook.config import Config, ConfigDict, ConfigError, build_detector, build_tta
+from detbook.nodes import ConfigDict, ConfigError
+from detbook.config import Config, build_detector, build_tta
 from detbook.core import _said
 from detbook.recipes import recipe, recipe_name, recipe_names
 

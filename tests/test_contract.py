@@ -6,7 +6,11 @@ from detbook import models
 from detbook.assign import RandomSampler
 from detbook.core import count_syncs
 from detbook.fast_rcnn import DetectionFilter
-from detbook.models import RPN, FastRCNN, FasterRCNN, MaskRCNN, CascadeRCNN
+from detbook.rpn import RPN
+from detbook.fast_rcnn import FastRCNN
+from detbook.faster_rcnn import FasterRCNN
+from detbook.mask_rcnn import MaskRCNN
+from detbook.cascade_rcnn import CascadeRCNN
 from detbook.rpn import ProposalFilter
 from detbook.toy import CLASSES, scene
 

@@ -6,11 +6,11 @@ from PIL import Image
 from torch import nn
 from detbook import models
 from detbook.cli import run_command
-from detbook.data import decode_masks
+from detbook.coco import decode_masks
+from detbook.describe import save_detector
 from detbook.detections import Detections, changed_filter, show_result
+from detbook.images import find_pictures, read_picture
 from detbook.inference import Predictor, detbook_predict, inference_detector, init_detector
-from detbook.pictures import find_pictures, read_picture
-from detbook.checkpoint import save_detector
 from detbook.toy import CLASSES, scene
 from detbook.weights import COCO, save_mmdetection
 
@@ -408,7 +408,7 @@ def test_masks_of_a_large_picture_take_little():
 import resource, torch
 from test_inference import Spots, canvas
 from detbook.inference import inference_detector
-from detbook.data import decode_masks
+from detbook.coco import decode_masks
 class Many(Spots):
     def predict(self, images):
         h, w = images[0].shape[1:]

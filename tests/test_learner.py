@@ -3,7 +3,8 @@ import json
 import numpy as np, pytest, torch
 from PIL import Image
 from torch.utils.data import ConcatDataset, Subset, random_split
-from detbook.data import CocoDataset, read_picture
+from detbook.images import read_picture
+from detbook.data import CocoDataset
 from detbook.inference import inference_detector, init_detector
 from detbook.learner import DetectionDL, PictureSet, detection_dls, detection_learner, still
 from detbook.models import faster_rcnn

@@ -2,7 +2,9 @@
 import warnings
 import numpy as np, pytest, torch
 from PIL import Image
-from detbook.checkpoint import load_checkpoint, read_checkpoint, save_detector
+from detbook.reading import read_checkpoint
+from detbook.checkpoint import load_checkpoint
+from detbook.describe import save_detector
 from detbook.config import Config, build_detector
 from detbook.detections import Detections
 from detbook.inference import Predictor, inference_detector, init_detector

@@ -3,7 +3,7 @@ import hashlib, json, os
 from pathlib import Path
 import numpy as np, pytest, torch
 from PIL import Image
-from detbook.checkpoint import save_detector
+from detbook.describe import save_detector
 from detbook.cli import run_command
 from detbook.outputs import free_path, never_over, place_below
 from detbook.inference import detbook_predict, init_detector, inference_detector, show_result

@@ -5,7 +5,9 @@ import numpy as np, pytest, torch, torchvision
 from torchvision.models.detection import _utils, backbone_utils
 from detbook import weights
 from detbook.checkpoint import load_checkpoint
-from detbook.weights import COCO, TORCHVISION, build_arch, convert, load_detector
+from detbook.names import convert
+from detbook.zoo import TORCHVISION
+from detbook.weights import COCO, build_arch, load_detector
 
 here = Path(__file__).parent/'golden'
 

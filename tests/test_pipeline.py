@@ -3,7 +3,8 @@ import json, pickle, sys, types
 from pathlib import Path
 import numpy as np, pytest, torch
 from detbook import toy
-from detbook.config import Config, ConfigError
+from detbook.nodes import ConfigError
+from detbook.config import Config
 from detbook.pipeline import BatchPlan, JoinedDataset, SeededItems, build_dataset, build_loader, build_plan, build_transforms, item_seed, read_proposals
 from detbook.recipes import recipe_names
 from detbook.transforms import original_size

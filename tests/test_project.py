@@ -11,7 +11,7 @@ NBS, LIB = ROOT/'nbs', ROOT/'detbook'
 CHAPTERS = sorted(NBS.glob('[0-9][0-9]_*.ipynb'))                       # in reading order, which is import order
 PAGES = sorted(p for p in NBS.rglob('*.ipynb') if '.ipynb_checkpoints' not in p.parts)
 NUMBER = {p.stem[3:]:int(p.stem[:2]) for p in CHAPTERS}                 # 'boxes' -> 4
-OUTER = NUMBER['data']                                                  # chapters before it import torch, torchvision and fastcore alone
+OUTER = NUMBER['images']                                                # chapters before it import torch, torchvision and fastcore alone
 EXPORT = {'export', 'exports', 'exporti', 'exportd'}
 by_chapter = pytest.mark.parametrize('path', CHAPTERS, ids=lambda p: p.stem)
 by_page = pytest.mark.parametrize('path', PAGES, ids=lambda p: p.stem)
@@ -173,7 +173,7 @@ def check_function(f, name, notes, needs_return):
         if p.annotation is None and getattr(defaults.get(p.arg), 'value', 0) is not None: yield f'{name}: parameter {p.arg!r} is not annotated'
         last = ast.copy_location(ast.arg(p.arg), p); last.end_lineno = line
         if lines.count(line) > 1 or (line == f.lineno and not short) or not documented(last, notes, f.lineno): yield f'{name}: parameter {p.arg!r} has no comment on a line of its own'
-    if a.kwarg and name not in ('ConfigDict.__init__', 'ConfigDict.update'): yield f'{name}: **{a.kwarg.arg} hides the names of its parameters'
+    if a.kwarg and name not in ('ConfigDict.__init__', 'ConfigDict.update', 'ConfigPart.make'): yield f'{name}: **{a.kwarg.arg} hides the names of its parameters'
     if len(params) > 8 and not re.search(r'[A-Z]', name) and not name.startswith('detbook_'): yield f'{name}: {len(params)} parameters, 8 are the limit'
     inner = {id(n) for g in ast.walk(f) if isinstance(g, (ast.FunctionDef, ast.Lambda)) and g is not f for n in ast.walk(g)}
     gives = any(isinstance(n, ast.Return) and n.value is not None and id(n) not in inner for n in ast.walk(f))

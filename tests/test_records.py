@@ -5,7 +5,9 @@ import pycocotools.mask as mask_utils
 from PIL import Image
 from pycocotools.coco import COCO
 from pycocotools.cocoeval import COCOeval
-from detbook.data import CocoDataset, check_mask, decode_masks, decode_runs, plain_id, read_coco, read_image, read_picture, segmentation_to_rle, written_id
+from detbook.images import read_image, read_picture
+from detbook.coco import check_mask, decode_masks, decode_runs, plain_id, read_coco, segmentation_to_rle, written_id
+from detbook.data import CocoDataset
 from detbook.metrics import encode_mask, evaluate, match_categories, to_coco
 from detbook.pipeline import build_dataset, read_proposals
 
@@ -363,7 +365,8 @@ def test_no_picture_starts_a_program(tmp_path, suffix):
     d = dict(coco(), images=[dict(id=i+1, file_name=f'{i}.{suffix}') for i in range(3)])
     code = f'''
 import io
-from detbook.data import CocoDataset, read_image, read_picture
+from detbook.images import read_image, read_picture
+from detbook.data import CocoDataset
 path = {str(tmp_path/f"0.{suffix}")!r}
 for call in (lambda: read_image(path), lambda: read_picture(open(path, 'rb')), lambda: read_picture(open(path, 'rb').read()), lambda: CocoDataset({d!r}, {str(tmp_path)!r}),
              lambda: CocoDataset({d!r}, {str(tmp_path)!r}, on_bad='skip', max_bad=1.)):

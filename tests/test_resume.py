@@ -3,8 +3,10 @@ import json, os, re, resource, shutil, signal, subprocess, sys, time
 from pathlib import Path
 import pytest, torch
 import detbook.training as training
-from detbook.checkpoint import read_checkpoint, save_checkpoint
-from detbook.config import Config, ConfigError
+from detbook.reading import read_checkpoint
+from detbook.checkpoint import save_checkpoint
+from detbook.nodes import ConfigError
+from detbook.config import Config
 from detbook.pipeline import check_names
 from detbook.recipes import recipe_names
 from detbook.training import Run, Trainer, _checksum, lock_folder, read_state, read_training_config, train

@@ -5,9 +5,10 @@ import pytest, torch
 from torch import nn
 from safetensors.torch import load_file, save_file
 from detbook import toy
-from detbook.config import Config, ConfigError, build_detector
+from detbook.nodes import ConfigError
+from detbook.config import Config, build_detector
 from detbook.core import _said
-from detbook.models import FasterRCNN
+from detbook.faster_rcnn import FasterRCNN
 from detbook.recipes import recipe_names
 from detbook.schedule import NotFinite, OptimStep, Schedule, build_optimizer
 

@@ -328,16 +328,41 @@ left_out('the last call of a detector\'s constructor, whose arguments are the co
 calls('models', resnet_fpn=lambda w: dict(depth=18, scratch=True),
     **{n: lambda w, n=n: dict(depth=18, channels=16, scratch=True) | ({} if n == 'rpn' else dict(num_classes=2)) for n in ('fast_rcnn', 'faster_rcnn', 'mask_rcnn', 'retinanet', 'fcos', 'rpn', 'cascade_rcnn', 'keypoint_rcnn')})
 
+calls('images',
+    read_image=lambda w: dict(source=w.png),
+    picture_formats=lambda w: {},
+    read_picture=lambda w: dict(source=w.png),
+    find_pictures=lambda w: dict(folder=w.coco.parent/'images'),
+    list_pictures=lambda w: dict(imgs=[w.image]),
+    upright_size=lambda w: dict(source=w.png))
+calls('coco',
+    read_coco=lambda w: dict(source=w.coco),
+    segmentation_to_rle=lambda w: dict(segmentation=[[1., 1, 9, 1, 9, 9, 1, 9]], height=16, width=16),
+    decode_masks=lambda w: dict(rles=[new('coco.segmentation_to_rle', segmentation=[[1., 1, 9, 1, 9, 9, 1, 9]], height=16, width=16)], size=(16, 16)),
+    plain_value=lambda w: dict(x=(1, torch.ones(2))),
+    whole_number=lambda w: dict(x='1'),
+    plain_id=lambda w: dict(x='1'),
+    written_id=lambda w: dict(x='1'),
+    plain_record=lambda w: dict(r=dict(image_id='1')),
+    spellings=lambda w: dict(records=[dict(id='1')]),
+    link_record=lambda w: dict(r=dict(image_id='1', category_id=1), images={1: 1}, categories={1: 1}),
+    read_json=lambda w: dict(path=w.coco),
+    decode_runs=lambda w: dict(counts=importlib.import_module('detbook.metrics').encode_mask(w.masks[0])['counts']),
+    has_mask=lambda w: dict(segmentation=[[1., 1, 9, 1, 9, 9]]),
+    check_mask=lambda w: dict(segmentation=[[1., 1, 9, 1, 9, 9, 1, 9]], height=16, width=16),
+    check_size=lambda w: dict(h=9, w=9),
+    source_name=lambda w: dict(source='a.json'))
 calls('data',
-    read_image=lambda w: dict(source=w.png), read_coco=lambda w: dict(source=w.coco), segmentation_to_rle=lambda w: dict(segmentation=[[1., 1, 9, 1, 9, 9, 1, 9]], height=16, width=16),
-    decode_masks=lambda w: dict(rles=[new('data.segmentation_to_rle', segmentation=[[1., 1, 9, 1, 9, 9, 1, 9]], height=16, width=16)], size=(16, 16)), flip_pairs=lambda w: dict(names=['left_eye', 'right_eye', 'nose']),
-    CocoDataset=lambda w: dict(annotations=w.coco, images=w.coco.parent/'images', classes=['digit', 'circle']), CocoDataset__path=lambda w: (w.ds, dict(i=1)), CocoDataset__image=lambda w: (w.ds, dict(i=1)), CocoDataset__target=lambda w: (w.ds, dict(i=1)),
-    CocoDataset__show=lambda w: (w.ds, dict(i=1, ax=w.ax())), CocoDataset__summary=lambda w: (w.ds, {}), CocoDataset__to_coco=lambda w: (w.ds, {}),
-    picture_formats=lambda w: {}, plain_value=lambda w: dict(x=(1, torch.ones(2))), whole_number=lambda w: dict(x='1'), plain_id=lambda w: dict(x='1'), written_id=lambda w: dict(x='1'), plain_record=lambda w: dict(r=dict(image_id='1')),
-    spellings=lambda w: dict(records=[dict(id='1')]), link_record=lambda w: dict(r=dict(image_id='1', category_id=1), images={1: 1}, categories={1: 1}), read_json=lambda w: dict(path=w.coco), read_picture=lambda w: dict(source=w.png),
-    find_pictures=lambda w: dict(folder=w.coco.parent/'images'), list_pictures=lambda w: dict(imgs=[w.image]), decode_runs=lambda w: dict(counts=importlib.import_module('detbook.metrics').encode_mask(w.masks[0])['counts']),
-    has_mask=lambda w: dict(segmentation=[[1., 1, 9, 1, 9, 9]]), check_mask=lambda w: dict(segmentation=[[1., 1, 9, 1, 9, 9, 1, 9]], height=16, width=16),
-    class_names=lambda w: dict(categories=[dict(id=1, name='a'), dict(id=2, name='a')], annotations=[dict(id=1, image_id=1, category_id=2)]), collate=lambda w: dict(batch=[(w.image, w.target)]*2))
+    flip_pairs=lambda w: dict(names=['left_eye', 'right_eye', 'nose']),
+    CocoDataset=lambda w: dict(annotations=w.coco, images=w.coco.parent/'images', classes=['digit', 'circle']),
+    CocoDataset__path=lambda w: (w.ds, dict(i=1)),
+    CocoDataset__image=lambda w: (w.ds, dict(i=1)),
+    CocoDataset__target=lambda w: (w.ds, dict(i=1)),
+    CocoDataset__show=lambda w: (w.ds, dict(i=1, ax=w.ax())),
+    CocoDataset__summary=lambda w: (w.ds, {}),
+    CocoDataset__to_coco=lambda w: (w.ds, {}),
+    class_names=lambda w: dict(categories=[dict(id=1, name='a'), dict(id=2, name='a')], annotations=[dict(id=1, image_id=1, category_id=2)]),
+    collate=lambda w: dict(batch=[(w.image, w.target)]*2))
 
 calls('metrics',
     encode_mask=lambda w: dict(mask=w.masks[0]), to_coco=lambda w: dict(preds=[{k: v for k,v in w.found.items() if k != 'keypoints'}], image_ids=[7], category_ids=[1, 2, 3], keypoint_offset=.5),
@@ -348,31 +373,39 @@ def result(w):
     from detbook.metrics import evaluate
     return evaluate(w.ds, w.results)
 
+calls('nodes',
+    ConfigDict=lambda w: dict(values=dict(a=1)), ConfigDict__copy=lambda w: (new('nodes.ConfigDict', values=dict(a=1)), {}), ConfigDict__setdefault=lambda w: (new('nodes.ConfigDict', values=dict(a=1)), dict(key='b')),
+    ConfigDict__pop=lambda w: (new('nodes.ConfigDict', values=dict(a=1)), dict(key='a')), ConfigDict__merge=lambda w: (new('nodes.ConfigDict', values=dict(a=1)), dict(other=dict(b=2))),
+    ConfigDict__update=lambda w: (new('nodes.ConfigDict', values=dict(a=1)), dict(other=dict(b=2))), ConfigDict__to_dict=lambda w: (new('nodes.ConfigDict', values=dict(a=1)), {}))
 calls('config',
-    ConfigDict=lambda w: dict(values=dict(a=1)), ConfigDict__copy=lambda w: (new('config.ConfigDict', values=dict(a=1)), {}), ConfigDict__setdefault=lambda w: (new('config.ConfigDict', values=dict(a=1)), dict(key='b')),
-    ConfigDict__pop=lambda w: (new('config.ConfigDict', values=dict(a=1)), dict(key='a')), ConfigDict__merge=lambda w: (new('config.ConfigDict', values=dict(a=1)), dict(other=dict(b=2))),
-    ConfigDict__update=lambda w: (new('config.ConfigDict', values=dict(a=1)), dict(other=dict(b=2))), ConfigDict__to_dict=lambda w: (new('config.ConfigDict', values=dict(a=1)), {}),
     Config__fromfile=lambda w: (importlib.import_module('detbook.config').Config, dict(path='rpn_r50_fpn_1x_coco')), Config__origin=lambda w: (w.config(), dict(path='model.type')), Config__override=lambda w: (w.config(), dict(settings=['model.backbone.depth=18'])),
-    Config__merge_from_dict=lambda w: (w.config(), dict(settings={'model.backbone.depth': 18})), Config__dump=lambda w: (w.config(), dict(file=w.folder/'c.py')), build_detector=lambda w: dict(model=w.config().model),
-    Config__unused=lambda w: (w.config(), dict(settings=['model'])), load_own=lambda w: dict(names=f'{w.program}:Mine'),
+    Config__merge_from_dict=lambda w: (w.config(), dict(settings={'model.backbone.depth': 18})), Config__dump=lambda w: (w.config(), dict(file=w.folder/'c.py')),
+    Config__unused=lambda w: (w.config(), dict(settings=['model'])))
+calls('build', build_detector=lambda w: dict(model=w.config().model), load_own=lambda w: dict(names=f'{w.program}:Mine'),
     build_tta=lambda w: dict(cfg=dict(tta_model=dict(type='DetTTAModel'), tta_pipeline=[dict(type='TestTimeAug', transforms=[[dict(type='Resize', scale=(64, 64), keep_ratio=True)], [dict(type='RandomFlip', prob=1.)]])]), model=w.mask))
-left_out('how the chapters read configs: its errors name the path in the config, shown in the chapter and tests/test_config.py', 'config.ConfigPart*', 'config.build_part', 'config.finish_part', 'config.refuse_type')
+left_out('how the chapters read configs: its errors name the path in the config, shown in the chapter and tests/test_config.py', 'parts.ConfigPart*', 'parts.build_part', 'parts.finish_part', 'parts.refuse_type',
+    'nodes.copy_node', 'nodes.to_plain', 'expressions.*')
 
 calls('checkpoint',
-    read_checkpoint=lambda w: dict(path=w.saved), find_weights=lambda w: dict(source=w.saved), read_weights=lambda w: dict(source=w.saved), load_checkpoint=lambda w: dict(model=w.mask, source=w.saved),
-    save_checkpoint=lambda w: dict(path=w.folder/'c.safetensors', model=nn.Linear(2, 2), metadata=dict(a='b')),
-    Budget=lambda w: dict(units=3, error=lambda n: ValueError(f'{n} units')), Budget__spend=lambda w: (new('checkpoint.Budget', units=3, error=lambda n: ValueError(f'{n} units')), dict(n=1)), check_file=lambda w: dict(path=w.saved),
-    folder_names=lambda w: dict(folder=w.folder), parse_json=lambda w: dict(text='{"a": 1}'), DoubleKey=lambda w: dict(key='a'),
-    file_budget=lambda w: dict(path=w.saved), notes_budget=lambda w: dict(path=w.saved), read_arrays=lambda w: dict(path=w.pickle), shown=lambda w: dict(text='a', n=9), Checkpoint=lambda w: dict(tensors=dict(a=torch.ones(1)), path='a', kind='b', metadata={}))
+    find_weights=lambda w: dict(source=w.saved), read_weights=lambda w: dict(source=w.saved), load_checkpoint=lambda w: dict(model=w.mask, source=w.saved),
+    save_checkpoint=lambda w: dict(path=w.folder/'c.safetensors', model=nn.Linear(2, 2), metadata=dict(a='b')))
+calls('files',
+    Budget=lambda w: dict(units=3, error=lambda n: ValueError(f'{n} units')), Budget__spend=lambda w: (new('files.Budget', units=3, error=lambda n: ValueError(f'{n} units')), dict(n=1)), check_file=lambda w: dict(path=w.saved),
+    folder_names=lambda w: dict(folder=w.folder), parse_json=lambda w: dict(text='{"a": 1}'), DoubleKey=lambda w: dict(key='a'), some_of=lambda w: dict(names=['a', 'b'], n=1), shown=lambda w: dict(text='a', n=9))
+calls('reading',
+    read_checkpoint=lambda w: dict(path=w.saved), strip_wrappers=lambda w: dict(key='module.a'), unwrap=lambda w: dict(found=dict(a=torch.ones(1)), budget=new('files.Budget', units=99, error=ValueError)), file_budget=lambda w: dict(path=w.saved), notes_budget=lambda w: dict(path=w.saved), read_arrays=lambda w: dict(path=w.pickle), Checkpoint=lambda w: dict(tensors=dict(a=torch.ones(1)), path='a', kind='b', metadata={}))
 def told(w): return importlib.import_module('detbook.describe').describe(w.mask)
 calls('describe',
     describe=lambda w: dict(model=w.mask), rebuild=lambda w: dict(description=told(w)), save_detector=lambda w: dict(path=w.folder/'d.safetensors', model=w.mask, classes=tuple('abcd'), preprocessing=dict(resize=[64, 48])),
     read_detector=lambda w: dict(path=w.saved), check_weights_fit=lambda w: dict(description=told(w), weights=w.mask.state_dict()), first_difference=lambda w: dict(model=w.mask, twin=w.mask), upgrade=lambda w: dict(description=dict(type='detbook.nms.NMS')))
-left_out('it asks the network', 'checkpoint.download', 'learner.detection_learner')
-left_out('a block', 'checkpoint.whole_file', 'training.lock_folder', 'pipeline.drawn_from', 'training.stop_signals', 'distributed.process_group')
-calls('weights',
+left_out('it asks the network', 'download.download', 'learner.detection_learner')
+left_out('a block', 'files.whole_file', 'training.lock_folder', 'pipeline.drawn_from', 'training.stop_signals', 'distributed.process_group')
+calls('names',
     from_torchvision=lambda w: dict(tensors=nn.Linear(2, 2).state_dict()), from_detectron2=lambda w: dict(tensors=nn.Linear(2, 2).state_dict()), from_detectron=lambda w: dict(tensors=nn.Linear(2, 2).state_dict()), weights_kind=lambda w: dict(tensors=w.mask.state_dict()),
-    convert=lambda w: dict(tensors=w.mask.state_dict()), find_url=lambda w: dict(name='mask-rcnn_r50_fpn_1x_coco'), class_names=lambda w: dict(metadata=dict(classes=['a', 'b']), number=2), load_detector=lambda w: dict(path=w.saved),
+    convert=lambda w: dict(tensors=w.mask.state_dict()))
+calls('zoo', **{k: lambda w: dict(name='mask-rcnn_r50_fpn_1x_coco') for k in ('find_url', 'bare_name', 'plain_name', 'zoo_name')})
+calls('weights',
+    class_names=lambda w: dict(metadata=dict(classes=['a', 'b']), number=2), load_detector=lambda w: dict(path=w.saved),
     save_mmdetection=lambda w: dict(path=w.folder/'m.pth', model=w.mask, classes=tuple('abcd')), check_scale=lambda w: dict(scale=(64, 48)), same_scale=lambda w: dict(a=(64, 48), b=(48, 64)),
     picture_size=lambda w: dict(name='mine.pth', cfg=w.config(), notes=dict(preprocessing=dict(resize=[64, 48]))), pipeline_scale=lambda w: dict(cfg=w.config()), test_settings=lambda w: dict(cfg=w.config()), resize_note=lambda w: dict(model=w.mask))
 left_out('builds a ResNet-50 detector by a name that is looked up; tests/test_weights.py tries wrong ones', 'weights.build_arch', 'weights.torchvision_detector', 'weights.detectron2_detector', 'weights.TimmBackbone*')
@@ -472,11 +505,11 @@ RIGHT = {
     'fcos.PointMatcher:ranges:one*': 'any number of levels', 'fcos.PointMatcher____call__:*:*n*': 'inside of nothing', 'fcos.Scale*:*:*': 'any number', 'fcos.PointMatcher*:no rows': 'the splits say how many', 'fcos.FCOSHead__distances:*': 'any numbers, with any leading dimensions',
     'tta.View*:points:*n*': 'nan stays nan', 'tta.View*:image:as float': 'a picture of floats', 'tta.*:scales:one*': 'a pair of limits, or two factors', 'tta.*:flips:list of None': 'no mirror', 'tta.*:flips:one*': 'any number of mirrors', '*:need:empty': 'nothing is needed', 'detector.Detector:fpn:no keys': 'the defaults', 'detector.check_detections:need:one*': 'any keys',
     '*.save*:path:missing': 'a new file', '*__save:path:missing': 'a new file', '*__dump:file:missing': 'a new file', 'metrics.*:*_ids:*': 'any ids', 'metrics.cover_truths:least:zero': 'any overlap', 'metrics.evaluate:sigmas:*': 'not asked for boxes', 'metrics.match_categories:truth:images text': 'handed on',
-    'config.ConfigDict*:*': 'any values', 'config.Config__merge_from_dict:settings:*': 'looked at when it is built', 'config.load_own:names:list': 'or a list', 'checkpoint.load_checkpoint:ignore:text': 'a module that is not there', 'checkpoint.save_checkpoint:metadata:*': 'notes of any kind', 'checkpoint.Budget:units:zero': 'nothing may be spent',
-    'checkpoint.Budget__spend:n:*': 'called for every item of a file, by its reader alone', 'checkpoint.shown:text:*': 'anything is shown', 'describe.check_weights_fit:weights:* nan': 'shapes are compared', 'checkpoint.Checkpoint:*:*': 'what was read, of any kind', '*:cfg:no keys': 'it says nothing', 'outputs.keep_pictures:paths:list of text': 'a text is a path', 'distributed.mean_values:*': 'numbers like any other', 'weights.con*:tensors:*': 'a tensor of any shape and value is renamed', 'weights.weights_kind:*': 'names alone tell', 'weights.from_*:tensors:*': 'a tensor of any shape and value is renamed', 'weights.picture_size:notes:*': 'a note that is no dict says nothing', 'outputs.keep_pictures:sources:*': 'any pictures',
- '*:classes:empty': 'no names are known', 'data.plain_*:*': 'what is plain is handed on, and what is not is for the checks to name', 'data.w*:x:*': 'None: it is none', 'data.has_mask:*': 'whether it says anything', 'data.link_record:*': 'what has no partner stays',
-    'data.check_mask:*': 'the answer says what is wrong', 'data.list_pictures:*': 'each is read later', 'data.spellings:*': 'a record without an id has no spelling', '*:empty': 'no items', 'data.CocoDataset:max_bad:zero': 'none may be bad', '*:keypoint_offset:*e*': 'any shift', 'data.class_names:annotations:*': 'only those with a category count',
-    'describe.first_difference:*': 'the difference', 'describe.upgrade:*': 'what is not of version 0.1 stays', 'describe.save_detector:preprocessing:*': 'notes, looked at where they are used', 'weights.class_names:*:*': 'no names are known', 'weights.check_scale:scale:number': 'a factor', 'weights.check_scale:what:*': 'words for a message', 'data.segmentation_to_rle:*:text': 'numbers may be written as text', 'weights.same_scale:*': 'they are not the same',
+    'nodes.ConfigDict*:*': 'any values', 'config.Config__merge_from_dict:settings:*': 'looked at when it is built', 'build.load_own:names:list': 'or a list', 'checkpoint.load_checkpoint:ignore:text': 'a module that is not there', 'checkpoint.save_checkpoint:metadata:*': 'notes of any kind', 'files.Budget:units:zero': 'nothing may be spent',
+    'files.Budget__spend:n:*': 'called for every item of a file, by its reader alone', 'files.shown:text:*': 'anything is shown', 'describe.check_weights_fit:weights:* nan': 'shapes are compared', 'reading.Checkpoint:*:*': 'what was read, of any kind', '*:cfg:no keys': 'it says nothing', 'outputs.keep_pictures:paths:list of text': 'a text is a path', 'distributed.mean_values:*': 'numbers like any other', 'reading.unwrap:found:*': 'what a file held, of any kind', 'names.con*:tensors:*': 'a tensor of any shape and value is renamed', 'names.weights_kind:*': 'names alone tell', 'names.from_*:tensors:*': 'a tensor of any shape and value is renamed', 'weights.picture_size:notes:*': 'a note that is no dict says nothing', 'outputs.keep_pictures:sources:*': 'any pictures',
+ '*:classes:empty': 'no names are known', 'coco.plain_*:*': 'what is plain is handed on, and what is not is for the checks to name', 'coco.w*:x:*': 'None: it is none', 'coco.has_mask:*': 'whether it says anything', 'coco.link_record:*': 'what has no partner stays',
+    'coco.check_mask:*': 'the answer says what is wrong', 'coco.check_size:*': 'likewise', 'coco.source_name:*': 'anything has a name', 'files.some_of:names:*': 'names of any kind', 'images.list_pictures:*': 'each is read later', 'coco.spellings:*': 'a record without an id has no spelling', '*:empty': 'no items', 'data.CocoDataset:max_bad:zero': 'none may be bad', '*:keypoint_offset:*e*': 'any shift', 'data.class_names:annotations:*': 'only those with a category count',
+    'describe.first_difference:*': 'the difference', 'describe.upgrade:*': 'what is not of version 0.1 stays', 'describe.save_detector:preprocessing:*': 'notes, looked at where they are used', 'weights.class_names:*:*': 'no names are known', 'weights.check_scale:scale:number': 'a factor', 'weights.check_scale:what:*': 'words for a message', 'coco.segmentation_to_rle:*:text': 'numbers may be written as text', 'weights.same_scale:*': 'they are not the same',
     'schedule.*:lr:zero': 'nothing moves', 'schedule.lr_of_run:auto_scale_lr:no keys': 'no rule', 'schedule.NotFinite:losses:no keys': 'no terms are told', 'schedule.OptimStep__load_state:tensors:no keys': 'as before the first step', 'schedule.*:base:zero': 'nothing moves', 'schedule.*:step:zero': 'the first', 'schedule.Schedule:max_epochs:zero': 'no step', 'schedule.build_optimizer:optim_wrapper:type text': 'settings of the step are passed over', 'schedule.*:images:*': 'names of any kind',
     'distributed.broadcast_value:*': 'any value', 'distributed.gather_list:*': 'any items', 'distributed.shard:*:zero': 'the first; nothing', 'distributed.first_host:nodes:unknown': 'one host', 'distributed.who_am_i:env:*': 'a host of any name',
     'transforms.*:image:as float': 'a picture of floats', 'transforms.*__*:boxes nan': 'a box that is nowhere is dropped, or stays', 'transforms.*:boxes turned': 'dropped, or it stays: check_batch names it', 'transforms.*:label *': 'check_batch names it', 'transforms.*:no *': 'what is not there does not move',

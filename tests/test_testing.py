@@ -6,7 +6,8 @@ from pycocotools.coco import COCO
 from pycocotools.cocoeval import COCOeval
 from detbook import models, toy
 from detbook.cascade_rcnn import CascadeRoIHead, cascade_heads
-from detbook.checkpoint import load_checkpoint, save_detector
+from detbook.checkpoint import load_checkpoint
+from detbook.describe import save_detector
 from detbook.cli import run_command
 from detbook.config import Config, build_detector
 from detbook.fast_rcnn import BoxHead, DetectionFilter, RoIHead

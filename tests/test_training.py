@@ -2,7 +2,9 @@
 import os, random, signal, subprocess, sys, time
 from pathlib import Path
 import numpy as np, pytest, torch
-from detbook.checkpoint import read_checkpoint, read_detector, save_checkpoint
+from detbook.reading import read_checkpoint
+from detbook.checkpoint import save_checkpoint
+from detbook.describe import read_detector
 from detbook.cli import run_command
 from detbook.config import Config
 from detbook.pipeline import SETTINGS

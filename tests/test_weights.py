@@ -4,12 +4,15 @@ from pathlib import Path
 import numpy as np, pytest, torch, torchvision
 from torch import nn
 from test_checkpoint import Call, one_sentence, serving
-import detbook.checkpoint as checkpoint
+import detbook.checkpoint as checkpoint, detbook.reading as reading, detbook.download as download
 from detbook.cli import run_command
 from detbook.config import Config, build_detector
 from detbook.backbone import ResNet
 from detbook.batch import Preprocess
-from detbook.checkpoint import describe, load_checkpoint, read_checkpoint, read_detector, rebuild, save_checkpoint, save_detector
+from detbook.reading import read_checkpoint
+from detbook.checkpoint import load_checkpoint, save_checkpoint
+from detbook.describe import describe, save_detector
+from detbook.describe import read_detector, rebuild
 from detbook.detector import load_backbone
 from detbook.fast_rcnn import BoxHead, RoIHead
 from detbook.faster_rcnn import FasterRCNN
@@ -17,8 +20,9 @@ from detbook.masks import MaskHead
 from detbook.mask_rcnn import MaskRCNN
 from detbook.neck import FPN
 from detbook.rpn import RPN, RPNHead
-from detbook.weights import (BACKBONES, COCO, DETECTRON2, TORCHVISION, ZOO, TimmBackbone, build_arch, detbook_convert, find_url, from_detectron, from_detectron2,
-                             load_detector, save_mmdetection, weights_kind)
+from detbook.names import from_detectron, from_detectron2, weights_kind
+from detbook.zoo import BACKBONES, DETECTRON2, TORCHVISION, ZOO, find_url
+from detbook.weights import COCO, TimmBackbone, build_arch, detbook_convert, load_detector, save_mmdetection
 
 golden = Path(__file__).parent/'golden'
 D2 = json.loads(gzip.decompress((golden/'detectron2'/'states.json.gz').read_bytes()))['models']
@@ -161,9 +165,9 @@ def test_stand_ins_are_inert(tmp_path):
         assert not marker.exists()
 
 def test_curves_hold_nothing():
-    assert vars(checkpoint._Curve()) == {} and checkpoint._method(checkpoint._Curve, 'min') is None
-    for owner,name in ((checkpoint._Curve, '__class__'), (checkpoint._Node, 'min'), (str, 'join'), (torch, 'load')):
-        with pytest.raises(pickle.UnpicklingError): checkpoint._method(owner, name)
+    assert vars(reading._Curve()) == {} and reading._method(reading._Curve, 'min') is None
+    for owner,name in ((reading._Curve, '__class__'), (reading._Node, 'min'), (str, 'join'), (torch, 'load')):
+        with pytest.raises(pickle.UnpicklingError): reading._method(owner, name)
 
 # ---------------------------------------------------------------- Detectron2 and Detectron
 
@@ -399,7 +403,7 @@ def test_zoo_is_the_table():
         assert name == Path(row['config']).stem and entry.url == row['weights_url'] and entry.licence == 'Apache-2.0'
         assert (entry.box_ap, entry.mask_ap, entry.ar1000) == (number(row['box_ap']), number(row['mask_ap']), number(row['ar1000']))
         for alias in (name, name.replace('-', '_'), row['model_name'], entry.former, row['weights_file']): assert find_url(alias) == row['weights_url'], alias
-        assert checkpoint._hash_wanted(row['weights_file'], None) == row['weights_file'][-12:-4]
+        assert download._hash_wanted(row['weights_file'], None) == row['weights_file'][-12:-4]
 
 def test_every_name_builds():
     for name in [*ZOO][::10] + [*DETECTRON2][::6]:
