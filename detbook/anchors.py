@@ -21,8 +21,8 @@ def cell_anchors(
     "The anchors of one grid cell: every ratio at every scale, with the area of the scaled square."
     check('base_size >0.., ratios list >0.., scales list >0..', base_size, ratios, scales)
     h = torch.tensor(ratios, dtype=torch.float32).sqrt()
-    scales = torch.tensor(scales, dtype=torch.float32)
-    hs, ws = (base_size * h[:,None] * scales).flatten(), (base_size * (1/h)[:,None] * scales).flatten()
+    s = torch.tensor(scales, dtype=torch.float32)
+    hs, ws = (base_size * h[:,None] * s).flatten(), (base_size * (1/h)[:,None] * s).flatten()
     return torch.stack([-ws, -hs, ws, hs], 1) / 2
 
 # %% ../nbs/08_anchors.ipynb #b4eb94ff

@@ -8,6 +8,7 @@ Docs: https://detbook.github.io/detbook/backbone.html.md"""
 __all__ = ['LAYOUTS', 'conv_norm', 'BasicBlock', 'Bottleneck', 'ResNet', 'ResStage']
 
 # %% ../nbs/13_backbone.ipynb #900defe4
+from typing import Any
 import torch
 from torch import nn, Tensor
 from torch.nn import functional as F
@@ -138,7 +139,7 @@ class Bottleneck(nn.Module):
 
 # %% ../nbs/13_backbone.ipynb #e29a4d1d
 # depth: (block, how many of it in each of the four stages)
-LAYOUTS = {18: (BasicBlock, (2,2,2,2)), 34: (BasicBlock, (3,4,6,3)), 50: (Bottleneck, (3,4,6,3)),
+LAYOUTS:dict[int, tuple[Any, tuple[int, ...]]] = {18: (BasicBlock, (2,2,2,2)), 34: (BasicBlock, (3,4,6,3)), 50: (Bottleneck, (3,4,6,3)),
            101: (Bottleneck, (3,4,23,3)), 152: (Bottleneck, (3,8,36,3))}
 
 # %% ../nbs/13_backbone.ipynb #b1fb0fee

@@ -299,7 +299,7 @@ def component(
     if cls is None: return functools.partial(component, helpers=helpers)
     check('cls type, helpers list text', cls, helpers)
     plain, sig, params = cls.__init__, inspect.signature(cls.__init__), constructor_parameters(cls)
-    known = strict(plain, cls.__name__)
+    known, left_out = strict(plain, cls.__name__), (*helpers, 'weights', 'weights_backbone')
     def by_name(bound):         # arguments in a dict; those that `**kwargs` hands on to the parent's constructor as well
         flat = {}
         for k,v in list(bound.arguments.items())[1:]: flat |= v if sig.parameters[k].kind is inspect.Parameter.VAR_KEYWORD else {k: v}
@@ -317,18 +317,18 @@ def component(
         known(self, *args, **kwargs)
         bound.apply_defaults()
         for k,v in by_name(bound).items():
-            if k in cls.helper_arguments or hasattr(self, k): continue
+            if k in left_out or hasattr(self, k): continue
             if isinstance(v, nn.Module): raise TypeError(f'{cls.__name__} does not keep its part {k}; its constructor should set self.{k}')
             setattr(self, k, v)
         self.arguments = given
     for k,f in list(vars(cls).items()):
         if inspect.isfunction(f) and (k == '__call__' or not k.startswith('_')) and not hasattr(f, 'is_checked'): setattr(cls, k, checked(f))
-    cls.__init__, cls.helper_arguments = __init__, (*helpers, 'weights', 'weights_backbone')
+    for k,v in dict(__init__=__init__, helper_arguments=left_out).items(): setattr(cls, k, v)
     return cls
 
 # %% ../nbs/01_core.ipynb #27f2feb7
 def settings(
-    x:object,       # a component
+    x:typing.Any,   # a component
 )->dict:            # name -> value, for every argument of its constructor that is no helper
     "Read what each argument of a component's constructor holds now."
     return {k: getattr(x, k) for k in constructor_parameters(type(x)) if k not in x.helper_arguments}

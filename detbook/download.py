@@ -125,8 +125,8 @@ def _fetch(url, f):
 # %% ../nbs/18_download.ipynb #44a50ded
 def download(
     url:str,            # http, https or file address
-    folder:str=None,    # where to keep it; default: below $DETBOOK_HOME or ~/.cache/detbook, one folder an address
-    sha256:str=None,    # its hash or the first 8 or more digits; default: the digits in a name like `name-1234abcd.pth`
+    folder:str|Path|None=None,  # where to keep it; default: below $DETBOOK_HOME or ~/.cache/detbook, one folder an address
+    sha256:str|None=None,   # its hash or the first 8 or more digits; default: the digits in a name like `name-1234abcd.pth`
 )->Path:                # the file, whole and checked
     "Fetch a file once; a wrong hash or an unknown scheme raises ValueError, a broken connection ConnectionError."
     if not isinstance(url, str): raise TypeError(f'an address is text, got {shown(repr(url))}')

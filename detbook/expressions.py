@@ -59,7 +59,7 @@ class Evaluator:
         text:str,           # of the file
         file:object,        # its path, for messages
         names:dict={},      # what is known beforehand: name -> value
-        budget:object=None, # a ConfigBudget, which several files may share
+        budget:ConfigBudget|None=None,  # which several files may share
     ):
         self.rows, self.file, self.names, self.budget, self.lines = text.encode().splitlines(True), str(file), dict(names), budget or ConfigBudget(), {}
         self.read = set()       # names that a line has read since they were last changed
@@ -79,7 +79,7 @@ class Evaluator:
         except Exception as e: self.fail(node, str(e) or type(e).__name__)
 
     def code(self,
-        node:ast.AST,   # any
+        node:ast.expr|ast.stmt, # any
     )->str:             # its text
         "Cut a node out of the text; the parser counts its columns in bytes."
         first, *rows = self.rows[node.lineno-1:node.end_lineno]
@@ -87,14 +87,14 @@ class Evaluator:
         return b''.join([first[node.col_offset:], *rows[:-1], rows[-1][:node.end_col_offset]]).decode()
 
     def fail(self,
-        node:ast.AST,   # where
+        node:ast.expr|ast.stmt, # where
         found:str,      # what is wrong
     ):
         "Raise ConfigError with file, line and text."
         raise ConfigError(f'{self.file}, line {node.lineno}: {shown(" ".join(self.code(node).split()))}: {found}')
 
     def spot(self,
-        node:ast.AST,   # any
+        node:ast.expr|ast.stmt, # any
     )->Spot:            # its line
         "Tell where a node stands."
         return Spot(Origin(self.file, node.lineno))

@@ -105,8 +105,8 @@ class Budget:
 # %% ../nbs/02_files.ipynb #b9a800b2
 @contextmanager
 def whole_file(
-    path:str,   # where the file shall be
-):              # yields a temporary path beside it, to be written
+    path:str|Path,  # where the file shall be
+):                  # yields a temporary path beside it, to be written
     "Move what the block wrote to `path` once it is on the disk; when the block raises, leave `path` as it was."
     path = Path(path)
     path.parent.mkdir(parents=True, exist_ok=True)

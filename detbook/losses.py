@@ -182,6 +182,8 @@ class _BoxLoss:
         pred, target = (torch.where(bad[...,None], unit, b) for b in (pred, target))
         return self.weight * self._pair(pred, target).masked_fill(bad, torch.nan)
 
+    def _pair(self, pred, target): raise NotImplementedError        # each loss has its own
+
 # %% ../nbs/12_losses.ipynb #cf298a75
 @component
 class IoULoss(_BoxLoss):

@@ -11,6 +11,7 @@ __all__ = ['SET_BY_PROGRAM', 'MAX_BITS', 'MAX_DEPTH', 'ConfigError', 'Origin', '
 from typing import NamedTuple
 from .cli import nearest
 from .core import checked
+from .files import Budget
 
 # %% ../nbs/36_nodes.ipynb #800d7116
 class ConfigError(ValueError):
@@ -40,7 +41,7 @@ def copy_node(
     value:object,               # whatever a config can hold
     spot:Spot=SET_BY_PROGRAM,   # where it was written
     lines:dict={},              # of containers that are no nodes yet: id -> (the container, {key or index: Spot})
-    budget:object=None,         # pays for each value
+    budget:Budget|None=None,    # pays for each value
     depth:int=0,                # dicts and lists around it
 )->tuple:                       # the copy, and its Spot
     "Copy at every depth, with dicts as nodes. Raises ConfigError for what is nested too deeply, and for a number that is too large."

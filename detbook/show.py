@@ -10,6 +10,7 @@ __all__ = ['PALETTE', 'panels', 'show_image', 'show_boxes', 'show_masks', 'show_
 
 # %% ../nbs/04_show.ipynb #6dfd05b6
 from collections.abc import Iterable
+from typing import Any
 import torch, torch.nn.functional as F
 from torch import Tensor
 from .cli import nearest
@@ -42,9 +43,9 @@ def _numbers(name, v):
 @checked
 def show_image(
     image:Tensor|list,  # (3,H,W), (1,H,W) or (H,W) tensor, or (H,W,3) array; uint8, or float on 0..255
-    ax:object=None,     # matplotlib Axes to draw on; default: a new figure
+    ax:Any=None,     # matplotlib Axes to draw on; default: a new figure
     title:str=None,     # text above the picture
-)->object:              # the Axes
+)->Any:                 # the Axes
     "Draw `image`, pixel (i,j) filling the square from (j,i) to (j+1,i+1). Raises ValueError for other shapes."
     image = _numbers('image', image)
     x = image.permute(1, 2, 0) if image.ndim == 3 and image.shape[0] in (1, 3) else image
@@ -92,9 +93,9 @@ def show_boxes(
     kind:str='truth',       # name in PALETTE, or a matplotlib colour; 'ignored' is dashed
     labels:list|str=None,   # N texts or numbers, written above the boxes
     scores:Tensor|list=None, # (N,) written behind the labels
-    ax:object=None,         # matplotlib Axes to draw on; default: the current one
+    ax:Any=None,         # matplotlib Axes to draw on; default: the current one
     width:float=1.5,        # of the line, points
-)->object:                  # the Axes
+)->Any:                     # the Axes
     "Draw the outline of each box, with its label. Raises ValueError where labels or scores do not match the boxes."
     from matplotlib import patheffects, patches
     ax, color = _axes(ax), _color(kind)
@@ -117,9 +118,9 @@ def show_boxes(
 def show_masks(
     masks:Tensor|list,      # (N,H,W) bool, or anything that is not 0 where the object is
     kind:str='truth',       # name in PALETTE, or a matplotlib colour
-    ax:object=None,         # matplotlib Axes to draw on; default: the current one
+    ax:Any=None,         # matplotlib Axes to draw on; default: the current one
     alpha:float=.35,        # strength of the veil; the rim has twice that
-)->object:                  # the Axes
+)->Any:                     # the Axes
     "Lay each mask over the picture as a translucent veil with a stronger rim. Raises ValueError for other shapes."
     from matplotlib.colors import to_rgb
     m = _numbers('masks', masks) != 0
@@ -139,8 +140,8 @@ def show_keypoints(
     keypoints:Tensor|list,  # (N,K,3): x, y, flag (0 unknown, 1 hidden, 2 visible); or (N,K,2), all visible
     kind:str='truth',       # name in PALETTE, or a matplotlib colour
     skeleton:list=(),       # pairs of keypoint indices to join by a line
-    ax:object=None,         # matplotlib Axes to draw on; default: the current one
-)->object:                  # the Axes
+    ax:Any=None,         # matplotlib Axes to draw on; default: the current one
+)->Any:                     # the Axes
     "Draw visible keypoints as full dots, hidden ones as rings, joined along the skeleton. Raises ValueError for other shapes."
     pts = _numbers('keypoints', keypoints).float()
     if pts.ndim != 3 or pts.shape[2] not in (2, 3):
@@ -188,10 +189,10 @@ def show_target(
     image:Tensor|list,      # (3,H,W) picture
     target:dict,            # boxes, labels and, where there are any, masks, keypoints, ignore
     classes:list=None,      # class names; default: write the label's number
-    ax:object=None,         # matplotlib Axes to draw on; default: a new figure
+    ax:Any=None,         # matplotlib Axes to draw on; default: a new figure
     title:str=None,         # text above the picture
     skeleton:list=(),       # pairs of keypoint indices to join
-)->object:                  # the Axes
+)->Any:                     # the Axes
     "Draw a picture with its truths, those to be ignored dashed. Raises ValueError for a label without a name."
     marks, ignore = _marks('target', target, classes, 'boxes', 'labels')
     ax = show_image(image, ax, title)
@@ -210,10 +211,10 @@ def show_prediction(
     pred:dict,              # boxes, scores, labels and, where there are any, masks, keypoints
     classes:list=None,      # class names; default: write the label's number
     min_score:float=.5,     # leave out what scores less
-    ax:object=None,         # matplotlib Axes to draw on; default: a new figure
+    ax:Any=None,         # matplotlib Axes to draw on; default: a new figure
     title:str=None,         # text above the picture
     skeleton:list=(),       # pairs of keypoint indices to join
-)->object:                  # the Axes
+)->Any:                     # the Axes
     "Draw a picture with what a detector found in it, the best score on top. Raises ValueError for a label without a name."
     marks, _ = _marks('pred', pred, classes, 'boxes', 'scores', 'labels')
     ax = show_image(image, ax, title)

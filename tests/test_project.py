@@ -341,6 +341,7 @@ def test_wheel_metadata(wheel):
     assert meta.get_payload().strip() == (ROOT/'README.md').read_text(encoding='utf-8').strip(), 'the long description is README.md'
     assert {p.name for p in wheel.iterdir()} == {'detbook', info.name}, 'the wheel holds the package alone'
     assert {p.name for p in (wheel/'detbook').rglob('*.py')} == {f'{w}.py' for w in [*NUMBER, '__init__', '_modidx']}
+    assert (wheel/'detbook'/'py.typed').is_file(), 'editors read the annotations of a package that has this file'
 
 ONLY = '''
 import re, sys
