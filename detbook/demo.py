@@ -14,6 +14,7 @@ import torch
 from .learner import Bfloat16, DetectionLearner, detection_dls, detection_learner
 from fastai.callback.training import GradientClip
 from fastai.torch_core import set_seed
+from .core import checked
 from .anchors import AnchorGenerator
 from .assign import Matcher, RandomSampler
 from .losses import L1Loss
@@ -32,6 +33,7 @@ from .transforms import train_transforms, test_transforms
 from .outputs import keep_pictures, never_over
 
 # %% ../nbs/39_demo.ipynb #0f8c0414
+@checked('num_classes int 1.., channels int 1..')
 def small_detector(
     num_classes:int,        # classes of objects
     masks:bool=True,        # a Mask R-CNN? else a Faster R-CNN
@@ -64,8 +66,9 @@ def demo_data(
     return CocoDataset(train, transforms=train_transforms(scale=None)), CocoDataset(valid, transforms=test_transforms(scale=None))
 
 # %% ../nbs/39_demo.ipynb #abb2bc11
+@checked('width int 1..')
 def smooth(
-    values:list,        # one number a step
+    values:list[float], # one number a step
     width:int=20,       # steps to average over
 )->list:                # as many numbers
     "The mean of each step and those just before it."

@@ -31,7 +31,7 @@ from fastai.data.core import DataLoaders
 from fastai.data.load import DataLoader
 from fastai.learner import Learner, ValueMetric
 from fastai.optimizer import OptimWrapper
-from .core import nearest, strict, warn_once
+from .core import checked, nearest, strict, warn_once
 from .show import show_grid, show_pair
 from .describe import save_detector
 from .models import mask_rcnn
@@ -48,11 +48,12 @@ def _rows(ds):
         return [inner[int(i)] for i in ds.indices]
     if isinstance(ds, ConcatDataset): return [r for part in ds.datasets for r in _rows(part)]
     if not hasattr(ds, 'classes') or not hasattr(ds, '__getitem__'):
-        raise TypeError(f'a {type(ds).__name__} is no data set of pictures with classes: expected a CocoDataset, or a Subset or ConcatDataset of some')
+        raise TypeError(f'dataset is a {type(ds).__name__}; expected a CocoDataset, or a Subset or ConcatDataset of some')
     return [(ds, i) for i in range(len(ds))]
 
 class PictureSet(Dataset):
     "Pictures chosen from data sets and joined, with the classes and truths that they have there. ValueError where the classes differ."
+    @checked
     def __init__(self,
         dataset:Dataset,        # CocoDataset, or Subset or ConcatDataset of some, nested as you like
         transforms:object=None, # called as transforms(image, target), in place of the data sets' own; None: theirs
@@ -78,10 +79,12 @@ class PictureSet(Dataset):
         image, target = ds[k] if self.own is None else self.own(ds.image(k), ds.target(k))
         return image, {**target, 'image_id': self.image_ids[i]}
 
+    @checked
     def target(self,
         i:int,  # which picture, from 0
     )->dict:    # as `CocoDataset.target` has it
         "Build the truths of a picture, on the picture as it is in its file."
+        if not 0 <= i < len(self): raise IndexError(f'i is {i}; {self.name} has the pictures 0 to {len(self) - 1}')
         ds, k = self.rows[i]
         return {**ds.target(k), 'image_id': self.image_ids[i]}
 
@@ -144,7 +147,7 @@ class _Loaders(DataLoaders):
     def test_dl(self, *args, **kwargs): raise NotImplementedError('there is no test_dl of pictures without truths: learn.predict(pictures) looks at them; '
         'with truths, detection_dls(train, test).valid is a loader for learn.validate(dl=) and learn.get_preds(dl=)')
 
-@strict
+@checked('bs int 1.., valid_bs? int 1.., num_workers int 0..')
 def detection_dls(
     train:Dataset,          # to learn from: a CocoDataset; or Subset or ConcatDataset of some
     valid:Dataset,          # to measure on, likewise
@@ -154,8 +157,6 @@ def detection_dls(
     device=None,            # None: a GPU if there is one
 )->DataLoaders:             # with `classes`
     "fastai DataLoaders of two detection data sets; both must name the same classes in the same order."
-    for name,n in dict(bs=bs, valid_bs=bs if valid_bs is None else valid_bs).items():
-        if n < 1: raise ValueError(f'{name} must be at least 1, not {n}')
     train, valid = _pictures(train), _pictures(valid)
     if not len(train) or not len(valid): raise ValueError(f'the {"validation" if len(train) else "training"} set has no pictures')
     if (calm := still(getattr(valid, 'transforms', None))) is not getattr(valid, 'transforms', None):
@@ -169,14 +170,17 @@ def detection_dls(
     return dls
 
 # %% ../nbs/36_learner.ipynb #ecd1e008
+@checked
 def sum_losses(
-    losses:dict,    # name -> scalar, each a term of the objective
+    losses:dict[str, Tensor],   # name -> scalar, each a term of the objective
     *yb,            # fastai hands over the targets; the model has used them already
 )->Tensor:          # () the objective
-    "Add the terms of a detector's loss."
+    "Add the terms of a detector's loss; the sum is nan where one of them is."
+    if not losses: raise ValueError('losses has no terms; expected one or more, by name')
     return sum(losses.values())
 
 # %% ../nbs/36_learner.ipynb #9d350088
+@checked
 def split_backbone(
     model:nn.Module,    # a detector
 )->list:                # lists of parameters: the backbone's that train, if there are any, and all others that train
@@ -213,12 +217,12 @@ def _check_sigmas(sigmas, model, ds):
 class DetectionStep(Callback):
     "Hand images and targets to the model, keep every loss term, and predict while validating."
     order = -1
+    @checked('every int 1..')
     def __init__(self,
         metrics:tuple=('bbox',),    # what `evaluate` measures when validating: 'bbox', 'segm', 'keypoints'; (): nothing
         every:int=1,                # validate after every so many epochs, and after the last
         sigmas:list|float|None=None,# of keypoints, for `evaluate`; None: COCO's
     ):
-        if every < 1: raise ValueError(f'every must be at least 1 epoch, not {every}')
         self.measures, self.every, self.sigmas, self.evaluation, self.terms, self.found = tuple(metrics), every, sigmas, None, {}, []
         self._steps, self._new, self._trained, self._seen = [], True, False, []
 

@@ -17,10 +17,11 @@ from collections.abc import Callable
 from contextlib import contextmanager
 from itertools import accumulate
 from pathlib import Path
+from typing import Literal
 import numpy as np, torch
 from torch import Tensor
 from torch.utils.data import DataLoader, Dataset
-from .core import nearest, strict, warn_once
+from .core import check, check_keys, checked, nearest, warn_once
 from .checkpoint import read_arrays
 from .config import Config, ConfigError, ConfigPart, build_part, refuse_type
 from .data import CocoDataset, class_names, collate, link_record, plain_id, plain_record, read_coco, spellings
@@ -30,12 +31,14 @@ from .transforms import Augment, Crop, DropSmall, Flip, RandomResize, Resize
 # %% ../nbs/42_pipeline.ipynb #cacfcbe0
 class Pipeline:
     "What a config does to a picture: steps over (image, target), and what has to be read for them."
+    @checked
     def __init__(self,
         test_mode:bool=False,   # for testing, where no picture may be exchanged for another
     ):
         self.test_mode, self.names, self.steps, self.masks, self.keypoints = test_mode, [], [], False, False
         self.reads_proposals, self.max_proposals, self.table = False, None, None
 
+    @checked
     def add(self,
         name:str,       # as the config calls it
         step:Callable,  # on (image, target); None in place of both asks for another picture
@@ -44,7 +47,9 @@ class Pipeline:
         self.names.append(name); self.steps.append(step)
 
     def __call__(self, image, target):
-        if self.table is not None: target = {**target, 'proposals': self.table[target['image_id']]}
+        if self.table is not None:
+            check_keys(target, 'image_id', where='target')
+            target = {**target, 'proposals': self.table[target['image_id']]}
         return Augment(self.steps, min_size=0)(image, target)
 
     def __repr__(self): return f'Pipeline({", ".join(self.names)})'
@@ -149,6 +154,7 @@ def build_transforms(
     test_mode:bool=False,   # for testing, where no picture may be exchanged for another
 )->Pipeline:                # callable on (image, target)
     "Build the steps that a config describes. Raises ConfigError for a step or a keyword that there is not."
+    check('path text, test_mode flag', path, test_mode)
     if not isinstance(pipeline, (list, tuple)): raise ConfigError(f'{path} is {pipeline!r:.60}; expected a list of steps')
     made = Pipeline(test_mode)
     for i,step in enumerate(pipeline):
@@ -162,16 +168,27 @@ def _key(i):
     i = plain_id(i)
     return i if isinstance(i, int) else int.from_bytes(hashlib.blake2b(str(i).encode(errors='surrogatepass'), digest_size=8).digest()) >> 1
 
+def _check_rows(ids, rows):
+    "Raise a ValueError unless each id has a row of boxes, all of them with scores or none."
+    if len(rows) != len(ids): raise ValueError(f'rows has {len(rows)} entries, ids has {len(ids)}; expected one for each image')
+    for i,r in zip(ids, rows):
+        if plain_id(i) is None: raise ValueError(f'ids has {i!r:.60}; expected ids of images, whole numbers or texts')
+        if r.ndim != 2 or r.shape[1] not in (4, 5): raise ValueError(f'rows of image {i} is of shape {tuple(r.shape)}; expected (P,4) or (P,5)')
+    wide = {r.shape[1]: i for i,r in zip(ids, rows) if len(r)}
+    if len(wide) == 2: raise ValueError(f'rows of image {wide[5]} have scores, those of image {wide[4]} have none; expected scores for all or for none')
+
 class ProposalTable:
     "Proposals of many images, end to end in one tensor: nothing to copy for a worker, and rows by image id."
+    @checked
     def __init__(self,
-        ids:list,   # of the images
-        rows:list,  # (P,4) or (P,5) for each: boxes xyxy in pixels of the original picture, perhaps a score
+        ids:list,           # of the images
+        rows:list[Tensor],  # (P,4) or (P,5) for each: boxes xyxy in pixels of the original picture, perhaps a score
     ):
+        _check_rows(ids, rows)
         self.ids, order = torch.tensor([_key(i) for i in ids], dtype=torch.int64).sort()
         rows = [rows[i] for i in order.tolist()]
         self.first = torch.tensor([0, *accumulate(map(len, rows))])
-        self.data  = torch.cat(rows) if rows else torch.zeros(0, 4)
+        self.data  = torch.cat([r for r in rows if len(r)] or rows[:1] or [torch.zeros(0, 4)])
 
     def __len__(self): return len(self.ids)
 
@@ -237,6 +254,13 @@ def _from_results(found, ids, most, path):
         at[i].append(own(r))
     return [torch.tensor(sorted(at[i], key=lambda r: -r[4])[:most], dtype=torch.float32).reshape(-1, 5) for i in ids]
 
+def _keys(found, images, path):
+    "What a dict of proposals calls each image."
+    for _,name in images:
+        key = name if name in found else name.split('/')[-1]
+        if key not in found: raise ValueError(f'{path}: no proposals for {name}{nearest(name, list(found)[:5000])}; it has those of {len(found)} images')
+        yield key
+
 def read_proposals(
     path:str|Path,          # .json, or .pkl: a dict by 'folder/file name'; a list in the order of the images; or a list of COCO results
     images:list,            # (id, 'folder/file name') of each image of the annotations, in their order
@@ -245,17 +269,15 @@ def read_proposals(
     "Read proposals that were written before; nothing in a pickle is run. ValueError where they are those of other images."
     found, ids = _read_file(path), [i for i,_ in images]
     if isinstance(found, list) and found and isinstance(found[0], dict) and 'image_id' in found[0]:
-        return ProposalTable(ids, _from_results(found, ids, most, path))
-    if isinstance(found, list):
+        rows = _from_results(found, ids, most, path)
+    elif isinstance(found, list):
         if len(found) != len(ids): raise ValueError(f'{path}: a list of proposals for {len(found)} images; the annotations have {len(ids)}')
-        return ProposalTable(ids, [_as_rows(o, most, f'{path}, number {n}') for n,o in enumerate(found)])
-    if not isinstance(found, dict): raise ValueError(f'{path}: expected a dict or a list of proposals, found a {type(found).__name__}')
-    rows = []
-    for _,name in images:
-        key = name if name in found else name.split('/')[-1]
-        if key not in found: raise ValueError(f'{path}: no proposals for {name}{nearest(name, list(found)[:5000])}; it has those of {len(found)} images')
-        rows.append(_as_rows(found[key], most, f'{path}, {key}'))
-    return ProposalTable(ids, rows)
+        rows = [_as_rows(o, most, f'{path}, number {n}') for n,o in enumerate(found)]
+    elif isinstance(found, dict):
+        rows = [_as_rows(found[k], most, f'{path}, {k}') for k in _keys(found, images, path)]
+    else: raise ValueError(f'{path}: expected a dict or a list of proposals, found a {type(found).__name__}')
+    try: return ProposalTable(ids, rows)
+    except ValueError as e: raise ValueError(f'{path}: {e}') from None
 
 # %% ../nbs/42_pipeline.ipynb #58fb202d
 def _fit(a, w, h):
@@ -378,12 +400,13 @@ def _coco(p):
 # %% ../nbs/42_pipeline.ipynb #87696969
 class JoinedDataset(Dataset):
     "Data sets one after another; one that is in the list several times is gone through as often."
+    @checked
     def __init__(self,
         parts:list, # data sets with `classes` and `sizes`
     ):
-        if not isinstance(parts, (list, tuple)) or not parts: raise ValueError(f'JoinedDataset takes a list of data sets, found {parts!r:.60}')
-        for d in parts:
-            if not (hasattr(d, 'classes') and hasattr(d, 'sizes')): raise TypeError(f'JoinedDataset takes data sets with classes and sizes; a {type(d).__name__} has none')
+        if not parts: raise ValueError('parts is empty; expected one data set or more')
+        for i,d in enumerate(parts):
+            if not (hasattr(d, 'classes') and hasattr(d, 'sizes')): raise TypeError(f'parts[{i}] is a {type(d).__name__}; expected a data set with classes and sizes')
         for d in parts[1:]:
             if d.classes != parts[0].classes: raise ValueError(f'data sets of other classes cannot be joined: {parts[0].classes} and {d.classes}')
         self.parts, self.ends, self.classes = list(parts), list(accumulate(map(len, parts))), parts[0].classes
@@ -430,13 +453,16 @@ def build_dataset(
     return build_part(ConfigPart(dataset, path), _DATASETS, 'data set')
 
 # %% ../nbs/42_pipeline.ipynb #4a8e02c7
+def _mix(*numbers): return int.from_bytes(hashlib.blake2b(' '.join(map(str, numbers)).encode(), digest_size=8).digest(), 'little') >> 1
+
+@checked('epoch int 0.., index int 0..')
 def item_seed(
-    seed:int,   # of the training
+    seed:int,   # of the training; any integer
     epoch:int,  # from 0
-    index:int,  # of the picture
+    index:int,  # of the picture, from 0
 )->int:         # below 2**63
     "Mix three numbers into one that shows none of them."
-    return int.from_bytes(hashlib.blake2b(f'{seed} {epoch} {index}'.encode(), digest_size=8).digest(), 'little') >> 1
+    return _mix(seed, epoch, index)
 
 # %% ../nbs/42_pipeline.ipynb #728debe9
 @contextmanager
@@ -452,6 +478,7 @@ def drawn_from(
 # %% ../nbs/42_pipeline.ipynb #46b48ffd
 class SeededItems(Dataset):
     "A data set whose items are asked for by (seed, index): chance has no other source."
+    @checked('tries int 1..')
     def __init__(self,
         dataset:Dataset,    # gives (image, target), or None where another picture is wanted
         tries:int=1000,     # so many pictures are tried before it gives up
@@ -469,18 +496,15 @@ class SeededItems(Dataset):
         raise ValueError(f'{getattr(self.dataset, "name", "the data set")}: of {self.tries} pictures none kept an object through its pipeline')
 
 # %% ../nbs/42_pipeline.ipynb #ad250bdd
-def _check_whole(owner, least=None, **values):
-    for k,n in values.items():
-        if isinstance(n, bool) or not isinstance(n, (int, np.integer)) or least is not None and n < least:
-            raise ValueError(f'{owner}: {k} is {n!r:.60}, expected a whole number' + f' from {least}'*(least is not None))
-
+@checked('batch_size int 1..')
 def group_by_shape(
-    order:list,         # indices of images
-    upright:list,       # for each image of the data set: is it higher than wide?
+    order:list[int],    # indices of images; one may come twice
+    upright:list[bool], # for each image of the data set: is it higher than wide?
     batch_size:int,     # images in a batch
 )->list:                # batches; those at the end hold what is left of both kinds
     "Fill batches with images of one orientation, in the given order."
-    _check_whole('group_by_shape', 1, batch_size=batch_size)
+    if order and not (0 <= min(order) and max(order) < len(upright)):
+        raise ValueError(f'order has the index {max(order) if min(order) >= 0 else min(order)}, upright has {len(upright)} images; expected indices from 0 to {len(upright) - 1}')
     open_, full = ([], []), []
     for i in order:
         batch = open_[not upright[i]]
@@ -492,29 +516,28 @@ def group_by_shape(
 # %% ../nbs/42_pipeline.ipynb #ff09fb08
 class BatchPlan:
     "Which images come in which batch, on which rank: a function of its arguments and of the epoch, and of nothing else."
-    @strict
+    @checked('batch_size int 1.., rank int 0.., world_size int 1..')
     def __init__(self,
-        sizes:Tensor,               # (N,2) height and width of each image: `dataset.sizes`
+        sizes:Tensor|list,          # (N,2) height and width of each image: `dataset.sizes`; one image or more
         batch_size:int=2,           # images in a batch, on each rank
-        seed:int=0,                 # of the training, the same on all ranks
+        seed:int=0,                 # of the training, the same on all ranks; any integer
         rank:int=0,                 # of this process
         world_size:int=1,           # number of processes
         shuffle:bool=True,          # another order in each epoch
         group_by_shape:bool=True,   # keep upright and lying images apart
         rest:str='repeat',          # 'repeat': some images twice, so that all ranks have equally many; 'drop': and full batches only; 'keep': each image once
     ):
-        _check_whole('BatchPlan', batch_size=batch_size, seed=seed, rank=rank, world_size=world_size)
         sizes = torch.as_tensor(sizes)
-        if sizes.ndim == 2 and not (sizes > 0).all(): raise ValueError(f'BatchPlan: the size of image {int((~(sizes > 0)).any(1).nonzero()[0])} is not above 0')
-        if sizes.ndim != 2 or sizes.shape[1] != 2: raise ValueError(f'BatchPlan: sizes of shape {tuple(sizes.shape)}, expected (N,2): height and width of each image')
-        if not 0 <= rank < world_size: raise ValueError(f'rank is {rank}, expected 0 to {world_size-1}, for world_size is {world_size}')
-        if batch_size < 1: raise ValueError(f'batch_size is {batch_size}, expected at least 1')
+        if len(sizes) == 0: raise ValueError(f'sizes is of shape {tuple(sizes.shape)}; expected (N,2): height and width of one image or more')
+        check('sizes (N,2)', sizes)
+        if (bad := ~(sizes > 0).all(1)).any(): raise ValueError(f'sizes is {sizes[bad][0].tolist()} in row {int(bad.nonzero()[0])}; expected a height and a width above 0')
+        if rank >= world_size: raise ValueError(f'rank is {rank}; expected 0 to {world_size-1}, because world_size is {world_size}')
         ways = ('repeat', 'drop', 'keep')
-        if rest not in ways: raise ValueError(f'rest is {rest!r}, expected one of {", ".join(ways)}{nearest(rest, ways)}')
-        if len(sizes) == 0: raise ValueError('there are no images to plan for')
+        if rest not in ways: raise ValueError(f'rest is {rest!r}; expected one of {", ".join(ways)}{nearest(rest, ways)}')
         self.count, self.upright = len(sizes), (sizes[:, 0] > sizes[:, 1]).tolist() if group_by_shape else None
         self.batch_size, self.seed, self.rank, self.world_size, self.shuffle, self.rest = batch_size, seed, rank, world_size, shuffle, rest
 
+    @checked('epoch int 0..')
     def indices(self,
         epoch:int,  # from 0
     )->list:        # of int
@@ -526,15 +549,15 @@ class BatchPlan:
             return (order * (total // self.count + 1))[:total][self.rank::self.world_size]
         return [order[k] for k in shard(self.count, self.rank, self.world_size)]
 
+    @checked('epoch int 0..')
     def epoch(self,
         epoch:int,  # from 0
     )->list:        # of batches: lists of (seed of the item, index)
         "The batches of this rank in one epoch."
-        _check_whole('BatchPlan', 0, epoch=epoch)
         order, b = self.indices(epoch), self.batch_size
         batches = group_by_shape(order, self.upright, b) if self.upright else [order[k:k+b] for k in range(0, len(order), b)]
         if self.rest == 'drop': batches = [o for o in batches if len(o) == b]
-        return [[(item_seed(self.seed, epoch, i), i) for i in batch] for batch in batches]
+        return [[(_mix(self.seed, epoch, i), i) for i in batch] for batch in batches]
 
     def __len__(self):
         n = len(shard(self.count, self.rank, self.world_size)) if self.rest == 'keep' else -(-self.count // self.world_size)
@@ -568,21 +591,22 @@ def build_plan(
 # %% ../nbs/42_pipeline.ipynb #cad9ce5d
 class PlannedBatches:
     "The batches of a plan, from a place in it: what a DataLoader takes for `batch_sampler`."
+    @checked
     def __init__(self,
         plan:BatchPlan,     # what comes when
-        epoch:int=0,        # which epoch the next round is
-        start:int=0,        # how many of its batches are left out, for they have been seen
+        epoch:int=0,        # which epoch the next round is, from 0
+        start:int=0,        # how many of its batches are left out, because they have been seen
     ):
         self.plan = plan
         self.go_to(epoch, start)
 
+    @checked('epoch int 0.., start int 0..')
     def go_to(self,
-        epoch:int,      # which epoch the next round is
+        epoch:int,      # which epoch the next round is, from 0
         start:int=0,    # how many of its batches are left out
     ):
         "Let the next round through the loader begin there."
-        _check_whole('go_to', 0, epoch=epoch, start=start)
-        if start > len(self.plan): raise ValueError(f'go_to: start is {start}, and an epoch has {len(self.plan)} batches')
+        if start > len(self.plan): raise ValueError(f'start is {start}; expected 0 to {len(self.plan)}, the batches of an epoch')
         self.at = epoch, start
 
     def __len__(self): return len(self.plan) - self.at[1]
@@ -596,7 +620,7 @@ def _patient(worker):
     signal.signal(signal.SIGALRM, lambda *_: os._exit(128 + signal.SIGTERM))
     signal.signal(signal.SIGTERM, lambda *_: signal.alarm(30))
 
-@strict
+@checked('epoch int 0.., start int 0..')
 def build_loader(
     dataset:Dataset,                # gives (image, target)
     dataloader:dict,                # of a config: num_workers, persistent_workers, ...
@@ -613,7 +637,7 @@ def build_loader(
     workers = p('num_workers', 0) if num_workers is None else num_workers
     more = dict(persistent_workers=p('persistent_workers', False), prefetch_factor=p('prefetch_factor', None), multiprocessing_context=context)
     p.finish()
-    _check_whole(path, 0, num_workers=workers)
+    check('num_workers int 0..', workers, where=path)
     return DataLoader(SeededItems(dataset), batch_sampler=PlannedBatches(plan, epoch, start), num_workers=workers, collate_fn=collate, worker_init_fn=_patient,
                       pin_memory=torch.cuda.is_available(), generator=torch.Generator(), **(more if workers else {}))
 
@@ -639,12 +663,12 @@ _PLACES = dict(         # a name that configs use: where it counts; {train}, {va
 _IDLE = dict(log_level='INFO', default_scope='mmdet', launcher='none', log_processor=dict(type='LogProcessor', window_size=50, by_epoch=True))
 
 # %% ../nbs/42_pipeline.ipynb #ab7d4017
+@checked
 def inner_dataset(
     cfg:dict,   # a whole config
-    loader:str, # 'train_dataloader', 'val_dataloader' or 'test_dataloader'
+    loader:Literal['train_dataloader', 'val_dataloader', 'test_dataloader'],
 )->tuple:       # the settings of the data set that lies inside of RepeatDataset and the like, or {}; and their path
     "Find the data set of a loader whose pipeline loads the pictures."
-    if not isinstance(cfg, dict): raise TypeError(f'inner_dataset takes a whole config, not {cfg!r:.60}')
     own, path = cfg.get(loader) or {}, loader
     while isinstance(own, dict) and isinstance(own.get('dataset'), dict): own, path = own['dataset'], f'{path}.dataset'
     if path == loader: own, path = {}, f'{path}.dataset'
@@ -683,7 +707,7 @@ def check_names(
     cfg:Config, # a whole config
 ):
     "Refuse a name at the top level that reaches nothing (ConfigError), with the path that counts; names that change nothing here are warned of."
-    if not isinstance(cfg, Config): raise TypeError(f'check_names takes a Config, not a {type(cfg).__name__}: Config.fromfile reads one, Config(dict) makes one')
+    if not isinstance(cfg, Config): raise TypeError(f'cfg is a {type(cfg).__name__}; expected a Config: Config.fromfile reads one, Config(dict) makes one')
     for k,origin in cfg.unused(SETTINGS).items():
         near = difflib.get_close_matches(k, SETTINGS, 1, .88)
         if near and k not in _PLACES: raise ConfigError(f'the config has {k!r} ({origin}); did you mean {near[0]!r}?')

@@ -19,7 +19,7 @@ from typing import Literal, NamedTuple
 import torch, torch.distributed as dist, torchvision
 from fastcore.basics import patch
 from torch import nn
-from .core import nearest, strict, warn_once
+from .core import checked, nearest, strict, warn_once
 from .show import panels
 from .checkpoint import load_checkpoint, read_checkpoint, save_checkpoint, whole_file
 from .describe import save_detector
@@ -59,32 +59,45 @@ class Timetable:
         if not (isinstance(pairs, (list, tuple)) and pairs and all(isinstance(p, (list, tuple)) and len(p) == 2 and all(type(n) is int for n in p) and p[1] > 0 for p in pairs)):
             raise ValueError(f'Timetable: measure is {pairs!r:.60}; expected pairs of whole numbers: (from, every), every 1 or more')
 
+    @checked('step int 0..')
     def count(self,
-        step:int,       # steps that are done
+        step:int,       # steps that are done, from 0
         by_epoch:bool,  # count epochs? else steps
     )->int|None:        # None in the middle of an epoch
         "Count the epochs or steps that are done."
         return step if not by_epoch else None if step % self.per_epoch else step // self.per_epoch
 
-    def measures(self, step:int)->bool: # after this step?
+    @checked('step int 0..')
+    def measures(self,
+        step:int,   # steps that are done, from 0
+    )->bool:        # after this step?
         "Is it time to measure?"
         n = self.count(step, self.by_epoch)
         if n is None or n < self.measure_begin: return False
         every = [e for start,e in self.measure if start <= n + 1][-1]
         return step == self.steps or n % every == 0
 
-    def saves(self, step:int)->bool: # after this step?
+    @checked('step int 0..')
+    def saves(self,
+        step:int,   # steps that are done, from 0
+    )->bool:        # after this step?
         "Is it time to save a detector?"
         n = self.count(step, self.save_by_epoch)
         return step == self.steps and self.save_last or n is not None and self.save > 0 and n >= max(self.save_begin, 1) and (n - self.save_begin) % self.save == 0
 
-    def logs(self, step:int)->bool: # after this step?
+    @checked('step int 0..')
+    def logs(self,
+        step:int,   # steps that are done, from 0
+    )->bool:        # after this step?
         "Is it time for a line in the log?"
         n = (step - 1) % self.per_epoch + 1 if self.by_epoch else step
         ends = n == self.per_epoch and (self.log_ends or self.per_epoch <= self.log)
-        return n % self.log == 0 or step == self.steps or self.by_epoch and ends
+        return step > 0 and (n % self.log == 0 or step == self.steps or self.by_epoch and ends)
 
-    def name(self, step:int)->str: # epoch_3, or iter_900
+    @checked('step int 0..')
+    def name(self,
+        step:int,   # steps that are done, from 0
+    )->str:         # epoch_3, or iter_900
         "Name the file of a detector saved after a step."
         return f'epoch_{step // self.per_epoch}' if self.save_by_epoch else f'iter_{step}'
 
@@ -147,6 +160,7 @@ def _iters(p, per_epoch): return dict(steps=_whole(p, 'max_iters', None, 1), per
 
 _LOOPS = dict(EpochBasedTrainLoop=_epochs, IterBasedTrainLoop=_iters)
 
+@checked('per_epoch int 1..')
 def read_timetable(
     cfg:dict,       # a whole config: its train_cfg and its hooks are read
     per_epoch:int,  # steps of an epoch
@@ -157,9 +171,10 @@ def read_timetable(
     return Timetable(**times)
 
 # %% ../nbs/44_training.ipynb #2e01f157
+@checked('step int 0.., rank int 0..')
 def seed_step(
-    seed:int,   # of the run
-    step:int,   # steps that are done
+    seed:int,   # of the run; any integer
+    step:int,   # steps that are done, from 0
     rank:int=0, # of this process
 ):
     "Let all random draws of the next step depend on these three numbers alone."
@@ -176,6 +191,7 @@ def _checksum(tensors):
         total = zlib.crc32(tensors[k].detach().cpu().contiguous().reshape(-1).view(torch.uint8).numpy(), total)
     return total
 
+@checked
 def save_state(
     folder:Path,    # of the run
     tensors:dict,   # name -> tensor
@@ -183,7 +199,7 @@ def save_state(
 ):
     "Write a run's state as resume.safetensors; the one before becomes resume_previous.safetensors. TypeError for what is no tensor."
     for k,v in tensors.items():
-        if not isinstance(k, str) or not isinstance(v, torch.Tensor): raise TypeError(f'a state holds tensors by name; {k!r:.60} is {v!r:.60}')
+        if not isinstance(k, str) or not isinstance(v, torch.Tensor): raise TypeError(f'tensors has {v!r:.60} as {k!r:.60}; expected tensors by name')
     new, newest, previous = (Path(folder)/n for n in STATES)
     save_checkpoint(new, tensors, dict(state=notes, checksum=_checksum(tensors)))
     if newest.exists(): os.replace(newest, previous)
@@ -208,12 +224,12 @@ def _read_one(path, check):
         raise ValueError(said if str(path) in said else f'{path}: {said}') from None
     return State(Path(path), dict(found), notes)
 
+@checked
 def read_state(
     source:Path,                # the folder of a run, or one of its state files
     check:Callable|None=None,   # of the notes: raises ValueError for those that cannot be gone on from
 )->State|None:                  # None where a folder holds none
     "Read the newest state that is whole; one that is not is put aside and named. Raises ValueError where none is whole, or a file is something else."
-    if not isinstance(source, (str, os.PathLike)): raise TypeError(f'read_state takes a folder or a file, not {source!r:.60}')
     source = Path(source)
     if not source.is_dir(): return _read_one(source, check)
     wrong = []
@@ -344,24 +360,28 @@ def _append(path, line):
 
 class Log:
     "The loss terms since the last line of the log, and the time they took."
+    @checked('step int 0.., steps int 0.., lines? int 0..')
     def __init__(self,
         path:Path|None=None,    # a file of lines; None: on ranks that write nothing
         step:int=0,             # lines of later steps are forgotten
-        sums:dict=None,         # what was added up before a break
+        sums:dict|None=None,    # what was added up before a break
         steps:int=0,            # over so many steps
         lines:int|None=None,    # keep the first so many lines, whatever their steps
     ):
         self.path, self.sums, self.steps, self.since = path and Path(path), dict(sums or {}), steps, (time.perf_counter(), 0)
         self.lines = _forget_after(self.path, step, lines) if path is not None else 0
 
+    @checked
     def add(self,
-        losses:dict,    # name -> scalar tensor on the CPU
+        losses:dict,    # name -> scalar tensor on the CPU, or number
     ):
-        "Add the terms of one step. ValueError for one that is no single number."
-        if not isinstance(losses, dict): raise TypeError(f'the log takes a dict of losses, not {losses!r:.60}')
+        "Add the terms of one step. ValueError for one that is no single finite number."
+        if not losses: raise ValueError('losses has no terms; expected one or more, by name')
         for k,v in losses.items():
-            try: self.sums[k] = self.sums.get(k, 0.) + float(v)
-            except (TypeError, ValueError, RuntimeError): raise ValueError(f'the log takes one number for each term; {k!r} is {v!r:.60}') from None
+            try: number = float(v)
+            except (TypeError, ValueError, RuntimeError): number = math.nan
+            if not math.isfinite(number): raise ValueError(f'losses has {v!r:.60} as {k!r}; expected one finite number for each term')
+            self.sums[k] = self.sums.get(k, 0.) + number
         self.steps, self.since = self.steps + 1, (self.since[0], self.since[1] + 1)
 
     def write(self,
@@ -381,16 +401,15 @@ class Log:
 # %% ../nbs/44_training.ipynb #3e146b73
 class Watch:
     "What the measurements of a run have shown."
-    @strict
+    @checked
     def __init__(self,
-        best:list=('auto',),    # figures whose best detector is kept; 'auto': the first
+        best:list|str=('auto',),    # figure, or figures, whose best detector is kept; 'auto': the first
         rule:str|None=None,     # 'greater' or 'less' is better; None: greater, but for a loss
         stop:dict|None=None,    # settings of an EarlyStoppingHook: monitor, rule, min_delta, strict, check_finite, patience, threshold
     ):
         for r in (rule, (stop or {}).get('rule')):
             if r not in (None, 'greater', 'less'): raise ValueError(f"a rule is 'greater' or 'less', not {r!r}{nearest(r, ('greater', 'less'))}")
         if isinstance(best, str): best = [best]
-        if not isinstance(best, (list, tuple)): raise TypeError(f'best is {best!r:.60}; expected names of figures')
         if not all(isinstance(b, str) for b in best): raise ValueError(f'best is {best!r:.60}; expected names of figures')
         usual = dict(rule=None, min_delta=.1, strict=False, check_finite=True, patience=5, threshold=None)
         for k in stop or ():
@@ -399,24 +418,26 @@ class Watch:
         self.names, self.rule, self.stop = list(best), rule, usual | stop if stop else None
         self.state = dict(best={}, top=None, waited=0)      # JSON can hold it
 
+    @checked
     def better(self,
         name:str,       # of the figure
-        new:float,      # its value
-        old:float|None, # the one to beat; None: nothing yet
-        rule:str|None=None, # None: the watch's own
+        new:float,      # its value: any number
+        old:float|None, # the one to beat: any number; None: nothing yet
+        rule:Literal['greater', 'less']|None=None,  # None: the watch's own
     )->bool:            # is it better?
         "Compare two values of a figure."
         less = (rule or self.rule or ('less' if 'loss' in name else 'greater')) == 'less'
         return old is None or (new < old if less else new > old)
 
+    @checked
     def __call__(self,
         stats:dict,     # name -> number, or None where there was nothing to measure
     )->tuple:           # names of the figures that have never been as good; why the run should end, or ''
         "Take note of a measurement. Raises ValueError for a figure that was not measured."
         new = []
-        if not isinstance(stats, dict) or not stats: raise ValueError(f'there is no figure to watch in {stats!r:.60}')
+        if not stats: raise ValueError('stats has no figures; expected one or more, by name')
         for k,v in stats.items():
-            if not (v is None or isinstance(v, (int, float))): raise ValueError(f'the figure {k!r} is {v!r:.60}; expected a number, or None where there was nothing to measure')
+            if not (v is None or isinstance(v, (int, float)) and math.isfinite(v)): raise ValueError(f'stats has {v!r:.60} as {k!r}; expected a finite number, or None where there was nothing to measure')
         for name in [next(iter(stats))] if 'auto' in self.names else self.names:
             if name not in stats: raise ValueError(f'save_best asks for {name!r}, which was not measured{nearest(name, stats)}; there are {", ".join(stats)}')
             if stats[name] is None or not self.better(name, stats[name], self.state['best'].get(name)): continue
@@ -617,15 +638,20 @@ class Trainer:
 # %% ../nbs/44_training.ipynb #31b4cd70
 _APART = 'work_dir launcher resume load_from log_level log_processor default_scope visualizer vis_backends custom_imports test_dataloader test_evaluator test_cfg tta_model tta_pipeline'.split()
 
+def _flat(value, path):
+    inner = value.items() if isinstance(value, dict) else enumerate(value) if isinstance(value, (list, tuple)) and any(isinstance(v, dict) for v in value) else ()
+    if not inner: return {path: json.loads(json.dumps(value, default=repr))}
+    return {k:v for n,x in inner for k,v in _flat(x, f'{path}.{n}' if path else str(n)).items()}
+
+@checked
 def flat_settings(
-    value:dict,     # a config, or a part of it
+    value:dict,     # a config, or a part of it; one that is empty is a setting
     path:str='',    # where it stands
 )->dict:            # path -> value, as JSON has it
     "List the settings of a config by their paths."
-    inner = value.items() if isinstance(value, dict) else enumerate(value) if isinstance(value, (list, tuple)) and any(isinstance(v, dict) for v in value) else ()
-    if not inner: return {path: json.loads(json.dumps(value, default=repr))}
-    return {k:v for n,x in inner for k,v in flat_settings(x, f'{path}.{n}' if path else str(n)).items()}
+    return _flat(value, path)
 
+@checked
 def setting_changes(
     old:dict,   # path -> value
     new:dict,   # path -> value
@@ -726,6 +752,7 @@ def _writing(path):
         raise OSError(f'{path} could not be written: {str(e).split("I/O error: ")[-1]}') from None
 
 # %% ../nbs/44_training.ipynb #7b9833b7
+@checked
 def say(
     text:str,   # for people
 ):
