@@ -666,7 +666,7 @@ _IDLE = dict(log_level='INFO', default_scope='mmdet', launcher='none', log_proce
 @checked
 def inner_dataset(
     cfg:dict,   # a whole config
-    loader:Literal['train_dataloader', 'val_dataloader', 'test_dataloader'],
+    loader:Literal['train_dataloader', 'val_dataloader', 'test_dataloader'],    # which loader
 )->tuple:       # the settings of the data set that lies inside of RepeatDataset and the like, or {}; and their path
     "Find the data set of a loader whose pipeline loads the pictures."
     own, path = cfg.get(loader) or {}, loader

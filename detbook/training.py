@@ -26,8 +26,8 @@ from .distributed import LAUNCHERS, agree, broadcast_value, is_main, parallel, p
 from .schedule import OptimStep, Schedule, lr_of_run
 from .pipeline import SETTINGS, build_dataset, build_loader, build_plan, build_transforms, check_names, inner_dataset
 from .testing import check_metrics, detect_all, measure, read_evaluator, read_truths
-from .timetable import Timetable, Watch, deciding_settings, flat_settings, read_environment, read_hooks, read_timetable, seed_step, setting_changes, show_changes, stop_signals     # noqa: F401 (some of them stood here once)
-from .runs import STATES, Lines, Log, Run, State, begin_folder, check_notes, fingerprint, lock_folder, memory_used, naming_file, open_board     # noqa: F401 (likewise)
+from .timetable import Timetable, Watch, deciding_settings, flat_settings, read_environment, read_hooks, read_timetable, seed_step, setting_changes, show_changes, stop_signals   # noqa: F401 (some are here for users, who import them from training)
+from .runs import STATES, Lines, Log, Run, State, begin_folder, check_notes, fingerprint, lock_folder, memory_used, naming_file, open_board   # noqa: F401 (likewise)
 from .runs import read_card, read_lines, read_state, save_state, say, state_settings, versions, write_card
 
 # %% ../nbs/44_training.ipynb #0c364227
@@ -424,11 +424,12 @@ def _in_process(cfg, work_dir, resume, validate, seed, save_every, launcher, arg
         seed, start = state.notes['seed'] if state else seed or 0, time.time()
         run = Trainer(cfg, work_dir, seed, validate, save_every, state, load_own(arguments['own']))
         run.introduce(arguments)
-        try: run.run()
-        except BaseException as e:
-            say(f'training ended after step {run.step} of {run.times.steps} with an error: {run.rescue(e)}')
-            with contextlib.suppress(OSError): run.write_card('failed', dict(error=f'{type(e).__name__}: {e}'))     # of a full disk, too
-            raise
+        with stop_signals():        # where one rank fails the others are told to stop, and that must not end the saving
+            try: run.run()
+            except BaseException as e:
+                say(f'training ended after step {run.step} of {run.times.steps} with an error: {run.rescue(e)}')
+                with contextlib.suppress(OSError): run.write_card('failed', dict(error=f'{type(e).__name__}: {e}'))     # of a full disk, too
+                raise
         ended = dict(ended=time.strftime('%Y-%m-%d %H:%M:%S'), why=run.why, seconds=round(time.time() - start, 1))
         run.write_card('stopped' if run.signal else 'finished', ended)
         name = signal.Signals(run.signal).name if run.signal else ''

@@ -180,6 +180,24 @@ def test_no_weights_are_lost(straight, config, tmp_path, monkeypatch, capsys, wh
     assert read_state(tmp_path).notes['step'] == 8 and Run(tmp_path).card['status'] == 'failed'
     same_run(straight, train(config, work_dir=tmp_path, resume=True))
 
+def test_a_signal_does_not_end_the_saving(config, tmp_path, monkeypatch):
+    "Where one rank fails, the others are told to stop while they still write."
+    step, save = Trainer.train_step, Trainer.save_state
+    def fails(self, *batch):
+        if self.step == 3: raise ZeroDivisionError('division by zero')
+        step(self, *batch)
+    def saves(self):
+        os.kill(os.getpid(), signal.SIGTERM)
+        save(self)
+    def heard(*_): raise InterruptedError('SIGTERM was not held back')
+    monkeypatch.setattr(Trainer, 'train_step', fails)
+    monkeypatch.setattr(Trainer, 'save_state', saves)
+    was = signal.signal(signal.SIGTERM, heard)
+    try:
+        with pytest.raises(ZeroDivisionError): train(config, work_dir=tmp_path)
+    finally: signal.signal(signal.SIGTERM, was)
+    assert read_state(tmp_path).notes['step'] == 3 and Run(tmp_path).card['status'] == 'failed'
+
 def test_a_disk_that_is_full_from_step_6_on(straight, config, tmp_path, monkeypatch, capsys):
     plain = runs.save_checkpoint
     def full(path, tensors, notes):

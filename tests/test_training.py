@@ -1,7 +1,8 @@
 "Training as users start it: from a config, as a process, killed, stopped, resumed, on two processes, and with every kind of mistake in what it is given."
-import os, random, signal, subprocess, sys, time
+import importlib, os, random, signal, subprocess, sys, time
 from pathlib import Path
 import numpy as np, pytest, torch
+import detbook.training as training
 from detbook.checkpoint import read_checkpoint, read_detector, save_checkpoint
 from detbook.cli import run_command
 from detbook.config import Config
@@ -112,6 +113,12 @@ def refuses(tmp_path, *words):
     return lines[0]
 
 # ---- a run and what it leaves
+
+def test_what_moved_to_other_chapters_is_still_found_in_training():
+    "Names of version 0.1 and 0.2, as programs import them."
+    names = dict(timetable='Timetable Watch flat_settings read_timetable seed_step setting_changes stop_signals', runs='Log Run STATES State check_notes lock_folder read_state save_state say')
+    for module, words in names.items():
+        for n in words.split(): assert getattr(training, n) is getattr(importlib.import_module(f'detbook.{module}'), n), n
 
 def test_files_of_a_run(straight, config):
     names = {p.name for p in straight.work_dir.iterdir()}
