@@ -20,6 +20,7 @@ with warnings.catch_warnings():         # fastai compiles a helper as it is impo
 import copy, inspect, math
 from collections.abc import Callable
 from functools import partial
+from typing import Any
 import torch
 from torch import nn, Tensor
 from torch.utils.data import ConcatDataset, Dataset, Subset
@@ -32,7 +33,7 @@ from fastai.data.load import DataLoader
 from fastai.learner import Learner, ValueMetric
 from fastai.optimizer import OptimWrapper
 from .cli import nearest
-from .core import strict, warn_once
+from .core import checked, strict, warn_once
 from .show import show_grid, show_pair
 from .describe import save_detector
 from .models import mask_rcnn
@@ -51,11 +52,12 @@ def _rows(ds):
         return [inner[int(i)] for i in ds.indices]
     if isinstance(ds, ConcatDataset): return [r for part in ds.datasets for r in _rows(part)]
     if not hasattr(ds, 'classes') or not hasattr(ds, '__getitem__'):
-        raise TypeError(f'a {type(ds).__name__} is no data set of pictures with classes: expected a CocoDataset, or a Subset or ConcatDataset of some')
+        raise TypeError(f'dataset is a {type(ds).__name__}; expected a CocoDataset, or a Subset or ConcatDataset of some')
     return [(ds, i) for i in range(len(ds))]
 
 class PictureSet(Dataset):
     "Pictures chosen from data sets and joined, with the classes and truths that they have there. ValueError where the classes differ."
+    @checked
     def __init__(self,
         dataset:Dataset,        # CocoDataset, or Subset or ConcatDataset of some, nested as you like
         transforms:object=None, # called as transforms(image, target), in place of the data sets' own; None: theirs
@@ -81,10 +83,12 @@ class PictureSet(Dataset):
         image, target = ds[k] if self.own is None else self.own(ds.image(k), ds.target(k))
         return image, {**target, 'image_id': self.image_ids[i]}
 
+    @checked
     def target(self,
         i:int,  # which picture, from 0
     )->dict:    # as `CocoDataset.target` has it
         "Build the truths of a picture, on the picture as it is in its file."
+        if not 0 <= i < len(self): raise IndexError(f'i is {i}; {self.name} has the pictures 0 to {len(self) - 1}')
         ds, k = self.rows[i]
         return {**ds.target(k), 'image_id': self.image_ids[i]}
 
@@ -102,7 +106,7 @@ class PictureSet(Dataset):
             for a in of.get(im['id'], ()): anns.append(dict(a, id=len(anns) + 1, image_id=new, category_id=number[a['category_id']]))
         return dict(images=images, annotations=anns, categories=files[id(self.parts[0])][0]['categories'])
 
-def _pictures(ds):
+def _pictures(ds)->Any:
     "A data set that knows its classes, and its truths where it has any."
     return PictureSet(ds) if isinstance(ds, (Subset, ConcatDataset)) or not hasattr(ds, 'classes') else ds
 
@@ -131,8 +135,8 @@ _RANDOM = RandomResize, Flip, Crop
 def _is_random(step): return isinstance(step, _RANDOM) or type(step).__name__.startswith('Random') or isinstance(step, Resize) and tuple(step.jitter) != (1, 1)
 
 def still(
-    transforms:object,  # of a data set: an `Augment`, or another callable on (image, target)
-)->object:              # the same where nothing in it is drawn at random; else a copy without chance
+    transforms:Any,     # of a data set: an `Augment`, or another callable on (image, target)
+)->Any:                 # the same where nothing in it is drawn at random; else a copy without chance
     "Leave out what training does at random: what is measured has to be seen as it is, and to be found again."
     steps = list(getattr(transforms, 'steps', ()))
     if not any(map(_is_random, steps)): return transforms
@@ -147,7 +151,7 @@ class _Loaders(DataLoaders):
     def test_dl(self, *args, **kwargs): raise NotImplementedError('there is no test_dl of pictures without truths: learn.predict(pictures) looks at them; '
         'with truths, detection_dls(train, test).valid is a loader for learn.validate(dl=) and learn.get_preds(dl=)')
 
-@strict
+@checked('bs int 1.., valid_bs? int 1.., num_workers int 0..')
 def detection_dls(
     train:Dataset,          # to learn from: a CocoDataset; or Subset or ConcatDataset of some
     valid:Dataset,          # to measure on, likewise
@@ -157,29 +161,30 @@ def detection_dls(
     device=None,            # None: a GPU if there is one
 )->DataLoaders:             # with `classes`
     "fastai DataLoaders of two detection data sets; both must name the same classes in the same order."
-    for name,n in dict(bs=bs, valid_bs=bs if valid_bs is None else valid_bs).items():
-        if n < 1: raise ValueError(f'{name} must be at least 1, not {n}')
-    train, valid = _pictures(train), _pictures(valid)
-    if not len(train) or not len(valid): raise ValueError(f'the {"validation" if len(train) else "training"} set has no pictures')
-    if (calm := still(getattr(valid, 'transforms', None))) is not getattr(valid, 'transforms', None):
-        warn_once(f'the validation set {valid.name} has transforms that are drawn at random, as a part of a training set has: it is measured without them', key=object())
-        valid = PictureSet(valid, calm)
-    if list(train.classes) != list(valid.classes): raise ValueError(f'the training set has the classes {list(train.classes)}, the validation set {list(valid.classes)}')
+    learnt, measured = _pictures(train), _pictures(valid)
+    if not len(learnt) or not len(measured): raise ValueError(f'the {"validation" if len(learnt) else "training"} set has no pictures')
+    if (calm := still(getattr(measured, 'transforms', None))) is not getattr(measured, 'transforms', None):
+        warn_once(f'the validation set {measured.name} has transforms that are drawn at random, as a part of a training set has: it is measured without them', key=object())
+        measured = PictureSet(measured, calm)
+    if list(learnt.classes) != list(measured.classes): raise ValueError(f'the training set has the classes {list(learnt.classes)}, the validation set {list(measured.classes)}')
     device = torch.device(device or ('cuda' if torch.cuda.is_available() else 'cpu'))
-    dls = _Loaders(DetectionDL(train, bs=min(bs, len(train)), shuffle=True, drop_last=True, num_workers=num_workers, create_batch=collate, device=device),
-                   DetectionDL(valid, bs=valid_bs or bs, num_workers=num_workers, create_batch=collate, device=device), device=device)
-    dls.classes = list(train.classes)
+    dls = _Loaders(DetectionDL(learnt, bs=min(bs, len(learnt)), shuffle=True, drop_last=True, num_workers=num_workers, create_batch=collate, device=device),
+                   DetectionDL(measured, bs=valid_bs or bs, num_workers=num_workers, create_batch=collate, device=device), device=device)
+    dls.classes = list(learnt.classes)
     return dls
 
 # %% ../nbs/47_learner.ipynb #ecd1e008
+@checked
 def sum_losses(
-    losses:dict,    # name -> scalar, each a term of the objective
+    losses:dict[str, Tensor],   # name -> scalar, each a term of the objective
     *yb,            # fastai hands over the targets; the model has used them already
 )->Tensor:          # () the objective
-    "Add the terms of a detector's loss."
+    "Add the terms of a detector's loss; the sum is nan where one of them is."
+    if not losses: raise ValueError('losses has no terms; expected one or more, by name')
     return sum(losses.values())
 
 # %% ../nbs/47_learner.ipynb #9d350088
+@checked
 def split_backbone(
     model:nn.Module,    # a detector
 )->list:                # lists of parameters: the backbone's that train, if there are any, and all others that train
@@ -216,12 +221,12 @@ def _check_sigmas(sigmas, model, ds):
 class DetectionStep(Callback):
     "Hand images and targets to the model, keep every loss term, and predict while validating."
     order = -1
+    @checked('every int 1..')
     def __init__(self,
         metrics:tuple=('bbox',),    # what `evaluate` measures when validating: 'bbox', 'segm', 'keypoints'; (): nothing
         every:int=1,                # validate after every so many epochs, and after the last
         sigmas:list|float|None=None,# of keypoints, for `evaluate`; None: COCO's
     ):
-        if every < 1: raise ValueError(f'every must be at least 1 epoch, not {every}')
         self.measures, self.every, self.sigmas, self.evaluation, self.terms, self.found = tuple(metrics), every, sigmas, None, {}, []
         self._steps, self._new, self._trained, self._seen = [], True, False, []
 
@@ -351,7 +356,7 @@ class DetectionLearner(Learner):
     @strict
     def get_preds(self,
         ds_idx:int=1,           # 0: the training set, 1: the validation set
-        dl:object=None,         # another loader, such as detection_dls(train, other).valid
+        dl:Any=None,            # another loader, such as detection_dls(train, other).valid
         with_input:bool=False,  # give the images as well, first, as the model saw them?
     )->tuple:                   # list of detections, list of targets, both in pixels of the pictures and in the order of the data set
         "Detect objects in all pictures of a data set, and give the truths beside them."
@@ -463,7 +468,7 @@ def detection_learner(
     if not isinstance(model, nn.Module):
         model = model(depth, len(dls.classes), scratch=weights is None and weights_backbone is None, weights=weights, weights_backbone=weights_backbone)
     _check_model(model)
-    if getattr(model, 'num_classes', len(dls.classes)) != len(dls.classes): raise ValueError(f'the model has {model.num_classes} classes, the data {len(dls.classes)}: {dls.classes}')
+    if (number := getattr(model, 'num_classes', len(dls.classes))) != len(dls.classes): raise ValueError(f'the model has {number} classes, the data {len(dls.classes)}: {dls.classes}')
     if metrics is None: metrics = ('bbox', *_finds_more(model, dls.valid_ds))
     _check_measures(metrics, model, dls.valid_ds)
     _keep_size(model, dls)

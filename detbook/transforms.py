@@ -227,6 +227,7 @@ class Augment:
 
     def __call__(self, image, target):
         _check_sample(image, target, 'boxes')
+        if not isinstance(target['boxes'], tv_tensors.BoundingBoxes): raise TypeError(f"target['boxes'] is a {type(target['boxes']).__name__}; expected tv_tensors.BoundingBoxes, which know the size of their picture")
         n, target = len(target['boxes']), dict(target)
         proposals = target.pop('proposals', None)
         for k, v in target.items():

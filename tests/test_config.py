@@ -5,7 +5,7 @@ from pickle import dumps, loads
 import pytest, torch
 from detbook.nodes import ConfigDict, ConfigError
 from detbook.config import Config, build_detector, build_tta
-from detbook.core import _said
+from detbook.core import WARNED
 from detbook.recipes import recipe, recipe_name, recipe_names
 
 GOLDEN = Path(__file__).parent/'golden'
@@ -141,7 +141,7 @@ def test_train_and_test_settings_beside_the_model():
     assert before == Config.fromfile('faster_rcnn_r50_fpn_1x_coco')                     # building changes no config
 
 def test_ignored_regions_are_said_once_and_can_be_left_out():
-    _said.discard('ignore_iof_thr')
+    WARNED.discard('ignore_iof_thr')
     cfg = Config.fromfile('faster_rcnn_r50_fpn_1x_coco')
     with pytest.warns(UserWarning, match='ignore_iof_thr=-1') as told: model = build(cfg.model)
     assert [w.filename for w in told] == [__file__]                                     # the line outside of detbook

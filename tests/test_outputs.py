@@ -6,7 +6,8 @@ from PIL import Image
 from detbook.describe import save_detector
 from detbook.cli import run_command
 from detbook.outputs import free_path, never_over, place_below
-from detbook.inference import detbook_predict, init_detector, inference_detector, show_result
+from detbook.detections import show_result
+from detbook.inference import detbook_predict, init_detector, inference_detector
 from detbook.models import faster_rcnn, mask_rcnn
 from detbook.testing import read_results, test as run
 

@@ -160,6 +160,14 @@ def test_mmdetections_dumped_proposals_are_read(tmp_path, monkeypatch, protocol)
     assert [table[i].tolist() for i in (1, 2)] == [[[7, 7, 7, 7, .5]], [[7, 7, 7, 7, .5]]*2]
 
 
+def test_images_without_proposals_stand_beside_those_with_scores(tmp_path):
+    "An RPN may find nothing; scores for a part of the images are a slip in the file."
+    table = lambda a, b: ((tmp_path/'p.json').write_text(json.dumps({n: r for (_,n),r in zip(IMAGES, (a, b))})), read_proposals(tmp_path/'p.json', IMAGES))[1]
+    found = table([], [[1, 2, 3, 4, .5]])
+    assert (found[1].shape, found[2].tolist()) == ((0, 5), [[1, 2, 3, 4, .5]])
+    with pytest.raises(ValueError, match=r'p\.json: rows of image 2 have scores, those of image 1 have none'): table([[1, 2, 3, 4]], [[1, 2, 3, 4, .5]])
+
+
 def test_no_pickle_runs_anything(tmp_path):
     class Evil:
         def __reduce__(self): return (Path.write_text, (tmp_path/'pwned', 'x'))

@@ -2,14 +2,16 @@
 import json, os, re, resource, shutil, signal, subprocess, sys, time
 from pathlib import Path
 import pytest, torch
-import detbook.training as training
+import detbook.runs as runs, detbook.training as training
 from detbook.reading import read_checkpoint
 from detbook.checkpoint import save_checkpoint
 from detbook.nodes import ConfigError
 from detbook.config import Config
 from detbook.pipeline import check_names
 from detbook.recipes import recipe_names
-from detbook.training import Run, Trainer, _checksum, lock_folder, read_state, read_training_config, train
+from detbook.runs import checksum
+from detbook.runs import Run, lock_folder, read_state
+from detbook.training import Trainer, read_training_config, train
 from test_training import COMMAND, SLOW, config, refuses, same_run, start, stopped_at, straight, toy, wait_for
 
 pytestmark = pytest.mark.usefixtures('one_thread')
@@ -18,7 +20,7 @@ def rewritten(path, **notes):
     "A state with other notes, its checksum right."
     found = read_checkpoint(path)
     more = found.metadata['state'] | notes
-    save_checkpoint(path, dict(found), dict(state={k:v for k,v in more.items() if v is not ...}, checksum=_checksum(found)))
+    save_checkpoint(path, dict(found), dict(state={k:v for k,v in more.items() if v is not ...}, checksum=checksum(found)))
 
 def descendants(pid):
     "The ranks that a run has started, in their order."
@@ -181,12 +183,30 @@ def test_no_weights_are_lost(straight, config, tmp_path, monkeypatch, capsys, wh
     assert read_state(tmp_path).notes['step'] == 8 and Run(tmp_path).card['status'] == 'failed'
     same_run(straight, train(config, work_dir=tmp_path, resume=True))
 
+def test_a_signal_does_not_end_the_saving(config, tmp_path, monkeypatch):
+    "Where one rank fails, the others are told to stop while they still write."
+    step, save = Trainer.train_step, Trainer.save_state
+    def fails(self, *batch):
+        if self.step == 3: raise ZeroDivisionError('division by zero')
+        step(self, *batch)
+    def saves(self):
+        os.kill(os.getpid(), signal.SIGTERM)
+        save(self)
+    def heard(*_): raise InterruptedError('SIGTERM was not held back')
+    monkeypatch.setattr(Trainer, 'train_step', fails)
+    monkeypatch.setattr(Trainer, 'save_state', saves)
+    was = signal.signal(signal.SIGTERM, heard)
+    try:
+        with pytest.raises(ZeroDivisionError): train(config, work_dir=tmp_path)
+    finally: signal.signal(signal.SIGTERM, was)
+    assert read_state(tmp_path).notes['step'] == 3 and Run(tmp_path).card['status'] == 'failed'
+
 def test_a_disk_that_is_full_from_step_6_on(straight, config, tmp_path, monkeypatch, capsys):
-    plain = training.save_checkpoint
+    plain = runs.save_checkpoint
     def full(path, tensors, notes):
         if notes['state']['step'] > 5: raise OSError(28, 'No space left on device')
         return plain(path, tensors, notes)
-    monkeypatch.setattr(training, 'save_checkpoint', full)
+    monkeypatch.setattr(runs, 'save_checkpoint', full)
     with pytest.raises(OSError, match=r'resume\.safetensors could not be written: No space left on device$'): train(config, work_dir=tmp_path, save_every=0)
     monkeypatch.undo()
     said = capsys.readouterr().out

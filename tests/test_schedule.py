@@ -7,7 +7,7 @@ from safetensors.torch import load_file, save_file
 from detbook import toy
 from detbook.nodes import ConfigError
 from detbook.config import Config, build_detector
-from detbook.core import _said
+from detbook.core import WARNED
 from detbook.faster_rcnn import FasterRCNN
 from detbook.recipes import recipe_names
 from detbook.schedule import NotFinite, OptimStep, Schedule, build_optimizer
@@ -60,7 +60,7 @@ def test_recipes():
     for name in recipe_names():
         cfg = Config.fromfile(name)
         if 'train_cfg' not in cfg: continue
-        _said.clear()
+        WARNED.clear()
         with warnings.catch_warnings(record=True) as caught:
             warnings.simplefilter('always')
             s = Schedule(cfg.param_scheduler, 7330, cfg.train_cfg.get('max_epochs'), cfg.train_cfg.get('max_iters'))

@@ -1,7 +1,8 @@
 "Training as users start it: from a config, as a process, killed, stopped, resumed, on two processes, and with every kind of mistake in what it is given."
-import os, random, signal, subprocess, sys, time
+import importlib, os, random, signal, subprocess, sys, time
 from pathlib import Path
 import numpy as np, pytest, torch
+import detbook.training as training
 from detbook.reading import read_checkpoint
 from detbook.checkpoint import save_checkpoint
 from detbook.describe import read_detector
@@ -10,7 +11,9 @@ from detbook.config import Config
 from detbook.pipeline import SETTINGS
 from detbook.testing import detbook_test
 from detbook.toy import CLASSES, write_coco
-from detbook.training import Run, Trainer, build_model, read_state, read_timetable, read_training_config, train
+from detbook.timetable import read_timetable
+from detbook.runs import Run, read_state
+from detbook.training import Trainer, build_model, read_training_config, train
 
 SLOW = os.environ.get('DETBOOK_SLOW') == '1'
 COMMAND = [sys.executable, '-m', 'detbook.training']
@@ -114,6 +117,12 @@ def refuses(tmp_path, *words):
     return lines[0]
 
 # ---- a run and what it leaves
+
+def test_what_moved_to_other_chapters_is_still_found_in_training():
+    "Names of version 0.1 and 0.2, as programs import them."
+    names = dict(timetable='Timetable Watch flat_settings read_timetable seed_step setting_changes stop_signals', runs='Log Run STATES State check_notes lock_folder read_state save_state say')
+    for module, words in names.items():
+        for n in words.split(): assert getattr(training, n) is getattr(importlib.import_module(f'detbook.{module}'), n), n
 
 def test_files_of_a_run(straight, config):
     names = {p.name for p in straight.work_dir.iterdir()}
