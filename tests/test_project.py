@@ -123,10 +123,25 @@ def test_imports_only_earlier_chapters_by_name(path):
             if module.split('.')[0] != 'detbook': continue
             if names and '*' in names: faults.append(f'{c.where}: star import from {module}')
             if c.exported and (names is None or module == 'detbook' and names != ['__version__']): faults.append(f'{c.where}: write `from detbook.word import name`')
+            private = [n for n in names or [] if n.startswith('_') and n != '__version__']
+            if private: faults.append(f'{c.where}: imports {", ".join(private)} of {module}, which are its own business')
             words = [module.split('.')[1]] if '.' in module else [n for n in names or [] if n in NUMBER]
             for w in words:
                 if w not in NUMBER: faults.append(f'{c.where}: there is no chapter {w!r}')
                 elif NUMBER[w] > NUMBER[me] or (c.exported and w == me): faults.append(f'{c.where}: imports {w}, which does not come earlier')
+    report(faults)
+
+# who may import a chapter by a name that is found as it runs, and why
+BY_NAME = {'cli': 'a command is a name, and its module is imported when it is called', 'describe': 'a file names its components, which are looked for among those of the package'}
+
+@by_chapter
+def test_imports_by_name_are_few(path):
+    "`import_module('detbook...')` would pass under the test above: no circle may hide there."
+    faults = []
+    for c in cells(path):
+        for node in ast.walk(c.tree) if c.exported and path.stem[3:] not in BY_NAME else ():
+            if isinstance(node, ast.Call) and getattr(node.func, 'attr', getattr(node.func, 'id', '')) in ('import_module', '__import__'):
+                if not (node.args and isinstance(node.args[0], ast.Constant) and not str(node.args[0].value).startswith('detbook')): faults.append(f'{c.where}: {ast.unparse(node)}')
     report(faults)
 
 @by_chapter
