@@ -13,7 +13,7 @@ from dataclasses import dataclass, field
 from pathlib import Path
 import torch
 from torch import Tensor, nn
-from .core import checked
+from .core import checked, moved
 from .files import Budget, check_file, shown, whole_file
 from .reading import COUNTERS, Checkpoint, read_checkpoint, strip_wrappers, unwrap
 from .names import convert
@@ -222,3 +222,8 @@ def save_checkpoint(
         tensors[strip_wrappers(k)] = v
     with whole_file(path) as part: save_file(tensors, part, metadata={'format': 'pt', 'detbook': notes})
     return Path(path)
+
+# %% ../nbs/19_checkpoint.ipynb #642dfbaa
+# where these names were before
+__getattr__ = moved(__name__, describe='describe rebuild save_detector read_detector', files='folder_names DoubleKey parse_json',
+                    reading='file_budget notes_budget read_arrays')

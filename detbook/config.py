@@ -12,7 +12,7 @@ import difflib, importlib.util, json, keyword, math, os, re, warnings
 import ast
 from pathlib import Path
 from .cli import nearest
-from .core import checked, warn_once
+from .core import checked, moved, warn_once
 from .files import DoubleKey, folder_names, parse_json, shown
 from .recipes import recipe, recipe_name, recipe_names
 from .nodes import MAX_DEPTH, SET_BY_PROGRAM, ConfigDict, ConfigError, Origin, Spot, copy_node, to_plain
@@ -456,3 +456,7 @@ class Config(ConfigDict):
         else: raise ConfigError(f'{file}: a config is a file of {", ".join(_READERS)}')
         if file: Path(file).write_text(text, encoding='utf-8')
         return text
+
+# %% ../nbs/40_config.ipynb #439818b6
+# where these names were before
+__getattr__ = moved(__name__, parts='ConfigPart build_part finish_part refuse_type', build='load_own')

@@ -17,7 +17,7 @@ import torch
 from torch import Tensor
 from torchvision import tv_tensors
 from .cli import nearest
-from .core import check, checked, warn_once
+from .core import check, checked, moved, warn_once
 from .files import shown, some_of
 from .show import show_target
 from .images import read_image, upright_size
@@ -469,3 +469,8 @@ def collate(
     check('batch list pair', batch)
     plain = lambda x: x.as_subclass(Tensor) if isinstance(x, Tensor) else x
     return [plain(image) for image,_ in batch], [{k:plain(v) for k,v in target.items()} for _,target in batch]
+
+# %% ../nbs/44_data.ipynb #69504ee1
+# where these names were before
+__getattr__ = moved(__name__, images='picture_formats read_picture find_pictures list_pictures',
+                    coco='plain_value written_id plain_record spellings link_record read_json decode_runs')

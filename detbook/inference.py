@@ -18,7 +18,7 @@ from types import SimpleNamespace
 import torch
 from torch import nn
 from .cli import nearest
-from .core import check, checked, component, warn_once
+from .core import check, checked, component, moved, warn_once
 from .nms import NMS
 from .files import whole_file
 from .reading import read_checkpoint
@@ -360,3 +360,7 @@ def _write_json(path, rows):
 if __name__ == '__main__' and '__file__' in globals():     # python -m detbook.inference: not in a notebook
     from detbook.cli import main
     main('detbook_predict')
+
+# %% ../nbs/50_inference.ipynb #21352744
+# where these names were before
+__getattr__ = moved(__name__, detections='mask_patch merge_tiles')

@@ -16,7 +16,7 @@ from pathlib import Path
 import torch, torchvision
 from torch import Tensor, nn
 from .cli import nearest
-from .core import checked, component, warn_once
+from .core import checked, component, moved, warn_once
 from .batch import IMAGENET_MEAN, IMAGENET_STD, Preprocess
 from .anchors import AnchorGenerator, PointGenerator
 from .coder import DeltaCoder
@@ -437,3 +437,7 @@ class TimmBackbone(nn.Module):
         "Run the backbone and return the stages asked for."
         stages = self.net(x)
         return tuple(s if s.shape[1] == c else s.permute(0, 3, 1, 2) for s,c in ((stages[i], c) for i,c in zip(self.index, self.out_channels)))
+
+# %% ../nbs/41_weights.ipynb #706ae99e
+# where these names were before
+__getattr__ = moved(__name__, names='from_torchvision from_detectron2 from_detectron', zoo='BACKBONES Published find_url')

@@ -132,7 +132,19 @@ def test_imports_only_earlier_chapters_by_name(path):
     report(faults)
 
 # who may import a chapter by a name that is found as it runs, and why
-BY_NAME = {'cli': 'a command is a name, and its module is imported when it is called', 'describe': 'a file names its components, which are looked for among those of the package'}
+BY_NAME = {'cli': 'a command is a name, and its module is imported when it is called', 'core': '`moved` finds names where they are now', 'describe': 'a file names its components, which are looked for among those of the package'}
+
+MOVED = dict(checkpoint='describe rebuild save_detector read_detector shown check_file Budget folder_names DoubleKey parse_json file_budget notes_budget read_arrays read_checkpoint Checkpoint download whole_file',
+             config='Config ConfigDict ConfigError Origin ConfigPart build_part finish_part refuse_type build_detector build_tta load_own',
+             weights='from_torchvision from_detectron2 from_detectron convert weights_kind ZOO DETECTRON2 TORCHVISION BACKBONES Published find_url',
+             data='read_image picture_formats read_picture find_pictures list_pictures plain_value written_id plain_record plain_id whole_number spellings link_record read_json read_coco decode_runs decode_masks segmentation_to_rle check_mask has_mask',
+             inference='init_detector inference_detector show_result Detections mask_patch merge_tiles tile_grid Predictor')
+
+@pytest.mark.parametrize('word', MOVED)
+def test_names_that_moved_are_found_where_they_were(word):
+    module = importlib.import_module(f'detbook.{word}')
+    assert not [n for n in MOVED[word].split() if not hasattr(module, n)]
+    with pytest.raises(ImportError): exec(f'from detbook.{word} import nothing_of_this_name')
 
 @by_chapter
 def test_imports_by_name_are_few(path):
