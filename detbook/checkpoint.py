@@ -225,5 +225,5 @@ def save_checkpoint(
 
 # %% ../nbs/19_checkpoint.ipynb #642dfbaa
 # where these names were before
-__getattr__ = moved(__name__, describe='describe rebuild save_detector read_detector', files='folder_names DoubleKey parse_json',
-                    reading='file_budget notes_budget read_arrays')
+__getattr__ = moved(__name__, dict(describe='describe rebuild save_detector read_detector', files='folder_names DoubleKey parse_json',
+                         reading='file_budget notes_budget read_arrays'))

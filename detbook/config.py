@@ -459,4 +459,4 @@ class Config(ConfigDict):
 
 # %% ../nbs/40_config.ipynb #439818b6
 # where these names were before
-__getattr__ = moved(__name__, parts='ConfigPart build_part finish_part refuse_type', build='load_own')
+__getattr__ = moved(__name__, dict(parts='ConfigPart build_part finish_part refuse_type', build='load_own'))

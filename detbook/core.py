@@ -331,6 +331,7 @@ def settings(
     x:typing.Any,   # a component
 )->dict:            # name -> value, for every argument of its constructor that is no helper
     "Read what each argument of a component's constructor holds now."
+    if not hasattr(x, 'helper_arguments'): raise TypeError(f'x is {x!r:.60}; expected an instance of a component')
     return {k: getattr(x, k) for k in constructor_parameters(type(x)) if k not in x.helper_arguments}
 
 # %% ../nbs/01_core.ipynb #d7b99a6b
@@ -352,7 +353,7 @@ def warn_once(
 # %% ../nbs/01_core.ipynb #1e27c697
 def moved(
     module:str,     # name of the module that once had the names: `__name__`
-    **homes:str,    # module of detbook's -> the names that it has now, in one text
+    homes:dict,     # module of detbook's -> the names that it has now, in one text
 )->Callable:        # to be the module's `__getattr__`
     "Let a module give names that have moved to other modules; an AttributeError for all others, as without it."
     home = {name: chapter for chapter,names in homes.items() for name in names.split()}

@@ -472,5 +472,5 @@ def collate(
 
 # %% ../nbs/44_data.ipynb #69504ee1
 # where these names were before
-__getattr__ = moved(__name__, images='picture_formats read_picture find_pictures list_pictures',
-                    coco='plain_value written_id plain_record spellings link_record read_json decode_runs')
+__getattr__ = moved(__name__, dict(images='picture_formats read_picture find_pictures list_pictures',
+                         coco='plain_value written_id plain_record spellings link_record read_json decode_runs'))

@@ -363,4 +363,4 @@ if __name__ == '__main__' and '__file__' in globals():     # python -m detbook.i
 
 # %% ../nbs/50_inference.ipynb #21352744
 # where these names were before
-__getattr__ = moved(__name__, detections='mask_patch merge_tiles')
+__getattr__ = moved(__name__, dict(detections='mask_patch merge_tiles'))

@@ -138,6 +138,7 @@ def still(
     transforms:Any,     # of a data set: an `Augment`, or another callable on (image, target)
 )->Any:                 # the same where nothing in it is drawn at random; else a copy without chance
     "Leave out what training does at random: what is measured has to be seen as it is, and to be found again."
+    if transforms is not None and not callable(transforms): raise TypeError(f'transforms is {transforms!r:.60}; expected a callable on (image, target)')
     steps = list(getattr(transforms, 'steps', ()))
     if not any(map(_is_random, steps)): return transforms
     calm = copy.copy(transforms)

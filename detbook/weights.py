@@ -440,4 +440,4 @@ class TimmBackbone(nn.Module):
 
 # %% ../nbs/41_weights.ipynb #706ae99e
 # where these names were before
-__getattr__ = moved(__name__, names='from_torchvision from_detectron2 from_detectron', zoo='BACKBONES Published find_url')
+__getattr__ = moved(__name__, dict(names='from_torchvision from_detectron2 from_detectron', zoo='BACKBONES Published find_url'))

@@ -116,6 +116,7 @@ calls('core',
     strict=lambda w: dict(f=len), component=lambda w: dict(cls=type('A', (), dict(__init__=lambda self, a=1: None))), checked=lambda w: dict(f=w.ax),
     warn_once=lambda w: dict(message='sweep'), mean_over_ranks=lambda w: dict(x=torch.tensor(3.)), check=lambda w: dict(text='a (N)'), check_keys=lambda w: dict(d=dict(a=1)), settings=lambda w: dict(x=new('nms.NMS')))
 left_out('a block: counts what runs inside', 'core.count_syncs', 'core.counted_as')
+left_out('a line at the end of a chapter: tests/test_project.py looks for the names', 'core.moved')
 
 calls('show',
     panels=lambda w: dict(cols=2, rows=1, size=(4, 2)), show_image=lambda w: dict(image=w.image, title='a'), label_color=lambda w: dict(i=3),
