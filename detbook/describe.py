@@ -14,7 +14,7 @@ import torch
 from torch import Tensor, nn
 from .cli import nearest
 from .core import checked, constructor_parameters, settings, warn_once
-from .files import shown
+from .files import shown, some_of
 from .reading import read_checkpoint
 from .checkpoint import find_weights, load_checkpoint, save_checkpoint
 
@@ -198,17 +198,17 @@ def describe(
 def save_detector(
     path:str,                   # file to write, by custom `.safetensors`
     model:nn.Module,            # a detector made of components
-    classes:tuple[str,...],              # names, in the order of the labels
+    classes:tuple[str,...]|str, # names, in the order of the labels; of a text each letter is one, or all of it where there is one class
     preprocessing:dict=None,    # what images went through before, such as {'resize': [800, 1333]}; the model's mean, std, bgr are added
 )->Path:                        # the same path
     "Write a detector that `read_detector` can rebuild from the file alone; one that it could not raises ValueError."
     model = getattr(model, '_orig_mod', getattr(model, 'module', model))
-    description, classes = describe(model), [str(c) for c in classes]
-    number = getattr(model, 'num_classes', None)
-    if isinstance(number, int) and number != len(classes):
-        raise ValueError(f'{type(model).__name__} has {number} classes, and {len(classes)} names were given: {", ".join(classes[:5])}')
+    description, number = describe(model), getattr(model, 'num_classes', None)
+    names = [classes] if number == 1 and isinstance(classes, str) else [str(c) for c in classes]
+    if isinstance(number, int) and number != len(names):
+        raise ValueError(f'{type(model).__name__} has {number} classes, and {len(names)} names were given: {shown(classes if isinstance(classes, str) else some_of(names, 5), 200)}')
     own = {k: v for k,v in {**description, **(description.get('preprocess') or {})}.items() if k in ('mean', 'std', 'bgr', 'pad_divisor')}
-    return save_checkpoint(path, model, {'model': description, 'classes': classes, 'preprocessing': {**own, **(preprocessing or {})}})
+    return save_checkpoint(path, model, {'model': description, 'classes': names, 'preprocessing': {**own, **(preprocessing or {})}})
 
 # %% ../nbs/20_describe.ipynb #5c39bebd
 @checked

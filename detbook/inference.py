@@ -20,7 +20,7 @@ from torch import nn
 from .cli import nearest
 from .core import check, checked, component, moved, warn_once
 from .nms import NMS
-from .files import whole_file
+from .files import shown, some_of, whole_file
 from .reading import read_checkpoint
 from .checkpoint import find_weights, load_checkpoint
 from .rpn import RPN
@@ -78,7 +78,7 @@ def init_detector(
     checkpoint:str|Path|None=None,      # path, URL or name of weights
     device:str|torch.device|None=None,  # None: a GPU if there is one
     cfg_options:dict|None=None,         # changes to the config: {'model.roi_head.bbox_head.num_classes': 3}
-    classes:list[str]|None=None,        # names; None: those of the weights or the config, or COCO's
+    classes:list[str]|str|None=None,    # names, or a text with a letter for each; None: those of the weights or the config, or COCO's
     scale:tuple|float|None=None,        # limits of the sides of pictures, or a factor; None: as the weights or the config say
     own:tuple=(),                       # classes of yours that the config, or a file of detbook's, names
 )->nn.Module:                           # in eval mode, with `classes`, `test_scale`, `test_antialias`, `cfg`
@@ -98,9 +98,11 @@ def init_detector(
         if checkpoint is None: warn_once(f'{type(model).__name__} has random weights, for init_detector was given no checkpoint', key=object())   # each time
         else: metadata = _fill(model, checkpoint, config if isinstance(config, (str, Path)) else 'the config')
         names = class_names(metadata, getattr(model, 'num_classes', None), places=(read_test_settings(cfg).get('metainfo'), cfg.get('metainfo')))
-    if classes is not None and len(classes) != getattr(model, 'num_classes', len(classes)):
-        raise ValueError(f'{type(model).__name__} has {model.num_classes} classes, and {len(classes)} names were given: {", ".join(classes[:5])}')
-    model.classes, model.cfg = tuple(classes or names), cfg
+    number = getattr(model, 'num_classes', None)
+    own = [classes] if isinstance(classes, str) and number == 1 else list(classes or ())
+    if classes is not None and number not in (None, len(own)):
+        raise ValueError(f'{type(model).__name__} has {number} classes, and {len(own)} names were given: {shown(classes if isinstance(classes, str) else some_of(own, 5), 200)}')
+    model.classes, model.cfg = tuple(own or names), cfg
     model.notes = metadata
     if scale is not None: model.test_scale, model.test_antialias = scale, cfg is None
     elif config is not None and not known: model.test_scale, model.test_antialias = picture_size(str(checkpoint or config), cfg, metadata)

@@ -24,7 +24,7 @@ from .assign import Matcher
 from .losses import SmoothL1Loss
 from .backbone import ResNet, ResStage
 from .neck import FPN, NoNeck
-from .files import whole_file
+from .files import shown, some_of, whole_file
 from .reading import Checkpoint, read_checkpoint
 from .names import convert, weights_kind
 from .zoo import DETECTRON2, TORCHVISION, ZOO, bare_name, plain_name, zoo_name
@@ -368,17 +368,17 @@ def resize_note(
 def save_mmdetection(
     path:str,               # file to write, by custom `.pth`
     model:nn.Module,        # a detector
-    classes:tuple[str,...]=(),  # names, in the order of the labels
+    classes:tuple[str,...]|str=(),  # names, in the order of the labels; of a text each letter is one, or all of it where there is one class
 )->Path:                    # the same path
     "Write a detector as a checkpoint of mmdetection's, whole or not at all."
     model = getattr(model, '_orig_mod', getattr(model, 'module', model))
-    classes = tuple(str(c) for c in classes)
     number = getattr(model, 'num_classes', len(classes))
-    if classes and number != len(classes):
-        raise ValueError(f'{type(model).__name__} has {number} classes, and {len(classes)} names were given: {", ".join(classes[:5])}')
+    names = (classes,) if number == 1 and isinstance(classes, str) else tuple(str(c) for c in classes)
+    if names and number != len(names):
+        raise ValueError(f'{type(model).__name__} has {number} classes, and {len(names)} names were given: {shown(classes if isinstance(classes, str) else some_of(names, 5), 200)}')
     resize = resize_note(model)
-    meta = dict(dataset_meta=dict(classes=classes), CLASSES=classes, epoch=0, iter=0)
-    try: meta['detbook'] = json.dumps(dict(model=describe(model), classes=classes) | ({} if resize is None else dict(preprocessing=resize)))
+    meta = dict(dataset_meta=dict(classes=names), CLASSES=names, epoch=0, iter=0)
+    try: meta['detbook'] = json.dumps(dict(model=describe(model), classes=names) | ({} if resize is None else dict(preprocessing=resize)))
     except ValueError as e: warn_once(f'{path} keeps the weights alone, without what they belong to: {e}')
     state = {k: v.detach().cpu().clone() for k,v in model.state_dict().items()}
     with whole_file(path) as part: torch.save(dict(meta=meta, state_dict=state), part)

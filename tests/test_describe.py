@@ -16,6 +16,7 @@ from detbook.core import settings
 from detbook.describe import _FORMAT, _HELPERS, describe, read_detector, rebuild, save_detector
 from detbook.fast_rcnn import BoxHead, DetectionFilter, RoIHead
 from detbook.fcos import FCOSHead, PointMatcher
+from detbook.inference import init_detector
 from detbook.keypoint_rcnn import KeypointHead
 from detbook.losses import FocalLoss, GIoULoss, IoULoss, L1Loss, SigmoidLoss, SmoothL1Loss, SoftmaxLoss
 from detbook.masks import MaskHead
@@ -128,6 +129,14 @@ def test_changes_that_no_argument_describes_are_named(tmp_path):
     refused(lambda m: setattr(m.neck.fpn_convs[0], 'relu', True), r'neck\.fpn_convs\.0\.relu')
     refused(lambda m: setattr(m.backbone.conv1, 'stride', (1, 1)), r'backbone\.conv1\.stride')
     refused(lambda m: m.backbone.add_module('layer1', nn.Identity()), r'backbone\.layer1')
+
+def test_a_text_as_classes(tmp_path):
+    "A letter for each class, or all of it where there is one: what else could it be?"
+    four, one = SMALL['FasterRCNN'](), models.RetinaNet(1, **trunk(), bbox_head=RetinaHead(1, C, 1, C, AnchorGenerator((4,8))))
+    assert read_detector(save_detector(tmp_path/'four.safetensors', four, 'abcd'))[1] == tuple('abcd')
+    assert read_detector(save_detector(tmp_path/'one.safetensors', one, 'person'))[1] == ('person',)
+    with pytest.raises(ValueError, match='4 classes, and 6 names were given: person'): save_detector(tmp_path/'x.safetensors', four, 'person')
+    assert init_detector(None, str(tmp_path/'four.safetensors'), classes='wxyz', device='cpu').classes == tuple('wxyz')
 
 def test_frozen_parameters_come_back(tmp_path):
     m = SMALL['FasterRCNN']()
