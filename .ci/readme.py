@@ -1,4 +1,4 @@
-"Make README.md (and the pictures it shows, in images/) from nbs/index.ipynb. Usage: python .ci/readme.py"
+"Make README.md (and the pictures it shows, in .github/readme/) from nbs/index.ipynb. Usage: python .ci/readme.py"
 import base64, json, re
 from pathlib import Path
 
@@ -23,7 +23,7 @@ def outputs(cell, files):
     for o in cell.get('outputs', []):
         data = {k:join(v) for k,v in o.get('data', {}).items() if k != 'application/json'}
         if 'image/png' in data:
-            name = f'images/readme_{len(files)}.png'
+            name = f'.github/readme/scene_{len(files)}.png'
             files[name] = base64.b64decode(data['image/png'])
             yield f'![]({name})'
         elif 'text/markdown' in data: yield data['text/markdown'].strip()
@@ -44,6 +44,6 @@ def readme(path):
 if __name__ == '__main__':
     text, files = readme(ROOT/'nbs'/'index.ipynb')
     (ROOT/'README.md').write_text(text, encoding='utf-8')
-    for old in (ROOT/'images').glob('readme_*.png'): old.unlink()
-    for name, data in files.items(): (ROOT/name).parent.mkdir(exist_ok=True); (ROOT/name).write_bytes(data)
+    for old in (ROOT/'.github'/'readme').glob('scene_*.png'): old.unlink()
+    for name, data in files.items(): (ROOT/name).parent.mkdir(parents=True, exist_ok=True); (ROOT/name).write_bytes(data)
     print(f'README.md: {len(text):,} characters, {len(files)} pictures')

@@ -108,6 +108,11 @@ def test_every_module_has_its_notebook_and_the_reverse():
     faults += [f'{p.relative_to(ROOT)} has no module detbook/{w}.py' for w, p in words.items() if not (LIB/f'{w}.py').exists()]
     report(faults)
 
+def test_no_folder_of_the_project_has_the_name_of_a_module():
+    "For a script in the parent folder of a clone the clone itself is `detbook`, and its folders would be found before the modules."
+    full = {p.name for p in ROOT.iterdir() if p.is_dir() and any(q.is_file() for q in p.rglob('*'))}
+    assert not full & set(NUMBER), f'{full & set(NUMBER)}: rename the folder'
+
 def imported(tree):
     "(module, names, level, node) of each import anywhere in the tree; names is None for a plain `import`."
     for node in ast.walk(tree):
@@ -297,7 +302,7 @@ def test_readme_is_what_the_index_makes():
     again = 'run `python .ci/readme.py`'
     assert (ROOT/'README.md').read_text(encoding='utf-8') == text, f'README.md is not what nbs/index.ipynb makes: {again}'
     for name, data in files.items(): assert (ROOT/name).exists() and (ROOT/name).read_bytes() == data, f'{name} is not the picture of nbs/index.ipynb: {again}'
-    assert {p.relative_to(ROOT).as_posix() for p in (ROOT/'images').glob('readme_*')} == set(files), f'pictures that README.md does not show: {again}'
+    assert {p.relative_to(ROOT).as_posix() for p in (ROOT/'.github'/'readme').glob('*')} == set(files), f'pictures that README.md does not show: {again}'
 
 def test_readme_gives_the_two_commands_and_lists_every_chapter():
     text = (ROOT/'README.md').read_text(encoding='utf-8')
