@@ -180,6 +180,9 @@ def _fpn(p):
     return p.make(FPN, tuple(p('in_channels')), p('out_channels'), p('num_outs'), p('start_level', 0),
                {False: 'pool', True: 'on_input'}.get(extra, extra), p('relu_before_extra_convs', False))
 
+_BACKBONES = dict(ResNet=_resnet, ResNeXt=_resnext)
+_NECKS     = dict(FPN=_fpn)
+
 # %% ../nbs/38_build.ipynb #b8993fbe
 def _learning(train):
     "Matcher and sampler, from a head's part of train_cfg."
@@ -239,6 +242,8 @@ def _fcos_head(p, train, proposals, test, first_stage=True):
         centerness_on_reg=p('centerness_on_reg', False), norm_groups=_group_norm(p.part('norm_cfg', dict(type='GN', num_groups=32))),
         conv_bias=None if bias == 'auto' else bias, first_stage=first_stage, **filters, test_filter=_dense_filter(test))
     return finish_part(head, train)
+
+_PROPOSAL_HEADS = dict(RPNHead=_rpn_head, FCOSHead=_fcos_head)
 
 # %% ../nbs/38_build.ipynb #aa268af9
 def _roi_align(p):
@@ -336,8 +341,8 @@ def _train_size(p):
 
 def _detector(cls, p, *classes, **parts):
     "A detector of its own parts and of what every detector has: backbone, neck, colours."
-    backbone = build_part(p.part('backbone'), dict(ResNet=_resnet, ResNeXt=_resnext), 'backbone')
-    neck = build_part(p.part('neck'), dict(FPN=_fpn), 'neck') or NoNeck(backbone.out_channels)
+    backbone = build_part(p.part('backbone'), _BACKBONES, 'backbone')
+    neck = build_part(p.part('neck'), _NECKS, 'neck') or NoNeck(backbone.out_channels)
     data = p.part('data_preprocessor') or ConfigPart(dict(type='DetDataPreprocessor'), 'model.data_preprocessor')
     colours = build_part(data, dict(DetDataPreprocessor=_colours), 'data preprocessor', _train_size(data))
     return p.make(cls, *classes, backbone=backbone, neck=neck, preprocess=colours, **parts)
@@ -347,8 +352,8 @@ def _of(cfg, key):
     return cfg.part(key) if cfg else None
 
 def _first_stage(p, train, test):
-    heads, proposals = dict(RPNHead=_rpn_head, FCOSHead=_fcos_head), _of(train, 'rpn_proposal') or _of(test, 'rpn')
-    return build_part(p.part('rpn_head'), heads, 'proposal head', _of(train, 'rpn'), proposals, _of(test, 'rpn'))
+    proposals = _of(train, 'rpn_proposal') or _of(test, 'rpn')
+    return build_part(p.part('rpn_head'), _PROPOSAL_HEADS, 'proposal head', _of(train, 'rpn'), proposals, _of(test, 'rpn'))
 
 def _rpn(p):
     train, test = p.part('train_cfg'), p.part('test_cfg')

@@ -263,10 +263,12 @@ def _draw(s, h, w):
 # %% ../nbs/43_coco.ipynb #f1efc34b
 @checked
 def decode_masks(
-    rles:list[dict],    # N compressed run lengths
-    size:tuple[int,int]|None,   # (H, W) of the picture; None: that of the first mask
+    masks:list[list|dict],  # N masks in any of COCO's three encodings
+    size:tuple[int,int]|None,   # (H, W) of the picture; None: that of the first, given in run lengths
 )->Tensor:          # (N,H,W) uint8, 1 inside
-    "Draw run lengths as masks; ValueError where they are of another size, or damaged."
-    if not len(rles): return torch.zeros(0, *size, dtype=torch.uint8)
-    if size is None: size = rles[0]['size']
-    return torch.from_numpy(np.ascontiguousarray(mask_utils.decode([segmentation_to_rle(r, *size) for r in rles]).transpose(2, 0, 1)))
+    "Draw masks; ValueError where one is of another size, or damaged."
+    if not len(masks): return torch.zeros(0, *size, dtype=torch.uint8)
+    if size is None:
+        if not isinstance(masks[0], dict): raise ValueError('size is None, and polygons do not say how large their picture is: give its height and width')
+        size = masks[0]['size']
+    return torch.from_numpy(np.ascontiguousarray(mask_utils.decode([segmentation_to_rle(m, *size) for m in masks]).transpose(2, 0, 1)))

@@ -323,7 +323,8 @@ def component(
         self.arguments = given
     for k,f in list(vars(cls).items()):
         if inspect.isfunction(f) and (k == '__call__' or not k.startswith('_')) and not hasattr(f, 'is_checked'): setattr(cls, k, checked(f))
-    for k,v in dict(__init__=__init__, helper_arguments=left_out).items(): setattr(cls, k, v)
+    cls.__init__ = __init__
+    setattr(cls, 'helper_arguments', left_out)
     return cls
 
 # %% ../nbs/01_core.ipynb #27f2feb7

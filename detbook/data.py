@@ -21,7 +21,7 @@ from .core import check, checked, moved, warn_once
 from .files import shown, some_of
 from .show import show_target
 from .images import read_image, upright_size
-from .coco import check_mask, check_size, decode_masks, has_mask, plain_id, read_coco, segmentation_to_rle, source_name, whole_number
+from .coco import check_mask, check_size, decode_masks, has_mask, plain_id, read_coco, source_name, whole_number
 
 # %% ../nbs/44_data.ipynb #3c9d78aa
 @checked
@@ -388,7 +388,7 @@ class CocoDataset(torch.utils.data.Dataset):
 
     def _mask(self, k, h, w):
         "(1,h,w) the mask of annotation row `k`."
-        try: return decode_masks([segmentation_to_rle(json.loads(self._segs[k]), h, w)], (h, w))
+        try: return decode_masks([json.loads(self._segs[k])], (h, w))
         except Exception as e: raise ValueError(f'{self.name}: annotation {shown(_id_at(self._ids, k), 80)}: its mask cannot be drawn ({e})') from None
 
     @checked
@@ -473,4 +473,4 @@ def collate(
 # %% ../nbs/44_data.ipynb #69504ee1
 # where these names were before
 __getattr__ = moved(__name__, dict(images='picture_formats read_picture find_pictures list_pictures',
-                         coco='plain_value written_id plain_record spellings link_record read_json decode_runs'))
+                         coco='plain_value written_id plain_record spellings link_record read_json decode_runs segmentation_to_rle'))

@@ -20,7 +20,8 @@ from torch import nn
 from .cli import nearest
 from .core import check, checked, component, moved, warn_once
 from .nms import NMS
-from .files import shown, some_of, whole_file
+from .files import whole_file
+from .describe import class_list
 from .reading import read_checkpoint
 from .checkpoint import find_weights, load_checkpoint
 from .rpn import RPN
@@ -98,11 +99,7 @@ def init_detector(
         if checkpoint is None: warn_once(f'{type(model).__name__} has random weights, for init_detector was given no checkpoint', key=object())   # each time
         else: metadata = _fill(model, checkpoint, config if isinstance(config, (str, Path)) else 'the config')
         names = class_names(metadata, getattr(model, 'num_classes', None), places=(read_test_settings(cfg).get('metainfo'), cfg.get('metainfo')))
-    number = getattr(model, 'num_classes', None)
-    own = [classes] if isinstance(classes, str) and number == 1 else list(classes or ())
-    if classes is not None and number not in (None, len(own)):
-        raise ValueError(f'{type(model).__name__} has {number} classes, and {len(own)} names were given: {shown(classes if isinstance(classes, str) else some_of(own, 5), 200)}')
-    model.classes, model.cfg = tuple(own or names), cfg
+    model.classes, model.cfg = tuple(names if classes is None else class_list(model, classes)), cfg
     model.notes = metadata
     if scale is not None: model.test_scale, model.test_antialias = scale, cfg is None
     elif config is not None and not known: model.test_scale, model.test_antialias = picture_size(str(checkpoint or config), cfg, metadata)

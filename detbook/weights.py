@@ -24,13 +24,13 @@ from .assign import Matcher
 from .losses import SmoothL1Loss
 from .backbone import ResNet, ResStage
 from .neck import FPN, NoNeck
-from .files import shown, some_of, whole_file
+from .files import whole_file
 from .reading import Checkpoint, read_checkpoint
 from .names import convert, weights_kind
 from .zoo import DETECTRON2, TORCHVISION, ZOO, bare_name, plain_name, zoo_name
 from .checkpoint import find_weights, load_checkpoint
 from .outputs import never_over
-from .describe import check_weights_fit, describe, rebuild, save_detector
+from .describe import check_weights_fit, class_list, describe, rebuild, save_detector
 from .rpn import RPN, ProposalFilter, RPNHead
 from .roi import RoIExtractor
 from .fast_rcnn import BoxHead, DetectionFilter, FastRCNN, RoIHead
@@ -372,10 +372,7 @@ def save_mmdetection(
 )->Path:                    # the same path
     "Write a detector as a checkpoint of mmdetection's, whole or not at all."
     model = getattr(model, '_orig_mod', getattr(model, 'module', model))
-    number = getattr(model, 'num_classes', len(classes))
-    names = (classes,) if number == 1 and isinstance(classes, str) else tuple(str(c) for c in classes)
-    if names and number != len(names):
-        raise ValueError(f'{type(model).__name__} has {number} classes, and {len(names)} names were given: {shown(classes if isinstance(classes, str) else some_of(names, 5), 200)}')
+    names = tuple(class_list(model, classes)) if classes else ()
     resize = resize_note(model)
     meta = dict(dataset_meta=dict(classes=names), CLASSES=names, epoch=0, iter=0)
     try: meta['detbook'] = json.dumps(dict(model=describe(model), classes=names) | ({} if resize is None else dict(preprocessing=resize)))

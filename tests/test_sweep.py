@@ -343,7 +343,7 @@ calls('images',
 calls('coco',
     read_coco=lambda w: dict(source=w.coco),
     segmentation_to_rle=lambda w: dict(segmentation=[[1., 1, 9, 1, 9, 9, 1, 9]], height=16, width=16),
-    decode_masks=lambda w: dict(rles=[new('coco.segmentation_to_rle', segmentation=[[1., 1, 9, 1, 9, 9, 1, 9]], height=16, width=16)], size=(16, 16)),
+    decode_masks=lambda w: dict(masks=[new('coco.segmentation_to_rle', segmentation=[[1., 1, 9, 1, 9, 9, 1, 9]], height=16, width=16)], size=(16, 16)),
     plain_value=lambda w: dict(x=(1, torch.ones(2))),
     whole_number=lambda w: dict(x='1'),
     plain_id=lambda w: dict(x='1'),
@@ -402,6 +402,7 @@ calls('reading',
 def told(w): return importlib.import_module('detbook.describe').describe(w.mask)
 calls('describe',
     describe=lambda w: dict(model=w.mask), rebuild=lambda w: dict(description=told(w)), save_detector=lambda w: dict(path=w.folder/'d.safetensors', model=w.mask, classes=tuple('abcd'), preprocessing=dict(resize=[64, 48])),
+    class_list=lambda w: dict(model=w.mask, classes=tuple('abcd')),
     read_detector=lambda w: dict(path=w.saved), check_weights_fit=lambda w: dict(description=told(w), weights=w.mask.state_dict()), first_difference=lambda w: dict(model=w.mask, twin=w.mask), upgrade=lambda w: dict(description=dict(type='detbook.nms.NMS')))
 left_out('it asks the network', 'download.download', 'learner.detection_learner')
 left_out('a block', 'files.whole_file', 'runs.lock_folder', 'runs.naming_file', 'pipeline.drawn_from', 'timetable.stop_signals', 'distributed.process_group')
