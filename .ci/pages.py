@@ -7,7 +7,7 @@ from urllib.parse import unquote, urlsplit
 
 ROOT = Path(__file__).resolve().parents[1]
 SITE = 'https://detbook.github.io/detbook/'
-IGNORED = ('reader-mode', 'format-links', 'execute.enabled', 'commonmark', 'fig-responsive')     # what smalldocs leaves to Quarto
+IGNORED = ('reader-mode', 'format-links', 'execute.enabled', 'commonmark', 'fig-responsive', 'format.html.grid')     # what smalldocs leaves to Quarto
 
 class Page(HTMLParser):
     "The anchors of a page, and what it links to or shows."
