@@ -27,7 +27,7 @@ from .config import Config
 from .data import CocoDataset
 from .metrics import evaluate
 from .transforms import RandomResize, Resize
-from .distributed import LAUNCHERS, agree, broadcast_value, is_main, parallel, place, process_group, run_on, talks_on_cpu
+from .distributed import LAUNCHERS, broadcast_value, is_main, max_over_ranks, parallel, place, process_group, run_on, talks_on_cpu
 from .schedule import OptimStep, Schedule, lr_of_run
 from .pipeline import SETTINGS, build_dataset, build_loader, build_plan, build_transforms, check_names, inner_dataset
 from .testing import check_metrics, detect_all, measure, read_evaluator, read_truths
@@ -130,6 +130,12 @@ def _device_name(p): return torch.cuda.get_device_name(p.device) if p.device.typ
 def _bar(step, steps):
     "Draw how far a run has come, where somebody looks on."
     if is_main() and sys.stderr.isatty(): print(f'\r|{"#"*(40*step//steps):40}| step {step} of {steps}', end='\n' if step == steps else '', file=sys.stderr, flush=True)
+
+# %% ../nbs/59_training.ipynb #c42c8706
+def _agreed_signal(signals):
+    "The signal that all ranks act on, or 0. Of several it is the smallest: an interrupt (2), which a launcher also passes on as SIGTERM (15)."
+    first = max_over_ranks(signal.NSIG - min(signals) if signals else 0)
+    return signal.NSIG - first if first else 0
 
 # %% ../nbs/59_training.ipynb #0e3bde65
 class Trainer:
@@ -320,7 +326,7 @@ class Trainer:
         if measure:
             self.save_state()
             self.measure()
-        if (talks_on_cpu() or step % 10 == 0) and agree(bool(signals)): self.signal = signals[0] if signals else int(signal.SIGTERM)
+        if talks_on_cpu() or step % 10 == 0: self.signal = _agreed_signal(signals)
         if measure or t.saves(step) or self.over() or time.monotonic() - self.saved >= 60*self.save_every: self.save_state()
 
     def run(self):

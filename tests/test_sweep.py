@@ -424,7 +424,7 @@ left_out('of the commands themselves: it takes a caught error, or a function of 
 
 alone = lambda f: f
 calls('distributed',
-    place=lambda w: {}, is_main=lambda w: {}, agree=lambda w: dict(flag=True), barrier=lambda w: {}, broadcast_value=lambda w: dict(value=3, source=0), gather_list=lambda w: dict(items=[1, 2]), mean_values=lambda w: dict(values=dict(a=torch.tensor(1.))),
+    place=lambda w: {}, is_main=lambda w: {}, agree=lambda w: dict(flag=True), max_over_ranks=lambda w: dict(number=3), barrier=lambda w: {}, broadcast_value=lambda w: dict(value=3, source=0), gather_list=lambda w: dict(items=[1, 2]), mean_values=lambda w: dict(values=dict(a=torch.tensor(1.))),
     shard=lambda w: dict(n=10, rank=1, world_size=2), first_host=lambda w: dict(nodes='node[3-5]'), who_am_i=lambda w: dict(launcher='pytorch', env=dict(RANK='1', WORLD_SIZE='2', LOCAL_RANK='1', LOCAL_WORLD_SIZE='2', MASTER_ADDR='here', MASTER_PORT='29500')), talks_on_cpu=lambda w: {})
 left_out('it needs a process group, which tests/test_distributed.py and tests/test_launchers.py start', 'distributed.parallel', 'distributed.end_distributed', 'distributed.init_distributed', 'distributed.run_on')
 
@@ -491,6 +491,7 @@ left_out('a command: `cli` names its slips, shown in tests/test_demo.py and the 
 # ------------------------------------------------------------------ what is right though it looks wrong, and is promised in the docstring
 # a pattern of function:argument:what is wrong -> the promise
 RIGHT = {
+    'distributed.max_over_ranks:number:*e*': 'any whole number',
     'boxes.*:nan': 'nan stays nan', 'boxes.*:inf': 'an endless side is arithmetic like any other', 'boxes.*:turned': 'negative sizes, no area, no overlap', 'boxes.clip_boxes:sizes:number 99': 'a larger picture', 'boxes.clip_boxes:boxes:turned': 'corners are clipped',
     'anchors.grid_anchors:cell:*n*': 'a cell is repeated as it is', 'anchors.grid_anchors:size:zero': 'a map without cells has no anchors', 'anchors.*.grid:sizes:zero': 'likewise', 'anchors.inside_border:anchors:nan': 'none with nan is inside', 'anchors.inside_border:*:inf': 'nothing endless is inside', 'anchors.*:stride:half': 'a stride may be a fraction',
     'coder.*:nan': 'nan where a number is nan', 'coder.*:inf': 'nan or endless', 'coder.*code:*:turned': 'nan where a side is not positive', 'coder.*Coder__*:turned': 'likewise', 'coder.decode:max_log:*e*': 'a bound at or below 1 is a bound',
