@@ -52,7 +52,7 @@ def test_voc_pictures_that_turn(tmp_path):
 
 
 BAD_XML = dict(cut=('<annotation><object>', 'line 1', 'not XML'), bomb=('<!DOCTYPE a [<!ENTITY b "c">]>\n<annotation>&b;</annotation>', 'document type', 'expected'), entity=('<annotation>&b;</annotation>', 'line 1', 'not XML'),
-               external=('<!DOCTYPE a SYSTEM "file:///etc/passwd">\n<annotation/>', 'document type', 'line 1'), no_box=('<annotation>\n<object><name>cat</name></object></annotation>', 'line 2', "'cat' has no bndbox"),
+               external=('<!DOCTYPE a SYSTEM "elsewhere.dtd">\n<annotation/>', 'document type', 'line 1'), no_box=('<annotation>\n<object><name>cat</name></object></annotation>', 'line 2', "'cat' has no bndbox"),
                no_name=('<annotation>\n<object><bndbox/></object></annotation>', 'line 2', 'without a name'), nan=(xml(('cat', ('nan', 1, 2, 3), '')), "xmin is 'nan'", 'a number of pixels'), flag=(xml(('cat', (1, 1, 2, 2), '<difficult>2</difficult>')), "difficult is '2'", '0 or 1'),
                turned=(xml(('cat', (9, 1, 2, 9), '')), '-7 wide', 'line 2'), outside=(xml(('cat', (200, 1, 220, 9), '')), 'outside', 'line 2'), empty=('', 'not XML', 'line 1'))
 
