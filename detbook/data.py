@@ -495,8 +495,8 @@ class CocoDataset(torch.utils.data.Dataset):
         rows:list[int],     # which pictures, each at most once
     )->torch.utils.data.Dataset: # the same with fewer pictures; classes and labels stay
         "Choose pictures, in the order given."
-        for i in rows: self._at(i)
-        if len(set(rows)) < len(rows): raise ValueError('rows names a picture twice; JoinedDataset repeats data sets')
+        if wrong := [i for i in rows if not 0 <= i < len(self)]: raise IndexError(f'rows has {wrong[0]}; {self.name} has the pictures 0 to {len(self) - 1}')
+        if twice := [i for i,n in Counter(rows).items() if n > 1]: raise ValueError(f'rows has {twice[0]} twice; expected each picture once')
         if not len(rows): raise ValueError('rows is empty; expected the numbers of some pictures')
         new, first = copy.copy(self), self._first.tolist()
         anns = [k for i in rows for k in range(first[i], first[i+1])]

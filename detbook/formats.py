@@ -68,8 +68,8 @@ def _image_sets(root):
     "The lists of splits: name -> path."
     found = {}
     for p in [*_files(root/'ImageSets'/'Main', '.txt'), *_files(root/'ImageSets', '.txt')]:
-        with open(p, errors='replace') as f: first = f.readline(1000).split()
-        if len(first) == 1: found.setdefault(p.stem, p)
+        lines = [line.split() for line in p.read_text(errors='replace').splitlines() if line.strip()]
+        if lines and not all(len(l) == 2 and l[1] in ('-1', '0', '1') for l in lines): found.setdefault(p.stem, p)
     return found
 
 def _look_voc(root):
