@@ -367,7 +367,7 @@ def read_records(
     "Read a data set of any format as COCO's records, which `CocoDataset` and `check_dataset` look through."
     if images is not None and not Path(images).is_dir(): raise FileNotFoundError(f'{images}: no such folder of pictures')
     layout, on_disk = guess_format(path, format), isinstance(path, (str, os.PathLike))
-    root = Path(path) if on_disk else 'the data frame'
+    root = Path(path if on_disk else 'the data frame')
     faults = Faults(problems, str(root) if layout.format in ('voc', 'yolo') else '')
     split = _pick_split(layout, split, root)
     where = layout.splits[split]
