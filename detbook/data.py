@@ -526,6 +526,15 @@ class CocoDataset(torch.utils.data.Dataset):
         if not 0 < len(second) < len(self): raise ValueError(f'{self.name}: share={share:g} of {len(self)} pictures in {len(keys)} groups leaves one side empty')
         return self.subset([i for i in range(len(self)) if i not in second]), self.subset(sorted(second))
 
+    @checked('threshold 0..1')
+    def repeat_factors(self,
+        threshold:float,    # of pictures: a class that fewer of them show is rare
+    )->Tensor:              # (I,) float64, 1 or more: how often each picture should come in an epoch
+        "Weigh pictures by the rarest class that they show: sqrt(threshold / its share of the pictures), as for LVIS (Gupta et al. 2019, appendix)."
+        image, label = torch.stack([self._image_of(), self._labels]).unique(dim=1)
+        shares = torch.bincount(label, minlength=len(self.classes)).double() / len(self)
+        return torch.ones(len(self), dtype=torch.float64).scatter_reduce(0, image, (threshold / shares[label]).sqrt(), 'amax')
+
     def to_coco(self)->dict: # images, annotations and categories as COCO writes them, ids as in the file
         "Write what this data set holds as COCO instances."
         own  = self.image_ids.tolist()

@@ -364,7 +364,7 @@ calls('data',
     CocoDataset__image=lambda w: (w.ds, dict(i=1)),
     CocoDataset__target=lambda w: (w.ds, dict(i=1)),
     CocoDataset__show=lambda w: (w.ds, dict(i=1, ax=w.ax())),
-    CocoDataset__record=lambda w: (w.ds, dict(i=1)), CocoDataset__subset=lambda w: (w.ds, dict(rows=[2, 0])), CocoDataset__split=lambda w: (w.ds, dict(share=.4, seed=1, by='id')),
+    CocoDataset__record=lambda w: (w.ds, dict(i=1)), CocoDataset__subset=lambda w: (w.ds, dict(rows=[2, 0])), CocoDataset__repeat_factors=lambda w: (w.ds, dict(threshold=.5)), CocoDataset__split=lambda w: (w.ds, dict(share=.4, seed=1, by='id')),
     CocoDataset__summary=lambda w: (w.ds, {}),
     CocoDataset__to_coco=lambda w: (w.ds, {}),
     find_folder=lambda w: dict(images=None, annotations=w.coco, files=['000000.png']),
@@ -471,7 +471,7 @@ left_out('a generator: Predictor() is the same call', 'inference.Predictor__stre
 
 calls('pipeline',
     Pipeline=lambda w: {}, Pipeline__add=lambda w: (new('pipeline.Pipeline'), dict(name='a', step=lambda i, t: (i, t))), Pipeline____call__=lambda w: (new('pipeline.Pipeline'), sample(w)),
-    build_transforms=lambda w: dict(pipeline=[dict(type='LoadImageFromFile'), dict(type='PackDetInputs')]), ProposalTable=lambda w: dict(ids=[1], rows=[w.boxes]), JoinedDataset=lambda w: dict(parts=[w.ds, w.ds]),
+    build_transforms=lambda w: dict(pipeline=[dict(type='LoadImageFromFile'), dict(type='PackDetInputs')]), ProposalTable=lambda w: dict(ids=[1], rows=[w.boxes]), JoinedDataset=lambda w: dict(parts=[w.ds, w.ds]), class_balanced=lambda w: dict(ds=w.ds, threshold=.5),
     JoinedDataset__summary=lambda w: (new('pipeline.JoinedDataset', parts=[w.ds, w.ds]), {}))
 calls('loader',
     item_seed=lambda w: dict(seed=1, epoch=2, index=3), SeededItems=lambda w: dict(dataset=w.ds), group_by_shape=lambda w: dict(order=[2, 0, 1], upright=[True, False, True], batch_size=2), BatchPlan=lambda w: dict(sizes=torch.tensor([[64, 64], [64, 32], [32, 64]]), batch_size=2),
