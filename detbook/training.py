@@ -64,7 +64,7 @@ def build_model(
         if path == 'model': print(load_checkpoint(model, weights)); continue
         if path not in ('model.backbone', 'model.roi_head.shared_head'):
             raise ConfigError(f'{path}.init_cfg: detbook loads weights into a backbone, its last stage, or the whole model')
-        load_backbone(model.get_submodule(path.removeprefix('model.')), weights)
+        load_backbone(model.get_submodule(path.removeprefix('model.')), weights, model.preprocess)
     return model
 
 # %% ../nbs/59_training.ipynb #b33eb5ee
