@@ -7,7 +7,7 @@ Docs: https://detbook.github.io/detbook/efficientnet.html.md"""
 # %% auto #0
 __all__ = ['LITES', 'InvertedResidual', 'EfficientNetLite']
 
-# %% ../nbs/64_efficientnet.ipynb #f9d296ad
+# %% ../nbs/64_efficientnet.ipynb #3918c64c
 import math
 import torch
 from torch import nn, Tensor
@@ -16,7 +16,7 @@ from .cli import nearest
 from .core import check, component
 from .backbone import conv_norm
 
-# %% ../nbs/64_efficientnet.ipynb #e664f5a5
+# %% ../nbs/64_efficientnet.ipynb #932739ce
 def _pad_same(x, kernel, stride):
     "Zeros around a picture as TensorFlow's 'same' has them: where their number is odd, the odd one lies right or below."
     h, w = (max((-(-n // stride) - 1)*stride + kernel - n, 0) for n in x.shape[-2:])
@@ -27,7 +27,7 @@ def _conv(in_channels, channels, kernel=1, stride=1, groups=1):
     conv = nn.Conv2d(in_channels, channels, kernel, stride, kernel//2 if stride == 1 else 0, groups=groups, bias=False)
     return conv, nn.BatchNorm2d(channels, eps=1e-3)
 
-# %% ../nbs/64_efficientnet.ipynb #c268c6cf
+# %% ../nbs/64_efficientnet.ipynb #417763a1
 class InvertedResidual(nn.Module):
     "1x1 up, depthwise, 1x1 down, beside a shortcut where the shapes allow one (MobileNetV2, figure 4d)."
     def __init__(self,
@@ -60,11 +60,11 @@ class InvertedResidual(nn.Module):
         y = conv_norm(y, self.conv3, self.bn3, f)
         return x + y if self.shortcut else y
 
-# %% ../nbs/64_efficientnet.ipynb #ca0633d8
+# %% ../nbs/64_efficientnet.ipynb #7b30e4e3
 # variant of EfficientNet-Lite -> factor of the channels, factor of the blocks in a row
 LITES = dict(lite0=(1., 1.), lite1=(1., 1.1), lite2=(1.1, 1.2))
 
-# %% ../nbs/64_efficientnet.ipynb #8fd98118
+# %% ../nbs/64_efficientnet.ipynb #c2a37e3c
 # layer, blocks, kernel, stride of the first block, expansion, channels: of lite0
 _ROWS = (1,1,3,1,1,16), (1,2,3,2,6,24), (2,2,5,2,6,40), (3,3,3,2,6,80), (3,3,5,1,6,112), (4,4,5,2,6,192), (4,1,3,1,6,320)
 
@@ -79,7 +79,7 @@ def _rows(arch):
     for i,(layer, blocks, *how, channels) in enumerate(_ROWS):
         yield layer, blocks if i in (0, last) else math.ceil(blocks*deep), *how, _wider(channels, wide)
 
-# %% ../nbs/64_efficientnet.ipynb #e1027dbf
+# %% ../nbs/64_efficientnet.ipynb #30eb8183
 @component
 class EfficientNetLite(nn.Module):
     "EfficientNet-Lite without its classifier: returns the stages asked for. Raises ValueError for bad settings."

