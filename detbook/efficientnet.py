@@ -9,7 +9,6 @@ __all__ = ['LITES', 'InvertedResidual', 'EfficientNetLite']
 
 # %% ../nbs/64_efficientnet.ipynb #3918c64c
 import math
-import torch
 from torch import nn, Tensor
 from torch.nn import functional as F
 from .cli import nearest

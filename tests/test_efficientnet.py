@@ -10,7 +10,7 @@ from detbook.build import build_detector
 from detbook.checkpoint import read_weights
 from detbook.config import Config
 from detbook.data import CocoDataset
-from detbook.describe import read_detector, save_detector
+from detbook.describe import save_detector
 from detbook.detector import load_backbone
 from detbook.efficientnet import LITES, EfficientNetLite
 from detbook.fast_rcnn import BoxHead, RoIHead
