@@ -84,7 +84,7 @@ def init_detector(
     own:tuple=(),                       # classes of yours that the config, or a file of detbook's, names
 )->nn.Module:                           # in eval mode, with `classes`, `test_scale`, `test_antialias`, `cfg`
     "Build a detector that is ready for `inference_detector`; ValueError where config and weights do not fit."
-    weights = isinstance(config, (str, os.PathLike)) and re.search(r'\.(pth?|pkl|safetensors|ckpt)$|://', str(config))
+    weights = isinstance(config, (str, os.PathLike)) and re.search(r'\.(pth?|pkl|safetensors|ckpt)$|://|^toy_detector$', str(config))
     if checkpoint is None and weights: config, checkpoint = None, config
     if checkpoint is None and config is None: raise ValueError('init_detector needs a config, or weights')
     device, scale = _device(device or ('cuda' if torch.cuda.is_available() else 'cpu')), check_scale(scale)

@@ -174,6 +174,6 @@ def test_the_toy_detector_by_name(toy, tmp_path, monkeypatch):
     monkeypatch.chdir(tmp_path)
     assert not toy.training and toy.classes == tuple(CLASSES)
     image = scene(7, size=96)[0]
-    for model in (load_detector('toy_detector'), init_detector(None, 'toy_detector', device='cpu')):
+    for model in (load_detector('toy_detector'), init_detector(None, 'toy_detector', device='cpu'), init_detector('toy_detector', device='cpu')):
         a, b = model.predict([image])[0], toy.predict([image])[0]
         assert model.classes == toy.classes and all(torch.equal(a[k], b[k]) for k in b)
