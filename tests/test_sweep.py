@@ -440,6 +440,7 @@ calls('weights',
     picture_size=lambda w: dict(name='mine.pth', cfg=w.config(), notes=dict(preprocessing=dict(resize=[64, 48]))), pipeline_scale=lambda w: dict(cfg=w.config()), read_test_settings=lambda w: dict(cfg=w.config()), resize_note=lambda w: dict(model=w.mask))
 left_out('builds a ResNet-50 detector by a name that is looked up; tests/test_weights.py tries wrong ones', 'weights.build_arch', 'weights.torchvision_detector', 'weights.detectron2_detector', 'weights.TimmBackbone*')
 calls('recipes', recipe_names=lambda w: {}, recipe_name=lambda w: dict(name='rpn_r50_fpn_1x_coco'), recipe=lambda w: dict(name='rpn_r50_fpn_1x_coco'))
+calls('outputs', Progress=lambda w: dict(total=3, what='pictures', wanted=False), Progress__step=lambda w: (new('outputs.Progress', total=3, wanted=False), dict(count=1)))
 calls('cli', make_parser=lambda w: dict(f=importlib.import_module('detbook.testing').test), run_command=lambda w: dict(f=lambda: {}, argv=[]), nearest=lambda w: dict(name='dept', options=['depth', 'width']))
 calls('outputs',
     free_path=lambda w: dict(path=w.folder/'free.json'), never_over=lambda w: dict(path=w.folder/'free.json', sources=[w.png]), keep_pictures=lambda w: dict(paths=[w.folder/'drawn/a.png'], folder=w.folder/'drawn', sources=[w.png]),
@@ -456,7 +457,7 @@ bare  = lambda w: dict(boxes=w.boxes, scores=w.scores, labels=w.labels)
 there = lambda w: importlib.import_module('detbook.detections').bring_back(dict(bare(w), masks=w.masks), (64, 64), (0, 0, 64, 64))
 calls('pictures',
     read_ahead=lambda w: dict(items=[w.image]), tile_grid=lambda w: dict(size=(100, 100), tile=(64, 64), overlap=.25), cut_windows=lambda w: dict(image=w.image, scale=(32, 32), tiles=(40, 40)),
-    Window__pixels=lambda w: (new('pictures.Window', image=w.image, box=(0, 0, 32, 32), shape=(16, 16)), {}), Progress=lambda w: dict(total=3, wanted=False), Progress__step=lambda w: (new('pictures.Progress', total=3, wanted=False), {}))
+    Window__pixels=lambda w: (new('pictures.Window', image=w.image, box=(0, 0, 32, 32), shape=(16, 16)), {}))
 calls('detections',
     Detections=lambda w: dict(found=bare(w), size=(64, 64), source='a', classes=tuple('abcd')), Detections__to_coco=lambda w: (new('detections.Detections', found=bare(w), size=(64, 64), classes=tuple('abcd')), dict(image_id=1, category_ids=[1, 2, 3, 4])),
     any_class=lambda w: dict(suppress=new('nms.NMS'), num_classes=4), changed_filter=lambda w: dict(model=w.mask, score_thr=.3), mask_patch=lambda w: dict(mask=torch.rand(8, 8) > .5, box=(1, 2, 7, 8), size=(64, 64)),
@@ -518,6 +519,7 @@ left_out('a command: `cli` names its slips, shown in tests/test_demo.py and the 
 # ------------------------------------------------------------------ what is right though it looks wrong, and is promised in the docstring
 # a pattern of function:argument:what is wrong -> the promise
 RIGHT = {
+    'outputs.Progress:total:zero': 'there is nothing to count', 'outputs.Progress__step:count:zero': 'nothing was done',
     'data.find_folder:annotations:missing': 'its place is enough', 'annotations.Faults____call__:kind:*': 'any words', 'annotations.table_objects:rows:list of*': 'a row to pass over, or a fault', 'annotations.table_objects:columns:* text': 'a fault of each row',
     'annotations.list_objects:r:*': 'no objects, or a fault',
     'distributed.max_over_ranks:number:*e*': 'any whole number',
