@@ -339,7 +339,7 @@ calls('images',
     read_picture=lambda w: dict(source=w.png),
     find_pictures=lambda w: dict(folder=w.coco.parent/'images'),
     list_pictures=lambda w: dict(imgs=[w.image]),
-    upright_size=lambda w: dict(source=w.png))
+    upright_size=lambda w: dict(source=w.png), open_picture=lambda w: dict(source=w.png))
 calls('coco',
     read_coco=lambda w: dict(source=w.coco),
     segmentation_to_rle=lambda w: dict(segmentation=[[1., 1, 9, 1, 9, 9, 1, 9]], height=16, width=16),
