@@ -5,7 +5,8 @@ import numpy as np, pytest, torch
 from detbook import toy
 from detbook.nodes import ConfigError
 from detbook.config import Config
-from detbook.pipeline import BatchPlan, JoinedDataset, SeededItems, build_dataset, build_loader, build_plan, build_transforms, item_seed, read_proposals
+from detbook.pipeline import JoinedDataset, build_dataset, build_transforms, read_proposals
+from detbook.loader import BatchPlan, SeededItems, build_loader, build_plan, item_seed
 from detbook.recipes import recipe_names
 from detbook.transforms import original_size
 

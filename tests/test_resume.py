@@ -7,7 +7,7 @@ from detbook.reading import read_checkpoint
 from detbook.checkpoint import save_checkpoint
 from detbook.nodes import ConfigError
 from detbook.config import Config
-from detbook.pipeline import check_names
+from detbook.settings import check_names
 from detbook.recipes import recipe_names
 from detbook.runs import checksum
 from detbook.runs import Run, lock_folder, read_state

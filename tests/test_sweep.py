@@ -386,9 +386,9 @@ calls('config',
     Config__fromfile=lambda w: (importlib.import_module('detbook.config').Config, dict(path='rpn_r50_fpn_1x_coco')), Config__origin=lambda w: (w.config(), dict(path='model.type')), Config__override=lambda w: (w.config(), dict(settings=['model.backbone.depth=18'])),
     Config__merge_from_dict=lambda w: (w.config(), dict(settings={'model.backbone.depth': 18})), Config__dump=lambda w: (w.config(), dict(file=w.folder/'c.py')),
     Config__unused=lambda w: (w.config(), dict(settings=['model'])))
-calls('build', build_detector=lambda w: dict(model=w.config().model), load_own=lambda w: dict(names=f'{w.program}:Mine'),
-    build_tta=lambda w: dict(cfg=dict(tta_model=dict(type='DetTTAModel'), tta_pipeline=[dict(type='TestTimeAug', transforms=[[dict(type='Resize', scale=(64, 64), keep_ratio=True)], [dict(type='RandomFlip', prob=1.)]])]), model=w.mask))
-left_out('how the chapters read configs: its errors name the path in the config, shown in the chapter and tests/test_config.py', 'parts.ConfigPart*', 'parts.build_part', 'parts.finish_part', 'parts.refuse_type',
+calls('build', build_detector=lambda w: dict(model=w.config().model), load_own=lambda w: dict(names=f'{w.program}:Mine'))
+calls('views', build_tta=lambda w: dict(cfg=dict(tta_model=dict(type='DetTTAModel'), tta_pipeline=[dict(type='TestTimeAug', transforms=[[dict(type='Resize', scale=(64, 64), keep_ratio=True)], [dict(type='RandomFlip', prob=1.)]])]), model=w.mask))
+left_out('how the chapters read configs: its errors name the path in the config, shown in the chapter and tests/test_config.py', 'parts.ConfigPart*', 'parts.build_part', 'parts.finish_part', 'parts.one_value', 'build.build_soft_nms', 'parts.refuse_type',
     'nodes.copy_node', 'nodes.to_plain', 'expressions.*')
 
 calls('checkpoint',
@@ -405,7 +405,7 @@ calls('describe',
     class_list=lambda w: dict(model=w.mask, classes=tuple('abcd')),
     read_detector=lambda w: dict(path=w.saved), check_weights_fit=lambda w: dict(description=told(w), weights=w.mask.state_dict()), first_difference=lambda w: dict(model=w.mask, twin=w.mask), upgrade=lambda w: dict(description=dict(type='detbook.nms.NMS')))
 left_out('it asks the network', 'download.download', 'learner.detection_learner')
-left_out('a block', 'files.whole_file', 'runs.lock_folder', 'runs.naming_file', 'pipeline.drawn_from', 'timetable.stop_signals', 'distributed.process_group')
+left_out('a block', 'files.whole_file', 'runs.lock_folder', 'runs.naming_file', 'loader.drawn_from', 'timetable.stop_signals', 'distributed.process_group')
 calls('names',
     from_torchvision=lambda w: dict(tensors=nn.Linear(2, 2).state_dict()), from_detectron2=lambda w: dict(tensors=nn.Linear(2, 2).state_dict()), from_detectron=lambda w: dict(tensors=nn.Linear(2, 2).state_dict()), weights_kind=lambda w: dict(tensors=w.mask.state_dict()),
     convert=lambda w: dict(tensors=w.mask.state_dict()))
@@ -424,7 +424,7 @@ left_out('of the commands themselves: it takes a caught error, or a function of 
 
 alone = lambda f: f
 calls('distributed',
-    place=lambda w: {}, is_main=lambda w: {}, agree=lambda w: dict(flag=True), barrier=lambda w: {}, broadcast_value=lambda w: dict(value=3, source=0), gather_list=lambda w: dict(items=[1, 2]), mean_values=lambda w: dict(values=dict(a=torch.tensor(1.))),
+    place=lambda w: {}, is_main=lambda w: {}, agree=lambda w: dict(flag=True), max_over_ranks=lambda w: dict(number=3), barrier=lambda w: {}, broadcast_value=lambda w: dict(value=3, source=0), gather_list=lambda w: dict(items=[1, 2]), mean_values=lambda w: dict(values=dict(a=torch.tensor(1.))),
     shard=lambda w: dict(n=10, rank=1, world_size=2), first_host=lambda w: dict(nodes='node[3-5]'), who_am_i=lambda w: dict(launcher='pytorch', env=dict(RANK='1', WORLD_SIZE='2', LOCAL_RANK='1', LOCAL_WORLD_SIZE='2', MASTER_ADDR='here', MASTER_PORT='29500')), talks_on_cpu=lambda w: {})
 left_out('it needs a process group, which tests/test_distributed.py and tests/test_launchers.py start', 'distributed.parallel', 'distributed.end_distributed', 'distributed.init_distributed', 'distributed.run_on')
 
@@ -445,14 +445,15 @@ calls('inference',
 left_out('a generator: Predictor() is the same call', 'inference.Predictor__stream')
 
 calls('pipeline',
-    Pipeline=lambda w: {}, Pipeline__add=lambda w: (new('pipeline.Pipeline'), dict(name='a', step=lambda i, t: (i, t))), Pipeline____call__=lambda w: (new('pipeline.Pipeline'), sample(w)), item_seed=lambda w: dict(seed=1, epoch=2, index=3),
+    Pipeline=lambda w: {}, Pipeline__add=lambda w: (new('pipeline.Pipeline'), dict(name='a', step=lambda i, t: (i, t))), Pipeline____call__=lambda w: (new('pipeline.Pipeline'), sample(w)),
     build_transforms=lambda w: dict(pipeline=[dict(type='LoadImageFromFile'), dict(type='PackDetInputs')]), ProposalTable=lambda w: dict(ids=[1], rows=[w.boxes]), JoinedDataset=lambda w: dict(parts=[w.ds, w.ds]),
-    JoinedDataset__summary=lambda w: (new('pipeline.JoinedDataset', parts=[w.ds, w.ds]), {}), SeededItems=lambda w: dict(dataset=w.ds), group_by_shape=lambda w: dict(order=[2, 0, 1], upright=[True, False, True], batch_size=2),
-    BatchPlan=lambda w: dict(sizes=torch.tensor([[64, 64], [64, 32], [32, 64]]), batch_size=2), BatchPlan__indices=lambda w: (new('pipeline.BatchPlan', sizes=torch.tensor([[64, 64], [64, 32], [32, 64]])), dict(epoch=1)),
-    BatchPlan__epoch=lambda w: (new('pipeline.BatchPlan', sizes=torch.tensor([[64, 64], [64, 32], [32, 64]])), dict(epoch=1)), PlannedBatches=lambda w: dict(plan=new('pipeline.BatchPlan', sizes=torch.tensor([[64, 64], [64, 32]]))),
-    PlannedBatches__go_to=lambda w: (new('pipeline.PlannedBatches', plan=new('pipeline.BatchPlan', sizes=torch.tensor([[64, 64], [64, 32]]))), dict(epoch=1)))
-calls('pipeline', check_names=lambda w: dict(cfg=w.config()), inner_dataset=lambda w: dict(cfg=w.config(), loader='train_dataloader'))
-left_out('settings of a config, whose errors name the path: tests/test_pipeline.py', 'pipeline.build_dataset', 'pipeline.build_plan', 'pipeline.build_loader', 'pipeline.read_proposals')
+    JoinedDataset__summary=lambda w: (new('pipeline.JoinedDataset', parts=[w.ds, w.ds]), {}))
+calls('loader',
+    item_seed=lambda w: dict(seed=1, epoch=2, index=3), SeededItems=lambda w: dict(dataset=w.ds), group_by_shape=lambda w: dict(order=[2, 0, 1], upright=[True, False, True], batch_size=2), BatchPlan=lambda w: dict(sizes=torch.tensor([[64, 64], [64, 32], [32, 64]]), batch_size=2),
+    BatchPlan__indices=lambda w: (new('loader.BatchPlan', sizes=torch.tensor([[64, 64], [64, 32], [32, 64]])), dict(epoch=1)), BatchPlan__epoch=lambda w: (new('loader.BatchPlan', sizes=torch.tensor([[64, 64], [64, 32], [32, 64]])), dict(epoch=1)),
+    PlannedBatches=lambda w: dict(plan=new('loader.BatchPlan', sizes=torch.tensor([[64, 64], [64, 32]]))), PlannedBatches__go_to=lambda w: (new('loader.PlannedBatches', plan=new('loader.BatchPlan', sizes=torch.tensor([[64, 64], [64, 32]]))), dict(epoch=1)))
+calls('settings', check_names=lambda w: dict(cfg=w.config()), inner_dataset=lambda w: dict(cfg=w.config(), loader='train_dataloader'))
+left_out('settings of a config, whose errors name the path: tests/test_pipeline.py', 'pipeline.build_dataset', 'loader.build_plan', 'loader.build_loader', 'pipeline.read_proposals')
 
 calls('testing',
     check_metrics=lambda w: dict(metrics=('bbox',), model=w.mask), detect_all=lambda w: dict(model=w.mask, ds=w.ds), label_categories=lambda w: dict(model=w.mask, ds=w.ds), read_truths=lambda w: dict(ds=w.ds, ann_file=w.coco),
@@ -491,6 +492,7 @@ left_out('a command: `cli` names its slips, shown in tests/test_demo.py and the 
 # ------------------------------------------------------------------ what is right though it looks wrong, and is promised in the docstring
 # a pattern of function:argument:what is wrong -> the promise
 RIGHT = {
+    'distributed.max_over_ranks:number:*e*': 'any whole number',
     'boxes.*:nan': 'nan stays nan', 'boxes.*:inf': 'an endless side is arithmetic like any other', 'boxes.*:turned': 'negative sizes, no area, no overlap', 'boxes.clip_boxes:sizes:number 99': 'a larger picture', 'boxes.clip_boxes:boxes:turned': 'corners are clipped',
     'anchors.grid_anchors:cell:*n*': 'a cell is repeated as it is', 'anchors.grid_anchors:size:zero': 'a map without cells has no anchors', 'anchors.*.grid:sizes:zero': 'likewise', 'anchors.inside_border:anchors:nan': 'none with nan is inside', 'anchors.inside_border:*:inf': 'nothing endless is inside', 'anchors.*:stride:half': 'a stride may be a fraction',
     'coder.*:nan': 'nan where a number is nan', 'coder.*:inf': 'nan or endless', 'coder.*code:*:turned': 'nan where a side is not positive', 'coder.*Coder__*:turned': 'likewise', 'coder.decode:max_log:*e*': 'a bound at or below 1 is a bound',
@@ -535,8 +537,8 @@ RIGHT = {
     'anchors.*Generator:*:empty': 'no anchors', 'anchors.*:*offset:*e*': 'a shift may be negative or none', 'assign.*:*:zero': 'a share of 0', 'losses.SmoothL1Loss:beta:zero': 'the absolute difference',
     'backbone.*:x:*n*': 'nan features stay nan', 'neck.*:*:nan': 'nan features stay nan', 'neck.*:x:inf': 'arithmetic', 'neck.NoNeck__forward:stages:one more': 'all are handed on', 'coder.DeltaCoder:means:negative': 'any mean', 'coder.DeltaCoder:means:zero': 'any mean', 'rpn.ProposalFilter:*:zero': 'no proposals', 'rpn.ProposalFilter:min_size:negative': 'any size', 'rpn.ranks:scores:inf': 'the best',
     'pipeline.Pipeline____call__:target:*nan': 'nan stays nan', 'pipeline.Pipeline____call__:target:label *': 'check_batch names it', 'pipeline.Pipeline____call__:target:no labels': 'what is not there does not move', 'pipeline.Pipeline____call__:target:* text': 'a field that a step does not use is handed on',
-    '*:seed:zero': 'any integer', 'pipeline.ProposalTable:ids:list of text': 'an id may be a text', 'pipeline.ProposalTable:ids:negative': 'any whole number is an id', 'pipeline.ProposalTable:ids:zero': 'likewise', 'pipeline.group_by_shape:order:zero': 'an image may come twice', 'pipeline.group_by_shape:upright:one more': 'an order of some images',
-    'pipeline.BatchPlan:sizes:number 99': 'a larger picture', 'pipeline.BatchPlan:sizes:no rows': 'ValueError: nothing to plan', 'demo.smooth:values:negative': 'any number', 'demo.smooth:values:zero': 'any number', 'learner.sum_losses:losses:a nan': 'the sum is nan',
+    '*:seed:zero': 'any integer', 'pipeline.ProposalTable:ids:list of text': 'an id may be a text', 'pipeline.ProposalTable:ids:negative': 'any whole number is an id', 'pipeline.ProposalTable:ids:zero': 'likewise', 'loader.group_by_shape:order:zero': 'an image may come twice', 'loader.group_by_shape:upright:one more': 'an order of some images',
+    'loader.BatchPlan:sizes:number 99': 'a larger picture', 'loader.BatchPlan:sizes:no rows': 'ValueError: nothing to plan', 'demo.smooth:values:negative': 'any number', 'demo.smooth:values:zero': 'any number', 'learner.sum_losses:losses:a nan': 'the sum is nan',
     'runs.save_state:tensors:no keys': 'nothing but notes', 'runs.save_state:tensors:a one less': 'any shape', 'runs.save_state:tensors:a nan': 'any value', 'runs.save_state:notes:no keys': 'looked at by check_notes when it is read', 'runs.save_state:notes:step text': 'likewise', 'timetable.Watch:best:text': 'one figure',
     'timetable.Watch__better:*:negative': 'any number', 'timetable.Watch__better:*:zero': 'any number', 'runs.Log__add:losses:loss a list': 'a number', 'timetable.flat_settings:value:no keys': 'one setting', 'timetable.flat_settings:value:a text': 'any value', 'timetable.setting_changes:*:no keys': 'no settings', 'timetable.setting_changes:*:a text': 'any value', 'timetable.show_changes:changed:no keys': 'no lines',
     'runs.checksum:tensors:no keys': 'of nothing', 'runs.checksum:tensors:a one less': 'any shape', 'runs.checksum:tensors:a nan': 'any value',

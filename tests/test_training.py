@@ -8,7 +8,7 @@ from detbook.checkpoint import save_checkpoint
 from detbook.describe import read_detector
 from detbook.cli import run_command
 from detbook.config import Config
-from detbook.pipeline import SETTINGS
+from detbook.settings import SETTINGS
 from detbook.testing import detbook_test
 from detbook.toy import CLASSES, write_coco
 from detbook.timetable import read_timetable
