@@ -118,7 +118,8 @@ def source_name(
     source:object,  # a path, or what was given instead of a file
 )->str:             # for messages
     "Name where records come from."
-    return str(source) if isinstance(source, (str, os.PathLike)) else f'the given {type(source).__name__}'
+    if isinstance(source, (str, os.PathLike)): return str(source)
+    return isinstance(source, dict) and getattr(source, 'name', '') or f'the given {type(source).__name__}'
 
 # %% ../nbs/44_coco.ipynb #417b5dc7
 @checked

@@ -213,7 +213,7 @@ def _check_annotations(d, name, images, gone, wanted, masks, bad):
     good, seen, left, parts = [], set(), Counter(), []
     for n, a in enumerate(d['annotations']):
         i, c, k = a.get('image_id'), a.get('category_id'), a.get('id', n)
-        where = f'{name}: annotation {shown(repr(k), 80)}'
+        where = f'{name}: {shown(a["origin"], 120) if isinstance(a.get("origin"), str) else f"annotation {shown(repr(k), 80)}"}'
         if plain_id(k) is None: bad('annotation id', f'{where}: the id must be a whole number or a text'); continue
         if plain_id(i) is not None and i in gone: left['on dropped images'] += 1; continue
         if plain_id(i) is None or i not in rows:
@@ -485,5 +485,5 @@ def collate(
 
 # %% ../nbs/45_data.ipynb #69504ee1
 # where these names were before
-__getattr__ = moved(__name__, dict(check='check_dataset', images='picture_formats read_picture find_pictures list_pictures',
+__getattr__ = moved(__name__, dict(check='check_dataset', formats='VocDataset read_dataset', images='picture_formats read_picture find_pictures list_pictures',
                          coco='plain_value written_id plain_record spellings link_record read_json decode_runs segmentation_to_rle'))

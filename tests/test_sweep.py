@@ -366,8 +366,29 @@ calls('data',
     CocoDataset__show=lambda w: (w.ds, dict(i=1, ax=w.ax())),
     CocoDataset__summary=lambda w: (w.ds, {}),
     CocoDataset__to_coco=lambda w: (w.ds, {}),
+    find_folder=lambda w: dict(images=None, annotations=w.coco, files=['000000.png']),
     class_names=lambda w: dict(categories=[dict(id=1, name='a'), dict(id=2, name='a')], annotations=[dict(id=1, image_id=1, category_id=2)]),
     collate=lambda w: dict(batch=[(w.image, w.target)]*2))
+
+def written(w, name, text):
+    (w.folder/name).write_text(text)
+    return w.folder/name
+def faults(): return new('annotations.Faults', found=[])
+xml = lambda w: written(w, 'one.xml', '<annotation><filename>one.png</filename><object><name>a</name><bndbox><xmin>1</xmin><ymin>1</ymin><xmax>9</xmax><ymax>9</ymax></bndbox></object></annotation>')
+table = dict(file='file', label='label', x='x', y='y', w='w', h='h')
+calls('annotations',
+    Faults=lambda w: dict(name='a set'), Faults____call__=lambda w: (faults(), dict(kind='a kind', file='a.xml', line=3, what='found', expected='wanted')), voc_objects=lambda w: dict(path=xml(w), file='one.xml', faults=faults()),
+    read_yaml=lambda w: dict(path=written(w, 'data.yaml', 'names: [a, b]')), yolo_names=lambda w: dict(names=['a', 'b'], file='data.yaml'),
+    yolo_objects=lambda w: dict(path=written(w, 'one.txt', '0 .5 .5 .1 .1'), file='one.txt', names=['a', 'b'], size=(64, 48), faults=faults()), table_columns=lambda w: dict(have=list(table), file='a.csv'),
+    table_rows=lambda w: dict(source=written(w, 'a.csv', 'file,x,y,w,h,label\n')), table_objects=lambda w: dict(rows=[dict(file='a', label='b', x=1, y=2, w=3, h=4)], columns=table, file='a.csv', first=2, faults=faults()),
+    read_list=lambda w: dict(path=written(w, 'list.json', '[]')), list_objects=lambda w: dict(r=dict(instances=[dict(bbox=[1, 2, 3, 4], bbox_label=0)]), num_classes=2, file='a', faults=faults()))
+def voc(w):
+    (w.folder/'voc').mkdir(exist_ok=True)
+    for f in (xml(w), w.png): (w.folder/'voc'/f.name).write_bytes(f.read_bytes())
+    return w.folder/'voc'
+calls('formats',
+    guess_format=lambda w: dict(path=voc(w)), read_records=lambda w: dict(path=voc(w), images=voc(w)), read_dataset=lambda w: dict(path=voc(w), images=voc(w), classes=['a'], split='all', format='voc'),
+    VocDataset=lambda w: dict(path=voc(w), images=voc(w), classes=['a'], split='all'))
 
 calls('metrics',
     encode_mask=lambda w: dict(mask=w.masks[0]), to_coco=lambda w: dict(preds=[{k: v for k,v in w.found.items() if k != 'keypoints'}], image_ids=[7], category_ids=[1, 2, 3], keypoint_offset=.5),
@@ -492,6 +513,8 @@ left_out('a command: `cli` names its slips, shown in tests/test_demo.py and the 
 # ------------------------------------------------------------------ what is right though it looks wrong, and is promised in the docstring
 # a pattern of function:argument:what is wrong -> the promise
 RIGHT = {
+    'data.find_folder:annotations:missing': 'its place is enough', 'annotations.Faults____call__:kind:*': 'any words', 'annotations.table_objects:rows:list of*': 'a row to pass over, or a fault', 'annotations.table_objects:columns:* text': 'a fault of each row',
+    'annotations.list_objects:r:*': 'no objects, or a fault',
     'distributed.max_over_ranks:number:*e*': 'any whole number',
     'boxes.*:nan': 'nan stays nan', 'boxes.*:inf': 'an endless side is arithmetic like any other', 'boxes.*:turned': 'negative sizes, no area, no overlap', 'boxes.clip_boxes:sizes:number 99': 'a larger picture', 'boxes.clip_boxes:boxes:turned': 'corners are clipped',
     'anchors.grid_anchors:cell:*n*': 'a cell is repeated as it is', 'anchors.grid_anchors:size:zero': 'a map without cells has no anchors', 'anchors.*.grid:sizes:zero': 'likewise', 'anchors.inside_border:anchors:nan': 'none with nan is inside', 'anchors.inside_border:*:inf': 'nothing endless is inside', 'anchors.*:stride:half': 'a stride may be a fraction',
@@ -712,7 +735,7 @@ def says(x, message):
     if isinstance(x, (list, tuple)) and x and type(x[0]).__name__.lower() in m: return True
     return type(x).__name__ in m or str(len(x)) in m or any(str(i).lower() in m for i in (x.values() if isinstance(x, dict) else x)) if hasattr(x, '__len__') else True
 
-ALSO = dict(settings=['set'], preds=['prediction', 'predictions'], classes=['category', 'class'], path=['the config has no'], names=['named'], prefix=['below'], size=['height'], segmentation=['polygon'], source=['picture'], imgs=['picture'], rest=['state'], env=['environment variable'], want=['sizes'], weights=['weights_backbone'], feats=['feature maps', 'levels'], f=['check does not understand'])      # what a message may call an argument
+ALSO = dict(have=['column'], settings=['set'], preds=['prediction', 'predictions'], classes=['category', 'class'], path=['the config has no'], names=['named'], prefix=['below'], size=['height'], segmentation=['polygon'], source=['picture'], imgs=['picture'], rest=['state'], env=['environment variable'], want=['sizes'], weights=['weights_backbone'], feats=['feature maps', 'levels'], f=['check does not understand'])      # what a message may call an argument
 OURS = str(Path(detbook.__file__).parent)
 def is_clear(e, name, x, what, params=()):
     message = str(e)
