@@ -7,7 +7,7 @@ Docs: https://detbook.github.io/detbook/census.html.md"""
 # %% auto #0
 __all__ = ['ANCHORS', 'count_objects', 'count_table', 'show_counts', 'anchor_coverage', 'compare_anchors', 'coverage_table']
 
-# %% ../nbs/66_census.ipynb #609a43aa
+# %% ../nbs/66_census.ipynb #8def7b01
 import numpy as np, torch
 from torch import Tensor
 from .core import check, check_keys, checked
@@ -18,8 +18,14 @@ from .anchors import AnchorGenerator, octave_scales
 from .tta import view_size
 from .weights import check_scale
 
-# %% ../nbs/66_census.ipynb #9a38671f
+# %% ../nbs/66_census.ipynb #d016728f
 _MARKS = dict(least=0, low=.05, median=.5, high=.95, most=1)     # the quantiles that are told
+
+def _look_through(d, *keys):
+    "Raise an error unless `d` has lists of records under these keys."
+    check_keys(d, *keys, where='d')
+    for k in keys:
+        if not isinstance(d[k], (list, tuple)) or not all(isinstance(r, dict) for r in d[k]): raise TypeError(f'd: {k} is {d[k]!r:.60}; expected a list of dicts')
 
 def _arrays(d):
     "The objects of a COCO dict: boxes (N,4) xywh, heights and widths (N,2) of their pictures, image ids, category ids, annotation ids."
@@ -34,13 +40,13 @@ def _quantiles(x):
 
 def _size_classes(side): return dict(small=side < 32, medium=(side >= 32) & (side < 96), large=side >= 96)
 
-# %% ../nbs/66_census.ipynb #f579a6d5
+# %% ../nbs/66_census.ipynb #5afb12db
 @checked
 def count_objects(
     d:dict,     # 'images', 'annotations' and 'categories' as COCO has them, without faults
 )->dict:        # numbers, quantiles and a list of classes
     "Count what a data set holds: objects per picture, sizes, ratios, classes."
-    check_keys(d, 'images', 'annotations', 'categories', where='d')
+    _look_through(d, 'images', 'annotations', 'categories')
     boxes, _, images, labels, _ = _arrays(d)
     per = {r['id']: 0 for r in d['images']}
     for i in images: per[i] += 1
@@ -53,7 +59,7 @@ def count_objects(
         **{k: int(v.sum()) for k,v in _size_classes(side).items()}, formats={str(formats[i]): int(often[i]) for i in np.argsort(-often, kind='stable')[:5]},
         classes=[dict(name=c['name'], objects=len(own := owned.get(c['id'], [])), pictures=len(set(own))) for c in d['categories']])
 
-# %% ../nbs/66_census.ipynb #4d39bef9
+# %% ../nbs/66_census.ipynb #acbd0a90
 @checked
 def count_table(
     counts:dict,    # of `count_objects`
@@ -73,7 +79,7 @@ def count_table(
     if len(counts['classes']) > 20: lines.append(f'... ({len(counts["classes"])} classes in all)')
     return '\n'.join(lines)
 
-# %% ../nbs/66_census.ipynb #64446f6e
+# %% ../nbs/66_census.ipynb #d4deef96
 @checked
 def show_counts(
     d:dict,     # a COCO dict, as for `count_objects`
@@ -98,7 +104,7 @@ def show_counts(
     for ax in axs: ax.tick_params(labelsize=7)
     return axs
 
-# %% ../nbs/66_census.ipynb #f03fd8fc
+# %% ../nbs/66_census.ipynb #8a0bf74e
 @checked('pad_divisor int 1..')
 def anchor_coverage(
     boxes:Tensor,           # (N,4) xyxy, pixels of their pictures
@@ -112,6 +118,7 @@ def anchor_coverage(
     scale = check_scale(scale) or 1.
     if not hasattr(anchors, 'cells'): raise TypeError(f'anchors is a {type(anchors).__name__}; expected an AnchorGenerator')
     if len(sizes) != len(boxes): raise ValueError(f'sizes has {len(sizes)} rows; expected one for each of the {len(boxes)} boxes')
+    if (sizes < 1).any(): raise ValueError(f'sizes is {sizes.tolist()!r:.60}; expected whole numbers above 0')
     kinds, which = sizes.unique(dim=0, return_inverse=True)
     views = torch.tensor([view_size(tuple(k), scale) for k in kinds.tolist()]).reshape(-1, 2)
     grow  = (views / kinds)[which].flip(1).repeat(1, 2)                                     # (N,4) width, height, width, height
@@ -126,7 +133,7 @@ def anchor_coverage(
         best = torch.maximum(best, iou_matrix(cell + at.repeat(1, 1, 2), boxes[:, None]).flatten(1).amax(1))
     return best.float()
 
-# %% ../nbs/66_census.ipynb #9eecf03a
+# %% ../nbs/66_census.ipynb #dc9396b4
 ANCHORS = {'Faster R-CNN': AnchorGenerator(), 'RetinaNet': AnchorGenerator((8, 16, 32, 64, 128), scales=octave_scales())}     # the settings that are compared by default
 
 @checked
@@ -136,7 +143,7 @@ def compare_anchors(
     scale:float|tuple|None=(1333, 800), # pictures are resized for training by this factor, or into these two sides in pixels; None: not resized
 )->dict:                        # name -> shares 'at_50', 'at_70', 'small', 'medium', 'large', the mean IoU, how many are 'missed' at .5, and the 'worst' ten annotations
     "Tell which share of the objects each anchor setting reaches, and which objects it misses."
-    check_keys(d, 'images', 'annotations', where='d')
+    _look_through(d, 'images', 'annotations')
     (xywh, hw, _, _, ids), scale = _arrays(d), check_scale(scale) or 1.
     boxes, sizes = torch.tensor(xywh), torch.tensor(hw).long()
     boxes[:, 2:] += boxes[:, :2]
@@ -149,7 +156,7 @@ def compare_anchors(
         out[name] = dict(at_50=part(best >= .5), at_70=part(best >= .7), mean=part(best), **{k: part(best[v] >= .5) for k,v in groups.items()}, missed=int((best < .5).sum()), worst=worst)
     return out
 
-# %% ../nbs/66_census.ipynb #5a5210ac
+# %% ../nbs/66_census.ipynb #0f3a9626
 @checked
 def coverage_table(
     coverage:dict,  # of `compare_anchors`
