@@ -52,7 +52,7 @@ def conv_norm(
     "Convolve and normalise; frozen statistics are folded into the weights as it runs, differentiably, where those are fewer than the outputs."
     check('x float (B,C,H,W), conv Conv2d, norm BatchNorm2d, frozen flag', x, conv, norm, frozen)
     if not frozen: return norm(conv(x))
-    scale = norm.weight * (norm.running_var + norm.eps).rsqrt()
+    scale = norm.weight * torch.rsqrt(norm.running_var + norm.eps)
     shift = norm.bias - norm.running_mean * scale
     return _ConvScale.apply(x, conv.weight, scale, shift, (conv.stride, conv.padding, conv.dilation, conv.groups), _outputs(x, conv) > conv.weight.numel())
 

@@ -153,28 +153,28 @@ def detbook_bench(
     out:str|None=None,      # JSON file to write
 )->dict:                    # medians in seconds, MB kept, ratios, counts of data-dependent operations, versions
     "Time Mask R-CNN R-50-FPN beside torchvision's: one training step, one inference call."
-    device = torch.device(device or ('cuda' if torch.cuda.is_available() else 'cpu'))
+    on = torch.device(device or ('cuda' if torch.cuda.is_available() else 'cpu'))
     if threads: torch.set_num_threads(threads)
     torch.manual_seed(0)
-    images, targets = toy_batch(batch, size, device)
+    images, targets = toy_batch(batch, size, on)
     models = {'detbook': mask_rcnn(50, len(CLASSES), channels=channels), 'torchvision': TorchvisionPeer(len(CLASSES), size, channels)}
     models['detbook'].trained = True      # random weights on both sides, on purpose
     optimizers = {}
     for name,m in models.items():
-        m.to(device)
+        m.to(on)
         optimizers[name] = torch.optim.SGD([p for p in m.parameters() if p.requires_grad], lr=1e-4, momentum=.9)
-    steps = time_in_turn({n:lambda n=n: train_step(models[n], images, targets, optimizers[n]) for n in models}, repeats, device)
-    calls = time_in_turn({n:lambda n=n: models[n].predict(images) for n in models}, repeats, device)
+    steps = time_in_turn({n:lambda n=n: train_step(models[n], images, targets, optimizers[n]) for n in models}, repeats, on)
+    calls = time_in_turn({n:lambda n=n: models[n].predict(images) for n in models}, repeats, on)
     syncs, kept, peak = {}, {}, {}
     for n,m in models.items():
         with count_syncs() as ops: train_step(m, images, targets, optimizers[n])
         syncs[n] = len(ops)
         kept[n] = kept_bytes(m, lambda: m.loss(images, targets)) / 2**20
-        peak[n] = _peak_mb(lambda: train_step(m, images, targets, optimizers[n]), device)
+        peak[n] = _peak_mb(lambda: train_step(m, images, targets, optimizers[n]), on)
     median = lambda s: {n:statistics.median(v) for n,v in s.items()}
     train, predict = median(steps), median(calls)
     report = dict(train_s=train, predict_s=predict, train_ratio=train['detbook']/train['torchvision'], predict_ratio=predict['detbook']/predict['torchvision'],
-                  kept_mb=kept, kept_ratio=kept['detbook']/kept['torchvision'], peak_mb=peak, syncs=syncs, size=size, batch=batch, channels=channels, repeats=repeats, device=torch.cuda.get_device_name(device) if device.type == 'cuda' else 'cpu',
+                  kept_mb=kept, kept_ratio=kept['detbook']/kept['torchvision'], peak_mb=peak, syncs=syncs, size=size, batch=batch, channels=channels, repeats=repeats, device=torch.cuda.get_device_name(on) if on.type == 'cuda' else 'cpu',
                   threads=torch.get_num_threads(), torch=torch.__version__, torchvision=torchvision.__version__)
     print(bench_table(report))
     if out:

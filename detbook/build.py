@@ -462,6 +462,7 @@ def load_own(
         if module is None:
             module = sys.modules[name] = importlib.util.module_from_spec(program)
             module.__file__ = str(path.resolve())
+            if program is None or program.loader is None: raise ImportError(f'{file} cannot be read as a module')
             program.loader.exec_module(module)
         for n in wanted.split(','):
             cls = vars(module).get(n.strip())

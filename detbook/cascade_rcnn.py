@@ -8,6 +8,7 @@ Docs: https://detbook.github.io/detbook/cascade_rcnn.html.md"""
 __all__ = ['refine_boxes', 'refine_rois', 'cascade_heads', 'cascade_rpn_head', 'CascadeRoIHead', 'CascadeRCNN']
 
 # %% ../nbs/28_cascade_rcnn.ipynb #ca58c88b
+from typing import Any
 import torch
 from torch import nn, Tensor
 from .core import check, checked, component, settings
@@ -39,7 +40,8 @@ def refine_boxes(
     if labels is not None: which = torch.where(labels >= 0, labels, which)
     if deltas.shape[2] == 1: which = torch.zeros_like(which)
     own = deltas.gather(2, which[...,None,None].expand(-1, -1, 1, 4))[:,:,0]
-    return head.coder.decode(boxes, own, sizes)
+    coder:Any = head.coder
+    return coder.decode(boxes, own, sizes)
 
 # %% ../nbs/28_cascade_rcnn.ipynb #7f7999ec
 @checked
@@ -97,6 +99,7 @@ def cascade_rpn_head(
 @component
 class CascadeRoIHead(nn.Module):
     "Several stages, each fed with the boxes of the one before (Cascade R-CNN, figure 3 d). Raises ValueError where the parts do not fit."
+    bbox_head:nn.ModuleList; mask_head:Any
     def __init__(self,
         bbox_heads:list|None=None,                  # a BoxHead for each stage; None: `cascade_heads()`
         mask_heads:list|None=None,                  # a MaskHead for each stage, or for the first ones alone; None: no masks
@@ -186,6 +189,7 @@ def _counted(masked):
 @component(helpers=('mask_head', 'weights', 'weights_backbone'))
 class CascadeRCNN(Detector):
     "Propose, then classify and refine three times, each time more strictly (Cascade R-CNN); with mask heads, paint too."
+    rpn_head:RPNHead; roi_head:CascadeRoIHead
     def __init__(self,
         num_classes:int=80,                 # classes of objects
         *,

@@ -133,7 +133,9 @@ def read_function(
     name:str,   # of a function in it
 )->Callable:    # has the function's signature, comments and docstring
     "Read a function's signature from its source; the module is imported when it is called."
-    lines = Path(importlib.util.find_spec(module).origin).read_text(encoding='utf-8').splitlines(True)
+    spec = importlib.util.find_spec(module)
+    if spec is None or not spec.origin: raise ModuleNotFoundError(f'there is no module {module!r} with a source file')
+    lines = Path(spec.origin).read_text(encoding='utf-8').splitlines(True)
     node = next(n for n in ast.parse(''.join(lines)).body if isinstance(n, ast.FunctionDef) and n.name == name)
     head = lines[node.lineno - 1:node.body[0].end_lineno]              # the signature and the docstring
     file, space = f'<{module}.{name}>', dict(vars(typing), Path=Path, Callable=Callable)

@@ -58,7 +58,8 @@ def start(
         _same_classes(model, num_classes)
         model.num_classes = num_classes
     model.trained = model.looked = False
-    for part in (model, model.backbone): part.register_load_state_dict_post_hook(_mark_trained)
+    parts:tuple[nn.Module, ...] = (model, model.backbone)
+    for part in parts: part.register_load_state_dict_post_hook(_mark_trained)
     shared = getattr(getattr(model, 'roi_head', None), 'shared_head', None)     # the stage that a C4 detector runs on windows
     if weights_backbone is not None:
         for part in filter(None, (model.backbone, shared)): load_backbone(part, weights_backbone)
@@ -213,6 +214,7 @@ class Proposals(NamedTuple):
 # %% ../nbs/21_detector.ipynb #49fdfd61
 class Detector(nn.Module):
     "The base of all detectors: preprocessing, backbone and neck, and the methods that need these alone."
+    backbone:nn.Module; neck:nn.Module
     @checked
     def __init__(self,
         backbone:nn.Module|None=None,       # None: ResNet-50 as in mmdetection's 1x settings

@@ -9,7 +9,7 @@ __all__ = ['pad_proposals', 'RoIs', 'sample_rois', 'BoxHead', 'DetectionFilter',
 
 # %% ../nbs/24_fast_rcnn.ipynb #60b70fd4
 from collections.abc import Callable
-from typing import NamedTuple
+from typing import Any, NamedTuple
 import torch
 from torch import nn, Tensor
 from torch.nn import functional as F
@@ -147,7 +147,7 @@ class DetectionFilter:
         min_size:float=0,               # sides must be at least as long, pixels
     ):
         self.score_thr, self.max_per_img, self.class_agnostic, self.min_size = score_thr, max_per_img, class_agnostic, min_size
-        self.suppress = NMS(iou) if suppress is None else suppress
+        self.suppress:Any = NMS(iou) if suppress is None else suppress
 
     @property
     def iou(self)->float: # of `suppress`
@@ -188,6 +188,7 @@ class DetectionFilter:
 @component
 class RoIHead(nn.Module):
     "The second stage: what it reads, what it learns from, and what it lets through."
+    bbox_head:BoxHead; mask_head:Any; keypoint_head:Any; shared_head:nn.Module|None
     def __init__(self,
         bbox_head:nn.Module|None=None,              # None: BoxHead()
         mask_head:nn.Module|None=None,              # masks too? (MaskHead)
@@ -265,6 +266,7 @@ class RoIHead(nn.Module):
 @component(helpers=('weights', 'weights_backbone'))
 class FastRCNN(Detector):
     "Classify and refine proposals that come from elsewhere (Fast R-CNN)."
+    roi_head:RoIHead
     def __init__(self,
         num_classes:int=80,                 # classes of objects
         *,

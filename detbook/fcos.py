@@ -209,6 +209,7 @@ class FCOSHead(nn.Module):
 @component(helpers=('weights', 'weights_backbone'))
 class FCOS(Detector):
     "Classify every point and let it show the sides of its object (FCOS)."
+    bbox_head:FCOSHead
     def __init__(self,
         num_classes:int=80,                 # classes of objects
         *,

@@ -9,7 +9,9 @@ __all__ = ['keypoints_to_heatmap', 'heatmaps_to_keypoints', 'KeypointHead', 'key
            'keypoint_rpn_head', 'keypoint_roi_head', 'KeypointRCNN']
 
 # %% ../nbs/29_keypoint_rcnn.ipynb #3d1fbf36
-import math, torch
+import math
+from typing import Any
+import torch
 from torch import nn, Tensor
 from torch.nn import functional as F
 from .cli import nearest
@@ -78,7 +80,8 @@ class KeypointHead(nn.Module):
         self.num_keypoints, self.score, self.normalizer, self.weight = num_keypoints, score, normalizer, weight
         self.convs = nn.ModuleList(Conv(in_channels if i == 0 else channels, channels, relu=True) for i in range(num_convs))
         self.upsample = nn.ConvTranspose2d(channels if num_convs else in_channels, num_keypoints, 4, 2, padding=1)
-        for conv in [c.conv for c in self.convs] + [self.upsample]:
+        layers:list[Any] = [c.conv for c in self.convs] + [self.upsample]
+        for conv in layers:
             nn.init.kaiming_normal_(conv.weight, mode='fan_out', nonlinearity='relu'); nn.init.zeros_(conv.bias)
 
     def forward(self,
@@ -115,9 +118,11 @@ def keypoint_loss(
     truths:Truths,      # with keypoints
 )->dict:                # loss_keypoint
     "Compare heatmaps of positive proposals with their keypoints, after one read of how many there are (Mask R-CNN, section 5)."
+    wanted = truths.keypoints
+    if wanted is None: raise ValueError('truths has no keypoints; expected a tensor (B,G,K,3)')
     head, k, matched = roi_head.keypoint_head, rois.max_pos, rois.matched[:,:rois.max_pos]
-    row = matched.clamp(min=0)[...,None,None].expand(-1, -1, *truths.keypoints.shape[2:])
-    points, boxes = truths.keypoints.gather(1, row).flatten(0, 1), rois.boxes[:,:k].flatten(0, 1)
+    row = matched.clamp(min=0)[...,None,None].expand(-1, -1, *wanted.shape[2:])
+    points, boxes = wanted.gather(1, row).flatten(0, 1), rois.boxes[:,:k].flatten(0, 1)
     useful = (matched >= 0).flatten() & keypoints_to_heatmap(points, boxes)[1].any(1)
     n = max(int(useful.sum()), 1)                                       # the one number that the host waits for
     slot = useful.int().argsort(descending=True, stable=True)[:n]       # the useful ones, or one slot that will not count
@@ -187,6 +192,7 @@ def keypoint_roi_head(
 @component(helpers=('keypoint_head', 'keypoint_extractor', 'weights', 'weights_backbone'))
 class KeypointRCNN(Detector):
     "Propose, classify, refine, and point (Mask R-CNN, section 5)."
+    rpn_head:RPNHead; roi_head:RoIHead
     def __init__(self,
         num_classes:int=1,                  # classes of objects
         num_keypoints:int=17,               # of an object, of whatever class

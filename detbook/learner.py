@@ -190,7 +190,8 @@ def split_backbone(
     model:nn.Module,    # a detector
 )->list:                # lists of parameters: the backbone's that train, if there are any, and all others that train
     "Group parameters for freezing and for learning rates that differ."
-    backbone = {id(p) for p in model.backbone.parameters()} if hasattr(model, 'backbone') else set()
+    trunk:nn.Module|None = getattr(model, 'backbone', None)
+    backbone = set() if trunk is None else {id(p) for p in trunk.parameters()}
     trains = [p for p in model.parameters() if p.requires_grad]
     groups = [p for p in trains if id(p) in backbone], [p for p in trains if id(p) not in backbone]
     return [g for g in groups if g]

@@ -8,6 +8,7 @@ Docs: https://detbook.github.io/detbook/masks.html.md"""
 __all__ = ['crop_masks', 'paste_weights', 'paste_masks', 'whole_pixel_weights', 'MaskHead', 'mask_loss', 'predict_masks']
 
 # %% ../nbs/26_masks.ipynb #aee72b68
+from typing import Any
 import torch
 from torch import nn, Tensor
 from torch.nn import functional as F
@@ -103,7 +104,8 @@ class MaskHead(nn.Module):
         self.convs = nn.ModuleList(Conv(in_channels if i == 0 else channels, channels, relu=True) for i in range(num_convs))
         self.upsample = nn.ConvTranspose2d(channels if num_convs else in_channels, channels, 2, 2)
         self.conv_logits = nn.Conv2d(channels, 1 if class_agnostic else num_classes, 1)
-        for conv in [c.conv for c in self.convs] + [self.upsample, self.conv_logits]:
+        layers:list[Any] = [c.conv for c in self.convs] + [self.upsample, self.conv_logits]
+        for conv in layers:
             nn.init.kaiming_normal_(conv.weight, mode='fan_out', nonlinearity='relu'); nn.init.zeros_(conv.bias)
 
     def forward(self,

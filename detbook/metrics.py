@@ -456,7 +456,7 @@ def evaluate(
     for n, a in enumerate(d['annotations']): _check_entry(a, f'{name}: annotation {a.get("id", n)}', images, cats, need)
     if isinstance(preds, dict) and classes: raise ValueError(f'{pname} are {_kind(preds)}; for {metrics[0]} expected a COCO results list')
     boxes = _boxes_of(preds, pname, images) if isinstance(preds, dict) else None
-    if boxes is None:
+    if isinstance(preds, list):
         for n, p in enumerate(preds):
             if not isinstance(p, dict): raise ValueError(f'{pname}: result {n} is {_kind(p)}, expected a dict with image_id, category_id, bbox, score')
         known = spellings(d['images']), spellings(d['categories'])

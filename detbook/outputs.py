@@ -85,7 +85,7 @@ def keep_pictures(
     reads = {_identity(s): s for s in sources} if taken else {}
     for p, i in taken:
         if i in reads: raise ValueError(f'{flag} {folder}: {p} is the picture {reads[i]} by another name, and would be replaced')
-        if p.is_dir(): raise ValueError(f'{flag} {folder}: {p} is a folder, and a picture is to be written there')
+        if Path(p).is_dir(): raise ValueError(f'{flag} {folder}: {p} is a folder, and a picture is to be written there')
 
 @checked
 def place_below(

@@ -10,7 +10,7 @@ __all__ = ['predictor', 'HeadConv', 'tower', 'DenseOutput', 'rows', 'DenseFilter
 # %% ../nbs/30_retinanet.ipynb #36c9742f
 import math
 from collections.abc import Callable
-from typing import NamedTuple
+from typing import Any, NamedTuple
 import torch
 from torch import nn, Tensor
 from torch.nn import functional as F
@@ -114,7 +114,7 @@ class DenseFilter:
                                         # and chosen by? else the product, after the choice
     ):
         self.nms_pre, self.score_thr, self.max_per_img, self.min_size = nms_pre, score_thr, max_per_img, min_size
-        self.suppress = NMS(iou) if suppress is None else suppress
+        self.suppress:Any = NMS(iou) if suppress is None else suppress
         self.late_clip, self.root = late_clip, root
 
     @property
@@ -256,6 +256,7 @@ class RetinaHead(nn.Module):
 @component(helpers=('weights', 'weights_backbone'))
 class RetinaNet(Detector):
     "Classify and place every anchor in one go (Focal Loss for Dense Object Detection)."
+    bbox_head:RetinaHead
     def __init__(self,
         num_classes:int=80,                 # classes of objects
         *,

@@ -35,7 +35,7 @@ def panels(
     return list(axs.flat)
 
 # %% ../nbs/04_show.ipynb #9a0611ce
-def _numbers(name, v):
+def _numbers(name, v)->Tensor:
     "A list, array or tensor as a tensor on the CPU."
     try: return torch.as_tensor(v).detach().cpu()
     except (TypeError, ValueError, RuntimeError): raise TypeError(f'{name} is {v!r:.60}; expected numbers') from None
@@ -47,11 +47,12 @@ def show_image(
     title:str=None,     # text above the picture
 )->Any:                 # the Axes
     "Draw `image`, pixel (i,j) filling the square from (j,i) to (j+1,i+1). Raises ValueError for other shapes."
-    image = _numbers('image', image)
-    x = image.permute(1, 2, 0) if image.ndim == 3 and image.shape[0] in (1, 3) else image
+    x = _numbers('image', image)
+    shape = tuple(x.shape)
+    if len(shape) == 3 and shape[0] in (1, 3): x = x.permute(1, 2, 0)
     if x.ndim == 3 and x.shape[2] == 1: x = x[..., 0]
     if x.ndim != 2 and (x.ndim != 3 or x.shape[2] != 3):
-        raise ValueError(f'image must have shape (3,H,W), (1,H,W), (H,W) or (H,W,3), not {tuple(image.shape)}')
+        raise ValueError(f'image must have shape (3,H,W), (1,H,W), (H,W) or (H,W,3), not {shape}')
     if x.is_floating_point() and x.numel() and 0 < x.max() <= 1:
         warn_once('this float image has no value above 1: pictures run from 0 to 255, so it is drawn black')
     h, w = x.shape[:2]
@@ -99,14 +100,14 @@ def show_boxes(
     "Draw the outline of each box, with its label. Raises ValueError where labels or scores do not match the boxes."
     from matplotlib import patheffects, patches
     ax, color = _axes(ax), _color(kind)
-    boxes = _numbers('boxes', boxes)
-    if boxes.shape == (0,): boxes = boxes.reshape(0, 4)
-    check('boxes finite (...,4)', boxes)
-    boxes = boxes.reshape(-1, 4)
+    corners = _numbers('boxes', boxes)
+    if corners.shape == (0,): corners = corners.reshape(0, 4)
+    check('boxes finite (...,4)', corners)
+    corners = corners.reshape(-1, 4)
     size, width, far, bottom = 7.5*_scale(ax), width*_scale(ax), max(ax.get_xlim()), max(ax.get_ylim())
     halo  = [patheffects.withStroke(linewidth=width+1, foreground='white', alpha=.6)]
     dash, chip = '--' if kind == 'ignored' else '-', dict(facecolor=color, edgecolor='none', pad=.8, alpha=.85)
-    for (x1,y1,x2,y2), text in zip(boxes.tolist(), _texts(len(boxes), labels, scores)):
+    for (x1,y1,x2,y2), text in zip(corners.tolist(), _texts(len(corners), labels, scores)):
         ax.add_patch(patches.Rectangle((x1,y1), x2-x1, y2-y1, fill=False, ec=color, lw=width, ls=dash, path_effects=halo))
         high, right = y1 < .09*bottom, x1 > .75*far         # no room above, or to the right: write inside the box
         if text: ax.text(x2 if right else x1, y1, text, color='white', fontsize=size, bbox=chip, in_layout=False,

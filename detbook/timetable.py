@@ -250,7 +250,7 @@ class Watch:
             if k not in (*usual, 'monitor'): raise ValueError(f'stop has no setting {k!r}{nearest(k, (*usual, "monitor"))}')
         if stop and 'monitor' not in stop: raise ValueError('stop lacks monitor, the name of the figure to watch')
         self.names, self.rule, self.stop = list(best), rule, usual | stop if stop else None
-        self.state = dict(best={}, top=None, waited=0)      # JSON can hold it
+        self.state:dict = dict(best={}, top=None, waited=0) # JSON can hold it
 
     @checked
     def better(self,
