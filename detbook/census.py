@@ -7,7 +7,7 @@ Docs: https://detbook.github.io/detbook/census.html.md"""
 # %% auto #0
 __all__ = ['ANCHORS', 'count_objects', 'count_table', 'show_counts', 'anchor_coverage', 'compare_anchors', 'coverage_table']
 
-# %% ../nbs/66_census.ipynb #8def7b01
+# %% ../nbs/66_census.ipynb #aaf629b9
 import numpy as np, torch
 from torch import Tensor
 from .core import check, check_keys, checked
@@ -18,7 +18,7 @@ from .anchors import AnchorGenerator, octave_scales
 from .tta import view_size
 from .weights import check_scale
 
-# %% ../nbs/66_census.ipynb #d016728f
+# %% ../nbs/66_census.ipynb #a8e5ad25
 _MARKS = dict(least=0, low=.05, median=.5, high=.95, most=1)     # the quantiles that are told
 
 def _look_through(d, *keys):
@@ -40,7 +40,7 @@ def _quantiles(x):
 
 def _size_classes(side): return dict(small=side < 32, medium=(side >= 32) & (side < 96), large=side >= 96)
 
-# %% ../nbs/66_census.ipynb #5afb12db
+# %% ../nbs/66_census.ipynb #e99baaf2
 @checked
 def count_objects(
     d:dict,     # 'images', 'annotations' and 'categories' as COCO has them, without faults
@@ -59,7 +59,7 @@ def count_objects(
         **{k: int(v.sum()) for k,v in _size_classes(side).items()}, formats={str(formats[i]): int(often[i]) for i in np.argsort(-often, kind='stable')[:5]},
         classes=[dict(name=c['name'], objects=len(own := owned.get(c['id'], [])), pictures=len(set(own))) for c in d['categories']])
 
-# %% ../nbs/66_census.ipynb #acbd0a90
+# %% ../nbs/66_census.ipynb #df6206cb
 @checked
 def count_table(
     counts:dict,    # of `count_objects`
@@ -79,7 +79,7 @@ def count_table(
     if len(counts['classes']) > 20: lines.append(f'... ({len(counts["classes"])} classes in all)')
     return '\n'.join(lines)
 
-# %% ../nbs/66_census.ipynb #d4deef96
+# %% ../nbs/66_census.ipynb #afb142ab
 @checked
 def show_counts(
     d:dict,     # a COCO dict, as for `count_objects`
@@ -104,7 +104,7 @@ def show_counts(
     for ax in axs: ax.tick_params(labelsize=7)
     return axs
 
-# %% ../nbs/66_census.ipynb #8a0bf74e
+# %% ../nbs/66_census.ipynb #23e2f927
 @checked('pad_divisor int 1..')
 def anchor_coverage(
     boxes:Tensor,           # (N,4) xyxy, pixels of their pictures
@@ -133,7 +133,7 @@ def anchor_coverage(
         best = torch.maximum(best, iou_matrix(cell + at.repeat(1, 1, 2), boxes[:, None]).flatten(1).amax(1))
     return best.float()
 
-# %% ../nbs/66_census.ipynb #dc9396b4
+# %% ../nbs/66_census.ipynb #e3139736
 ANCHORS = {'Faster R-CNN': AnchorGenerator(), 'RetinaNet': AnchorGenerator((8, 16, 32, 64, 128), scales=octave_scales())}     # the settings that are compared by default
 
 @checked
@@ -156,7 +156,7 @@ def compare_anchors(
         out[name] = dict(at_50=part(best >= .5), at_70=part(best >= .7), mean=part(best), **{k: part(best[v] >= .5) for k,v in groups.items()}, missed=int((best < .5).sum()), worst=worst)
     return out
 
-# %% ../nbs/66_census.ipynb #0f3a9626
+# %% ../nbs/66_census.ipynb #a3cfe66c
 @checked
 def coverage_table(
     coverage:dict,  # of `compare_anchors`
