@@ -7,7 +7,7 @@ Docs: https://detbook.github.io/detbook/census.html.md"""
 # %% auto #0
 __all__ = ['ANCHORS', 'count_objects', 'count_table', 'show_counts', 'anchor_coverage', 'compare_anchors', 'coverage_table']
 
-# %% ../nbs/66_census.ipynb #aaf629b9
+# %% ../nbs/66_census.ipynb #d6947ae4
 import numpy as np, torch
 from torch import Tensor
 from .core import check, check_keys, checked
@@ -18,7 +18,7 @@ from .anchors import AnchorGenerator, octave_scales
 from .tta import view_size
 from .weights import check_scale
 
-# %% ../nbs/66_census.ipynb #a8e5ad25
+# %% ../nbs/66_census.ipynb #b483c347
 _MARKS = dict(least=0, low=.05, median=.5, high=.95, most=1)     # the quantiles that are told
 
 def _look_through(d, *keys):
@@ -40,7 +40,7 @@ def _quantiles(x):
 
 def _size_classes(side): return dict(small=side < 32, medium=(side >= 32) & (side < 96), large=side >= 96)
 
-# %% ../nbs/66_census.ipynb #e99baaf2
+# %% ../nbs/66_census.ipynb #4fa2af0d
 @checked
 def count_objects(
     d:dict,     # 'images', 'annotations' and 'categories' as COCO has them, without faults
@@ -59,7 +59,7 @@ def count_objects(
         **{k: int(v.sum()) for k,v in _size_classes(side).items()}, formats={str(formats[i]): int(often[i]) for i in np.argsort(-often, kind='stable')[:5]},
         classes=[dict(name=c['name'], objects=len(own := owned.get(c['id'], [])), pictures=len(set(own))) for c in d['categories']])
 
-# %% ../nbs/66_census.ipynb #df6206cb
+# %% ../nbs/66_census.ipynb #af16508b
 @checked
 def count_table(
     counts:dict,    # of `count_objects`
@@ -79,7 +79,7 @@ def count_table(
     if len(counts['classes']) > 20: lines.append(f'... ({len(counts["classes"])} classes in all)')
     return '\n'.join(lines)
 
-# %% ../nbs/66_census.ipynb #afb142ab
+# %% ../nbs/66_census.ipynb #5e200366
 @checked
 def show_counts(
     d:dict,     # a COCO dict, as for `count_objects`
@@ -104,7 +104,12 @@ def show_counts(
     for ax in axs: ax.tick_params(labelsize=7)
     return axs
 
-# %% ../nbs/66_census.ipynb #23e2f927
+# %% ../nbs/66_census.ipynb #4247a5a5
+def _resized(sizes, scale):
+    "The sizes (N,2) of pictures after resizing; each size is looked up once."
+    kinds, which = sizes.unique(dim=0, return_inverse=True)
+    return torch.tensor([view_size(tuple(k), scale) for k in kinds.tolist()]).reshape(-1, 2)[which]
+
 @checked('pad_divisor int 1..')
 def anchor_coverage(
     boxes:Tensor,           # (N,4) xyxy, pixels of their pictures
@@ -119,11 +124,9 @@ def anchor_coverage(
     if not hasattr(anchors, 'cells'): raise TypeError(f'anchors is a {type(anchors).__name__}; expected an AnchorGenerator')
     if len(sizes) != len(boxes): raise ValueError(f'sizes has {len(sizes)} rows; expected one for each of the {len(boxes)} boxes')
     if (sizes < 1).any(): raise ValueError(f'sizes is {sizes.tolist()!r:.60}; expected whole numbers above 0')
-    kinds, which = sizes.unique(dim=0, return_inverse=True)
-    views = torch.tensor([view_size(tuple(k), scale) for k in kinds.tolist()]).reshape(-1, 2)
-    grow  = (views / kinds)[which].flip(1).repeat(1, 2)                                     # (N,4) width, height, width, height
-    padded = (-(-views // pad_divisor) * pad_divisor)[which].flip(1)                        # (N,2) width, height
-    boxes, best = (boxes.double() * grow), torch.zeros(len(boxes), dtype=torch.float64)
+    views  = _resized(sizes, scale)
+    padded = (-(-views // pad_divisor) * pad_divisor).flip(1)                               # (N,2) width, height
+    boxes, best = boxes.double() * (views / sizes).flip(1).repeat(1, 2), torch.zeros(len(boxes), dtype=torch.float64)
     middle, first = (boxes[:, :2] + boxes[:, 2:])/2, -(-padded // anchors.strides[0])
     for cell, stride in zip(anchors.cells, anchors.strides):
         n = -(-padded // stride)                                                            # (N,2) cells across and down
@@ -133,7 +136,7 @@ def anchor_coverage(
         best = torch.maximum(best, iou_matrix(cell + at.repeat(1, 1, 2), boxes[:, None]).flatten(1).amax(1))
     return best.float()
 
-# %% ../nbs/66_census.ipynb #e3139736
+# %% ../nbs/66_census.ipynb #7b7ccad1
 ANCHORS = {'Faster R-CNN': AnchorGenerator(), 'RetinaNet': AnchorGenerator((8, 16, 32, 64, 128), scales=octave_scales())}     # the settings that are compared by default
 
 @checked
@@ -148,15 +151,15 @@ def compare_anchors(
     boxes, sizes = torch.tensor(xywh), torch.tensor(hw).long()
     boxes[:, 2:] += boxes[:, :2]
     out, part = {}, lambda x: round(float(x.mean()), 4) if len(x) else None
-    grow = [view_size(k, scale)[0]/k[0] for k in map(tuple, sizes.tolist())]
-    groups = _size_classes(np.sqrt(xywh[:, 2]*xywh[:, 3]) * np.array(grow))
+    grow   = _resized(sizes, scale).numpy()[:, 0] / hw[:, 0]
+    groups = _size_classes(np.sqrt(xywh[:, 2]*xywh[:, 3]) * grow)
     for name, gen in (ANCHORS if anchors is None else anchors).items():
         best = anchor_coverage(boxes, sizes, gen, scale).numpy()
         worst = [dict(ann_id=ids[i], iou=round(float(best[i]), 3), width=float(xywh[i, 2]), height=float(xywh[i, 3])) for i in np.argsort(best)[:10] if best[i] < .5]
         out[name] = dict(at_50=part(best >= .5), at_70=part(best >= .7), mean=part(best), **{k: part(best[v] >= .5) for k,v in groups.items()}, missed=int((best < .5).sum()), worst=worst)
     return out
 
-# %% ../nbs/66_census.ipynb #a3cfe66c
+# %% ../nbs/66_census.ipynb #1073d911
 @checked
 def coverage_table(
     coverage:dict,  # of `compare_anchors`

@@ -7,7 +7,7 @@ Docs: https://detbook.github.io/detbook/check.html.md"""
 # %% auto #0
 __all__ = ['CheckReport', 'check_dataset', 'Checks', 'detbook_check']
 
-# %% ../nbs/68_check.ipynb #7730811e
+# %% ../nbs/68_check.ipynb #8771c279
 import html, math, os, statistics
 from collections import Counter
 from json import dumps as write_json
@@ -27,7 +27,7 @@ from .census import compare_anchors, count_objects, count_table, coverage_table
 from .formats import Layout, guess_format, read_records
 from .faults import KINDS, Findings, check_annotations
 
-# %% ../nbs/68_check.ipynb #6ff33ce1
+# %% ../nbs/68_check.ipynb #6a1057b2
 def _read_records(source, say):
     "The records of a COCO file in one spelling; what is no object is left out."
     d, known = read_json(source) if isinstance(source, (str, os.PathLike)) else source, ('images', 'annotations', 'categories')
@@ -37,7 +37,7 @@ def _read_records(source, say):
             if not isinstance(r, dict): say('not a record', f'{k}[{n}] is {shown(repr(r), 60)}, expected an object')
     return read_coco(dict(d, **{k: [r for r in d[k] if isinstance(r, dict)] for k in known}))
 
-# %% ../nbs/68_check.ipynb #a25500a1
+# %% ../nbs/68_check.ipynb #fb4e9dcd
 _READER = {'not a box': 'bad box', 'missing picture': 'missing picture', 'damaged picture': 'not a picture', 'broken XML': 'unreadable file'}      # what readers of other formats name
 
 def _note_faults(faults, entries, say):
@@ -71,7 +71,7 @@ def _picture_paths(records, folder):
     cache = {}
     return [folder/(find_file(r['file_name'], folder, cache) or r['file_name']) for r in records if isinstance(r.get('file_name'), str)]
 
-# %% ../nbs/68_check.ipynb #22890327
+# %% ../nbs/68_check.ipynb #c4d5c76e
 def _check_classes(records, say):
     "The classes that can be used: plain id -> record."
     good, names = {}, {}
@@ -85,7 +85,7 @@ def _check_classes(records, say):
         if len(ids) > 1: say('equal class names', f'{name!r} has the ids {some_of(ids)}')
     return good
 
-# %% ../nbs/68_check.ipynb #ced4fa1a
+# %% ../nbs/68_check.ipynb #986797d6
 def _check_records(records, say):
     "The images that can be used: plain id -> record; and for ids that stand for others, which; None: whose objects go with them."
     good, other, files = {}, {}, {}
@@ -104,7 +104,7 @@ def _check_records(records, say):
         else: good[i], files[file] = dict(r), i
     return {i: r for i, r in good.items() if other.get(i, 1) is not None}, other
 
-# %% ../nbs/68_check.ipynb #5ebe371d
+# %% ../nbs/68_check.ipynb #96e72dfe
 def _check_pictures(images, folder, say):
     "Ids of images that have to go, and what a look at each file told. Sizes that a record lacks are written in."
     gone, looks = set(), {}
@@ -122,7 +122,7 @@ def _check_pictures(images, folder, say):
             gone.add(i)
     return gone, looks
 
-# %% ../nbs/68_check.ipynb #da4c7f12
+# %% ../nbs/68_check.ipynb #fbc6c85c
 def _check_copies(images, looks, others, say):
     "Ids of images that are byte for byte another one, of this set or another."
     gone, ids, own = set(), list(images), [looks[i] for i in images]
@@ -134,7 +134,7 @@ def _check_copies(images, looks, others, say):
         if exact: gone.add(ids[i])
     return gone
 
-# %% ../nbs/68_check.ipynb #ecf2a18c
+# %% ../nbs/68_check.ipynb #8bb5a0ab
 def _check_counts(anns, images, say):
     "Name pictures with far fewer objects than the others of the set."
     counts = Counter(plain_id(a.get('image_id')) for a in anns if not a.get('iscrowd'))
@@ -145,7 +145,7 @@ def _check_counts(anns, images, say):
     for i, v in roots.items():
         if (middle - v)/spread > 3: say('few objects', f'{counts[i]}, where half of the pictures have {statistics.median(counts[k] for k in images):g} or more', images[i]['file_name'])
 
-# %% ../nbs/68_check.ipynb #ebf7f3d5
+# %% ../nbs/68_check.ipynb #86943e9d
 class CheckReport:
     "What `check_dataset` found: `problems`, `counts` and anchor `coverage` of what remains, and `clean`, the data set without what is wrong."
     @checked
@@ -272,7 +272,7 @@ class CheckReport:
             ax.set(xlim=(0, image.shape[2]), ylim=(image.shape[1], 0))
         return axs
 
-# %% ../nbs/68_check.ipynb #02604ade
+# %% ../nbs/68_check.ipynb #51f90034
 @checked
 def check_dataset(
     path:object,                # what `read_dataset` takes: a COCO file or its content, a folder of COCO, VOC or YOLO, a table
@@ -303,7 +303,7 @@ def check_dataset(
     clean = dict(d, images=list(left.values()), annotations=anns, categories=list(classes.values()))
     return CheckReport(say.name, say.problems, d, clean, folder, sources, list(looks.values()), compare_anchors(clean, anchors, scale))
 
-# %% ../nbs/68_check.ipynb #e88d6e3c
+# %% ../nbs/68_check.ipynb #19cfda47
 class Checks(dict):
     "The report of each split."
     @property
@@ -311,7 +311,7 @@ class Checks(dict):
         "The exit status of `detbook_check`: 1 where a split has problems."
         return max((r.exit_code for r in self.values()), default=0)
 
-# %% ../nbs/68_check.ipynb #c7e5c6ac
+# %% ../nbs/68_check.ipynb #88cbb285
 @checked('rows int 1..')
 def detbook_check(
     path:str,                   # a COCO file, or a folder of COCO, VOC or YOLO

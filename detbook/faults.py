@@ -7,7 +7,7 @@ Docs: https://detbook.github.io/detbook/faults.html.md"""
 # %% auto #0
 __all__ = ['KINDS', 'Findings', 'check_annotations']
 
-# %% ../nbs/67_faults.ipynb #0a17609f
+# %% ../nbs/67_faults.ipynb #911799bb
 from typing import Literal
 import numpy as np, pycocotools.mask as mask_utils, torch
 from .cli import nearest
@@ -16,7 +16,7 @@ from .files import shown, some_of
 from .boxes import iou_matrix
 from .coco import check_mask, has_mask, plain_id, segmentation_to_rle
 
-# %% ../nbs/67_faults.ipynb #be53ef5c
+# %% ../nbs/67_faults.ipynb #c246abfd
 _GONE, _OUT = 'the picture is left out, with its objects', 'the object is left out'
 KINDS = {       # what can be wrong -> what is done about it in a clean copy, or has to be done by hand
     'unreadable file': 'left out, with its picture', 'unreadable entry': 'left out', 'not a record': 'left out', 'bad class record': 'the class is left out', 'duplicate class id': 'the second class is left out', 'equal class names': 'by hand: rename one, or make one class of them',
@@ -33,7 +33,7 @@ KINDS = {       # what can be wrong -> what is done about it in a clean copy, or
     'crowd without run lengths': 'its polygons are drawn as run lengths', 'bad crowd flag': _OUT, 'bad area': 'computed anew',
     'bad keypoints': 'all of them become unknown', 'keypoints outside': 'those become unknown', 'wrong keypoint count': 'counted anew'}
 
-# %% ../nbs/67_faults.ipynb #19f3eae7
+# %% ../nbs/67_faults.ipynb #e4760c3a
 class Findings:
     "The problems of one data set, as a list of dicts, in the order in which they were found."
     @checked
@@ -56,14 +56,14 @@ class Findings:
         if kind not in KINDS: raise ValueError(f'kind is {kind!r}{nearest(kind, KINDS)}; expected a key of KINDS')
         if kind not in self.ignore: self.problems.append(dict(kind=kind, file=self.name if file is None else shown(file, 200), ann_id=ann_id, value=shown(value, 160), fix=fix or KINDS[kind]))
 
-# %% ../nbs/67_faults.ipynb #7136b94c
+# %% ../nbs/67_faults.ipynb #30aae9bc
 _SLACK, _THIN = 2., .01     # pixels: how far a box may stick out as a matter of rounding; how thin counts as nothing
 
 def _numbers(v): return all(isinstance(x, (int, float)) and not isinstance(x, bool) and abs(x) < 1e12 for x in v)     # none is NaN
 
 def _is_box(b): return isinstance(b, list) and len(b) == 4 and _numbers(b)
 
-# %% ../nbs/67_faults.ipynb #e79df536
+# %% ../nbs/67_faults.ipynb #91d47dd0
 _FORMS = {      # how four numbers may be meant -> the same as x, y, width, height
     'x, y, width, height': lambda b: b,
     'x1, y1, x2, y2':      lambda b: np.concatenate([b[:, :2], b[:, 2:] - b[:, :2]], 1),
@@ -97,7 +97,7 @@ def _check_form(anns, images, format, say):
     elif not shares: return
     for a, b in zip(rows, (_FORMS[form](boxes) - (format == 'voc' and not shares)*np.array([1, 1, 0, 0])).tolist()): a['bbox'] = b
 
-# %% ../nbs/67_faults.ipynb #72352121
+# %% ../nbs/67_faults.ipynb #81c0e82a
 def _check_box(b, h, w, say, instead=None):
     "The box that can be used: its own, or that of its mask; None where there is neither."
     fix = 'the box becomes that of its mask' if instead else None
@@ -113,7 +113,7 @@ def _check_box(b, h, w, say, instead=None):
     say('box sticking out', f'bbox {b} by {max(-x, -y, x+bw-w, y+bh-h):g} pixels on a picture of {w} x {h}')
     return [left, top, right - left, bottom - top]
 
-# %% ../nbs/67_faults.ipynb #4e50c3b9
+# %% ../nbs/67_faults.ipynb #7773e8e1
 def _mask_box(s, h, w):
     "The box xywh around a mask that was checked, inside the picture; None where it covers nothing."
     x, y = ([v for p in s for v in p[n::2]] for n in (0, 1)) if isinstance(s, list) else ((), ())
@@ -134,7 +134,7 @@ def _check_object_mask(a, h, w, say):
     a['segmentation'] = s
     return box
 
-# %% ../nbs/67_faults.ipynb #7532c700
+# %% ../nbs/67_faults.ipynb #a564915e
 def _check_keypoints(a, names, h, w, say):
     "Bring the keypoints of an annotation to their number and into the picture."
     p, n = a.get('keypoints'), len(names)
@@ -151,7 +151,7 @@ def _check_keypoints(a, names, h, w, say):
     for k in far: p[3*k:3*k+3] = 0, 0, 0
     if far or 'num_keypoints' in a: a['num_keypoints'] = seen - len(far)
 
-# %% ../nbs/67_faults.ipynb #7bf4e39a
+# %% ../nbs/67_faults.ipynb #f95ec76a
 def _check_object(a, r, names, masks, say):
     "What is left of an annotation on the picture of record `r`, or None."
     h, w = r['height'], r['width']
@@ -172,7 +172,7 @@ def _check_object(a, r, names, masks, say):
     a['area'] = float(mask_utils.area(segmentation_to_rle(a['segmentation'], h, w))) if masks else a['bbox'][2]*a['bbox'][3]
     return a
 
-# %% ../nbs/67_faults.ipynb #9bcd1afa
+# %% ../nbs/67_faults.ipynb #004d0618
 def _check_twins(anns, images, places, say):
     "Drop boxes that an earlier one of the same class and picture overlaps by more than .9."
     groups, twins = {}, set()
@@ -189,7 +189,7 @@ def _check_twins(anns, images, places, say):
             twins.add(own[n]['id'])
     return [a for a in anns if a['id'] not in twins]
 
-# %% ../nbs/67_faults.ipynb #959718fb
+# %% ../nbs/67_faults.ipynb #04804a80
 def _check_ids(anns, say):
     "Give each annotation an id of its own."
     seen, last = set(), max([i for a in anns if type(i := plain_id(a.get('id'))) is int] + [0])
@@ -201,7 +201,7 @@ def _check_ids(anns, say):
         a['id'] = last
         seen.add(last)
 
-# %% ../nbs/67_faults.ipynb #9a697e88
+# %% ../nbs/67_faults.ipynb #363ab1d8
 @checked
 def check_annotations(
     annotations:list[dict], # in the spelling of `plain_record`

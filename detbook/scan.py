@@ -7,7 +7,7 @@ Docs: https://detbook.github.io/detbook/scan.html.md"""
 # %% auto #0
 __all__ = ['Look', 'look_at', 'scan_pictures', 'find_copies']
 
-# %% ../nbs/65_scan.ipynb #332a0def
+# %% ../nbs/65_scan.ipynb #f4b305f8
 import hashlib, os, warnings
 from collections import Counter
 from concurrent.futures import ThreadPoolExecutor
@@ -20,7 +20,7 @@ from .files import shown
 from .images import open_picture
 from .pictures import Progress
 
-# %% ../nbs/65_scan.ipynb #fb619da9
+# %% ../nbs/65_scan.ipynb #0e2ba38d
 class Look(NamedTuple):
     "What one look at the file of a picture told."
     path: Path                          # of the file
@@ -50,7 +50,7 @@ def _grey(im, turned):
     small = im.convert('F' if im.mode[0] in 'IF' else 'L').resize((17, 16), Image.Resampling.BOX)
     return np.asarray(small, np.float32)
 
-# %% ../nbs/65_scan.ipynb #451945d3
+# %% ../nbs/65_scan.ipynb #82d62583
 @checked
 def look_at(
     path:str|Path,  # of a picture
@@ -71,7 +71,7 @@ def look_at(
         except Exception as e: return Look(path, (*faults, ('truncated picture', shown(e, 80))))
     return Look(path, tuple(faults), stored[::-1] if turned and turn >= 5 else stored, stored, grey)
 
-# %% ../nbs/65_scan.ipynb #3b6eb929
+# %% ../nbs/65_scan.ipynb #99a0d0d9
 @checked('workers? int 1..')
 def scan_pictures(
     paths:list[str|Path],       # of pictures
@@ -88,21 +88,21 @@ def scan_pictures(
     bar.step(last=True)
     return looks
 
-# %% ../nbs/65_scan.ipynb #4673ed37
+# %% ../nbs/65_scan.ipynb #e10c3679
 def _bits(looks):
     "(N,256) float32 of 1, -1 and 0: does the picture grow brighter from column to column? And (N,272) its grey values, centred, of length 1."
     grey = np.stack([np.zeros((16, 17), np.float32) if l.grey is None else l.grey for l in looks])
     flat = grey.reshape(len(looks), -1) - grey.mean((1, 2))[:, None]
     return np.sign(np.diff(grey)).reshape(len(looks), -1), flat / np.maximum(np.linalg.norm(flat, axis=1), 1e-6)[:, None]
 
-# %% ../nbs/65_scan.ipynb #00d634b6
+# %% ../nbs/65_scan.ipynb #85e04aed
 def _contents(looks):
     "The length and hash of each file; None where no other has its length."
     sizes = [l.path.stat().st_size if os.path.isfile(l.path) else 0 for l in looks]
     often = Counter(sizes)
     return [(n, hashlib.blake2b(l.path.read_bytes()).digest()) if n and often[n] > 1 else None for l, n in zip(looks, sizes)]
 
-# %% ../nbs/65_scan.ipynb #52249305
+# %% ../nbs/65_scan.ipynb #b8e8312d
 @checked('least 0..1')
 def find_copies(
     looks:list[Look],       # of one set of pictures
