@@ -15,7 +15,7 @@ setup(
     version=meta['version'], description=meta['description'], keywords=meta['keywords'].split(),
     author=meta['author'], author_email=meta['author_email'], license_expression=meta['license'],
     python_requires=f">={meta['min_python']}", install_requires=meta['requirements'].split(), extras_require=extras,
-    packages=find_packages(include=['detbook', 'detbook.*']), package_data={'detbook': ['py.typed']},
+    packages=find_packages(include=['detbook', 'detbook.*']), package_data={'detbook': ['py.typed', 'toy_detector.safetensors']},
     long_description=(here/'README.md').read_text(encoding='utf-8'), long_description_content_type='text/markdown',
     classifiers=[f"Development Status :: {STATUS[meta['status']]}", 'Intended Audience :: Science/Research', 'Intended Audience :: Education',
         'Programming Language :: Python :: 3', 'Topic :: Scientific/Engineering :: Image Recognition'],

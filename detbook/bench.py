@@ -8,7 +8,7 @@ Docs: https://detbook.github.io/detbook/bench.html.md"""
 __all__ = ['toy_batch', 'TorchvisionPeer', 'time_in_turn', 'kept_bytes', 'train_step', 'bench_table', 'detbook_bench']
 
 # %% ../nbs/52_bench.ipynb #f6d55478
-import json, statistics, sys, time
+import json, statistics, time
 from collections.abc import Callable
 from pathlib import Path
 from typing import Any
@@ -18,6 +18,7 @@ from torchvision.models.detection import MaskRCNN as TorchvisionMaskRCNN
 from torchvision.models import resnet50
 from torchvision.models.detection.backbone_utils import BackboneWithFPN
 from torchvision.ops.misc import FrozenBatchNorm2d
+from .outputs import Progress
 from .core import checked, count_syncs
 from .toy import scene, CLASSES
 from .models import mask_rcnn
@@ -81,13 +82,15 @@ def time_in_turn(
 )->dict:                # name -> seconds of every call
     "Time functions in turn, after one call of each to warm up, so that a noisy machine disturbs all alike."
     seconds = {name:[] for name in jobs}
+    bar = Progress(len(jobs) * (repeats + 1), 'timed calls')
     for i in range(repeats + 1):
         for name,job in jobs.items():
             _wait(device); start = time.perf_counter()
             job()
             _wait(device)
             if i: seconds[name].append(time.perf_counter() - start)
-            if sys.stderr.isatty(): print(f'\r{name} {i}/{repeats}   ', end='\n' if i == repeats else '', file=sys.stderr, flush=True)
+            bar.step()
+    bar.step(0, last=True)
     return seconds
 
 # %% ../nbs/52_bench.ipynb #7dc72efd

@@ -22,6 +22,7 @@ from .losses import SigmoidLoss, SoftmaxLoss, FocalLoss, L1Loss, SmoothL1Loss
 from .losses import IoULoss, GIoULoss, DIoULoss, CIoULoss, BoundedIoULoss
 from .backbone import ResNet, ResStage
 from .neck import FPN, NoNeck
+from .efficientnet import EfficientNetLite
 from .rpn import RPN, RPNHead, ProposalFilter
 from .roi import RoIExtractor
 from .fast_rcnn import FastRCNN, BoxHead, RoIHead, DetectionFilter
@@ -150,10 +151,10 @@ def _dense_filter(p):
                                  **_suppression(p, nms=_hard_nms, soft_nms=_soft_nms)), p)
 
 # %% ../nbs/38_build.ipynb #773f9cb4
-def _norm_grad(p):
+def _norm_grad(p, eps=1e-5):
     "There is one kind of norm here; do its weights train?"
     def build(norm):
-        norm.only(dict(eps=1e-5, momentum=.1))
+        norm.only(dict(eps=eps, momentum=.1))
         return norm('requires_grad', True)
     return build_part(p.part('norm_cfg', dict(type='BN')), dict(BN=build), 'norm')
 
@@ -169,6 +170,10 @@ def _resnet(p, **more):
 
 def _resnext(p): return _resnet(p, groups=p('groups', 1), base_width=p('base_width', 4))
 
+def _efficientnet_lite(p):
+    return p.make(EfficientNetLite, p('arch', 'lite0'), tuple(p('out_indices', range(4))), p('frozen_stages', -1), p('norm_eval', False), _norm_grad(p, 1e-3),
+                  p('normalize_outputs', False))
+
 def _res_layer(p):
     p.only(dict(with_cp=False, dcn=None))
     return p.make(ResStage, p('depth'), p('stage', 3), p('stride', 2), p('dilation', 1), p('style', 'pytorch'), p('norm_eval', True), _norm_grad(p))
@@ -179,7 +184,7 @@ def _fpn(p):
     return p.make(FPN, tuple(p('in_channels')), p('out_channels'), p('num_outs'), p('start_level', 0),
                {False: 'pool', True: 'on_input'}.get(extra, extra), p('relu_before_extra_convs', False))
 
-_BACKBONES = dict(ResNet=_resnet, ResNeXt=_resnext)
+_BACKBONES = dict(ResNet=_resnet, ResNeXt=_resnext, EfficientNetLite=_efficientnet_lite)
 _NECKS     = dict(FPN=_fpn)
 
 # %% ../nbs/38_build.ipynb #b8993fbe
@@ -318,11 +323,13 @@ def _cascade_roi_head(p, trains, test):
         stage_weights=tuple(p('stage_loss_weights')), test_filter=_detection_filter(test))
 
 # %% ../nbs/38_build.ipynb #8da1acfd
-def _colours(p, size):
+def _colours(p, size, backbone):
     p.only(dict(pad_value=0, pad_seg=False))
     p.unused('pad_mask', 'mask_pad_value', 'seg_pad_value', 'boxtype2tensor', 'non_blocking')
+    divisor = p('pad_size_divisor', 1)
+    if hasattr(backbone, 'mean') and not p.value.keys() & {'mean', 'std', 'bgr_to_rgb', 'rgb_to_bgr'}: return Preprocess(backbone.mean, backbone.std, False, divisor, size)
     mean, std, swaps = p('mean', None) or (0.,)*3, p('std', None) or (1.,)*3, p('bgr_to_rgb', False) + p('rgb_to_bgr', False)
-    return Preprocess(tuple(mean), tuple(std), not swaps, p('pad_size_divisor', 1), size)
+    return Preprocess(tuple(mean), tuple(std), not swaps, divisor, size)
 
 def _fixed_size(p):
     p.only(dict(img_pad_value=0, pad_seg=False))
@@ -343,7 +350,7 @@ def _detector(cls, p, *classes, **parts):
     backbone = build_part(p.part('backbone'), _BACKBONES, 'backbone')
     neck = build_part(p.part('neck'), _NECKS, 'neck') or NoNeck(backbone.out_channels)
     data = p.part('data_preprocessor') or ConfigPart(dict(type='DetDataPreprocessor'), 'model.data_preprocessor')
-    colours = build_part(data, dict(DetDataPreprocessor=_colours), 'data preprocessor', _train_size(data))
+    colours = build_part(data, dict(DetDataPreprocessor=_colours), 'data preprocessor', _train_size(data), backbone)
     return p.make(cls, *classes, backbone=backbone, neck=neck, preprocess=colours, **parts)
 
 def _of(cfg, key):
@@ -388,7 +395,7 @@ _DETECTORS = dict(RPN=_rpn, RetinaNet=_one_stage, FCOS=_one_stage, FastRCNN=_two
 
 # a class of the user's is built as the one that it extends
 _TYPES = {RPN: 'RPN', RetinaNet: 'RetinaNet', FCOS: 'FCOS', FastRCNN: 'FastRCNN', FasterRCNN: 'FasterRCNN', MaskRCNN: 'MaskRCNN', CascadeRCNN: 'CascadeRCNN',
-          KeypointRCNN: 'KeypointRCNN', ResNet: 'ResNet', ResStage: 'ResLayer', FPN: 'FPN', RPNHead: 'RPNHead', RetinaHead: 'RetinaHead', FCOSHead: 'FCOSHead',
+          KeypointRCNN: 'KeypointRCNN', ResNet: 'ResNet', EfficientNetLite: 'EfficientNetLite', ResStage: 'ResLayer', FPN: 'FPN', RPNHead: 'RPNHead', RetinaHead: 'RetinaHead', FCOSHead: 'FCOSHead',
           RoIHead: 'StandardRoIHead', CascadeRoIHead: 'CascadeRoIHead', BoxHead: 'Shared2FCBBoxHead', MaskHead: 'FCNMaskHead', KeypointHead: 'KeypointHead',
           RoIExtractor: 'SingleRoIExtractor', DeltaCoder: 'DeltaXYWHBBoxCoder', AnchorGenerator: 'AnchorGenerator', Matcher: 'MaxIoUAssigner', RandomSampler: 'RandomSampler',
           L1Loss: 'L1Loss', SmoothL1Loss: 'SmoothL1Loss', IoULoss: 'IoULoss', GIoULoss: 'GIoULoss', DIoULoss: 'DIoULoss', CIoULoss: 'CIoULoss', FocalLoss: 'FocalLoss'}

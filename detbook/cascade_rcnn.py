@@ -198,7 +198,7 @@ class CascadeRCNN(Detector):
         rpn_head:nn.Module|None=None,       # None: `cascade_rpn_head` on the neck's channels
         roi_head:nn.Module|None=None,       # None: CascadeRoIHead with `cascade_heads` of `num_classes`
         mask_head:nn.Module|None=None,      # masks too, by three heads of this kind; a `roi_head` brings its own
-        preprocess:Preprocess|None=None,    # None: RGB, ImageNet's mean and std, padded to a multiple of 32
+        preprocess:Preprocess|None=None,    # None: RGB, mean and std of the backbone or else of ImageNet, padded to a multiple of 32
         weights:str|None=None,              # checkpoint to start from
         weights_backbone:str|None=None,     # ImageNet weights for the backbone alone
     ):

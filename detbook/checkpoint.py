@@ -21,7 +21,7 @@ from .zoo import find_url
 from .download import download
 
 # %% ../nbs/19_checkpoint.ipynb #0335e118
-_FOREIGN = re.compile(r'backbone\.(body|bottom_up|stem|res2)\.|(stem\.conv1|res2\.0)\.|res2_0_branch2a_w$')   # torchvision, Detectron2, Detectron
+_FOREIGN = re.compile(r'backbone\.(body|bottom_up|stem|res2)\.|(stem\.conv1|res2\.0)\.|res2_0_branch2a_w$|_conv_stem\.')   # torchvision, Detectron2, Detectron, EfficientNet-Lite
 
 def _shared(names):
     "The modules that all names lie below: 'model.' of model.a.x and model.b.x."

@@ -40,11 +40,13 @@ def small_detector(
     masks:bool=True,        # a Mask R-CNN? else a Faster R-CNN
     channels:int=64,        # of the pyramid and the heads
     crowded:bool=False,     # many small objects an image? then more samples, finer reads and a heavier box loss for the second stage
-):                          # the detector, all of it untrained
-    "A ResNet-18 detector with narrow heads and small anchors, quick enough to learn from scratch on a CPU."
-    backbone = ResNet(18)
-    for m in backbone.modules():
-        if isinstance(m, torch.nn.BatchNorm2d): torch.nn.init.ones_(m.weight)
+    backbone:torch.nn.Module|None=None,     # such as a trained `EfficientNetLite`; None: a ResNet-18 that begins at random
+):                          # the detector; all but a backbone that is given is untrained
+    "A detector with narrow heads and small anchors on a ResNet-18, quick enough to learn from scratch on a CPU."
+    if backbone is None:
+        backbone = ResNet(18)
+        for m in backbone.modules():
+            if isinstance(m, torch.nn.BatchNorm2d): torch.nn.init.ones_(m.weight)
     head = RoIHead(BoxHead(num_classes, channels, fc_channels=256, loss_bbox=L1Loss(2. if crowded else 1.)), MaskHead(num_classes, channels, channels=channels) if masks else None,
                    RoIExtractor(7, ratio=2 if crowded else 1), RoIExtractor(14, ratio=1), matcher=Matcher(.5, .5, .5, low_quality=masks), sampler=RandomSampler(128 if crowded else 64, .25, add_truths=True),
                    test_filter=DetectionFilter(.01))

@@ -14,26 +14,43 @@ import torch, torchvision
 from torch import nn, Tensor
 from .cli import nearest
 from .core import check, check_keys, checked, warn_once
-from .batch import Batch, Preprocess, check_batch, check_images, looks_dim, warn_dim, pad_truths
+from .batch import IMAGENET_MEAN, IMAGENET_STD, Batch, Preprocess, check_batch, check_images, looks_dim, warn_dim, pad_truths
 from .backbone import ResNet
 from .neck import FPN
+from .zoo import PACKAGES, find_url, plain_name
 from .checkpoint import load_checkpoint, read_weights
+
+# %% ../nbs/21_detector.ipynb #1caa046e
+def _colours(backbone):
+    "Mean and standard deviation of red, green, blue with which the weights of a backbone were trained: as it says, or ImageNet's."
+    return tuple(getattr(backbone, 'mean', IMAGENET_MEAN)), tuple(getattr(backbone, 'std', IMAGENET_STD))
+
+def _warn_colours(backbone, preprocess):
+    "Warn if a backbone names its colours and a detector gives it others."
+    if not hasattr(backbone, 'mean'): return
+    want, have = ([torch.tensor(x).flatten() for x in c] for c in (_colours(backbone), (preprocess.mean.tolist(), preprocess.std.tolist())))
+    if preprocess.bgr or not all(map(torch.allclose, have, want)):
+        mean, std = (tuple(round(v, 3) for v in x.tolist()) for x in want)
+        warn_once(f'the weights of {type(backbone).__name__} were trained on RGB pictures with mean={mean} and std={std}, and preprocess has others; without preprocess= a detector takes those of its backbone', key=object())
 
 # %% ../nbs/21_detector.ipynb #495643c2
 @checked
 def load_backbone(
-    backbone:nn.Module,     # a ResNet, or a ResStage of one
-    weights:str,            # torchvision's name of ImageNet weights, such as 'resnet50'; another known name; or path or URL of a checkpoint
+    backbone:nn.Module,     # a ResNet, a ResStage of one, or an EfficientNetLite
+    weights:str,            # name of ImageNet weights, such as torchvision's 'resnet50' or 'efficientnet_lite0'; another known name; or path or URL of a checkpoint
+    preprocess:Preprocess|None=None,    # how the detector normalises pictures: a warning where the backbone wants them otherwise
 ):
     "Load weights into a backbone and print what became of every key; a wrong name raises FileNotFoundError, a wrong shape ValueError."
     names = [n for n in torchvision.models.list_models(module=torchvision.models) if n.startswith('res')]
     if weights in names: weights = torchvision.models.get_model_weights(weights)['IMAGENET1K_V1'].url
+    if plain_name(weights) in PACKAGES: weights = find_url(weights)
     try: state = read_weights(weights)
-    except FileNotFoundError as e: raise FileNotFoundError(f'weights_backbone={str(weights)!r} is no file, and no torchvision model{nearest(weights, names)}') from e
+    except FileNotFoundError as e: raise FileNotFoundError(f'weights_backbone={str(weights)!r} is no file, and no name of ImageNet weights{nearest(weights, [*names, *PACKAGES])}') from e
     homes  = ('backbone.',) if hasattr(backbone, 'conv1') else ('roi_head.shared_head.', 'backbone.')
     prefix = next((p for p in homes if any(k.startswith(p) for k in state)), '')    # a detector's file: its neck and heads are left out
     absent = [k for k in ('conv1', 'bn1', *(f'layer{i}' for i in range(1, 5))) if not hasattr(backbone, k)]
-    print(load_checkpoint(backbone, state, prefix=prefix, ignore=('fc', *absent)))
+    print(load_checkpoint(backbone, state, prefix=prefix, ignore=('fc', 'conv_head', 'bn_head', *absent)))
+    if preprocess is not None: _warn_colours(backbone, preprocess)
 
 # %% ../nbs/21_detector.ipynb #cfdeb98a
 def _newborn(backbone):
@@ -62,7 +79,7 @@ def start(
     for part in parts: part.register_load_state_dict_post_hook(_mark_trained)
     shared = getattr(getattr(model, 'roi_head', None), 'shared_head', None)     # the stage that a C4 detector runs on windows
     if weights_backbone is not None:
-        for part in filter(None, (model.backbone, shared)): load_backbone(part, weights_backbone)
+        for part in filter(None, (model.backbone, shared)): load_backbone(part, weights_backbone, getattr(model, 'preprocess', None))
     if weights is not None: print(load_checkpoint(model, weights))
     model.trained = weights is not None or weights_backbone is not None or not _newborn(model.backbone)
 
@@ -219,12 +236,13 @@ class Detector(nn.Module):
     def __init__(self,
         backbone:nn.Module|None=None,       # None: ResNet-50 as in mmdetection's 1x settings
         neck:nn.Module|None=None,           # None: FPN on the backbone
-        preprocess:Preprocess|None=None,    # None: RGB, ImageNet's mean and std, padded to a multiple of 32
+        preprocess:Preprocess|None=None,    # None: RGB, mean and std of the backbone or else of ImageNet, padded to a multiple of 32
         fpn:dict={},                        # options of the default FPN
     ):
         super().__init__()
-        self.preprocess = Preprocess() if preprocess is None else preprocess
-        self.backbone = ResNet(50, frozen_stages=1, norm_eval=True) if backbone is None else backbone
+        if backbone is None: backbone = ResNet(50, frozen_stages=1, norm_eval=True)
+        self.preprocess = Preprocess(*_colours(backbone)) if preprocess is None else preprocess
+        self.backbone = backbone
         self.neck = FPN(self.backbone.out_channels, **fpn) if neck is None else neck
 
     def features(self,

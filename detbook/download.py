@@ -12,6 +12,7 @@ import hashlib, http.client, os, re, shutil, sys, time, urllib.error, urllib.req
 from contextlib import contextmanager
 from pathlib import Path
 from urllib.parse import unquote, urlsplit
+from .outputs import Progress
 from .files import check_file, shown
 
 # %% ../nbs/18_download.ipynb #bc639ee9
@@ -68,12 +69,6 @@ def _room(f, have, total, url):
     if total and total > free: raise ValueError(f'{url} has {total:,} bytes, and {Path(f.name).parent} has room for {free:,}')
     return total or min(free, _UNDECLARED)
 
-def _progress(name, have, total, end=False):
-    "Draw a bar where somebody looks on; elsewhere, in log files, write one line at the end."
-    if not (end or sys.stderr.isatty() or 'ipykernel' in sys.modules): return
-    bar = f'|{"#"*(20*have//total):20}| of {total/1e6:.1f} MB' if total else ''
-    print(f'\r{name}: {have/1e6:.1f} MB {bar}', end='\n' if end else '', file=sys.stderr, flush=True)
-
 def _receive(url, f, tag):
     "Append what `f` still lacks of `url`; raise `_Cut`, with the server's tag for this version of the file, when the connection breaks."
     have, headers = f.seek(0, 2), {'User-Agent': 'detbook'}
@@ -88,18 +83,17 @@ def _receive(url, f, tag):
             if r.status == 206: raise _Cut('the server sent another part than it was asked for', None)
         tag, length = r.headers.get('ETag') or r.headers.get('Last-Modified'), r.headers.get('Content-Length')
         if length and not re.fullmatch(r'\d{1,18}', length.strip()): raise ValueError(f'{url} answers with a length of {shown(length, 20)!r}')
-        total, drawn = have + int(length) if length else None, 0
-        most = _room(f, have, total, url)
+        total = have + int(length) if length else None
+        bar, most = Progress(None if total is None else (total - have) / 1e6, f'MB of {Path(f.name).stem}'), _room(f, have, total, url)
         try:
             while block := r.read(1<<20):
                 have += f.write(block)
                 if have > most:
                     f.truncate(0)
                     raise ValueError(f'{url} sends more than {most:,} bytes without saying how many there are')
-                if time.monotonic() < drawn + .2: continue
-                drawn = time.monotonic()
-                _progress(Path(f.name).stem, have, total)
+                bar.step(len(block) / 1e6)
         except (http.client.HTTPException, ConnectionError, TimeoutError): total = total or -1
+        finally: bar.step(0, last=True)
         if total and have != total: raise _Cut(f'the connection broke after {have} bytes' + (f' of {total}' if total > 0 else ''), tag)
 
 # %% ../nbs/18_download.ipynb #302c3ac7
@@ -158,7 +152,7 @@ def download(
                 error = wrong(part)
                 f.truncate(0)
                 raise error
-            _progress(name, f.tell(), f.tell(), end=True)
+            print(f'{name}: {f.tell()/1e6:.1f} MB', file=sys.stderr)
             if os.name == 'nt': f.close()       # where an open file cannot be renamed
             os.replace(part, path)
         finally:

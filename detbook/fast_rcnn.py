@@ -273,7 +273,7 @@ class FastRCNN(Detector):
         backbone:nn.Module|None=None,       # None: ResNet-50 as in mmdetection's 1x settings
         neck:nn.Module|None=None,           # None: FPN, five levels
         roi_head:nn.Module|None=None,       # None: RoIHead with a BoxHead of `num_classes`
-        preprocess:Preprocess|None=None,    # None: RGB, ImageNet's mean and std, padded to a multiple of 32
+        preprocess:Preprocess|None=None,    # None: RGB, mean and std of the backbone or else of ImageNet, padded to a multiple of 32
         weights:str|None=None,              # checkpoint to start from
         weights_backbone:str|None=None,     # ImageNet weights for the backbone alone
     ):

@@ -28,7 +28,7 @@ class FasterRCNN(Detector):
         neck:nn.Module|None=None,           # None: FPN, five levels
         rpn_head:nn.Module|None=None,       # None: RPNHead on the neck's channels
         roi_head:nn.Module|None=None,       # None: RoIHead with a BoxHead of `num_classes`
-        preprocess:Preprocess|None=None,    # None: RGB, ImageNet's mean and std, padded to a multiple of 32
+        preprocess:Preprocess|None=None,    # None: RGB, mean and std of the backbone or else of ImageNet, padded to a multiple of 32
         weights:str|None=None,              # checkpoint to start from
         weights_backbone:str|None=None,     # ImageNet weights for the backbone alone
     ):

@@ -18,6 +18,7 @@ from types import SimpleNamespace
 import torch
 from torch import nn
 from .cli import nearest
+from .outputs import Progress
 from .core import check, checked, component, moved, warn_once
 from .nms import NMS
 from .files import whole_file
@@ -33,7 +34,7 @@ from .zoo import DETECTRON2, TORCHVISION
 from .weights import check_scale, class_names, load_detector, picture_size, pipeline_scale, same_scale, read_test_settings
 from .outputs import never_over, place_below
 from .images import find_pictures, list_pictures, read_picture
-from .pictures import Progress, cut_windows, read_ahead, tile_grid
+from .pictures import cut_windows, read_ahead, tile_grid
 from .detections import Detections, any_class, bring_back, changed_filter, join_windows, show_result
 
 # %% ../nbs/51_inference.ipynb #99273b1e
@@ -84,7 +85,7 @@ def init_detector(
     own:tuple=(),                       # classes of yours that the config, or a file of detbook's, names
 )->nn.Module:                           # in eval mode, with `classes`, `test_scale`, `test_antialias`, `cfg`
     "Build a detector that is ready for `inference_detector`; ValueError where config and weights do not fit."
-    weights = isinstance(config, (str, os.PathLike)) and re.search(r'\.(pth?|pkl|safetensors|ckpt)$|://', str(config))
+    weights = isinstance(config, (str, os.PathLike)) and re.search(r'\.(pth?|pkl|safetensors|ckpt)$|://|^toy_detector$', str(config))
     if checkpoint is None and weights: config, checkpoint = None, config
     if checkpoint is None and config is None: raise ValueError('init_detector needs a config, or weights')
     device, scale = _device(device or ('cuda' if torch.cuda.is_available() else 'cpu')), check_scale(scale)
@@ -191,7 +192,7 @@ class Predictor:
     )->Iterator:                # of Detections, or None for a picture that was skipped
         "Detect objects in one picture after the other; only a few pictures are held at a time."
         ahead = 1 if self.bs == 1 else 4*self.bs
-        waiting, pictures, bar, self.skipped = [], deque(), Progress(total, self.progress), []
+        waiting, pictures, bar, self.skipped = [], deque(), Progress(total, wanted=self.progress), []
         for title, image in read_ahead(items, self.bgr, 0 if total == 1 else self.workers, ahead + self.workers):
             if isinstance(image, Exception) and self.on_bad == 'raise': raise image
             pictures.append(self._begin(title, image, waiting))
@@ -201,7 +202,7 @@ class Predictor:
             while pictures: bar.step(); yield self._finish(pictures.popleft())
         self._look(waiting)
         while pictures: bar.step(); yield self._finish(pictures.popleft())
-        bar.step(last=True)
+        bar.step(0, last=True)
         if self.skipped: warn_once(f'{len(self.skipped)} of {bar.n} pictures were skipped; the first: {self.skipped[0]}', key=object())   # each time
 
     def _begin(self, title, image, waiting):

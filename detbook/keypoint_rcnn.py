@@ -203,7 +203,7 @@ class KeypointRCNN(Detector):
         roi_head:nn.Module|None=None,       # None: `keypoint_roi_head` of `num_classes` and `num_keypoints`
         keypoint_head:nn.Module|None=None,  # for the default `roi_head`; a given one brings its own
         keypoint_extractor:RoIExtractor|None=None, # likewise
-        preprocess:Preprocess|None=None,    # None: RGB, ImageNet's mean and std, padded to a multiple of 32
+        preprocess:Preprocess|None=None,    # None: RGB, mean and std of the backbone or else of ImageNet, padded to a multiple of 32
         weights:str|None=None,              # checkpoint to start from
         weights_backbone:str|None=None,     # ImageNet weights for the backbone alone
     ):

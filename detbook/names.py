@@ -202,13 +202,27 @@ def from_detectron(
     anchors = len(out.get('bbox_head.retina_reg.bias', '')) // 4
     return {k: _sizes_last(v, anchors) if re.search(r'\.retina_(cls|reg)\.', k) else _turned(k, v) for k,v in out.items()}
 
+# %% ../nbs/16_names.ipynb #ff3e273d
+_LITE_BLOCKS = {16: (3,2,6,5), 21: (4,3,8,6)}     # of each layer, by their sum
+_LITE = dict(_conv_stem='conv1', _bn0='bn1', _conv_head='conv_head', _bn1='bn_head', _fc='fc')
+_LITE_BLOCK = dict(_expand_conv='conv1', _bn0='bn1', _depthwise_conv='conv2', _bn1='bn2', _project_conv='conv3', _bn2='bn3')
+
+def _from_efficientnet(tensors):
+    "Translate the classifiers of EfficientNet-Lite."
+    number = 1 + max((int(m[1]) for k in tensors if (m := re.match(r'_blocks\.(\d+)\.', k))), default=-1)
+    if number not in _LITE_BLOCKS: raise ValueError(f'{number} blocks, and an EfficientNet-Lite has {" or ".join(map(str, _LITE_BLOCKS))}')
+    places = [f'layer{i+1}.{j}' for i,n in enumerate(_LITE_BLOCKS[number]) for j in range(n)]
+    return _rename(tensors, (r'_blocks\.(\d+)\.(\w+)\.(\w+)', lambda i,part,x: f'{places[int(i)]}.{_LITE_BLOCK.get(part, part)}.{x}'),
+                   (rf'({"|".join(_LITE)})\.(\w+)', lambda part,x: f'{_LITE[part]}.{x}'))
+
 # %% ../nbs/16_names.ipynb #e5333651
-_MARKS = dict(torchvision=r'backbone\.body\.', detectron2=r'(backbone\.(bottom_up\.)?)?(stem\.conv1|res2\.0)\.', detectron=r'res2_0_branch2a_w$')
+_MARKS = dict(torchvision=r'backbone\.body\.', detectron2=r'(backbone\.(bottom_up\.)?)?(stem\.conv1|res2\.0)\.', detectron=r'res2_0_branch2a_w$',
+              efficientnet=r'_conv_stem\.')
 
 @checked
 def weights_kind(
     tensors:dict,   # weights by name
-)->str:             # 'torchvision', 'detectron2', 'detectron' or, for the names of this book, 'mmdetection'
+)->str:             # 'torchvision', 'detectron2', 'detectron', 'efficientnet' or, for the names of this book, 'mmdetection'
     "Tell whose names these are."
     return next((kind for kind,mark in _MARKS.items() if any(re.match(mark, k) for k in tensors)), 'mmdetection')
 
@@ -218,5 +232,5 @@ def convert(
     tensors:dict,   # weights by name, whoever's
 )->dict:            # under the names, and in the order, of this book
     "Give weights the names and the order that they have here; those that have them already come back as they are."
-    kinds = dict(torchvision=from_torchvision, detectron2=from_detectron2, detectron=from_detectron, mmdetection=dict)
+    kinds = dict(torchvision=from_torchvision, detectron2=from_detectron2, detectron=from_detectron, efficientnet=_from_efficientnet, mmdetection=dict)
     return kinds[weights_kind(tensors)](tensors)

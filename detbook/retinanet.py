@@ -263,7 +263,7 @@ class RetinaNet(Detector):
         backbone:nn.Module|None=None,       # None: ResNet-50 as in mmdetection's 1x settings
         neck:nn.Module|None=None,           # None: FPN from the second stage, five levels
         bbox_head:nn.Module|None=None,      # None: RetinaHead of `num_classes` on the neck's channels
-        preprocess:Preprocess|None=None,    # None: RGB, ImageNet's mean and std, padded to a multiple of 32
+        preprocess:Preprocess|None=None,    # None: RGB, mean and std of the backbone or else of ImageNet, padded to a multiple of 32
         weights:str|None=None,              # checkpoint to start from
         weights_backbone:str|None=None,     # ImageNet weights for the backbone alone
     ):

@@ -190,7 +190,7 @@ class RPN(Detector):
         backbone:nn.Module|None=None,       # None: ResNet-50 as in mmdetection's 1x settings
         neck:nn.Module|None=None,           # None: FPN, five levels
         rpn_head:nn.Module|None=None,       # None: `lone_rpn_head` on the neck's channels
-        preprocess:Preprocess|None=None,    # None: RGB, ImageNet's mean and std, padded to a multiple of 32
+        preprocess:Preprocess|None=None,    # None: RGB, mean and std of the backbone or else of ImageNet, padded to a multiple of 32
         weights:str|None=None,              # checkpoint to start from
         weights_backbone:str|None=None,     # ImageNet weights for the backbone alone
     ):

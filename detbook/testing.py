@@ -17,6 +17,7 @@ import numpy as np, torch
 from torch import nn
 from torch.utils.data import DataLoader
 from .cli import nearest
+from .outputs import Progress
 from .core import checked
 from .show import panels, show_prediction, show_target
 from .files import whole_file
@@ -32,7 +33,6 @@ from .data import CocoDataset, collate
 from .transforms import Augment, Resize, original_size
 from .metrics import Result, encode_mask, evaluate, match_categories
 from .outputs import free_path, never_over, place_below
-from .pictures import Progress
 from .detections import Detections
 from .inference import init_detector
 from .distributed import gather_list, is_main, place, process_group, run_on, shard
@@ -152,14 +152,14 @@ def detect_all(
 )->list:                        # Detections of all pictures, on every rank
     "Detect objects in all pictures of a data set, each rank in its share; all ranks have to call this."
     share, training = len(shard(-(-len(ds)//batch_size))) * batch_size, model.training
-    bar, found = Progress(min(share, len(ds)), is_main()), []
+    bar, found = Progress(min(share, len(ds)), wanted=is_main()), []
     model.eval()
     try:
         for i, d in predict_dataset(model, ds, batch_size, num_workers):
             if each: each(i, d)
             found.append(d)
             bar.step()
-        bar.step(last=True)
+        bar.step(0, last=True)
     finally: model.train(training)
     if place().world_size == 1: return found
     return [_from_text(t, _names(model, ds)) for t in gather_list([_to_text(d) for d in found])]

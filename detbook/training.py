@@ -8,12 +8,13 @@ Docs: https://detbook.github.io/detbook/training.html.md"""
 __all__ = ['train', 'build_model', 'Trainer', 'read_training_config', 'detbook_train']
 
 # %% ../nbs/62_training.ipynb #1a630fd7
-import contextlib, copy, math, os, signal, sys, time
+import contextlib, copy, math, os, signal, time
 from pathlib import Path
 from typing import Any, Literal
 import torch, torch.distributed as dist
 from torch import nn
 from .cli import nearest
+from .outputs import Progress
 from .core import strict, warn_once
 from .files import whole_file
 from .checkpoint import load_checkpoint
@@ -66,7 +67,7 @@ def build_model(
         if path == 'model': print(load_checkpoint(model, weights)); continue
         if path not in ('model.backbone', 'model.roi_head.shared_head'):
             raise ConfigError(f'{path}.init_cfg: detbook loads weights into a backbone, its last stage, or the whole model')
-        load_backbone(model.get_submodule(path.removeprefix('model.')), weights)
+        load_backbone(model.get_submodule(path.removeprefix('model.')), weights, model.preprocess)
     return model
 
 # %% ../nbs/62_training.ipynb #b33eb5ee
@@ -128,10 +129,6 @@ def _preprocessing(cfg, val=None):
 def _few(names): return ', '.join(map(str, names[:8])) + ', ...'*(len(names) > 8)
 
 def _device_name(p): return torch.cuda.get_device_name(p.device) if p.device.type == 'cuda' else 'CPU'
-
-def _bar(step, steps):
-    "Draw how far a run has come, where somebody looks on."
-    if is_main() and sys.stderr.isatty(): print(f'\r|{"#"*(40*step//steps):40}| step {step} of {steps}', end='\n' if step == steps else '', file=sys.stderr, flush=True)
 
 # %% ../nbs/62_training.ipynb #c42c8706
 def _agreed_signal(signals):
@@ -334,13 +331,14 @@ class Trainer:
     def run(self):
         "Train until the timetable, the patience or a signal says that it is enough."
         self.net.train()
+        bar = Progress(self.times.steps - self.step, 'steps', is_main())
         with stop_signals() as signals:
             if self.redo: self.after_step(signals)
             while not self.over():
                 self.loader.batch_sampler.go_to(*divmod(self.step, self.times.per_epoch))
                 for images, targets in self.loader:
                     self.train_step(images, targets)
-                    _bar(self.step, self.times.steps)
+                    bar.step(last=self.step == self.times.steps)
                     self.after_step(signals)
                     if self.over(): break
 

@@ -13,6 +13,7 @@ from detbook.batch import Preprocess
 from detbook.cascade_rcnn import CascadeRoIHead, cascade_heads
 from detbook.coder import DeltaCoder, DistanceCoder
 from detbook.core import settings
+from detbook.efficientnet import EfficientNetLite
 from detbook.describe import _FORMAT, _HELPERS, describe, read_detector, rebuild, save_detector
 from detbook.fast_rcnn import BoxHead, DetectionFilter, RoIHead
 from detbook.fcos import FCOSHead, PointMatcher
@@ -25,6 +26,7 @@ from detbook.nms import NMS, SoftNMS
 from detbook.retinanet import DenseFilter, RetinaHead
 from detbook.roi import RoIExtractor
 from detbook.rpn import ProposalFilter, RPNHead
+from detbook.tiny import TinyNet
 from detbook.toy import scene
 from detbook.tta import TestTimeAug
 from detbook.weights import load_detector
@@ -38,6 +40,7 @@ def mask(): return MaskHead(4, C, 1, C)
 
 SMALL = dict(
     ResNet=lambda: ResNet(18, strides=(1,2), dilations=(1,1), out_indices=(0,1)), ResStage=lambda: ResStage(18, 1), FPN=lambda: FPN((64,128), C, 3), NoNeck=lambda: NoNeck(C),
+    EfficientNetLite=lambda: EfficientNetLite(out_indices=(0,1)), TinyNet=lambda: TinyNet((4,6)),
     BoxHead=box, MaskHead=mask, KeypointHead=lambda: KeypointHead(5, C, 1, C), RPNHead=rpn,
     RoIHead=lambda: RoIHead(box(), mask()), CascadeRoIHead=lambda: CascadeRoIHead(cascade_heads(4, C, 8), [mask() for _ in range(3)]),
     RetinaHead=lambda: RetinaHead(4, C, 1, C), FCOSHead=lambda: FCOSHead(4, C, 1, C, norm_groups=4),
@@ -51,7 +54,7 @@ SMALL = dict(
     TestTimeAug=lambda: TestTimeAug(SMALL['RetinaNet']()))
 LEFT_OUT = {'TimmBackbone'}     # needs another package; tests/test_weights.py saves one where it is installed
 
-WORDS = dict(style='caffe', extra='on_lateral', method='gaussian', mode='linear', score='logit', normalizer='samples', mean_of='probabilities')
+WORDS = dict(style='caffe', arch='lite1', extra='on_lateral', method='gaussian', mode='linear', score='logit', normalizer='samples', mean_of='probabilities')
 # what an argument can be exchanged for: something of the same use that holds other settings
 PARTS = [(Matcher, lambda: Matcher(.6, .2, .1)), (PointMatcher, lambda: PointMatcher(radius=2.)), ((RandomSampler, HardSampler, EverySampler), lambda: RandomSampler(33, .4)),
          (DeltaCoder, lambda: DeltaCoder(stds=(.3,.3,.3,.3))), (DistanceCoder, lambda: DistanceCoder(clip=False)), (AnchorGenerator, lambda: AnchorGenerator((4,8), ratios=(1.,2.,3.))),

@@ -3,7 +3,8 @@ import json, pickle, shutil, warnings
 import numpy as np, pandas as pd, pytest, torch
 from PIL import Image
 from detbook import toy
-from detbook.data import CocoDataset, VocDataset
+from detbook.data import CocoDataset
+from detbook.formats import VocDataset
 from detbook.formats import guess_format, read_dataset, read_records
 
 

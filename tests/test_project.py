@@ -374,6 +374,7 @@ def test_wheel_metadata(wheel):
     assert {p.name for p in wheel.iterdir()} == {'detbook', info.name}, 'the wheel holds the package alone'
     assert {p.name for p in (wheel/'detbook').rglob('*.py')} == {f'{w}.py' for w in [*NUMBER, '__init__', '_modidx']}
     assert (wheel/'detbook'/'py.typed').is_file(), 'editors read the annotations of a package that has this file'
+    assert (wheel/'detbook'/'toy_detector.safetensors').read_bytes() == (LIB/'toy_detector.safetensors').read_bytes(), 'the detector that the chapter tiny promises'
 
 ONLY = '''
 import re, sys

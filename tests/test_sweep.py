@@ -191,6 +191,9 @@ calls('backbone',
     Bottleneck=lambda w: dict(in_channels=4, channels=4, groups=1, base_width=64), Bottleneck__forward=lambda w: (new('backbone.Bottleneck', in_channels=4, channels=4), dict(x=torch.randn(2, 4, 8, 8))),
     ResNet=lambda w: dict(depth=18), ResNet__forward=lambda w: (w.mask.backbone, dict(x=torch.randn(1, 3, 64, 64))),
     ResStage=lambda w: dict(depth=18), ResStage__forward=lambda w: (new('backbone.ResStage', depth=18), dict(x=torch.randn(2, 256, 4, 4))))
+calls('efficientnet',
+    InvertedResidual=lambda w: dict(in_channels=4, out_channels=8), InvertedResidual__forward=lambda w: (new('efficientnet.InvertedResidual', in_channels=4, out_channels=8), dict(x=torch.randn(2, 4, 8, 8))),
+    EfficientNetLite=lambda w: {}, EfficientNetLite__forward=lambda w: (new('efficientnet.EfficientNetLite', out_indices=(0,)), dict(x=torch.randn(1, 3, 64, 64))))
 calls('neck',
     Conv=lambda w: dict(in_channels=3, out_channels=4), Conv__forward=lambda w: (new('neck.Conv', in_channels=3, out_channels=4), dict(x=torch.randn(1, 3, 8, 8))),
     FPN=lambda w: dict(in_channels=(4, 8), out_channels=4, num_outs=3), FPN__forward=lambda w: (new('neck.FPN', in_channels=(4, 8), out_channels=4, num_outs=3), dict(stages=(torch.randn(1, 4, 8, 8), torch.randn(1, 8, 4, 4)))),
@@ -454,6 +457,7 @@ calls('weights',
     picture_size=lambda w: dict(name='mine.pth', cfg=w.config(), notes=dict(preprocessing=dict(resize=[64, 48]))), pipeline_scale=lambda w: dict(cfg=w.config()), read_test_settings=lambda w: dict(cfg=w.config()), resize_note=lambda w: dict(model=w.mask))
 left_out('builds a ResNet-50 detector by a name that is looked up; tests/test_weights.py tries wrong ones', 'weights.build_arch', 'weights.torchvision_detector', 'weights.detectron2_detector', 'weights.TimmBackbone*')
 calls('recipes', recipe_names=lambda w: {}, recipe_name=lambda w: dict(name='rpn_r50_fpn_1x_coco'), recipe=lambda w: dict(name='rpn_r50_fpn_1x_coco'))
+calls('outputs', Progress=lambda w: dict(total=3, what='pictures', wanted=False), Progress__step=lambda w: (new('outputs.Progress', total=3, wanted=False), dict(count=1)))
 calls('cli', make_parser=lambda w: dict(f=importlib.import_module('detbook.testing').test), run_command=lambda w: dict(f=lambda: {}, argv=[]), nearest=lambda w: dict(name='dept', options=['depth', 'width']))
 calls('outputs',
     free_path=lambda w: dict(path=w.folder/'free.json'), never_over=lambda w: dict(path=w.folder/'free.json', sources=[w.png]), keep_pictures=lambda w: dict(paths=[w.folder/'drawn/a.png'], folder=w.folder/'drawn', sources=[w.png]),
@@ -470,7 +474,7 @@ bare  = lambda w: dict(boxes=w.boxes, scores=w.scores, labels=w.labels)
 there = lambda w: importlib.import_module('detbook.detections').bring_back(dict(bare(w), masks=w.masks), (64, 64), (0, 0, 64, 64))
 calls('pictures',
     read_ahead=lambda w: dict(items=[w.image]), tile_grid=lambda w: dict(size=(100, 100), tile=(64, 64), overlap=.25), cut_windows=lambda w: dict(image=w.image, scale=(32, 32), tiles=(40, 40)),
-    Window__pixels=lambda w: (new('pictures.Window', image=w.image, box=(0, 0, 32, 32), shape=(16, 16)), {}), Progress=lambda w: dict(total=3, wanted=False), Progress__step=lambda w: (new('pictures.Progress', total=3, wanted=False), {}))
+    Window__pixels=lambda w: (new('pictures.Window', image=w.image, box=(0, 0, 32, 32), shape=(16, 16)), {}))
 calls('detections',
     Detections=lambda w: dict(found=bare(w), size=(64, 64), source='a', classes=tuple('abcd')), Detections__to_coco=lambda w: (new('detections.Detections', found=bare(w), size=(64, 64), classes=tuple('abcd')), dict(image_id=1, category_ids=[1, 2, 3, 4])),
     any_class=lambda w: dict(suppress=new('nms.NMS'), num_classes=4), changed_filter=lambda w: dict(model=w.mask, score_thr=.3), mask_patch=lambda w: dict(mask=torch.rand(8, 8) > .5, box=(1, 2, 7, 8), size=(64, 64)),
@@ -516,6 +520,8 @@ calls('training', read_training_config=lambda w: dict(config='rpn_r50_fpn_1x_coc
 left_out('steps of `train`, called by it: tests/test_training.py', 'training.Trainer*', 'runs.Log__write', 'runs.begin_folder', 'training.build_model')
 
 calls('bench', toy_batch=lambda w: dict(batch=1, size=64, device=torch.device('cpu')), kept_bytes=lambda w: dict(model=nn.Linear(2, 2), forward=lambda: nn.Linear(2, 2)(torch.ones(1, 2)).sum()))
+calls('tiny', TinyNet=lambda w: dict(channels=(4, 8)), TinyNet__forward=lambda w: (new('tiny.TinyNet', channels=(4, 8)), dict(x=torch.randn(1, 3, 16, 16))), tiny_detector=lambda w: dict(num_classes=2, channels=16), toy_detector=lambda w: {})
+left_out('a training of minutes: the slow cell of the chapter', 'tiny.train_toy_detector')
 left_out('a step of `bench`, called by it: tests/test_demo.py', 'bench.TorchvisionPeer*', 'bench.bench_table', 'bench.time_in_turn', 'bench.train_step', 'demo.demo_data', 'demo.save_pictures')
 calls('demo', small_detector=lambda w: dict(num_classes=2, channels=16), smooth=lambda w: dict(values=[1., 2., 3.], width=2))
 calls('learner', computes_bfloat16=lambda w: dict(device='cpu'), sum_losses=lambda w: dict(losses=dict(a=torch.ones(()))), split_backbone=lambda w: dict(model=w.mask), PictureSet=lambda w: dict(dataset=w.ds),
@@ -531,6 +537,7 @@ left_out('a command: `cli` names its slips, shown in tests/test_demo.py and the 
 # ------------------------------------------------------------------ what is right though it looks wrong, and is promised in the docstring
 # a pattern of function:argument:what is wrong -> the promise
 RIGHT = {
+    'outputs.Progress:total:zero': 'there is nothing to count', 'outputs.Progress__step:count:zero': 'nothing was done',
     'data.find_folder:annotations:missing': 'its place is enough', 'annotations.Faults____call__:kind:*': 'any words', 'annotations.table_objects:rows:list of*': 'a row to pass over, or a fault', 'annotations.table_objects:columns:* text': 'a fault of each row',
     'annotations.list_objects:r:*': 'no objects, or a fault',
     'distributed.max_over_ranks:number:*e*': 'any whole number',
@@ -579,7 +586,7 @@ RIGHT = {
     'retinanet.HeadConv__forward:x:*n*': 'nan features stay nan', 'core.check:where:*': 'words for a message', 'core.check_keys:d:no keys': 'none is asked for', 'core.check_keys:d:a text': 'what it holds is for others to judge', '*:eps:zero': 'nothing is added', 'show.show_boxes:*:no rows': 'there are still labels',
     '*.nearest:*': 'anything is compared as text', 'core.test_same:*tol:zero': 'no difference', 'core.mean_over_ranks:*n*': 'a number like any other',
     'anchors.*Generator:*:empty': 'no anchors', 'anchors.*:*offset:*e*': 'a shift may be negative or none', 'assign.*:*:zero': 'a share of 0', 'losses.SmoothL1Loss:beta:zero': 'the absolute difference',
-    'backbone.*:x:*n*': 'nan features stay nan', 'neck.*:*:nan': 'nan features stay nan', 'neck.*:x:inf': 'arithmetic', 'neck.NoNeck__forward:stages:one more': 'all are handed on', 'coder.DeltaCoder:means:negative': 'any mean', 'coder.DeltaCoder:means:zero': 'any mean', 'rpn.ProposalFilter:*:zero': 'no proposals', 'rpn.ProposalFilter:min_size:negative': 'any size', 'rpn.ranks:scores:inf': 'the best',
+    'backbone.*:x:*n*': 'nan features stay nan', 'efficientnet.*:x:*n*': 'nan features stay nan', 'tiny.*:x:*n*': 'nan features stay nan', 'neck.*:*:nan': 'nan features stay nan', 'neck.*:x:inf': 'arithmetic', 'neck.NoNeck__forward:stages:one more': 'all are handed on', 'coder.DeltaCoder:means:negative': 'any mean', 'coder.DeltaCoder:means:zero': 'any mean', 'rpn.ProposalFilter:*:zero': 'no proposals', 'rpn.ProposalFilter:min_size:negative': 'any size', 'rpn.ranks:scores:inf': 'the best',
     'pipeline.Pipeline____call__:target:*nan': 'nan stays nan', 'pipeline.Pipeline____call__:target:label *': 'check_batch names it', 'pipeline.Pipeline____call__:target:no labels': 'what is not there does not move', 'pipeline.Pipeline____call__:target:* text': 'a field that a step does not use is handed on',
     '*:seed:zero': 'any integer', 'pipeline.ProposalTable:ids:list of text': 'an id may be a text', 'pipeline.ProposalTable:ids:negative': 'any whole number is an id', 'pipeline.ProposalTable:ids:zero': 'likewise', 'loader.group_by_shape:order:zero': 'an image may come twice', 'loader.group_by_shape:upright:one more': 'an order of some images',
     'loader.BatchPlan:sizes:number 99': 'a larger picture', 'loader.BatchPlan:sizes:no rows': 'ValueError: nothing to plan', 'demo.smooth:values:negative': 'any number', 'demo.smooth:values:zero': 'any number', 'learner.sum_losses:losses:a nan': 'the sum is nan',
