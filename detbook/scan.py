@@ -85,7 +85,7 @@ def scan_pictures(
         for look in pool.map(look_at, paths):
             looks.append(look)
             bar.step()
-    bar.step(last=True)
+    bar.step(0, last=True)
     return looks
 
 # %% ../nbs/67_scan.ipynb #4f6f6b9e
