@@ -109,14 +109,14 @@ def is_slip(
 def run_command(
     f:Callable,             # the function behind the command
     argv:list|None=None,    # words after the command's name; None: those of this process
-)->int:                     # exit status: 0, 2 after a mistake in the input, 130 after Ctrl-C
+)->int:                     # exit status: 0, or the `exit_code` of what the function returns; 2 after a mistake in the input, 130 after Ctrl-C
     "Parse the words, call the function; a mistake in the input is one sentence, a bug is a traceback, and `--debug` shows the traceback of both."
     if not isinstance(argv, (list, tuple, type(None))): raise TypeError(f'argv is {argv!r:.60}; expected a list of words or None')
     parser = make_parser(f)
     parser.add_argument('--debug', action='store_true', help='show the traceback of a mistake, too')
     args = vars(parser.parse_args(argv))
     debug = args.pop('debug')
-    try: f(**args)
+    try: done = f(**args)
     except KeyboardInterrupt:
         print(f'{f.__name__}: stopped by Ctrl-C', file=sys.stderr)
         return 128 + signal.SIGINT
@@ -125,7 +125,7 @@ def run_command(
         if debug: traceback.print_exc()
         print(f'{f.__name__}: {e}', file=sys.stderr)
         return 2
-    return 0
+    return getattr(done, 'exit_code', 0)
 
 # %% ../nbs/00_cli.ipynb #c4a52a78
 def read_function(
@@ -149,7 +149,7 @@ def read_function(
     return call
 
 COMMANDS = dict(detbook_train='detbook.training', detbook_test='detbook.testing', detbook_eval='detbook.testing', detbook_predict='detbook.inference', detbook_convert='detbook.weights',
-    detbook_demo='detbook.demo', detbook_bench='detbook.bench')        # where the function of that name stands
+    detbook_demo='detbook.demo', detbook_bench='detbook.bench', detbook_check='detbook.check')        # where the function of that name stands
 
 def main(
     name:str|None=None, # of a command; None: as this process was started

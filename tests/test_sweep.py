@@ -342,7 +342,7 @@ calls('images',
     read_picture=lambda w: dict(source=w.png),
     find_pictures=lambda w: dict(folder=w.coco.parent/'images'),
     list_pictures=lambda w: dict(imgs=[w.image]),
-    upright_size=lambda w: dict(source=w.png))
+    upright_size=lambda w: dict(source=w.png), open_picture=lambda w: dict(source=w.png))
 calls('coco',
     read_coco=lambda w: dict(source=w.coco),
     segmentation_to_rle=lambda w: dict(segmentation=[[1., 1, 9, 1, 9, 9, 1, 9]], height=16, width=16),
@@ -369,7 +369,7 @@ calls('data',
     CocoDataset__show=lambda w: (w.ds, dict(i=1, ax=w.ax())),
     CocoDataset__summary=lambda w: (w.ds, {}),
     CocoDataset__to_coco=lambda w: (w.ds, {}),
-    find_folder=lambda w: dict(images=None, annotations=w.coco, files=['000000.png']),
+    find_folder=lambda w: dict(images=None, annotations=w.coco, files=['000000.png']), find_file=lambda w: dict(file='000000.png', folder=w.coco.parent/'images', cache={}),
     class_names=lambda w: dict(categories=[dict(id=1, name='a'), dict(id=2, name='a')], annotations=[dict(id=1, image_id=1, category_id=2)]),
     collate=lambda w: dict(batch=[(w.image, w.target)]*2))
 
@@ -433,6 +433,23 @@ left_out('a block', 'files.whole_file', 'runs.lock_folder', 'runs.naming_file', 
 calls('names',
     from_torchvision=lambda w: dict(tensors=nn.Linear(2, 2).state_dict()), from_detectron2=lambda w: dict(tensors=nn.Linear(2, 2).state_dict()), from_detectron=lambda w: dict(tensors=nn.Linear(2, 2).state_dict()), weights_kind=lambda w: dict(tensors=w.mask.state_dict()),
     convert=lambda w: dict(tensors=w.mask.state_dict()))
+calls('scan',
+    look_at=lambda w: dict(path=w.png), scan_pictures=lambda w: dict(paths=[w.png], workers=2, progress=False), find_copies=lambda w: dict(looks=[looked(w)], others=[looked(w)], least=.6))
+def looked(w): return importlib.import_module('detbook.scan').look_at(w.png)
+def records(w): return importlib.import_module('detbook.coco').read_coco(w.coco)
+calls('census',
+    count_objects=lambda w: dict(d=records(w)), count_table=lambda w: dict(counts=new('census.count_objects', d=records(w))), show_counts=lambda w: dict(d=records(w), size=(6, 3)),
+    anchor_coverage=lambda w: dict(boxes=w.boxes, sizes=torch.tensor([[64, 64]]*3), anchors=w.gen, scale=(128, 96), pad_divisor=32), compare_anchors=lambda w: dict(d=records(w), anchors=dict(a=w.gen), scale=(128, 96)),
+    coverage_table=lambda w: dict(coverage=new('census.compare_anchors', d=records(w))))
+def findings(): return importlib.import_module('detbook.faults').Findings('a')
+def report(w): return new('check.check_dataset', path=w.coco)
+calls('faults',
+    Findings=lambda w: dict(name='a', ignore=['unused class']), Findings____call__=lambda w: (findings(), dict(kind='bad box', value='x', file='a.png', ann_id=3, fix='none')),
+    check_annotations=lambda w: dict(annotations=records(w)['annotations'], images={r['id']: r for r in records(w)['images']}, classes={r['id']: r for r in records(w)['categories']}, say=findings(), format='coco'))
+calls('check',
+    check_dataset=lambda w: dict(path=w.coco, images=w.coco.parent/'images', ignore=['unused class'], scale=(128, 96)),
+    **{f'CheckReport__{k}': lambda w, v=v: (report(w), v) for k, v in dict(title={}, statistics={}, to_dict={}, table=dict(rows=3), show=dict(n=2, cols=2)).items()},
+    CheckReport__to_json=lambda w: (report(w), dict(path=w.folder/'report.json')), CheckReport__write_clean=lambda w: (report(w), dict(path=w.folder/'clean.json')))
 calls('zoo', **{k: lambda w: dict(name='mask-rcnn_r50_fpn_1x_coco') for k in ('find_url', 'bare_name', 'plain_name', 'zoo_name')})
 calls('weights',
     class_names=lambda w: dict(metadata=dict(classes=['a', 'b']), number=2), load_detector=lambda w: dict(path=w.saved),
@@ -511,9 +528,10 @@ calls('learner', computes_bfloat16=lambda w: dict(device='cpu'), sum_losses=lamb
     PictureSet__target=lambda w: (new('learner.PictureSet', dataset=w.ds), dict(i=1)), PictureSet__to_coco=lambda w: (new('learner.PictureSet', dataset=w.ds), {}), still=lambda w: dict(transforms=new('transforms.test_transforms')))
 left_out('fastai calls it, or it needs a fit: the chapter and tests/test_testing.py', 'learner.Bfloat16*', 'learner.DetectionDL*', 'learner.DetectionLearner*', 'learner.DetectionStep*', 'learner.detection_dls')
 left_out('the parts of a result, as `evaluate` makes them', 'metrics.Result')
+left_out('the parts of a report, as `check_dataset` makes them', 'check.CheckReport', 'check.Checks')
 left_out('makes the constructor of a detector', 'retinanet.one_stage')
 
-left_out('a command: `cli` names its slips, shown in tests/test_demo.py and the tests of each command', 'bench.detbook_bench', 'demo.detbook_demo', 'inference.detbook_predict', 'testing.test', 'testing.detbook_test',
+left_out('a command: `cli` names its slips, shown in tests/test_demo.py and the tests of each command', 'bench.detbook_bench', 'check.detbook_check', 'demo.detbook_demo', 'inference.detbook_predict', 'testing.test', 'testing.detbook_test',
          'testing.detbook_eval', 'training.train', 'training.detbook_train', 'weights.detbook_convert', 'cli.main')
 
 # ------------------------------------------------------------------ what is right though it looks wrong, and is promised in the docstring
@@ -553,6 +571,9 @@ RIGHT = {
     'nodes.ConfigDict*:*': 'any values', 'config.Config__merge_from_dict:settings:*': 'looked at when it is built', 'build.load_own:names:list': 'or a list', 'checkpoint.load_checkpoint:ignore:text': 'a module that is not there', 'checkpoint.save_checkpoint:metadata:*': 'notes of any kind', 'files.Budget:units:zero': 'nothing may be spent',
     'files.Budget__spend:n:*': 'called for every item of a file, by its reader alone', 'files.shown:text:*': 'anything is shown', 'describe.check_weights_fit:weights:* nan': 'shapes are compared', 'reading.Checkpoint:*:*': 'what was read, of any kind', '*:cfg:no keys': 'it says nothing', 'outputs.keep_pictures:paths:list of text': 'a text is a path', 'distributed.mean_values:*': 'numbers like any other', 'reading.unwrap:found:*': 'what a file held, of any kind', 'names.con*:tensors:*': 'a tensor of any shape and value is renamed', 'names.weights_kind:*': 'names alone tell', 'names.from_*:tensors:*': 'a tensor of any shape and value is renamed', 'weights.picture_size:notes:*': 'a note that is no dict says nothing', 'outputs.keep_pictures:sources:*': 'any pictures',
  '*:classes:empty': 'no names are known', 'coco.plain_*:*': 'what is plain is handed on, and what is not is for the checks to name', 'coco.w*:x:*': 'None: it is none', 'coco.has_mask:*': 'whether it says anything', 'coco.link_record:*': 'what has no partner stays',
+    'data.find_file:cache:no keys': 'it is filled', 'scan.look_at:path:missing': 'a fault of the file', 'scan.scan_pictures:paths:list of text': 'likewise', 'scan.find_copies:least:zero': 'everything is alike', 'census.*:d:info text': 'nobody asks for it', 'census.compare_anchors:d:categories text': 'likewise',
+    'census.*:scale:number': 'a factor', 'check.check_dataset:scale:number': 'a factor', 'census.anchor_coverage:boxes:turned': 'overlaps nothing', 'census.anchor_coverage:sizes:number 99': 'a larger picture', 'census.compare_anchors:anchors:no keys': 'none is tried', 'census.coverage_table:coverage:no keys': 'none was tried', 'check.CheckReport__*:path:missing': 'a new file',
+    'faults.check_annotations:*:no keys': 'nothing is known of', 'faults.check_annotations:annotations:list of*': 'what is wrong is noted', 'faults.Findings____call__:*': 'words for a report',
     'coco.check_mask:*': 'the answer says what is wrong', 'coco.check_size:*': 'likewise', 'coco.source_name:*': 'anything has a name', 'files.some_of:names:*': 'names of any kind', 'images.list_pictures:*': 'each is read later', 'coco.spellings:*': 'a record without an id has no spelling', '*:empty': 'no items', 'data.CocoDataset:max_bad:zero': 'none may be bad', '*:keypoint_offset:*e*': 'any shift', 'data.class_names:annotations:*': 'only those with a category count',
     'describe.first_difference:*': 'the difference', 'describe.upgrade:*': 'what is not of version 0.1 stays', 'describe.save_detector:preprocessing:*': 'notes, looked at where they are used', 'weights.class_names:*:*': 'no names are known', 'weights.check_scale:scale:number': 'a factor', 'weights.check_scale:what:*': 'words for a message', 'coco.segmentation_to_rle:*:text': 'numbers may be written as text', 'weights.same_scale:*': 'they are not the same',
     'schedule.*:lr:zero': 'nothing moves', 'schedule.lr_of_run:auto_scale_lr:no keys': 'no rule', 'schedule.NotFinite:losses:no keys': 'no terms are told', 'schedule.OptimStep__load_state:tensors:no keys': 'as before the first step', 'schedule.*:base:zero': 'nothing moves', 'schedule.*:step:zero': 'the first', 'schedule.Schedule:max_epochs:zero': 'no step', 'schedule.build_optimizer:optim_wrapper:type text': 'settings of the step are passed over', 'schedule.*:images:*': 'names of any kind',
