@@ -330,7 +330,7 @@ def detbook_check(
     print(f'{path}: {layout}')
     splits = [s for s in layout.splits if not (s == 'trainval' and 'train' in layout.splits)]       # trainval is train and val again
     splits.sort(key=lambda s: s.startswith('train'))        # the last: what is there twice is taken out of it
-    for split in splits if len(splits) > 1 else [None]:
+    for split in splits if len(layout.splits) > 1 else [None]:
         reports[split or 'all'] = r = check_dataset(path, images, format, split, [*others, *reports.values()], ignore)
         print(f'\n{r.table(rows)}\n\n{r.statistics()}')
     sources = [s for r in reports.values() for s in r.sources]
