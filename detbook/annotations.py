@@ -10,7 +10,6 @@ __all__ = ['Faults', 'voc_objects', 'read_yaml', 'yolo_names', 'yolo_objects', '
 
 # %% ../nbs/63_annotations.ipynb #7b7eb389
 import csv, math, os, re
-from collections.abc import Callable
 from pathlib import Path
 from xml.parsers import expat
 from .core import check_keys, checked
@@ -115,8 +114,8 @@ def read_yaml(
     if path.stat().st_size > 2**20: raise ValueError(f'{path}: {path.stat().st_size:,} bytes; expected the few lines of a data.yaml')
     try: d = yaml.safe_load(path.read_text(encoding='utf-8'))
     except (yaml.YAMLError, UnicodeDecodeError, RecursionError, ValueError) as e:
-        line = f', line {e.problem_mark.line + 1}' if getattr(e, 'problem_mark', None) else ''
-        raise ValueError(f'{path}{line}: not YAML ({shown(getattr(e, "problem", None) or type(e).__name__, 80)})') from None
+        mark = getattr(e, 'problem_mark', None)
+        raise ValueError(f'{path}{f", line {mark.line + 1}" if mark else ""}: not YAML ({shown(getattr(e, "problem", None) or type(e).__name__, 80)})') from None
     if not isinstance(d, dict): raise ValueError(f'{path}: holds a {type(d).__name__}; expected names and the folders of train and val')
     return d
 

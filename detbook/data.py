@@ -8,8 +8,9 @@ Docs: https://detbook.github.io/detbook/data.html.md"""
 __all__ = ['class_names', 'find_folder', 'find_file', 'flip_pairs', 'CocoDataset', 'collate']
 
 # %% ../nbs/45_data.ipynb #e480bf61
-import json, operator, os, re
+import copy, json, operator, os, re
 from collections import Counter
+from collections.abc import Callable
 from concurrent.futures import ThreadPoolExecutor
 from itertools import accumulate
 from pathlib import Path
@@ -284,6 +285,7 @@ class _Flat:
         self.ends = torch.tensor([0, *accumulate(map(len, parts))])
         self.data = torch.frombuffer(bytearray(b''.join(parts) or b' '), dtype=torch.uint8)
     def __getitem__(self, i): return self.data[self.ends[i]:self.ends[i+1]].numpy().tobytes()
+    def pick(self, rows): return _Flat([self[i] for i in rows])
 
 class _Ids:
     "Ids of which some are texts, used like a tensor of numbers."
@@ -295,6 +297,32 @@ class _Ids:
 def _keep_ids(ids): return torch.tensor(ids, dtype=torch.int64) if all(type(i) is int for i in ids) else _Ids(ids)
 
 def _id_at(ids, i): return int(ids[i]) if isinstance(ids, Tensor) else ids[i]
+
+_OF_IMAGES = 'id', 'file_name', 'height', 'width'
+_OF_OBJECTS = 'id', 'image_id', 'category_id', 'bbox', 'area', 'iscrowd', 'segmentation', 'keypoints', 'num_keypoints', 'origin'
+
+def _keep_more(records, known):
+    "What records say beyond the known keys, as JSON; None where it is nothing."
+    more = [{k: v for k,v in r.items() if k not in known} for r in records]
+    return _Flat([json.dumps(m, default=str).encode() if m else b'' for m in more]) if any(more) else None
+
+def _more_at(more, i): return json.loads(more[i] or b'{}') if more else {}
+
+# %% ../nbs/45_data.ipynb #388fb685
+def _stratify(groups, objects, share, seed):
+    "Choose the groups of rows that get `share` of every column of `objects`, as nearly as groups allow: the rarest column first."
+    g = torch.Generator().manual_seed(seed)
+    groups = [groups[i] for i in torch.randperm(len(groups), generator=g)]
+    has = torch.stack([objects[rows].sum(0) for rows in groups])
+    weight, left, chosen, off = 1/has.sum(0).clamp(min=1), torch.ones(len(groups), dtype=torch.bool), [], torch.zeros_like(has[0])
+    for c in has.sum(0).argsort(stable=True).tolist():
+        for n in (left & (has[:, c] > 0)).nonzero().flatten().tolist():
+            take, leave = off + (1-share)*has[n], off - share*has[n]                # how far the second side would be off its share of what was dealt
+            second = bool((take*weight).norm() < (leave*weight).norm())
+            off, left[n] = take if second else leave, False
+            if second: chosen.append(groups[n])
+    return chosen
+
 
 # %% ../nbs/45_data.ipynb #a94448c5
 def _counts(c): return ', '.join(f'{n} {kind}' for kind,n in c.items())
@@ -331,6 +359,9 @@ class CocoDataset(torch.utils.data.Dataset):
         _check_share('annotations', len(d['annotations']) - len(anns) - sum(left.values()), len(d['annotations']), max_bad, self.name, bad)
         self.keypoint_names, self.skeleton, self.flip_pairs = _read_keypoints(d['categories'], self.name)
         self._pack(recs, anns)
+        said = {plain_id(r.get('id')): r for r in d['images']}
+        self._image_more = _keep_more([said[plain_id(r[0])] for r in recs], _OF_IMAGES)
+        self._category_more = {c['id']: {k: v for k,v in c.items() if k not in ('id', 'name', 'keypoints', 'skeleton')} for c in d['categories']}
         if parts: left['polygons that cannot be drawn'] = len(parts)
         if roots: left['empty root categories'] = len(roots)
         self.report = self._count(bad, left)
@@ -350,6 +381,7 @@ class CocoDataset(torch.utils.data.Dataset):
         self._area   = torch.tensor([a.get('area', a['bbox'][2]*a['bbox'][3]) for a in anns], dtype=torch.float64)
         self._labels = torch.tensor([label[a['category_id']] for a in anns], dtype=torch.int64)
         self._ignore = torch.tensor([bool(a.get('iscrowd') or a.get('ignore')) for a in anns], dtype=torch.bool)
+        self._more   = _keep_more(anns, _OF_OBJECTS)
         self._segs   = _Flat([json.dumps(a['segmentation'], separators=(',', ':')).encode() for a in anns]) if self.has_masks else None
         points = [list(a.get('keypoints') or ()) for a in anns]
         k = max(map(len, points), default=0)
@@ -385,6 +417,15 @@ class CocoDataset(torch.utils.data.Dataset):
         "Name the file of picture `i`."
         self._at(i)
         return self.folder/self._files[i].decode(errors='surrogatepass')
+
+    @checked
+    def record(self,
+        i:int,      # which picture, from 0
+    )->dict:        # id, file_name, height, width, and what else its record said
+        "Tell what the file says of picture `i`."
+        self._at(i)
+        h, w = self.sizes[i].tolist()
+        return dict(id=_id_at(self.image_ids, i), file_name=self._files[i].decode(errors='surrogatepass'), height=h, width=w) | _more_at(self._image_more, i)
 
     @checked
     def image(self,
@@ -457,21 +498,66 @@ class CocoDataset(torch.utils.data.Dataset):
 
     def __repr__(self): return self.summary()
 
+    @checked
+    def subset(self,
+        rows:list[int],     # which pictures, each at most once
+    )->torch.utils.data.Dataset: # the same with fewer pictures; classes and labels stay
+        "Choose pictures, in the order given."
+        if wrong := [i for i in rows if not 0 <= i < len(self)]: raise IndexError(f'rows has {wrong[0]}; {self.name} has the pictures 0 to {len(self) - 1}')
+        if twice := [i for i,n in Counter(rows).items() if n > 1]: raise ValueError(f'rows has {twice[0]} twice; expected each picture once')
+        if not len(rows): raise ValueError('rows is empty; expected the numbers of some pictures')
+        new, first = copy.copy(self), self._first.tolist()
+        anns = [k for i in rows for k in range(first[i], first[i+1])]
+        new.image_ids, new.sizes, new._ids = _keep_ids([_id_at(self.image_ids, i) for i in rows]), self.sizes[rows], _keep_ids([_id_at(self._ids, k) for k in anns])
+        new._first = torch.tensor([0, *accumulate(first[i+1] - first[i] for i in rows)])
+        for name in ('_xywh', '_area', '_labels', '_ignore', '_points'): setattr(new, name, None if (x := getattr(self, name)) is None else x[anns])
+        for name, of in dict(_files=rows, _image_more=rows, _segs=anns, _more=anns).items(): setattr(new, name, None if (x := getattr(self, name)) is None else x.pick(of))
+        new.report = new._count(_Bad('raise'), {})
+        return new
+
+    @checked('share >0..1, seed int 0..')
+    def split(self,
+        share:float,            # of the pictures for the second set, above 0 and below 1
+        seed:int=0,             # another seed, another division
+        by:str|Callable|None=None,  # pictures with one value of this key of `record(i)`, or of this function of it, stay together; None: each is alone
+    )->tuple:                   # two data sets
+        "Divide the pictures at random, so that every class has its share of objects on both sides."
+        keys = {}
+        for i in range(len(self)):
+            r = self.record(i) if by is not None else {}
+            if isinstance(by, str) and by not in r: raise ValueError(f'{self.name}: picture {shown(r["id"], 80)} has no {shown(by)!r} to be grouped by; it has {some_of(list(r))}')
+            keys.setdefault(repr(i if by is None else r[by] if isinstance(by, str) else by(r)), []).append(i)
+        objects = torch.ones(len(self), len(self.classes) + 1, dtype=torch.float64)         # of each class; and one picture
+        objects[:, :-1] = 0
+        objects.index_put_((self._image_of(), self._labels), torch.ones(len(self._labels), dtype=torch.float64), accumulate=True)
+        second = {i for g in _stratify(list(keys.values()), objects, share, seed) for i in g}
+        if not 0 < len(second) < len(self): raise ValueError(f'{self.name}: share={share:g} of {len(self)} pictures in {len(keys)} groups leaves one side empty')
+        return self.subset([i for i in range(len(self)) if i not in second]), self.subset(sorted(second))
+
+    @checked('threshold 0..1')
+    def repeat_factors(self,
+        threshold:float,    # of pictures: a class that fewer of them show is rare
+    )->Tensor:              # (I,) float64, 1 or more: how often each picture should come in an epoch
+        "Weigh pictures by the rarest class that they show: sqrt(threshold / its share of the pictures), as for LVIS (Gupta et al. 2019, appendix)."
+        image, label = torch.stack([self._image_of(), self._labels]).unique(dim=1)
+        shares = torch.bincount(label, minlength=len(self.classes)).double() / len(self)
+        return torch.ones(len(self), dtype=torch.float64).scatter_reduce(0, image, (threshold / shares[label]).sqrt(), 'amax')
+
     def to_coco(self)->dict: # images, annotations and categories as COCO writes them, ids as in the file
         "Write what this data set holds as COCO instances."
         own  = self.image_ids.tolist()
         cols = [x.tolist() for x in (self._ids, self._image_of(), self._labels, self._xywh, self._area, self._ignore.int())]
         anns = [dict(id=k, image_id=own[i], category_id=self.category_ids[l], bbox=b, area=a, iscrowd=c) for k,i,l,b,a,c in zip(*cols)]
         for n, a in enumerate(anns):
+            a.update(_more_at(self._more, n))
             if self.has_masks: a['segmentation'] = json.loads(self._segs[n])
             if self._points is None: continue
             seen = self._points[n, :, 2:] > 0
             xyv  = torch.cat([self._points[n, :, :2] - self.keypoint_offset*seen, self._points[n, :, 2:]], 1)
             a.update(keypoints=xyv.flatten().tolist(), num_keypoints=int(seen.sum()))
-        sizes  = zip(own, self.sizes.tolist())
-        images = [dict(id=i, file_name=self._files[n].decode(errors='surrogatepass'), height=h, width=w) for n, (i, (h, w)) in enumerate(sizes)]
+        images = [self.record(n) for n in range(len(self))]
         points = dict(keypoints=self.keypoint_names, skeleton=[[a+1, b+1] for a,b in self.skeleton]) if self.keypoint_names else {}
-        return dict(images=images, annotations=anns, categories=[dict(id=k, name=c, **points) for c,k in zip(self.classes, self.category_ids)])
+        return dict(images=images, annotations=anns, categories=[dict(id=k, name=c, **self._category_more[k], **points) for c,k in zip(self.classes, self.category_ids)])
 
 # %% ../nbs/45_data.ipynb #09bc8d2f
 @checked

@@ -68,8 +68,8 @@ def _image_sets(root):
     "The lists of splits: name -> path."
     found = {}
     for p in [*_files(root/'ImageSets'/'Main', '.txt'), *_files(root/'ImageSets', '.txt')]:
-        with open(p, errors='replace') as f: first = f.readline(1000).split()
-        if len(first) == 1: found.setdefault(p.stem, p)
+        lines = [line.split() for line in p.read_text(errors='replace').splitlines() if line.strip()]
+        if lines and not all(len(l) == 2 and l[1] in ('-1', '0', '1') for l in lines): found.setdefault(p.stem, p)
     return found
 
 def _look_voc(root):
@@ -367,7 +367,7 @@ def read_records(
     "Read a data set of any format as COCO's records, which `CocoDataset` and `check_dataset` look through."
     if images is not None and not Path(images).is_dir(): raise FileNotFoundError(f'{images}: no such folder of pictures')
     layout, on_disk = guess_format(path, format), isinstance(path, (str, os.PathLike))
-    root = Path(path) if on_disk else 'the data frame'
+    root = Path(path if on_disk else 'the data frame')
     faults = Faults(problems, str(root) if layout.format in ('voc', 'yolo') else '')
     split = _pick_split(layout, split, root)
     where = layout.splits[split]

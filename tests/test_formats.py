@@ -1,11 +1,12 @@
 "Data sets of every format: what folders are taken for, what is wrong with files, and that the same objects come out of each."
-import json, pickle, shutil, warnings
+import json, pickle, random, re, shutil, warnings
 import numpy as np, pandas as pd, pytest, torch
 from PIL import Image
 from detbook import toy
 from detbook.data import CocoDataset
 from detbook.formats import VocDataset
 from detbook.formats import guess_format, read_dataset, read_records
+from detbook.writers import to_coco, to_voc, to_yolo
 
 
 def picture(path, size=(100, 80), **more):
@@ -196,3 +197,132 @@ def test_what_is_nothing(tmp_path):
     with pytest.raises(FileNotFoundError, match="did you mean 'photos'"): guess_format(tmp_path/'phots')
     with pytest.raises(ValueError, match='not a file of a known format'): guess_format(tmp_path/'photos/a.jpg')
     with pytest.raises(TypeError, match='path is a int'): guess_format(3)
+
+
+# ------------------------------------------------------------------ there and back
+NAMES = ['cat', 'Hund', 'a&b <c>', 'été', '7', 'no', "it's: a #test"]
+
+def random_set(folder, seed, masks=False):
+    "Pictures of many sizes and names, ids and classes in any order, fractions, ignored regions, flags, pictures without objects."
+    rng = random.Random(seed)
+    files = rng.sample(['a.jpg', 'b c.png', 'sub/a.jpg', 'x.y.png', 'ü.jpg', 'Z 1.png', 'deep/er/q.jpg', '9.png'], 6)
+    names = rng.sample(NAMES, 4)
+    cats = [dict(id=i, name=n, supercategory='thing') for i, n in zip(rng.sample(range(100), 4), names)]
+    images, anns = [], []
+    for n, f in enumerate(files):
+        w, h = rng.randint(40, 300), rng.randint(40, 300)
+        picture(folder/f, (w, h))
+        images.append(dict(id=rng.choice([n, f'id {n}']), file_name=f, height=h, width=w, camera=rng.randint(0, 2)))
+        for _ in range(rng.choice([0, 0, 1, 4])):
+            x, y = rng.uniform(0, w - 10), rng.uniform(0, h - 10)
+            b = [x, y, rng.uniform(2, w - x), rng.uniform(2, h - y)]
+            if rng.random() < .3: b = [float(int(v)) for v in b]
+            a = dict(id=len(anns), image_id=images[-1]['id'], category_id=rng.choice(cats)['id'], bbox=b, area=b[2]*b[3], iscrowd=0)
+            if masks: a['segmentation'] = [[b[0], b[1], b[0]+b[2], b[1], b[0]+b[2], b[1]+b[3], b[0], b[1]+b[3]]]
+            elif rng.random() < .3: a.update(ignore=1, iscrowd=1, difficult=1)
+            if rng.random() < .3: a.update(truncated=1, occluded=0, pose='Left')
+            anns.append(a)
+    if not anns: return random_set(folder, seed + 1000, masks)
+    return CocoDataset(dict(images=images, annotations=anns, categories=cats), folder)
+
+def objects(ds, *fields, ignored=True):
+    "The objects of each picture, by the stem of its name: class, box and the fields that are asked for."
+    d, out = ds.to_coco(), {}
+    names = {c['id']: c['name'] for c in d['categories']}
+    for r in d['images']: out[r['id']] = (r['height'], r['width']), []
+    for a in d['annotations']:
+        if ignored or not a['iscrowd']: out[a['image_id']][1].append((names[a['category_id']], a['iscrowd'], a['bbox'], *(a.get(f) for f in fields)))
+    return [out[r['id']] for r in d['images']]
+
+def same_objects(a, b, tolerance):
+    key = lambda o: (o[0], o[1], [round(v) for v in o[2]])
+    assert len(a) == len(b)
+    for (size, x), (size2, y) in zip(a, b):
+        assert size == size2 and len(x) == len(y)
+        for o, p in zip(sorted(x, key=key), sorted(y, key=key)):
+            assert o[:2] == p[:2] and o[3:] == p[3:]
+            assert o[2] == pytest.approx(p[2], abs=tolerance)
+
+def order_of(ds, like):
+    "The pictures of `ds` in the order of those of `like`: by their bytes, because names may have changed."
+    at = {ds.path(i).read_bytes() + str(ds.sizes[i].tolist()).encode(): i for i in range(len(ds))}
+    return ds.subset([at[like.path(i).read_bytes() + str(like.sizes[i].tolist()).encode()] for i in range(len(like))])
+
+@pytest.mark.parametrize('seed', range(8))
+def test_there_and_back(tmp_path, seed):
+    "COCO gives back everything, VOC all but ids and masks, YOLO all but what is ignored."
+    ds = random_set(tmp_path/'pictures', seed)
+    assert CocoDataset(to_coco(ds, tmp_path/'all.json'), ds.folder).to_coco() == ds.to_coco()
+    with warnings.catch_warnings():
+        warnings.simplefilter('ignore')
+        voc, yolo = read_dataset(to_voc(ds, tmp_path/'voc')), read_dataset(to_yolo(ds, tmp_path/'yolo'))
+    same_objects(objects(order_of(voc, ds), 'truncated', 'occluded', 'pose', 'difficult') , [(s, [(*o, int(bool(o[1]))) for o in x]) for s, x in objects(ds, 'truncated', 'occluded', 'pose')], 1e-9)
+    same_objects(objects(order_of(yolo, ds)), objects(ds, ignored=False), 1e-3)
+    assert yolo.classes == ds.classes and voc.classes == sorted(c for c, n in zip(ds.classes, ds._labels.bincount(minlength=4).tolist()) if n)
+
+def test_polygons_there_and_back(tmp_path):
+    ds = random_set(tmp_path/'pictures', 1, masks=True)
+    with warnings.catch_warnings(record=True) as said:
+        warnings.simplefilter('always')
+        back = read_dataset(to_yolo(ds, tmp_path/'yolo'))
+    assert not [m for w in said if re.search('one polygon|their polygons', m := str(w.message))]
+    same_objects(objects(order_of(back, ds)), objects(ds), 1e-3)
+    for i, t in enumerate(map(order_of(back, ds).target, range(len(ds)))): assert torch.equal(t['masks'], ds.target(i)['masks'])
+
+def test_what_a_format_cannot_hold_is_said(tmp_path):
+    ds = CocoDataset(toy.write_coco(tmp_path/'toy', 6, seed=3, crowd=.5))
+    n, crowds = ds.report['objects'], ds.report['ignored']
+    with pytest.warns(UserWarning) as said: to_voc(ds, tmp_path/'voc')
+    assert f'VOC cannot hold {n + crowds} masks, {n} keypoints, {crowds} crowds (they are written as difficult)' in str(said[-1].message)
+    with pytest.warns(UserWarning) as said: to_yolo(ds, tmp_path/'yolo')
+    assert f'YOLO cannot hold {crowds} ignored regions, {n} keypoints, {n} masks that are not one polygon' in str(said[-1].message)
+
+def test_names_of_pictures_lead_nowhere(tmp_path):
+    "Names with folders above, drives and odd letters stay inside; sources stay as they are; nothing that is there is replaced."
+    inner = tmp_path/'a'/'b'
+    for f in (tmp_path/'up.jpg', inner/'c:x.jpg', inner/'up.jpg'): picture(f)
+    files = ['../../up.jpg', 'c:x.jpg', 'up.jpg']
+    ds = CocoDataset(dict(images=[dict(id=n, file_name=f, height=80, width=100) for n, f in enumerate(files)], annotations=[dict(id=1, image_id=0, category_id=1, bbox=[1, 2, 3, 4])], categories=[dict(id=1, name='../../cat')]), inner)
+    before = {p: p.read_bytes() for p in tmp_path.rglob('*') if p.is_file()}
+    for write in (to_voc, to_yolo):
+        with warnings.catch_warnings():
+            warnings.simplefilter('ignore')
+            made = write(ds, tmp_path/'out'/write.__name__, pictures='link')
+        assert len([p for p in made.rglob('*.jpg')]) == 3 and len(read_dataset(made)) == 3
+        with pytest.raises(FileExistsError, match='there already'): write(ds, made)
+        with pytest.raises(FileExistsError): write(ds, inner)
+    assert {p: p.read_bytes() for p in before} == before and {p.relative_to(tmp_path).parts[0] for p in tmp_path.rglob('*') if p.is_file()} == {'a', 'up.jpg', 'out'}
+    with pytest.raises(ValueError, match='would be replaced'): to_coco(ds, tmp_path/'up.jpg')
+
+def test_a_writer_that_fails_leaves_nothing(tmp_path):
+    ds = random_set(tmp_path/'pictures', 2)
+    ds.path(len(ds) - 1).unlink()
+    for write in (to_voc, to_yolo):
+        with pytest.raises(FileNotFoundError): write(ds, tmp_path/'out')
+    assert [p.name for p in tmp_path.iterdir()] == ['pictures']
+    with pytest.raises(ValueError, match="pictures is 'move'"): to_voc(ds, tmp_path/'out', 'move')
+
+def test_splits_are_written_and_read(tmp_path):
+    ds = read_dataset(to_voc(random_set(tmp_path/'pictures', 3), tmp_path/'voc'))
+    train, val = ds.split(.34, seed=1)
+    for write in (to_voc, to_yolo):
+        made = write(dict(train=train, val=val), tmp_path/write.__name__)
+        assert set(guess_format(made).splits) == {'train', 'val'}
+        for s, part in dict(train=train, val=val).items(): assert [p.stem for p in map(read_dataset(made, split=s).path, range(len(part)))] == [part.path(i).stem for i in range(len(part))]
+
+
+# ------------------------------------------------------------------ splits
+def test_groups_stay_together_and_classes_keep_their_share(tmp_path):
+    picture(tmp_path/'a.jpg')
+    rng = random.Random(0)
+    images = [dict(id=n, file_name='a.jpg', height=80, width=100, scene=n // 3) for n in range(300)]
+    anns = [dict(id=k, image_id=n, category_id=c, bbox=[1, 2, 30, 40]) for k, (n, c) in enumerate((n, c) for n in range(300) for c in (1, 2, 3) if rng.random() < (.9, .3, .05)[c - 1])]
+    ds = CocoDataset(dict(images=images, annotations=anns, categories=[dict(id=c, name=f'c{c}') for c in (1, 2, 3)]), tmp_path)
+    count = lambda d: torch.bincount(d._labels, minlength=3)
+    for seed in range(3):
+        for by in (None, 'scene', lambda r: r['id'] // 3):
+            a, b = ds.split(.2, seed=seed, by=by)
+            assert sorted(a.image_ids.tolist() + b.image_ids.tolist()) == list(range(300)) and a.classes == b.classes == ds.classes
+            assert len(b) == pytest.approx(60, abs=3) and (count(b) - .2*count(ds)).abs().max() < 3
+            if by: assert not {a.record(i)['scene'] for i in range(len(a))} & {b.record(i)['scene'] for i in range(len(b))}
+    assert ds.split(.2, seed=0)[1].image_ids.tolist() != ds.split(.2, seed=1)[1].image_ids.tolist()

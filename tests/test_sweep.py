@@ -367,6 +367,7 @@ calls('data',
     CocoDataset__image=lambda w: (w.ds, dict(i=1)),
     CocoDataset__target=lambda w: (w.ds, dict(i=1)),
     CocoDataset__show=lambda w: (w.ds, dict(i=1, ax=w.ax())),
+    CocoDataset__record=lambda w: (w.ds, dict(i=1)), CocoDataset__subset=lambda w: (w.ds, dict(rows=[2, 0])), CocoDataset__repeat_factors=lambda w: (w.ds, dict(threshold=.5)), CocoDataset__split=lambda w: (w.ds, dict(share=.4, seed=1, by='id')),
     CocoDataset__summary=lambda w: (w.ds, {}),
     CocoDataset__to_coco=lambda w: (w.ds, {}),
     find_folder=lambda w: dict(images=None, annotations=w.coco, files=['000000.png']), find_file=lambda w: dict(file='000000.png', folder=w.coco.parent/'images', cache={}),
@@ -392,6 +393,9 @@ def voc(w):
 calls('formats',
     guess_format=lambda w: dict(path=voc(w)), read_records=lambda w: dict(path=voc(w), images=voc(w)), read_dataset=lambda w: dict(path=voc(w), images=voc(w), classes=['a'], split='all', format='voc'),
     VocDataset=lambda w: dict(path=voc(w), images=voc(w), classes=['a'], split='all'))
+
+def new_place(w): return w.folder/f'new_{len(list(w.folder.iterdir()))}'
+calls('writers', to_coco=lambda w: dict(ds=w.ds, path=w.folder/'written.json'), **{n: lambda w: dict(ds=w.ds, folder=new_place(w), pictures='link') for n in ('to_voc', 'to_yolo')})
 
 calls('metrics',
     encode_mask=lambda w: dict(mask=w.masks[0]), to_coco=lambda w: dict(preds=[{k: v for k,v in w.found.items() if k != 'keypoints'}], image_ids=[7], category_ids=[1, 2, 3], keypoint_offset=.5),
@@ -488,7 +492,7 @@ left_out('a generator: Predictor() is the same call', 'inference.Predictor__stre
 
 calls('pipeline',
     Pipeline=lambda w: {}, Pipeline__add=lambda w: (new('pipeline.Pipeline'), dict(name='a', step=lambda i, t: (i, t))), Pipeline____call__=lambda w: (new('pipeline.Pipeline'), sample(w)),
-    build_transforms=lambda w: dict(pipeline=[dict(type='LoadImageFromFile'), dict(type='PackDetInputs')]), ProposalTable=lambda w: dict(ids=[1], rows=[w.boxes]), JoinedDataset=lambda w: dict(parts=[w.ds, w.ds]),
+    build_transforms=lambda w: dict(pipeline=[dict(type='LoadImageFromFile'), dict(type='PackDetInputs')]), ProposalTable=lambda w: dict(ids=[1], rows=[w.boxes]), JoinedDataset=lambda w: dict(parts=[w.ds, w.ds]), class_balanced=lambda w: dict(ds=w.ds, threshold=.5),
     JoinedDataset__summary=lambda w: (new('pipeline.JoinedDataset', parts=[w.ds, w.ds]), {}))
 calls('loader',
     item_seed=lambda w: dict(seed=1, epoch=2, index=3), SeededItems=lambda w: dict(dataset=w.ds), group_by_shape=lambda w: dict(order=[2, 0, 1], upright=[True, False, True], batch_size=2), BatchPlan=lambda w: dict(sizes=torch.tensor([[64, 64], [64, 32], [32, 64]]), batch_size=2),
@@ -537,6 +541,7 @@ left_out('a command: `cli` names its slips, shown in tests/test_demo.py and the 
 # ------------------------------------------------------------------ what is right though it looks wrong, and is promised in the docstring
 # a pattern of function:argument:what is wrong -> the promise
 RIGHT = {
+    'writers.to_coco:path:missing': 'a new file',
     'outputs.Progress:total:zero': 'there is nothing to count', 'outputs.Progress__step:count:zero': 'nothing was done',
     'data.find_folder:annotations:missing': 'its place is enough', 'annotations.Faults____call__:kind:*': 'any words', 'annotations.table_objects:rows:list of*': 'a row to pass over, or a fault', 'annotations.table_objects:columns:* text': 'a fault of each row',
     'annotations.list_objects:r:*': 'no objects, or a fault',

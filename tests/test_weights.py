@@ -8,7 +8,6 @@ import detbook.checkpoint as checkpoint, detbook.reading as reading, detbook.dow
 from detbook.cli import run_command
 from detbook.config import Config, build_detector
 from detbook.backbone import ResNet
-from detbook.batch import Preprocess
 from detbook.reading import read_checkpoint
 from detbook.checkpoint import load_checkpoint, save_checkpoint
 from detbook.describe import describe, save_detector
@@ -571,8 +570,8 @@ def test_timm_trunk(monkeypatch, tmp_path):
     assert TimmBackbone('tiny_net', strides=(8, 32)).out_channels == [24, 40]
     with pytest.raises(ValueError, match="did you mean 'tiny_net'"): TimmBackbone('tiny_nat')
     with pytest.raises(ValueError, match='stride 64'): TimmBackbone('tiny_net', strides=(8, 64))
-    model = FasterRCNN(2, backbone=trunk, neck=FPN(trunk.out_channels, 32), rpn_head=RPNHead(32), roi_head=RoIHead(BoxHead(2, 32)),
-                       preprocess=Preprocess(trunk.mean, trunk.std))
+    model = FasterRCNN(2, backbone=trunk, neck=FPN(trunk.out_channels, 32), rpn_head=RPNHead(32), roi_head=RoIHead(BoxHead(2, 32)))
+    assert model.preprocess.std.flatten().tolist() == list(trunk.std)        # a detector takes the colours that its backbone names
     save_detector(tmp_path/'timm.safetensors', model, ('a', 'b'))
     asked.clear()
     again = load_detector(tmp_path/'timm.safetensors')
