@@ -42,12 +42,14 @@ _READER = {'not a box': 'bad box', 'missing picture': 'missing picture', 'damage
 
 def _note_faults(faults, entries, say):
     "Note what a reader could not read."
-    pixels = [f for f in faults if 'are these pixels' in f['message']]
-    if len(pixels) > .9*entries: say('boxes as pixels', f'{len(pixels)} of {entries} lines, such as {pixels[0]["message"]}')
-    else: pixels = []
+    in_pixels = lambda f: 'are these pixels' in f['message']
+    pixels = [f for f in faults if in_pixels(f)]
+    if len(pixels) > .9*entries:
+        say('boxes as pixels', f'{len(pixels)} of {entries} lines, such as {pixels[0]["message"]}')
+        faults = [f for f in faults if not in_pixels(f)]
     for f in faults:
         place = f'{f["file"]}, line {f["line"]}' if f['line'] else f['file']
-        if f not in pixels: say(_READER.get(f['kind'], 'unreadable entry'), f['message'].split(f'{place}: ', 1)[-1], place)
+        say(_READER.get(f['kind'], 'unreadable entry'), f['message'].split(f'{place}: ', 1)[-1], place)
 
 def _read_set(path, images, format, split, say):
     "The records of a data set, its format, the folder of its pictures and the files that were read."
@@ -327,7 +329,8 @@ def detbook_check(
     layout, reports = guess_format(path, format), Checks()
     print(f'{path}: {layout}')
     splits = [s for s in layout.splits if not (s == 'trainval' and 'train' in layout.splits)]       # trainval is train and val again
-    for split in sorted(splits, key=lambda s: s.startswith('train')) if len(splits) > 1 else [None]:      # what is there twice is taken out of train
+    splits.sort(key=lambda s: s.startswith('train'))        # the last: what is there twice is taken out of it
+    for split in splits if len(layout.splits) > 1 else [None]:
         reports[split or 'all'] = r = check_dataset(path, images, format, split, [*others, *reports.values()], ignore)
         print(f'\n{r.table(rows)}\n\n{r.statistics()}')
     sources = [s for r in reports.values() for s in r.sources]
