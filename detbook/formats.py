@@ -108,20 +108,31 @@ def _warn_unlearnt(name, split, train, has, learnt):
     new = [repr(shown(c, 40)) for c in has if c not in learnt]
     if new: warn_once(f'{name}: {split} has the class{"es" * (len(new) > 1)} {some_of(new)}, and {train} has not: no detector can learn {"it" if len(new) == 1 else "them"} here', key=object())
 
+def _look_for(name, classes, have):
+    "Warn of classes that were asked for and are in none of the files; ValueError where all of them are."
+    away = [c for c in classes if c not in have]
+    told = f'{name}: there are no objects of {some_of([repr(shown(c, 40)) for c in away])}{nearest(away[0], list(have)) if away else ""}; the files have: {some_of(sorted(have))}'
+    if away and len(away) == len(classes): raise ValueError(told)
+    if away: warn_once(told, key=object())
+
 def _train_of(splits): return next((s for s in splits if re.fullmatch(r'train(ing)?\d*', s)), None)
 
 def _read_voc(root, layout, images, split, classes, faults):
     "Images, annotations, categories and the folder of a split of a VOC folder."
-    read, used, quiet = {}, {}, Faults([])
+    read, used, quiet = {}, dict[str, set](), Faults([])
     def objects(p, faults):
         if p not in read: read[p] = voc_objects(p, _below(p, root), faults)
         return read[p]
     chosen = [(p, *objects(p, faults)) for p in _xml_files(layout.splits[split], root, faults)]
+    have = {c for *_, found in chosen for c,_ in found}
+    if classes is None or not have.issuperset(classes):
+        used = {s: {c for p in _xml_files(source, root, quiet) for c,_ in objects(p, quiet)[2]} for s, source in layout.splits.items()}
+        have = set().union(*used.values())
     if classes is None:
-        for s, source in layout.splits.items(): used[s] = {c for p in _xml_files(source, root, quiet) for c,_ in objects(p, quiet)[2]}
         train = _train_of(used)
         if train and split not in (train, 'trainval'): _warn_unlearnt(root, split, train, sorted(used[split]), used[train])
-        classes = sorted(set().union(*used.values()))
+        classes = sorted(have)
+    else: _look_for(root, classes, have)
     ids, homes, recs, anns, base = {c: n for n, c in enumerate(classes, 1)}, {}, [], [], Path(images) if images else root
     for p, file, size, found in chosen:
         if p.parent not in homes: homes[p.parent] = _voc_pictures(root, p.parent, images)
@@ -232,7 +243,9 @@ def _read_table(layout, name, images, split, classes, faults):
     source = layout.splits[split]
     rows, have = table_rows(source)
     columns, recs, anns = table_columns(have, name), {}, []
-    if classes is None: classes = sorted({str(v) for r in rows if not (v := r.get(columns['label'])) in (None, '') and v == v})
+    have = {str(v) for r in rows if (v := r.get(columns['label'])) not in (None, '') and v == v}
+    if classes is None: classes = sorted(have)
+    else: _look_for(name, classes, have)
     if len(layout.splits) > 1: rows = [r if str(r.get(columns['split'])) == split else None for r in rows]
     ids = {c: n for n, c in enumerate(classes, 1)}
     for file, size, label, a in table_objects(rows, columns, name, 2 if isinstance(source, Path) else 0, faults):

@@ -345,3 +345,10 @@ def test_ids_that_are_names_are_measured(voc):
     assert found[0]['image_id'] == 'a' and evaluate(ds, found).stats['bbox_mAP'] == pytest.approx(1)
     on_difficult = dict(image_id='a', category_id=2, bbox=[0, 0, 8, 8], score=.95)
     assert evaluate(ds, [*found, on_difficult]).stats['bbox_mAP'] == pytest.approx(1)                 # neither for nor against
+
+def test_a_misspelt_class_is_told(voc, tmp_path):
+    with pytest.raises(ValueError, match="no objects of 'Cat'; did you mean 'cat'.; the files have: cat, dog"): VocDataset(voc, 'train', classes=['Cat'])
+    with pytest.warns(UserWarning, match="no objects of 'dgo'; did you mean 'dog'"): assert VocDataset(voc, 'train', classes=['cat', 'dgo']).report['objects'] == 1
+    picture(tmp_path/'a.jpg')
+    frame = pd.DataFrame([dict(file='a.jpg', x=1, y=2, w=30, h=40, label='cat')])
+    with pytest.raises(ValueError, match="no objects of 'cta'"): read_dataset(frame, tmp_path, classes=['cta'])
