@@ -158,6 +158,7 @@ def _look_yolo(root):
         if found := _look_yaml(p): return found
     names = next((p for n in ('classes.txt', 'obj.names', 'labels.txt') if (p := root/n).is_file()), None)
     splits = {p.name: [p] for p in _folders(root/'images')} if (root/'labels').is_dir() else {p.name: [p/'images'] for p in _split_folders(root) if (p/'images').is_dir() and (p/'labels').is_dir()}
+    if not (splits or (root/'labels').is_dir() or _files(root, '.txt')): return         # before pictures are counted
     home = root/'images' if (root/'images').is_dir() else root
     if not splits: splits = dict(all=[home])
     labelled = sum(_label_file(p).is_file() for places in splits.values() for p in (_pictures_below(places[0]) if home != root or splits.keys() != {'all'} else _inside(root)) if p.suffix.lower() in _picture_suffixes())

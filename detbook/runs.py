@@ -302,14 +302,16 @@ def naming_file(
 # %% ../nbs/61_runs.ipynb #33934622
 @checked
 def fingerprint(
-    data:Dataset,   # a CocoDataset of a file, or a JoinedDataset of some
-)->list:            # for each file a dict: its name, its hash, and the counts of the data set's report
+    data:Dataset,   # a CocoDataset, or a JoinedDataset of some
+)->list:            # for each file a dict: its name, its hash (that of the records, where there is no one file), and the counts of the data set's report
     "Say what was learned from, so that other content under the same name is seen."
     parts = {d.name: d for d in getattr(data, 'parts', [data])}
     def one(name, d):
         raw = hashlib.sha256()
-        with open(name, 'rb') as f:
-            while block := f.read(1 << 20): raw.update(block)
+        if not Path(name).is_file(): raw.update(json.dumps(d.to_coco()).encode())         # read from many files, or from none
+        else:
+            with open(name, 'rb') as f:
+                while block := f.read(1 << 20): raw.update(block)
         return dict(file=str(name), sha256=raw.hexdigest(), **{k: d.report[k] for k in ('images', 'empty', 'objects', 'ignored', 'clipped', 'left_out', 'dropped')})
     return [one(n, d) for n,d in parts.items()]
 

@@ -326,3 +326,22 @@ def test_groups_stay_together_and_classes_keep_their_share(tmp_path):
             assert len(b) == pytest.approx(60, abs=3) and (count(b) - .2*count(ds)).abs().max() < 3
             if by: assert not {a.record(i)['scene'] for i in range(len(a))} & {b.record(i)['scene'] for i in range(len(b))}
     assert ds.split(.2, seed=0)[1].image_ids.tolist() != ds.split(.2, seed=1)[1].image_ids.tolist()
+
+
+def test_a_run_knows_what_it_learned_from(voc):
+    "The card of a run has a hash of the data, also where they are in many files."
+    from detbook.runs import fingerprint
+    hashes = lambda: [p['sha256'] for p in fingerprint(VocDataset(voc, 'train'))]
+    was = hashes()
+    assert was == hashes() and len(was[0]) == 64
+    (voc/'Annotations/a.xml').write_text(xml(CAT))
+    assert was != hashes()
+
+def test_ids_that_are_names_are_measured(voc):
+    "Results name pictures as the data set does, by the stem."
+    from detbook.metrics import evaluate
+    ds = VocDataset(voc, 'train')
+    found = [dict(image_id=a['image_id'], category_id=a['category_id'], bbox=a['bbox'], score=.9) for a in ds.to_coco()['annotations'] if not a['iscrowd']]
+    assert found[0]['image_id'] == 'a' and evaluate(ds, found).stats['bbox_mAP'] == pytest.approx(1)
+    on_difficult = dict(image_id='a', category_id=2, bbox=[0, 0, 8, 8], score=.95)
+    assert evaluate(ds, [*found, on_difficult]).stats['bbox_mAP'] == pytest.approx(1)                 # neither for nor against
