@@ -99,7 +99,8 @@ def cascade_rpn_head(
 @component
 class CascadeRoIHead(nn.Module):
     "Several stages, each fed with the boxes of the one before (Cascade R-CNN, figure 3 d). Raises ValueError where the parts do not fit."
-    bbox_head:nn.ModuleList; mask_head:Any
+    bbox_head:nn.ModuleList # a BoxHead for each stage
+    mask_head:Any           # a list of MaskHeads, or None
     def __init__(self,
         bbox_heads:list|None=None,                  # a BoxHead for each stage; None: `cascade_heads()`
         mask_heads:list|None=None,                  # a MaskHead for each stage, or for the first ones alone; None: no masks
@@ -189,7 +190,8 @@ def _counted(masked):
 @component(helpers=('mask_head', 'weights', 'weights_backbone'))
 class CascadeRCNN(Detector):
     "Propose, then classify and refine three times, each time more strictly (Cascade R-CNN); with mask heads, paint too."
-    rpn_head:RPNHead; roi_head:CascadeRoIHead
+    rpn_head:RPNHead            # the first stage
+    roi_head:CascadeRoIHead     # the stages after it
     def __init__(self,
         num_classes:int=80,                 # classes of objects
         *,

@@ -8,7 +8,7 @@ Docs: https://detbook.github.io/detbook/demo.html.md"""
 __all__ = ['small_detector', 'demo_data', 'smooth', 'save_pictures', 'detbook_demo']
 
 # %% ../nbs/53_demo.ipynb #e0923d17
-import json, time
+import contextlib, json, sys, time
 from pathlib import Path
 import torch
 from .learner import Bfloat16, DetectionLearner, detection_dls, detection_learner
@@ -141,7 +141,9 @@ def detbook_demo(
     steps = len(learn.dls.train) * epochs
     learn.detection_step.every = 1 if data is None else (epochs + 1) // 2       # measuring many photographs takes time
     print(f'Training a ResNet-18 {type(learn.model).__name__} from scratch: {steps} steps of {bs} images')
-    learn.fit_one_cycle(epochs, lr, pct_start=.4 if quick else .25, moms=(.9,.85,.9), wd=.01 if data is None else .05)
+    learn.logger = lambda row: print('  '.join(f'{v:12.4f}' if isinstance(v, float) else f'{str(v):>12}' for v in row), flush=True)
+    seen = sys.stdout.isatty() or 'ipykernel' in sys.modules       # a log file gets a line an epoch
+    with contextlib.nullcontext() if seen else learn.no_bar(): learn.fit_one_cycle(epochs, lr, pct_start=.4 if quick else .25, moms=(.9,.85,.9), wd=.01 if data is None else .05)
     print(learn.result.table())
     stats = {k:None if v != v else v for k,v in learn.result.stats.items()}
     for k in ('segm_mAP', 'segm_mAP_50'): stats.setdefault(k, None)

@@ -231,7 +231,8 @@ class Proposals(NamedTuple):
 # %% ../nbs/21_detector.ipynb #49fdfd61
 class Detector(nn.Module):
     "The base of all detectors: preprocessing, backbone and neck, and the methods that need these alone."
-    backbone:nn.Module; neck:nn.Module
+    backbone:nn.Module  # gives features of several strides
+    neck:nn.Module      # makes the pyramid of them
     @checked
     def __init__(self,
         backbone:nn.Module|None=None,       # None: ResNet-50 as in mmdetection's 1x settings

@@ -188,7 +188,10 @@ class DetectionFilter:
 @component
 class RoIHead(nn.Module):
     "The second stage: what it reads, what it learns from, and what it lets through."
-    bbox_head:BoxHead; mask_head:Any; keypoint_head:Any; shared_head:nn.Module|None
+    bbox_head:BoxHead           # classes and boxes
+    mask_head:Any               # a MaskHead, or None
+    keypoint_head:Any           # a KeypointHead, or None
+    shared_head:nn.Module|None  # sees every window before the heads do
     def __init__(self,
         bbox_head:nn.Module|None=None,              # None: BoxHead()
         mask_head:nn.Module|None=None,              # masks too? (MaskHead)
@@ -266,7 +269,7 @@ class RoIHead(nn.Module):
 @component(helpers=('weights', 'weights_backbone'))
 class FastRCNN(Detector):
     "Classify and refine proposals that come from elsewhere (Fast R-CNN)."
-    roi_head:RoIHead
+    roi_head:RoIHead    # the second stage
     def __init__(self,
         num_classes:int=80,                 # classes of objects
         *,

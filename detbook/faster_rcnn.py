@@ -20,7 +20,8 @@ from .fast_rcnn import BoxHead, DetectionFilter, RoIHead
 @component(helpers=('weights', 'weights_backbone'))
 class FasterRCNN(Detector):
     "Propose, then classify and refine, on one set of features (Faster R-CNN)."
-    rpn_head:RPNHead; roi_head:RoIHead
+    rpn_head:RPNHead    # the first stage
+    roi_head:RoIHead    # the second
     def __init__(self,
         num_classes:int=80,                 # classes of objects
         *,

@@ -144,6 +144,7 @@ def _check_keypoints(a, names, h, w, say):
         say('bad keypoints', f'{shown(p, 60)}, expected x, y and a flag of 0, 1 or 2 for each' + (f' of {n} points' if n else ''))
         p = a['keypoints'] = [0]*3*n
         a['num_keypoints'] = 0
+    p = a['keypoints'] = list(p)           # the records stay as they were read
     far = [k for k in range(len(p)//3) if p[3*k+2] and not (-_SLACK <= p[3*k] <= w + _SLACK and -_SLACK <= p[3*k+1] <= h + _SLACK)]
     if far: say('keypoints outside', f'{some_of([names[k] if n else k for k in far], 3)} at {p[3*far[0]:3*far[0]+2]} on a picture of {w} x {h}')
     seen = sum(v > 0 for v in p[2::3])

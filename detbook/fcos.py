@@ -209,7 +209,7 @@ class FCOSHead(nn.Module):
 @component(helpers=('weights', 'weights_backbone'))
 class FCOS(Detector):
     "Classify every point and let it show the sides of its object (FCOS)."
-    bbox_head:FCOSHead
+    bbox_head:FCOSHead  # answers at every place of every level
     def __init__(self,
         num_classes:int=80,                 # classes of objects
         *,

@@ -192,7 +192,8 @@ def keypoint_roi_head(
 @component(helpers=('keypoint_head', 'keypoint_extractor', 'weights', 'weights_backbone'))
 class KeypointRCNN(Detector):
     "Propose, classify, refine, and point (Mask R-CNN, section 5)."
-    rpn_head:RPNHead; roi_head:RoIHead
+    rpn_head:RPNHead    # the first stage
+    roi_head:RoIHead    # the second
     def __init__(self,
         num_classes:int=1,                  # classes of objects
         num_keypoints:int=17,               # of an object, of whatever class

@@ -29,7 +29,8 @@ def _check_masks(roi_head):
 @component(helpers=('weights', 'weights_backbone'))
 class MaskRCNN(Detector):
     "Propose, classify, refine, and paint (Mask R-CNN)."
-    rpn_head:RPNHead; roi_head:RoIHead
+    rpn_head:RPNHead    # the first stage
+    roi_head:RoIHead    # the second
     def __init__(self,
         num_classes:int=80,                 # classes of objects
         *,

@@ -256,7 +256,7 @@ class RetinaHead(nn.Module):
 @component(helpers=('weights', 'weights_backbone'))
 class RetinaNet(Detector):
     "Classify and place every anchor in one go (Focal Loss for Dense Object Detection)."
-    bbox_head:RetinaHead
+    bbox_head:RetinaHead    # answers at every place of every level
     def __init__(self,
         num_classes:int=80,                 # classes of objects
         *,

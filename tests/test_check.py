@@ -259,3 +259,10 @@ def test_a_report_cannot_carry_a_page_or_a_terminal_away(toy):
     report = toy.check()
     assert '<script>' not in report._repr_html_() and '<b>' not in report._repr_html_()
     assert '\x1b' not in report.table() + report.statistics() and not [l for l in report.table().splitlines() if l == '.png']
+
+def test_what_was_given_stays_as_it_was(toy):
+    "The records of the caller are not the ones that are mended."
+    for kind in ('keypoints outside', 'box sticking out', 'thin polygon', 'wrong keypoint count'): PLANTS[kind][0](toy)
+    before = json.dumps(toy.d)
+    report = check_dataset(toy.d, toy.path.parent/'images')
+    assert len(report.kinds) >= 4 and json.dumps(toy.d) == before and report.records['annotations'] == toy.anns
