@@ -521,7 +521,8 @@ calls('runs',
     write_card=lambda w: dict(folder=w.run, status='running', step=1, more=dict(a=1)), read_card=lambda w: dict(folder=w.run), Run=lambda w: dict(work_dir=w.run), Run__plot=lambda w: (new('runs.Run', work_dir=w.run), dict(terms=['loss'], ax=w.ax())),
     check_notes=lambda w: dict(notes=dict(step=4, per_epoch=4, seed=0, measured=4, kept=['epoch_1'], why='', watch=dict(best={}, top=None, waited=0), logged=[{}, 0], optim=dict(optimizer='SGD', parameters=['w'], numbers={}, scaler={}))))
 calls('training', read_training_config=lambda w: dict(config='rpn_r50_fpn_1x_coco'))
-left_out('steps of `train`, called by it: tests/test_training.py', 'training.Trainer*', 'runs.Log__write', 'runs.begin_folder', 'training.build_model')
+calls('adapt', adapt_config=lambda w: dict(cfg=w.config(), data=w.coco, folder=w.folder/'data', val=.5, epochs=1, size=64, batch_size=1, seed=0))
+left_out('steps of `train`, called by it: tests/test_training.py', 'training.Trainer*', 'runs.Log__write', 'runs.begin_folder', 'training.build_model', 'training.next_commands')
 
 calls('bench', toy_batch=lambda w: dict(batch=1, size=64, device=torch.device('cpu')), kept_bytes=lambda w: dict(model=nn.Linear(2, 2), forward=lambda: nn.Linear(2, 2)(torch.ones(1, 2)).sum()))
 calls('tiny', TinyNet=lambda w: dict(channels=(4, 8)), TinyNet__forward=lambda w: (new('tiny.TinyNet', channels=(4, 8)), dict(x=torch.randn(1, 3, 16, 16))), tiny_detector=lambda w: dict(num_classes=2, channels=16), toy_detector=lambda w: {})
@@ -541,6 +542,7 @@ left_out('a command: `cli` names its slips, shown in tests/test_demo.py and the 
 # ------------------------------------------------------------------ what is right though it looks wrong, and is promised in the docstring
 # a pattern of function:argument:what is wrong -> the promise
 RIGHT = {
+    'adapt.adapt_config:val:text': 'a share may be a text, as a command line gives it',
     'writers.to_coco:path:missing': 'a new file',
     'outputs.Progress:total:zero': 'there is nothing to count', 'outputs.Progress__step:count:zero': 'nothing was done',
     'data.find_folder:annotations:missing': 'its place is enough', 'annotations.Faults____call__:kind:*': 'any words', 'annotations.table_objects:rows:list of*': 'a row to pass over, or a fault', 'annotations.table_objects:columns:* text': 'a fault of each row',

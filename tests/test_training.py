@@ -1,5 +1,5 @@
 "Training as users start it: from a config, as a process, killed, stopped, resumed, on two processes, and with every kind of mistake in what it is given."
-import importlib, os, random, signal, subprocess, sys, time
+import importlib, os, random, signal, subprocess, sys, time, warnings
 from pathlib import Path
 import numpy as np, pytest, torch
 import detbook.training as training
@@ -411,3 +411,22 @@ def test_double_head_from_the_command_line(toy, tmp_path, monkeypatch, capsys):
         assert run_command(detbook_test, [config, file]) == 2
         assert 'Double' in capsys.readouterr().err
     assert figures[0] == figures[1] and figures[0]
+
+def test_a_folder_of_pictures(config, tmp_path, capsys):
+    "Any format, one line; and the config that the run keeps gives the same run without the flags."
+    from detbook.data import CocoDataset
+    from detbook.weights import load_detector
+    from detbook.writers import to_voc
+    with warnings.catch_warnings(action='ignore'): to_voc(CocoDataset(write_coco(tmp_path/'scenes', 12, seed=4, size=64, empty=0.)), tmp_path/'pictures')
+    run = train(config, work_dir=tmp_path/'run', data=tmp_path/'pictures', val=.25, classes=['circle', 'square'], epochs=2, batch_size=3)
+    said = capsys.readouterr().out
+    assert 'learning from' in said and '2 classes: circle, square' in said and f'detbook_predict PICTURE {run.detector}' in said
+    assert run.card['classes'] == ['circle', 'square'] and list(load_detector(run.detector).classes) == ['circle', 'square']
+    assert run.metrics[-1]['epoch'] == 2 and run.card['calls'][0]['arguments']['val'] == '0.25'
+    same_run(run, train(tmp_path/'run'/'config.py', work_dir=tmp_path/'again'))
+    files = sorted(p.name for p in (tmp_path/'run'/'data').iterdir())
+    train(config, work_dir=tmp_path/'run', data=tmp_path/'pictures', val=.25, classes=['circle', 'square'], epochs=2, batch_size=3, resume=True)
+    assert sorted(p.name for p in (tmp_path/'run'/'data').iterdir()) == files and len(files) == 2
+
+def test_choices_that_need_data(config, tmp_path):
+    with pytest.raises(ValueError, match='--epochs goes with --data'): train(config, work_dir=tmp_path, epochs=3)
