@@ -29,7 +29,7 @@ def _share(val):
     if not 0 < share < 1: raise ValueError(f'val is {val}; expected a share of the pictures above 0 and below 1, or a folder')
     return share
 
-def _two_sets(data, val, classes, seed):
+def _two_sets(data, val, classes):
     "The pictures to learn from, those to measure on, and how they were found."
     layout, share = guess_format(data), _share(val)
     pick = lambda *words: next((s for s in layout.splits if s.lower().startswith(words)), None)
@@ -41,7 +41,7 @@ def _two_sets(data, val, classes, seed):
         return ds, read_dataset(val, classes=ds.classes, split=_val_split(val)), f'{layout}; measured on {val}'
     if share is None and other is not None: return ds, read_dataset(data, split=other, classes=ds.classes), f'{layout}; learning from {train}, measured on {other}'
     share = share or .2
-    return *ds.split(share, seed), f'{layout}; {share:.0%} of the pictures put aside to measure on'
+    return *ds.split(share), f'{layout}; {share:.0%} of the pictures put aside to measure on'
 
 def _val_split(path):
     "The split of a second folder that is meant: the only one, or the one that is called val or test."
@@ -131,7 +131,7 @@ def _write_down(ds, folder, split):
     os.replace(part, name)
     return name
 
-@checked('epochs? int 1.., size? int 32.., batch_size? int 1.., seed int 0..')
+@checked('epochs? int 1.., size? int 32.., batch_size? int 1..')
 def adapt_config(
     cfg:Config,                     # a recipe's, or a file's; stays as it is
     data:str|Path,                  # folder or file of a data set, of any format that `read_dataset` takes
@@ -141,11 +141,10 @@ def adapt_config(
     epochs:int|None=None,           # None: as the config has it
     size:int|None=None,             # short side of the pictures, in pixels, as the network sees them; None: as the config has it
     batch_size:int|None=None,       # pictures a step, on each GPU; None: as the config has it
-    seed:int=0,                     # of the division
 )->tuple:                           # a Config, and the lines that say what was changed
     "Make a config for COCO one for another data set. Raises ValueError for data and ConfigError for a config that cannot be trained like this."
     cfg = copy.deepcopy(cfg)
-    train, valid, how = _two_sets(data, val, classes, seed)
+    train, valid, how = _two_sets(data, val, classes)
     painted = [s for pipeline, path in _pipelines(cfg) if path.startswith('train') for s in pipeline if s.get('with_mask')]
     if painted and not train.has_masks: raise ValueError(f'{data} has boxes and no masks, and this config learns masks; take one that learns boxes, such as faster-rcnn_r50_fpn_1x_coco')
     for ds in (train, valid): _check_pictures(ds)

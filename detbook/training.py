@@ -497,7 +497,7 @@ def detbook_train(
     load_own(arguments['own'])      # a slip is named before any process starts
     choices, said = dict(val=val, classes=([classes] if isinstance(classes, str) else list(classes)) or None, epochs=epochs, size=size, batch_size=batch_size), []
     if data is not None:
-        cfg, said = adapt_config(cfg, data, folder/'data', **choices, seed=seed or 0)
+        cfg, said = adapt_config(cfg, data, folder/'data', **choices)
         cfg = read_training_config(cfg, set)
         arguments |= dict(data=str(data), **choices | dict(val=None if val is None else str(val)))
     elif given := next((k for k,v in choices.items() if v is not None), None): raise ValueError(f'--{given} goes with --data; without it the config decides, and --set changes it')

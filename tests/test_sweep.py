@@ -521,7 +521,7 @@ calls('runs',
     write_card=lambda w: dict(folder=w.run, status='running', step=1, more=dict(a=1)), read_card=lambda w: dict(folder=w.run), Run=lambda w: dict(work_dir=w.run), Run__plot=lambda w: (new('runs.Run', work_dir=w.run), dict(terms=['loss'], ax=w.ax())),
     check_notes=lambda w: dict(notes=dict(step=4, per_epoch=4, seed=0, measured=4, kept=['epoch_1'], why='', watch=dict(best={}, top=None, waited=0), logged=[{}, 0], optim=dict(optimizer='SGD', parameters=['w'], numbers={}, scaler={}))))
 calls('training', read_training_config=lambda w: dict(config='rpn_r50_fpn_1x_coco'))
-calls('adapt', adapt_config=lambda w: dict(cfg=w.config(), data=w.coco, folder=w.folder/'data', val=.5, epochs=1, size=64, batch_size=1, seed=0))
+calls('adapt', adapt_config=lambda w: dict(cfg=w.config(), data=w.coco, folder=w.folder/'data', val=.5, epochs=1, size=64, batch_size=1))
 left_out('steps of `train`, called by it: tests/test_training.py', 'training.Trainer*', 'runs.Log__write', 'runs.begin_folder', 'training.build_model', 'training.next_commands')
 
 calls('bench', toy_batch=lambda w: dict(batch=1, size=64, device=torch.device('cpu')), kept_bytes=lambda w: dict(model=nn.Linear(2, 2), forward=lambda: nn.Linear(2, 2)(torch.ones(1, 2)).sum()))
