@@ -8,15 +8,14 @@ Docs: https://detbook.github.io/detbook/adapt.html.md"""
 __all__ = ['adapt_config']
 
 # %% ../nbs/68_adapt.ipynb #5bbdb7ec
-import copy, hashlib, math, os
+import copy, hashlib, json, math
 from pathlib import Path
 from .core import checked
-from .files import some_of
+from .files import some_of, whole_file
 from .anchors import AnchorGenerator
 from .nodes import ConfigError
 from .config import Config
 from .formats import guess_format, read_dataset
-from .writers import to_coco
 from .scan import scan_pictures
 from .census import compare_anchors
 from .settings import inner_dataset
@@ -37,11 +36,12 @@ def _two_sets(data, val, classes):
     if len(layout.splits) == 1: train, other = next(iter(layout.splits)), None
     elif train is None: raise ValueError(f'{data}: none of its splits is called train; it has {some_of(list(layout.splits))}')
     ds = read_dataset(data, split=train, classes=classes)
-    if val is not None and share is None:
-        return ds, read_dataset(val, classes=ds.classes, split=_val_split(val)), f'{layout}; measured on {val}'
-    if share is None and other is not None: return ds, read_dataset(data, split=other, classes=ds.classes), f'{layout}; learning from {train}, measured on {other}'
-    share = share or .2
-    return *ds.split(share), f'{layout}; {share:.0%} of the pictures put aside to measure on'
+    if val is not None and share is None: valid, how = read_dataset(val, split=_val_split(val)), f'measured on {val}'
+    elif share is None and other is not None: valid, how = read_dataset(data, split=other), f'learning from {train}, measured on {other}'
+    else: return *ds.split(share or .2), f'{layout}; {share or .2:.0%} of the pictures put aside to measure on'
+    lacks = [c for c in ds.classes if c not in valid.classes]
+    if len(lacks) == len(ds.classes): raise ValueError(f'{valid.name} has none of the classes that are learnt, {some_of(ds.classes)}; it has {some_of(valid.classes)}')
+    return ds, valid, f'{layout}; {how}' + f', which does not have {some_of(lacks)}'*bool(lacks)
 
 def _val_split(path):
     "The split of a second folder that is meant: the only one, or the one that is called val or test."
@@ -77,7 +77,7 @@ def _resized(value, factor):
     return max(1, round(value * factor)) if isinstance(value, int) and not isinstance(value, bool) else value
 
 def _set_size(cfg, size):
-    "Let the pictures of testing have this short side, and all other sizes their proportion to it; what was and what is."
+    "Let the pictures of testing have this short side, and all other sizes their proportion to it; what it was."
     tests = [s['scale'] for pipeline, path in _pipelines(cfg) if not path.startswith('train') for s in pipeline if s.get('type') == 'Resize' and s.get('scale')]
     if not tests: raise ConfigError('--size goes with a config whose test pipeline has a Resize with a scale; set the sizes of this one with --set')
     was = min(tests[0]) if isinstance(tests[0], (list, tuple)) else tests[0]
@@ -93,7 +93,7 @@ def _times(dataset):
     return dataset.get('times', 1) * _times(dataset.dataset) if isinstance(dataset.get('dataset'), dict) else 1
 
 def _set_epochs(cfg, epochs, steps):
-    "Let a run have so many epochs of so many steps, and its schedule keep its shape; how many there were."
+    "Let a run have so many epochs of so many steps, and its schedule keep its shape; how many epochs there were."
     loop = cfg.train_cfg
     if not loop.get('max_epochs'): raise ConfigError('--data goes with a config that counts epochs; train_cfg of this one has no max_epochs')
     was, epochs = loop.max_epochs, epochs or loop.max_epochs
@@ -110,12 +110,12 @@ def _set_epochs(cfg, epochs, steps):
     return was
 
 # %% ../nbs/68_adapt.ipynb #1fc723a6
-def _anchor_line(cfg, ds, scale):
+def _anchor_line(cfg, d, scale):
     "What the anchors of the first stage reach of the boxes, and what to set where that is little; None for a detector without such anchors."
     gen = (cfg.model.get('rpn_head') or {}).get('anchor_generator') or {}
     if not gen.get('scales') or not isinstance(scale, tuple): return None
     tried = {f: AnchorGenerator(tuple(gen.strides), tuple(gen.ratios), tuple(s*f for s in gen.scales)) for f in (1, .5, 2)}
-    reach = {f: r['at_50'] or 0. for f,r in compare_anchors(ds.to_coco(), tried, scale).items()}
+    reach = {f: r['at_50'] or 0. for f,r in compare_anchors(d, tried, scale).items()}
     best  = max(reach, key=lambda f: (reach[f], f == 1))
     line  = f'anchors reach {reach[1]:.0%} of the boxes at IoU 0.5'
     if reach[1] >= .9 or reach[best] < reach[1] + .05: return line
@@ -123,13 +123,37 @@ def _anchor_line(cfg, ds, scale):
     return line + f'; anchors of {other} strides would reach {reach[best]:.0%}: --set model.rpn_head.anchor_generator.scales=[{other}]'
 
 # %% ../nbs/68_adapt.ipynb #82e9daa2
-def _write_down(ds, folder, split):
-    "The COCO file of a set, named by its content."
-    folder.mkdir(parents=True, exist_ok=True)
-    part = to_coco(ds, folder/f'.{split}-{os.getpid()}.json')
-    name = folder/f'{split}-{hashlib.sha256(part.read_bytes()).hexdigest()[:8]}.json'
-    os.replace(part, name)
-    return name
+def _records(ds, classes):
+    "COCO's records of a set with these classes alone; one that the set does not show has a category all the same."
+    d = ds.to_coco()
+    ids = {c['name']: c['id'] for c in d['categories']}
+    free = 1 + max((i for i in ids.values() if isinstance(i, int)), default=0)
+    d['categories'] += [dict(id=free + n, name=c) for n, c in enumerate(c for c in classes if c not in ids)]
+    wanted = {c['id'] for c in d['categories'] if c['name'] in classes}
+    return d | dict(categories=[c for c in d['categories'] if c['id'] in wanted], annotations=[a for a in d['annotations'] if a['category_id'] in wanted])
+
+def _write_down(d, folder, split):
+    "The file of a set, named by its content."
+    text = json.dumps(d)
+    path = Path(folder).absolute()/f'{split}-{hashlib.sha256(text.encode()).hexdigest()[:8]}.json'
+    if not path.exists():
+        with whole_file(path) as part: part.write_text(text, encoding='utf-8')
+    return str(path)
+
+def _set_data(cfg, files, folders, classes):
+    "Let loaders and evaluators read these files; by split, 'train' and 'val'."
+    for stage in ('train', 'val', 'test'):
+        own, path = inner_dataset(cfg, f'{stage}_dataloader')
+        if not own: continue
+        if own.get('type') != 'CocoDataset': raise ConfigError(f'{path}.type = {own.get("type")!r}: --data takes the place of a CocoDataset')
+        split = 'train' if stage == 'train' else 'val'
+        own.update(data_root='', ann_file=files[split], data_prefix=dict(img=str(folders[split].absolute())), metainfo=dict(classes=tuple(classes)))
+        if cfg.get(f'{stage}_evaluator'): cfg[f'{stage}_evaluator'].ann_file = files[split]
+
+def _test_scale(cfg):
+    "Width and height within which pictures are tested; None where the pipeline does not say it so."
+    scales = [s['scale'] for pipeline, path in _pipelines(cfg) if path.startswith('val') for s in pipeline if s.get('type') == 'Resize' and isinstance(s.get('scale'), (list, tuple))]
+    return tuple(scales[0]) if scales else None
 
 @checked('epochs? int 1.., size? int 32.., batch_size? int 1..')
 def adapt_config(
@@ -144,28 +168,24 @@ def adapt_config(
 )->tuple:                           # a Config, and the lines that say what was changed
     "Make a config for COCO one for another data set. Raises ValueError for data and ConfigError for a config that cannot be trained like this."
     cfg = copy.deepcopy(cfg)
+    learnt = [s for pipeline, path in _pipelines(cfg) if path.startswith('train') for s in pipeline]
+    if any(s.get('type') == 'LoadProposals' for s in learnt): raise ConfigError('--data goes with a detector that finds its proposals itself; this config reads them from a file (LoadProposals)')
     train, valid, how = _two_sets(data, val, classes)
-    painted = [s for pipeline, path in _pipelines(cfg) if path.startswith('train') for s in pipeline if s.get('with_mask')]
-    if painted and not train.has_masks: raise ValueError(f'{data} has boxes and no masks, and this config learns masks; take one that learns boxes, such as faster-rcnn_r50_fpn_1x_coco')
+    if any(s.get('with_mask') for s in learnt) and not train.has_masks:
+        raise ValueError(f'{data} has boxes and no masks, and this config learns masks; take one that learns boxes, such as faster-rcnn_r50_fpn_1x_coco')
     for ds in (train, valid): _check_pictures(ds)
-    times = _times(cfg.train_dataloader.dataset)
-    batch = cfg.train_dataloader.batch_size = batch_size or cfg.train_dataloader.batch_size
-    steps, n = math.ceil(len(train) * times / batch), len(train.classes)
-    _set_classes(cfg.model, n)
-    was_size = _set_size(cfg, size) if size else None
-    was = _set_epochs(cfg, epochs, steps)
+    sets = dict(train=_records(train, train.classes), val=_records(valid, train.classes))
+    _set_data(cfg, {k: _write_down(d, folder, k) for k,d in sets.items()}, dict(train=train.folder, val=valid.folder), train.classes)
+    _set_classes(cfg.model, len(train.classes))
+    times, batch = _times(cfg.train_dataloader.dataset), batch_size or cfg.train_dataloader.batch_size
+    cfg.train_dataloader.batch_size, steps = batch, math.ceil(len(train) * times / batch)
+    was_size, was_epochs = _set_size(cfg, size) if size else None, _set_epochs(cfg, epochs, steps)
     if cfg.get('auto_scale_lr'): cfg.auto_scale_lr.enable = True
-    for loader, ds, split in (('train_dataloader', train, 'train'), ('val_dataloader', valid, 'val'), ('test_dataloader', valid, 'val')):
-        own, path = inner_dataset(cfg, loader)
-        if not own: continue
-        if own.get('type') != 'CocoDataset': raise ConfigError(f'{path}.type = {own.get("type")!r}: --data takes the place of a CocoDataset')
-        own.update(data_root='', ann_file=str(_write_down(ds, Path(folder).absolute(), split)), data_prefix=dict(img=str(ds.folder.absolute())), metainfo=dict(classes=tuple(train.classes)))
-    for key in ('val_evaluator', 'test_evaluator'):
-        if cfg.get(key): cfg[key].ann_file = inner_dataset(cfg, key.replace('evaluator', 'dataloader'))[0].ann_file
-    count = lambda ds: f'{len(ds)} pictures with {ds.report["objects"]} objects'
-    scale = next((tuple(s['scale']) for pipeline, path in _pipelines(cfg) if path.startswith('val') for s in pipeline if s.get('type') == 'Resize' and isinstance(s.get('scale'), (list, tuple))), None)
-    milestones = next((s['milestones'] for s in cfg.get('param_scheduler') or [] if s.get('milestones')), None)
-    said = [how, f'learning from {count(train)}, measured on {count(valid)}', f'{n} classes: {some_of(train.classes)}',
-            f'{cfg.train_cfg.max_epochs} epoch{"s" * (cfg.train_cfg.max_epochs > 1)} of {steps} steps ({len(train)} pictures{f", each {times} times" * (times > 1)}, {batch} a step)' + f' instead of {was}'*(was != cfg.train_cfg.max_epochs) + (f'; the rate falls after epochs {some_of(milestones)}' if milestones else ''),
-            f'pictures of {size} pixels on the short side instead of {was_size}' if size and size != was_size else None, _anchor_line(cfg, train, scale)]
+    n = cfg.train_cfg.max_epochs
+    falls = next((s['milestones'] for s in cfg.get('param_scheduler') or [] if s.get('milestones')), [])
+    count = lambda d: f'{len(d["images"])} pictures with {sum(not a["iscrowd"] for a in d["annotations"])} objects'
+    said = [how, f'learning from {count(sets["train"])}, measured on {count(sets["val"])}', f'{len(train.classes)} classes: {some_of(train.classes)}',
+            f'{n} epoch{"s" * (n > 1)} of {steps} steps ({len(train)} pictures{f", each {times} times" * (times > 1)}, {batch} a step)'
+            + f' instead of {was_epochs}' * (n != was_epochs) + (f'; the rate falls after epoch{"s" * (len(falls) > 1)} {some_of(falls)}' if falls else ''),
+            f'pictures of {size} pixels on the short side instead of {was_size}' if size and size != was_size else '', _anchor_line(cfg, sets['train'], _test_scale(cfg))]
     return cfg, [s for s in said if s]
