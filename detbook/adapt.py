@@ -18,6 +18,8 @@ from .config import Config
 from .formats import guess_format, read_dataset
 from .scan import scan_pictures
 from .census import compare_anchors
+from .pipeline import build_dataset
+from .loader import build_plan
 from .settings import inner_dataset
 
 # %% ../nbs/68_adapt.ipynb #b1d79395
@@ -87,10 +89,6 @@ def _set_size(cfg, size):
         key = _SIZES.get(s.get('type'))
         if key and s.get(key) is not None: s[key] = _resized(s[key], size / was)
     return was
-
-def _times(dataset):
-    "How often an epoch shows each picture."
-    return dataset.get('times', 1) * _times(dataset.dataset) if isinstance(dataset.get('dataset'), dict) else 1
 
 def _set_epochs(cfg, epochs, steps):
     "Let a run have so many epochs of so many steps, and its schedule keep its shape; how many epochs there were."
@@ -177,15 +175,17 @@ def adapt_config(
     sets = dict(train=_records(train, train.classes), val=_records(valid, train.classes))
     _set_data(cfg, {k: _write_down(d, folder, k) for k,d in sets.items()}, dict(train=train.folder, val=valid.folder), train.classes)
     _set_classes(cfg.model, len(train.classes))
-    times, batch = _times(cfg.train_dataloader.dataset), batch_size or cfg.train_dataloader.batch_size
-    cfg.train_dataloader.batch_size, steps = batch, math.ceil(len(train) * times / batch)
+    loader = cfg.train_dataloader
+    loader.batch_size = batch_size or loader.batch_size
+    built = build_dataset(loader.dataset)           # it may repeat pictures, and leave out those without objects
+    steps = len(build_plan(loader, built))
     was_size, was_epochs = _set_size(cfg, size) if size else None, _set_epochs(cfg, epochs, steps)
     if cfg.get('auto_scale_lr'): cfg.auto_scale_lr.enable = True
     n = cfg.train_cfg.max_epochs
     falls = next((s['milestones'] for s in cfg.get('param_scheduler') or [] if s.get('milestones')), [])
     count = lambda d: f'{len(d["images"])} pictures with {sum(not a["iscrowd"] for a in d["annotations"])} objects'
     said = [how, f'learning from {count(sets["train"])}, measured on {count(sets["val"])}', f'{len(train.classes)} classes: {some_of(train.classes)}',
-            f'{n} epoch{"s" * (n > 1)} of {steps} steps ({len(train)} pictures{f", each {times} times" * (times > 1)}, {batch} a step)'
+            f'{n} epoch{"s" * (n > 1)} of {steps} steps ({len(built)} pictures, {loader.batch_size} a step)'
             + f' instead of {was_epochs}' * (n != was_epochs) + (f'; the rate falls after epoch{"s" * (len(falls) > 1)} {some_of(falls)}' if falls else ''),
             f'pictures of {size} pixels on the short side instead of {was_size}' if size and size != was_size else '', _anchor_line(cfg, sets['train'], _test_scale(cfg))]
     return cfg, [s for s in said if s]

@@ -421,6 +421,7 @@ def test_a_folder_of_pictures(config, tmp_path, capsys):
     run = train(config, work_dir=tmp_path/'run', data=tmp_path/'pictures', val=.25, classes=['circle', 'square'], epochs=2, batch_size=3)
     said = capsys.readouterr().out
     assert 'learning from' in said and '2 classes: circle, square' in said and f'detbook_predict PICTURE {run.detector}' in said
+    assert f"2 epochs of {run.card['steps'] // 2} steps (" in said
     assert run.card['classes'] == ['circle', 'square'] and list(load_detector(run.detector).classes) == ['circle', 'square']
     assert run.metrics[-1]['epoch'] == 2 and run.card['calls'][0]['arguments']['val'] == '0.25'
     same_run(run, train(tmp_path/'run'/'config.py', work_dir=tmp_path/'again'))
