@@ -332,7 +332,7 @@ class Trainer:
     def run(self):
         "Train until the timetable, the patience or a signal says that it is enough."
         self.net.train()
-        bar = Progress(self.times.steps - self.step, 'steps', is_main())
+        bar = Progress(max(self.times.steps - self.step, 0), 'steps', is_main())      # a run that goes on with fewer epochs is over
         with stop_signals() as signals:
             if self.redo: self.after_step(signals)
             while not self.over():

@@ -82,6 +82,7 @@ def test_mixed_precision(family):
     cfg.neck.in_channels = [64, 128, 256, 512]
     stages = cfg.get('train_cfg', {}).get('rcnn') or []
     for s in stages if isinstance(stages, list) else [stages]: s.sampler.num = 32
+    if family == 'keypoint': cfg.roi_head.keypoint_head.update(num_convs=2, conv_out_channels=64)       # eight of 512 took ten minutes in bfloat16 where the processor has to imitate it
     torch.manual_seed(0)
     model = build_detector(cfg)
     image, target = toy.scene(3, size=96)
