@@ -57,7 +57,7 @@ def made_again(tmp_path_factory):
     copy = tmp_path_factory.mktemp('project')/'detbook'
     shutil.copytree(ROOT, copy, ignore=shutil.ignore_patterns('.git', '*.egg-info', '__pycache__', '.ipynb_checkpoints', 'build', 'dist', 'golden', 'runs', '.venv', '_proc', '_docs'), symlinks=True)
     for p in (copy/'detbook').glob('*.py'):
-        if p.name != '__init__.py': p.unlink()
+        if p.name not in ('__init__.py', '_site.py'): p.unlink()
     for command in ('nbdev_export', 'nbdev_clean'):
         module = 'nbdev.doclinks' if command == 'nbdev_export' else 'nbdev.clean'
         done = subprocess.run([sys.executable, '-c', f'import sys; from {module} import {command}; sys.argv=["{command}"]; {command}()'], cwd=copy, capture_output=True, text=True)
@@ -104,7 +104,7 @@ def test_every_module_has_its_notebook_and_the_reverse():
         elif names != [p.stem[3:]]: faults.append(f'{p.relative_to(ROOT)}: default_exp is {names}, expected {[p.stem[3:]]}')
         for n in names: words[n] = p
     for m in LIB.glob('*.py'):
-        if m.stem not in ('__init__', '_modidx') and m.stem not in words: faults.append(f'detbook/{m.name} has no notebook')
+        if m.stem not in ('__init__', '_modidx', '_site') and m.stem not in words: faults.append(f'detbook/{m.name} has no notebook')
     faults += [f'{p.relative_to(ROOT)} has no module detbook/{w}.py' for w, p in words.items() if not (LIB/f'{w}.py').exists()]
     report(faults)
 
@@ -236,12 +236,12 @@ def test_public_names_are_documented(path):
 
 @by_chapter
 def test_documentation_is_what_a_reader_gets(path):
-    "After import, with decorators applied, each name of `__all__` still has its docstring, and fastcore finds each parameter's comment."
+    "After import, with decorators applied, each name without an underscore still has its docstring, and fastcore finds each parameter's comment."
     from fastcore.docments import docments
     module = importlib.import_module(f'detbook.{path.stem[3:]}')
     faults = []
-    for name in getattr(module, '__all__', []):
-        o = getattr(module, name)
+    for name, o in vars(module).items():
+        if name.startswith('_') or getattr(o, '__module__', None) != module.__name__: continue
         if not (isinstance(o, type) or callable(o) and hasattr(o, '__name__')): continue
         if not (o.__doc__ or '').strip(): faults.append(f'{path.stem}: {name} has no docstring')
         if isinstance(o, type) and '__init__' not in vars(o): continue
@@ -303,6 +303,13 @@ def test_readme_is_what_the_index_makes():
     assert (ROOT/'README.md').read_text(encoding='utf-8') == text, f'README.md is not what nbs/index.ipynb makes: {again}'
     for name, data in files.items(): assert (ROOT/name).exists() and (ROOT/name).read_bytes() == data, f'{name} is not the picture of nbs/index.ipynb: {again}'
     assert {p.relative_to(ROOT).as_posix() for p in (ROOT/'.github'/'readme').glob('*')} == set(files), f'pictures that README.md does not show: {again}'
+
+def test_readme_lists_the_public_names():
+    "What `from detbook.X import *` brings is what the table in README.md promises, and it stays a list that one can read."
+    rows = dict(re.findall(r'^\| `(\w+)` \| (`.*`) \|$', (ROOT/'README.md').read_text(encoding='utf-8').split('## What you import')[1], re.M))
+    offered = {p.stem[3:]: importlib.import_module(f'detbook.{p.stem[3:]}').__all__ for p in CHAPTERS}
+    assert {w: re.findall(r'`(\w+)`', names) for w, names in rows.items()} == {w: names for w, names in offered.items() if names}, 'run nbs/index.ipynb and `python .ci/readme.py`'
+    assert len({n for names in offered.values() for n in names}) <= 200, 'helpers are marked `exporti`'
 
 def test_readme_gives_the_two_commands_and_lists_every_chapter():
     text = (ROOT/'README.md').read_text(encoding='utf-8')
@@ -372,7 +379,7 @@ def test_wheel_metadata(wheel):
     assert {k:v.strip() for k, v in scripts['console_scripts'].items()} == SCRIPTS
     assert meta.get_payload().strip() == (ROOT/'README.md').read_text(encoding='utf-8').strip(), 'the long description is README.md'
     assert {p.name for p in wheel.iterdir()} == {'detbook', info.name}, 'the wheel holds the package alone'
-    assert {p.name for p in (wheel/'detbook').rglob('*.py')} == {f'{w}.py' for w in [*NUMBER, '__init__', '_modidx']}
+    assert {p.name for p in (wheel/'detbook').rglob('*.py')} == {f'{w}.py' for w in [*NUMBER, '__init__', '_modidx', '_site']}
     assert (wheel/'detbook'/'py.typed').is_file(), 'editors read the annotations of a package that has this file'
     assert (wheel/'detbook'/'toy_detector.safetensors').read_bytes() == (LIB/'toy_detector.safetensors').read_bytes(), 'the detector that the chapter tiny promises'
 

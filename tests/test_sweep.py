@@ -114,7 +114,7 @@ def left_out(reason, *names): LEFT_OUT.update(dict.fromkeys(names, reason))
 calls('core',
     test_same=lambda w: dict(actual=w.boxes, expected=w.boxes, rtol=1e-5, atol=1e-6),
     strict=lambda w: dict(f=len), component=lambda w: dict(cls=type('A', (), dict(__init__=lambda self, a=1: None))), checked=lambda w: dict(f=w.ax),
-    warn_once=lambda w: dict(message='sweep'), mean_over_ranks=lambda w: dict(x=torch.tensor(3.)), check=lambda w: dict(text='a (N)'), check_keys=lambda w: dict(d=dict(a=1)), settings=lambda w: dict(x=new('nms.NMS')))
+    warn_once=lambda w: dict(message='sweep'), mean_over_ranks=lambda w: dict(x=torch.tensor(3.)), check=lambda w: dict(text='a (N)'), check_keys=lambda w: dict(d=dict(a=1)), settings=lambda w: dict(x=new('nms.NMS')), constructor_parameters=lambda w: dict(cls=type(new('nms.NMS'))))
 left_out('a block: counts what runs inside', 'core.count_syncs', 'core.counted_as')
 left_out('a line at the end of a chapter: tests/test_project.py looks for the names', 'core.moved')
 
@@ -816,12 +816,11 @@ def sweep(key, w):
 
 # ------------------------------------------------------------------ every public name is called, or it is said why not
 def public():
-    "Every public function, constructor and method: the keys that CALLS or LEFT_OUT has to have."
+    "Every function, constructor and method without an underscore, helpers too: the keys that CALLS or LEFT_OUT has to have."
     for m in MODULES:
         module = importlib.import_module(f'detbook.{m}')
-        for n in module.__all__:
-            o = getattr(module, n)
-            if getattr(o, '__module__', None) != module.__name__ or not callable(o): continue
+        for n, o in vars(module).items():
+            if n.startswith('_') or getattr(o, '__module__', None) != module.__name__ or not callable(o): continue
             if not inspect.isclass(o): yield f'{m}.{n}'; continue
             record = issubclass(o, tuple) or hasattr(o, '__dataclass_fields__')
             if not record and '__init__' in vars(o): yield f'{m}.{n}'
