@@ -8,7 +8,7 @@ Docs: https://detbook.github.io/detbook/core.html.md"""
 __all__ = ['component']
 
 # %% ../nbs/01_core.ipynb #b0bd4bde
-import functools, importlib, inspect, math, numbers, os, re, types, typing, warnings
+import functools, importlib, inspect, logging, math, numbers, os, re, sys, types, typing, warnings
 from collections.abc import Callable, Hashable, Iterable, Mapping
 from contextlib import contextmanager
 import torch
@@ -350,6 +350,33 @@ def warn_once(
     frames = [str(f.frame.f_globals.get('__name__')) for f in inspect.stack(0)]     # the modules, innermost first
     ours = [i for i,name in enumerate(frames) if name.split('.')[0] == 'detbook']
     warnings.warn(message, stacklevel=max(ours, default=0) + 2)
+
+# %% ../nbs/01_core.ipynb #94055f33
+class _Lines(logging.StreamHandler):
+    "Write each record as a line to what `sys.stdout` is now, over a progress line that stands there."
+    def __init__(self): logging.Handler.__init__(self)
+    @property
+    def stream(self): return sys.stdout
+    def format(self, record):
+        at_terminal = sys.stdout.isatty() and sys.stderr.isatty()
+        return ('\r\033[K' if at_terminal else '') + super().format(record)
+
+def _speaks(record):
+    "Does this process of a group pass the record on?"
+    return record.levelno > logging.INFO or not (dist.is_available() and dist.is_initialized()) or dist.get_rank() == 0
+
+_LOG = logging.getLogger('detbook')
+if not _LOG.handlers:           # whoever has given the logger a handler decides where records go
+    _LOG.addHandler(_Lines())
+    _LOG.addFilter(_speaks)
+    _LOG.setLevel(logging.INFO)
+    _LOG.propagate = False
+
+def say(
+    text:object,    # one line or several, for people
+):
+    "Log a message of this library; on the first process of a group alone."
+    _LOG.info('%s', text)
 
 # %% ../nbs/01_core.ipynb #1e27c697
 def moved(

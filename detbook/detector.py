@@ -12,7 +12,7 @@ from typing import NamedTuple
 import torch, torchvision
 from torch import nn, Tensor
 from .cli import nearest
-from .core import check, check_keys, checked, warn_once
+from .core import check, check_keys, checked, say, warn_once
 from .batch import IMAGENET_MEAN, IMAGENET_STD, Batch, Preprocess, check_batch, check_images, looks_dim, warn_dim, pad_truths
 from .backbone import ResNet
 from .neck import FPN
@@ -39,7 +39,7 @@ def load_backbone(
     weights:str,            # name of ImageNet weights, such as torchvision's 'resnet50' or 'efficientnet_lite0'; another known name; or path or URL of a checkpoint
     preprocess:Preprocess|None=None,    # how the detector normalises pictures: a warning where the backbone wants them otherwise
 ):
-    "Load weights into a backbone and print what became of every key; a wrong name raises FileNotFoundError, a wrong shape ValueError."
+    "Load weights into a backbone and say what became of every key; a wrong name raises FileNotFoundError, a wrong shape ValueError."
     names = [n for n in torchvision.models.list_models(module=torchvision.models) if n.startswith('res')]
     if weights in names: weights = torchvision.models.get_model_weights(weights)['IMAGENET1K_V1'].url
     if plain_name(weights) in PACKAGES: weights = find_url(weights)
@@ -48,7 +48,7 @@ def load_backbone(
     homes  = ('backbone.',) if hasattr(backbone, 'conv1') else ('roi_head.shared_head.', 'backbone.')
     prefix = next((p for p in homes if any(k.startswith(p) for k in state)), '')    # a detector's file: its neck and heads are left out
     absent = [k for k in ('conv1', 'bn1', *(f'layer{i}' for i in range(1, 5))) if not hasattr(backbone, k)]
-    print(load_checkpoint(backbone, state, prefix=prefix, ignore=('fc', 'conv_head', 'bn_head', *absent)))
+    say(load_checkpoint(backbone, state, prefix=prefix, ignore=('fc', 'conv_head', 'bn_head', *absent)))
     if preprocess is not None: _warn_colours(backbone, preprocess)
 
 # %% ../nbs/21_detector.ipynb #cfdeb98a
@@ -68,7 +68,7 @@ def start(
     weights_backbone:str|None=None,     # for the backbone (and a shared head, its last stage) alone: what `load_backbone` takes
     num_classes:int|None=None,          # of the detector, and so of its heads; None: there are no classes
 ):
-    "Check that the parts fit, load first weights and print what was loaded: the last call of every detector's constructor. Parts that do not fit raise ValueError."
+    "Check that the parts fit, load first weights and say what was loaded: the last call of every detector's constructor. Parts that do not fit raise ValueError."
     check_fit(model)
     if num_classes is not None:
         _same_classes(model, num_classes)
@@ -79,7 +79,7 @@ def start(
     shared = getattr(getattr(model, 'roi_head', None), 'shared_head', None)     # the stage that a C4 detector runs on windows
     if weights_backbone is not None:
         for part in filter(None, (model.backbone, shared)): load_backbone(part, weights_backbone, getattr(model, 'preprocess', None))
-    if weights is not None: print(load_checkpoint(model, weights))
+    if weights is not None: say(load_checkpoint(model, weights))
     model.trained = weights is not None or weights_backbone is not None or not _newborn(model.backbone)
 
 # %% ../nbs/21_detector.ipynb #771aeb27

@@ -19,7 +19,7 @@ import torch
 from torch import nn
 from .cli import nearest
 from .outputs import Progress
-from .core import check, checked, component, moved, warn_once
+from .core import check, checked, component, moved, say, warn_once
 from .nms import NMS
 from .files import whole_file
 from .describe import class_list
@@ -63,7 +63,7 @@ def _fill(model, checkpoint, config):
         if wrong[0] in report.shapes: what = '{} in the file and {} in the model'.format(*report.shapes[wrong[0]])
         raise ValueError(f'{checkpoint} does not fit {config}: {wrong[0]} is {what}; are the classes of both the same? '
                          '(cfg_options={"model.roi_head.bbox_head.num_classes": ...} changes those of the config)')
-    print(report)
+    say(report)
     return state.metadata
 
 def _device(device):

@@ -16,13 +16,13 @@ from typing import Literal, NamedTuple
 import torch, torchvision
 from torch.utils.data import Dataset
 from .cli import nearest
-from .core import checked, warn_once
+from .core import checked, say, warn_once
 from .show import panels
 from .files import whole_file
 from .reading import read_checkpoint
 from .checkpoint import save_checkpoint
 from .config import Config
-from .distributed import is_main, mean_values
+from .distributed import mean_values
 from .timetable import deciding_settings
 
 # %% ../nbs/71_runs.ipynb #11ff1508
@@ -86,7 +86,7 @@ def read_state(
         try: found = _read_one(path, check)
         except ValueError as e: wrong.append((path, e)); continue
         for bad,e in wrong:
-            print(f'{e}; going back to {found.path.name}, and {bad.name} becomes {bad.name}.damaged')
+            say(f'{e}; going back to {found.path.name}, and {bad.name} becomes {bad.name}.damaged')
             os.replace(bad, f'{bad}.damaged')
         return found
     if wrong: raise ValueError(f'no state of the run in {source} can be read: {wrong[0][1]}')
@@ -279,13 +279,6 @@ def state_settings(
     return settings, classes
 
 # %% ../nbs/71_runs.ipynb #a79b55b6
-@checked
-def say(
-    text:str,   # for people
-):
-    "Print on rank 0, over the progress bar if there is one."
-    if is_main(): print(('\r\033[K' if sys.stderr.isatty() and sys.stdout.isatty() else '') + text, flush=True)
-
 @contextlib.contextmanager
 def naming_file(
     path:Path,  # of the file that is written inside of the `with` block
@@ -442,7 +435,7 @@ def _put_aside(work_dir):
     (work_dir/f'earlier_{n}').mkdir()
     for pattern in _FILES:
         for p in work_dir.glob(pattern): p.rename(work_dir/f'earlier_{n}'/p.name)
-    print(f'{said}: this earlier run was moved to {work_dir/f"earlier_{n}"}; --resume would have gone on with it')
+    say(f'{said}: this earlier run was moved to {work_dir/f"earlier_{n}"}; --resume would have gone on with it')
 
 @checked
 def begin_folder(
@@ -459,7 +452,7 @@ def begin_folder(
         state = read_state(source, check_notes)
         if state is None and not own: raise FileNotFoundError(f'--resume {source}: this folder holds no state of a run, no resume.safetensors')
         if state and (own or work_dir.resolve() in (source.resolve(), source.resolve().parent)): return state
-        if own: print(f'{work_dir} holds nothing to go on from: the run begins')
+        if own: say(f'{work_dir} holds nothing to go on from: the run begins')
     else: state = None
     _put_aside(work_dir)
     return state

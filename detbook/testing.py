@@ -8,7 +8,7 @@ Docs: https://detbook.github.io/detbook/testing.html.md"""
 __all__ = ['test', 'detbook_test', 'detbook_eval']
 
 # %% ../nbs/69_testing.ipynb #bdef06f0
-import base64, contextlib, copy, inspect, io, json, os, pickle, re, time
+import base64, contextlib, copy, inspect, json, os, pickle, re, time
 from collections.abc import Callable, Iterator
 from pathlib import Path
 from typing import Literal, NamedTuple
@@ -17,7 +17,7 @@ from torch import nn
 from torch.utils.data import DataLoader
 from .cli import nearest
 from .outputs import Progress
-from .core import checked
+from .core import checked, say
 from .show import panels, show_prediction, show_target
 from .files import whole_file
 from .reading import read_arrays
@@ -286,7 +286,7 @@ def read_truths(
     own = Path(ds.name).is_file()
     if ann_file and Path(ann_file).is_file(): name = str(ann_file)
     else:
-        if ann_file and str(ann_file) != ds.name and is_main(): print(f'there is no {ann_file}, which the evaluator names: the truths are those of {ds.name}')
+        if ann_file and str(ann_file) != ds.name: say(f'there is no {ann_file}, which the evaluator names: the truths are those of {ds.name}')
         name = ds.name
     d = read_coco(name) if own or name != ds.name else ds.to_coco()
     if name != ds.name: _same_pictures(d, name, ds)
@@ -335,7 +335,7 @@ def _data(config, cfg, tta, draws):
     except ValueError as e:
         if not draws: raise
         ds = load(False)                # raises again, unless it was about masks
-        if is_main() and 'no mask' not in str(e): print(f'the truths are drawn without masks: {e}')
+        if 'no mask' not in str(e): say(f'the truths are drawn without masks: {e}')
     if not isinstance(ds, CocoDataset): raise ConfigError(f'test_dataloader.dataset is a {type(ds).__name__}: figures are those of one CocoDataset')
     loader = cfg['test_dataloader'] if cfg else dict(num_workers=2)
     return ds, loader.get('batch_size', 1), loader.get('num_workers', 0)
@@ -351,8 +351,8 @@ def _suitable(model, ds):
     if isinstance(model, RPN): return ('proposal_fast',)
     head, d = getattr(model, 'roi_head', None), read_truths(ds)
     points = 17 in (len(a.get('keypoints') or ())//3 for a in d['annotations'])
-    if not points and getattr(head, 'keypoint_head', None) is not None and is_main():
-        print('keypoints are not measured: the truths have none of 17, and others need a config whose test_evaluator gives their sigmas')
+    if not points and getattr(head, 'keypoint_head', None) is not None:
+        say('keypoints are not measured: the truths have none of 17, and others need a config whose test_evaluator gives their sigmas')
     masks = any(a.get('segmentation') for a in d['annotations'])
     return 'bbox', *['segm']*(masks and getattr(head, 'mask_head', None) is not None), *['keypoints']*(points and getattr(head, 'keypoint_head', None) is not None)
 
@@ -392,8 +392,7 @@ def _test_rank(config, cfg, checkpoint, measures, out, show, show_dir, min_score
     ds, batch_size, num_workers = _data(config, cfg, tta, bool(show or show_dir))
     files  = [ds.path(i) for i in range(len(ds))]
     places = place_below(show_dir, [os.path.relpath(f, ds.folder) for f in files], files, '.jpg', '--show_dir') if show_dir else None
-    with contextlib.nullcontext() if is_main() else contextlib.redirect_stdout(io.StringIO()):
-        model = init_detector(cfg, checkpoint, place().device, own=load_own(own))
+    model = init_detector(cfg, checkpoint, place().device, own=load_own(own))
     if cfg is None: _as_shown(ds, model)
     if not measures.metrics: measures = measures._replace(metrics=_suitable(model, ds))
     if not measures.format_only:
@@ -457,7 +456,7 @@ def detbook_test(
 def _write_metrics(folder, result, config, checkpoint, n):
     "Write the figures, and what they are of, under a name that is free."
     path = free_path(folder/'metrics.json')
-    if path.name != 'metrics.json': print(f'there is a metrics.json in {folder}: the figures go into {path.name}')
+    if path.name != 'metrics.json': say(f'there is a metrics.json in {folder}: the figures go into {path.name}')
     what = dict(config=getattr(config, 'filename', None) if isinstance(config, dict) else str(config), checkpoint=str(checkpoint), images=n)
     with whole_file(path) as part: Path(part).write_text(json.dumps(what | result.to_dict(), indent=1, allow_nan=False))
     return path

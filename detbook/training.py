@@ -15,7 +15,7 @@ import torch, torch.distributed as dist
 from torch import nn
 from .cli import nearest
 from .outputs import Progress
-from .core import strict, warn_once
+from .core import say, strict, warn_once
 from .files import whole_file
 from .checkpoint import load_checkpoint
 from .describe import save_detector
@@ -37,7 +37,7 @@ from .testing import check_metrics, detect_all, measure, read_evaluator, read_tr
 from .adapt import adapt_config
 from .timetable import Timetable, Watch, deciding_settings, flat_settings, read_environment, read_hooks, read_timetable, seed_step, setting_changes, show_changes, stop_signals   # noqa: F401 (some are here for users, who import them from training)
 from .runs import STATES, Lines, Log, Run, State, begin_folder, check_notes, fingerprint, lock_folder, memory_used, naming_file, open_board   # noqa: F401 (likewise)
-from .runs import read_card, read_lines, read_state, save_state, say, state_settings, versions, write_card
+from .runs import read_card, read_lines, read_state, save_state, state_settings, versions, write_card
 
 # %% ../nbs/72_training.ipynb #0c364227
 def _pretrained(model, path='model'):
@@ -58,14 +58,14 @@ def build_model(
     load:bool=True,     # load what init_cfg and load_from name? a run that goes on has better weights already
     own:tuple=(),       # classes of yours that the config names
 )->nn.Module:           # a detector
-    "Build a config's detector with its first weights; prints what was loaded."
+    "Build a config's detector with its first weights, and say what was loaded."
     torch.manual_seed(seed)
     model = build_detector(ConfigPart(cfg, 'the config')('model'), own=own)
     source = cfg.get('load_from')
-    if source and load: print(load_checkpoint(model, source))
+    if source and load: say(load_checkpoint(model, source))
     for path, weights in _pretrained(cfg['model']):
         if source or not load: continue
-        if path == 'model': print(load_checkpoint(model, weights)); continue
+        if path == 'model': say(load_checkpoint(model, weights)); continue
         if path not in ('model.backbone', 'model.roi_head.shared_head'):
             raise ConfigError(f'{path}.init_cfg: detbook loads weights into a backbone, its last stage, or the whole model')
         load_backbone(model.get_submodule(path.removeprefix('model.')), weights, model.preprocess)
@@ -164,7 +164,7 @@ class Trainer:
             if not isinstance(self.val, CocoDataset): raise ConfigError(f'val_dataloader.dataset is a {type(self.val).__name__}: figures are those of one CocoDataset')
             _same_classes(self.data, self.val)
             build_loader(self.val, loads, build_plan(loads | dict(batch_size=loads.get('batch_size', 1)), self.val, path='val_dataloader'), path='val_dataloader')
-        with contextlib.nullcontext() if is_main() else contextlib.redirect_stdout(None): self.model = build_model(cfg, seed, state is None, own)
+        self.model = build_model(cfg, seed, state is None, own)
         _classes_fit(self.model, self.data)
         if self.measures: self.watch.fits(_try_measuring(self.measures, self.val, self.model))
         self.shown_as = _preprocessing(cfg, self.val if self.measures else None)

@@ -14,7 +14,7 @@ from pathlib import Path
 import torch, torchvision
 from torch import Tensor, nn
 from .cli import nearest
-from .core import checked, component, moved, warn_once
+from .core import checked, component, moved, say, warn_once
 from .batch import IMAGENET_MEAN, IMAGENET_STD, Preprocess
 from .anchors import AnchorGenerator, PointGenerator
 from .coder import DeltaCoder
@@ -336,7 +336,7 @@ def load_detector(
         if kind not in ('mmdetection', _maker(arch), {'detectron2': 'detectron'}.get(_maker(arch))):
             raise ValueError(f'{path} holds weights of {kind}, and arch={arch!r} is another program\'s: try {_guess(state)!r}')
     report = load_checkpoint(model, weights)
-    print(report)
+    say(report)
     if wrong := (report.reinitialised + report.missing + report.unexpected if notes is not None and num_classes is None else []):
         raise ValueError(f'{path} does not fit its own description: {wrong[0]}')
     number = getattr(model, 'num_classes', 0)

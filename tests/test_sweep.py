@@ -114,7 +114,7 @@ def left_out(reason, *names): LEFT_OUT.update(dict.fromkeys(names, reason))
 calls('core',
     test_same=lambda w: dict(actual=w.boxes, expected=w.boxes, rtol=1e-5, atol=1e-6),
     strict=lambda w: dict(f=len), component=lambda w: dict(cls=type('A', (), dict(__init__=lambda self, a=1: None))), checked=lambda w: dict(f=w.ax),
-    warn_once=lambda w: dict(message='sweep'), mean_over_ranks=lambda w: dict(x=torch.tensor(3.)), check=lambda w: dict(text='a (N)'), check_keys=lambda w: dict(d=dict(a=1)), settings=lambda w: dict(x=new('nms.NMS')), constructor_parameters=lambda w: dict(cls=type(new('nms.NMS'))))
+    warn_once=lambda w: dict(message='sweep'), mean_over_ranks=lambda w: dict(x=torch.tensor(3.)), check=lambda w: dict(text='a (N)'), check_keys=lambda w: dict(d=dict(a=1)), settings=lambda w: dict(x=new('nms.NMS')), constructor_parameters=lambda w: dict(cls=type(new('nms.NMS'))), say=lambda w: dict(text='sweep'))
 left_out('a block: counts what runs inside', 'core.count_syncs', 'core.counted_as')
 left_out('a line at the end of a chapter: tests/test_project.py looks for the names', 'core.moved')
 
