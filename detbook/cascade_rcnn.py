@@ -17,7 +17,7 @@ from .anchors import AnchorGenerator
 from .coder import DeltaCoder
 from .losses import SmoothL1Loss
 from .assign import Matcher, RandomSampler, NEITHER
-from .detector import Detector, Proposals, start, prepare, prepare_images, scale_detections
+from .detector import Detector, Proposals, finish_init, prepare, prepare_images, scale_detections
 from .rpn import RPNHead, ProposalFilter
 from .roi import Canvas, RoIExtractor
 from .fast_rcnn import BoxHead, DetectionFilter, RoIHead, RoIs
@@ -55,7 +55,7 @@ def refine_rois(
     "Turn the samples of one stage into proposals for the next, without those that were truths themselves."
     positive = rois.matched >= 0
     boxes = refine_boxes(head, rois.boxes, logits, deltas, sizes, torch.where(positive, rois.labels, -1))
-    is_truth = positive & (rois.boxes == rois.goals).all(-1)
+    is_truth = positive & (rois.boxes == rois.gt_boxes).all(-1)
     return Proposals(boxes, torch.zeros_like(boxes[...,0]), (rois.matched != NEITHER) & ~is_truth)
 
 # %% ../nbs/28_cascade_rcnn.ipynb #b3a1486b
@@ -211,7 +211,7 @@ class CascadeRCNN(Detector):
         self.rpn_head = cascade_rpn_head(C) if rpn_head is None else rpn_head
         if roi_head is None: roi_head = CascadeRoIHead(cascade_heads(num_classes, C), None if mask_head is None else _three_of(mask_head))
         self.roi_head = roi_head
-        start(self, weights, weights_backbone, num_classes)
+        finish_init(self, weights, weights_backbone, num_classes)
 
     def loss(self,
         images:list,    # B tensors (3,h,w) RGB, 0..255

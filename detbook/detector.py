@@ -62,7 +62,7 @@ def _mark_trained(model, incompatible):
     "A state was loaded: the weights are no longer the random ones."
     model.trained = True
 
-def start(
+def finish_init(
     model:nn.Module,                    # a detector whose components are in place
     weights:str|None=None,              # path or URL of a checkpoint for the whole detector
     weights_backbone:str|None=None,     # for the backbone (and a shared head, its last stage) alone: what `load_backbone` takes
@@ -73,7 +73,7 @@ def start(
     if num_classes is not None:
         _same_classes(model, num_classes)
         model.num_classes = num_classes
-    model.trained = model.looked = False
+    model.trained = model.range_checked = False
     parts:tuple[nn.Module, ...] = (model, model.backbone)
     for part in parts: part.register_load_state_dict_post_hook(_mark_trained)
     shared = getattr(getattr(model, 'roi_head', None), 'shared_head', None)     # the stage that a C4 detector runs on windows
@@ -159,8 +159,8 @@ def prepare(
 )->tuple:                       # Batch, Truths: on the device of the model
     "Check, normalise and pad what a detector is to learn from; the first bad value raises ValueError and is named."
     check('model Module, need list text', model, need)
-    check_batch(images, targets, num_classes, not model.looked)
-    model.looked = True
+    check_batch(images, targets, num_classes, not model.range_checked)
+    model.range_checked = True
     if torch.is_grad_enabled() and not (model.trained or getattr(model.backbone, 'trained', False)):
         _warn_untrained(model)
         model.trained = True        # from here on it learns, and it was said
@@ -175,8 +175,8 @@ def prepare_images(
     "Check, normalise and pad what a detector is to look at; what is no image raises ValueError and is named."
     check('model Module', model)
     check_images(images)
-    if not model.looked and bool(looks_dim(images)): warn_dim()
-    model.looked = True
+    if not model.range_checked and bool(looks_dim(images)): warn_dim()
+    model.range_checked = True
     return model.preprocess(images)
 
 # %% ../nbs/21_detector.ipynb #c4ec7de1

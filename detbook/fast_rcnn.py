@@ -20,7 +20,7 @@ from .coder import DeltaCoder
 from .assign import Matcher, RandomSampler, BACKGROUND, NEITHER
 from .nms import NMS
 from .losses import L1Loss, SoftmaxLoss, weighted_sum
-from .detector import Detector, Proposals, start, prepare, prepare_images, scale_detections
+from .detector import Detector, Proposals, finish_init, prepare, prepare_images, scale_detections
 from .rpn import box_losses
 from .roi import Canvas, RoIExtractor
 
@@ -50,7 +50,7 @@ class RoIs(NamedTuple):
     boxes: Tensor   # (B,S,4) xyxy, pixels; a unit box in an empty slot
     matched: Tensor # (B,S) int64: truth, BACKGROUND, or NEITHER for an empty slot
     labels: Tensor  # (B,S) int64: class of the truth; elsewhere 0
-    goals: Tensor   # (B,S,4) the truth's box; elsewhere the box itself
+    gt_boxes: Tensor   # (B,S,4) the truth's box; elsewhere the box itself
     max_pos: int    # only the first `max_pos` slots can be positive
     count: int|None = None  # how many are positive in all, where the host has read it already
 
@@ -60,11 +60,11 @@ def sample_rois(
     truths:Truths,          # what is there
     matcher:Matcher,        # compares the two
     sampler:RandomSampler,  # draws; adds the truths to the proposals if it says so
-    judge:Callable|None=None,   # (boxes (B,N,4), labels (B,N), -1 no object) -> (B,N) losses, for samplers that need them
+    loss_fn:Callable|None=None,   # (boxes (B,N,4), labels (B,N), -1 no object) -> (B,N) losses, for samplers that need them
 )->RoIs:                    # S slots an image
     "Match proposals with truths and draw those that the second stage learns from."
-    check('proposals Proposals, truths Truths, matcher callable, sampler callable, judge? callable',
-          proposals, truths, matcher, sampler, judge)
+    check('proposals Proposals, truths Truths, matcher callable, sampler callable, loss_fn? callable',
+          proposals, truths, matcher, sampler, loss_fn)
     boxes, valid = proposals.boxes, proposals.valid
     matched = matcher(boxes, truths, valid)
     if sampler.add_truths:
@@ -73,13 +73,13 @@ def sample_rois(
         matched = torch.cat([own.masked_fill(~truths.valid, NEITHER), matched], 1)
     if getattr(sampler, 'needs_losses', False):
         labels = truths.labels.gather(1, matched.clamp(min=0)).masked_fill(matched < 0, -1)
-        index, matched, max_pos = sampler(matched, judge(boxes, labels))
+        index, matched, max_pos = sampler(matched, loss_fn(boxes, labels))
     else: index, matched, max_pos = sampler(matched)
     rows = lambda x, i: x.gather(1, i[...,None].expand(-1, -1, 4))
     boxes, truth, positive = rows(boxes, index), matched.clamp(min=0), (matched >= 0)[...,None]
     boxes = torch.where(matched[...,None] == NEITHER, boxes.new_tensor([0, 0, 1, 1]), boxes)
-    goals = torch.where(positive, rows(truths.boxes, truth), boxes)
-    return RoIs(boxes, matched, truths.labels.gather(1, truth) * (matched >= 0), goals, max_pos)
+    gt_boxes = torch.where(positive, rows(truths.boxes, truth), boxes)
+    return RoIs(boxes, matched, truths.labels.gather(1, truth) * (matched >= 0), gt_boxes, max_pos)
 
 # %% ../nbs/24_fast_rcnn.ipynb #e2b1f077
 @component
@@ -129,7 +129,7 @@ class BoxHead(nn.Module):
         logits, deltas = logits.unflatten(0, positive.shape), deltas.unflatten(0, positive.shape)[:,:k]
         which = torch.zeros_like(rois.labels) if self.class_agnostic else rois.labels
         own = deltas.gather(2, which[:,:k,None,None].expand(-1, -1, -1, 4))[:,:,0]
-        off = box_losses(own, rois.boxes[:,:k], rois.goals[:,:k], positive[:,:k], self.coder, self.loss_bbox, self.decoded)
+        off = box_losses(own, rois.boxes[:,:k], rois.gt_boxes[:,:k], positive[:,:k], self.coder, self.loss_bbox, self.decoded)
         labels = torch.where(positive, rois.labels, self.num_classes)
         return dict(loss_cls=weighted_sum(self.loss_cls(logits, labels), used, used.sum()),
                     loss_bbox=weighted_sum(off, positive[:,:k], used.sum()))
@@ -250,10 +250,10 @@ class RoIHead(nn.Module):
     )->RoIs:                    # S slots an image
         "Match proposals with truths and draw those to learn from; a sampler that needs losses is told those of the classes."
         @torch.no_grad()
-        def judge(boxes, labels):
+        def loss_fn(boxes, labels):
             logits = self.boxes(canvas, boxes)[0].unflatten(0, labels.shape)
             return self.bbox_head.loss_cls(logits, torch.where(labels < 0, self.bbox_head.num_classes, labels))
-        return sample_rois(proposals, truths, self.matcher, self.sampler, judge)
+        return sample_rois(proposals, truths, self.matcher, self.sampler, loss_fn)
 
     def detect(self,
         canvas:Canvas,          # of the pyramid
@@ -283,7 +283,7 @@ class FastRCNN(Detector):
         super().__init__(backbone, neck, preprocess)
         C = self.neck.out_channels
         self.roi_head = RoIHead(BoxHead(num_classes, C)) if roi_head is None else roi_head
-        start(self, weights, weights_backbone, num_classes)
+        finish_init(self, weights, weights_backbone, num_classes)
 
     def loss(self,
         images:list,    # B tensors (3,h,w) RGB, 0..255

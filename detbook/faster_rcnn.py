@@ -12,7 +12,7 @@ import torch
 from torch import nn
 from .core import component
 from .batch import Preprocess
-from .detector import Detector, start, prepare, prepare_images, scale_detections
+from .detector import Detector, finish_init, prepare, prepare_images, scale_detections
 from .rpn import RPNHead
 from .fast_rcnn import BoxHead, DetectionFilter, RoIHead
 
@@ -37,7 +37,7 @@ class FasterRCNN(Detector):
         C = self.neck.out_channels
         self.rpn_head = RPNHead(C) if rpn_head is None else rpn_head
         self.roi_head = RoIHead(BoxHead(num_classes, C)) if roi_head is None else roi_head
-        start(self, weights, weights_backbone, num_classes)
+        finish_init(self, weights, weights_backbone, num_classes)
 
     def loss(self,
         images:list,    # B tensors (3,h,w) RGB, 0..255

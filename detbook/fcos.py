@@ -19,8 +19,8 @@ from .anchors import PointGenerator
 from .coder import DistanceCoder
 from .assign import BACKGROUND, NEITHER
 from .losses import FocalLoss, IoULoss, SigmoidLoss, weighted_sum
-from .detector import Detector, Proposals, start, prepare, prepare_images, scale_detections
-from .retinanet import DenseFilter, DenseOutput, predictor, rows, tower
+from .detector import Detector, Proposals, finish_init, prepare, prepare_images, scale_detections
+from .retinanet import DenseFilter, DenseOutput, pred_conv, flatten_map, conv_tower
 
 # %% ../nbs/31_fcos.ipynb #4d310f2d
 @component
@@ -123,11 +123,11 @@ class FCOSHead(nn.Module):
         self.train_filter = train_filter or DenseFilter(2000, 0., .7, 1000)
         self.test_filter = test_filter or (DenseFilter(1000, 0., .7, 1000) if first_stage else DenseFilter())
         self.conv_bias = not norm_groups if conv_bias is None else conv_bias
-        self.cls_convs = tower(stacked_convs, in_channels, feat_channels, norm_groups, self.conv_bias)
-        self.reg_convs = tower(stacked_convs, in_channels, feat_channels, norm_groups, self.conv_bias)
+        self.cls_convs = conv_tower(stacked_convs, in_channels, feat_channels, norm_groups, self.conv_bias)
+        self.reg_convs = conv_tower(stacked_convs, in_channels, feat_channels, norm_groups, self.conv_bias)
         mid = feat_channels if stacked_convs else in_channels
-        self.conv_cls, self.conv_reg = predictor(mid, num_classes, prior=.01), predictor(mid, 4)
-        self.conv_centerness = predictor(mid, 1)
+        self.conv_cls, self.conv_reg = pred_conv(mid, num_classes, prior=.01), pred_conv(mid, 4)
+        self.conv_centerness = pred_conv(mid, 1)
         self.scales = nn.ModuleList(Scale() for _ in self.points.strides)
 
     def forward(self,
@@ -140,9 +140,9 @@ class FCOSHead(nn.Module):
             what = where = f
             for conv in self.cls_convs: what = conv(what)
             for conv in self.reg_convs: where = conv(where)
-            logits.append(rows(self.conv_cls(what), self.num_classes))
-            deltas.append(rows(scale(self.conv_reg(where)), 4))
-            quality.append(rows(self.conv_centerness(where if self.centerness_on_reg else what), 1)[...,0])
+            logits.append(flatten_map(self.conv_cls(what), self.num_classes))
+            deltas.append(flatten_map(scale(self.conv_reg(where)), 4))
+            quality.append(flatten_map(self.conv_centerness(where if self.centerness_on_reg else what), 1)[...,0])
         sizes = [f.shape[-2:] for f in feats]
         points = self.points.grid(sizes, feats[0].device)
         logits, deltas, quality = (torch.cat(x, 1) for x in (logits, deltas, quality))
@@ -222,7 +222,7 @@ class FCOS(Detector):
     ):
         super().__init__(backbone, neck, preprocess, dict(start_level=1, extra='on_output', relu_before_extra=True))
         self.bbox_head = FCOSHead(num_classes, self.neck.out_channels) if bbox_head is None else bbox_head
-        start(self, weights, weights_backbone, num_classes)
+        finish_init(self, weights, weights_backbone, num_classes)
 
     def loss(self,
         images:list,    # B tensors (3,h,w) RGB, 0..255

@@ -19,7 +19,7 @@ from .batch import Preprocess, Truths
 from .anchors import AnchorGenerator
 from .losses import SmoothL1Loss, softmax_loss, weighted_sum
 from .neck import Conv
-from .detector import check_detections, Detector, start, prepare, prepare_images, scale_detections
+from .detector import check_detections, Detector, finish_init, prepare, prepare_images, scale_detections
 from .rpn import ProposalFilter, RPNHead
 from .roi import Canvas, RoIExtractor
 from .fast_rcnn import BoxHead, DetectionFilter, RoIHead, RoIs
@@ -220,7 +220,7 @@ class KeypointRCNN(Detector):
         self.roi_head = roi_head
         _check_heads(self.roi_head, num_keypoints)
         self.num_keypoints = num_keypoints
-        start(self, weights, weights_backbone, num_classes)
+        finish_init(self, weights, weights_backbone, num_classes)
 
     def loss(self,
         images:list,    # B tensors (3,h,w) RGB, 0..255

@@ -22,12 +22,12 @@ from .coder import DeltaCoder
 from .assign import Matcher, BACKGROUND
 from .nms import NMS, nms_fixed
 from .losses import FocalLoss, L1Loss, weighted_sum
-from .detector import Detector, Proposals, start, prepare, prepare_images, scale_detections
+from .detector import Detector, Proposals, finish_init, prepare, prepare_images, scale_detections
 from .rpn import box_losses
 
 # %% ../nbs/30_retinanet.ipynb #b9a959cc
 @checked
-def predictor(
+def pred_conv(
     in_channels:int,        # of the features
     out_channels:int,       # answers at each place
     prior:float|None=None,  # probability that a new one gives every answer; None: its biases are 0
@@ -67,7 +67,7 @@ class HeadConv(nn.Module):
         return F.relu(x if self.gn is None else self.gn(x), inplace=True)
 
 # %% ../nbs/30_retinanet.ipynb #5b523a41
-def tower(
+def conv_tower(
     num:int,                # convolutions
     in_channels:int,        # of the pyramid
     channels:int,           # of the tower
@@ -90,7 +90,7 @@ class DenseOutput(NamedTuple):
     quality: Tensor|None = None # (B,N) logits: how well placed is it? None: nobody asks
 
 # %% ../nbs/30_retinanet.ipynb #37dff26b
-def rows(
+def flatten_map(
     x:Tensor,   # (B,A*k,H,W) answers as a map
     k:int,      # numbers in an answer
 )->Tensor:      # (B,H*W*A,k)
@@ -206,10 +206,10 @@ class RetinaHead(nn.Module):
         self.coder, self.matcher = coder or DeltaCoder(), matcher or Matcher(.5, .4, 0)
         self.loss_cls, self.loss_bbox = loss_cls or FocalLoss(), loss_bbox or L1Loss()
         self.test_filter = test_filter or DenseFilter()
-        self.cls_convs = tower(stacked_convs, in_channels, feat_channels, norm_groups)
-        self.reg_convs = tower(stacked_convs, in_channels, feat_channels, norm_groups)
+        self.cls_convs = conv_tower(stacked_convs, in_channels, feat_channels, norm_groups)
+        self.reg_convs = conv_tower(stacked_convs, in_channels, feat_channels, norm_groups)
         mid, A = feat_channels if stacked_convs else in_channels, self.anchors.per_cell
-        self.retina_cls, self.retina_reg = predictor(mid, A*num_classes, prior=.01), predictor(mid, A*4)
+        self.retina_cls, self.retina_reg = pred_conv(mid, A*num_classes, prior=.01), pred_conv(mid, A*4)
 
     def forward(self,
         feats:tuple,    # L tensors (B,C,H_l,W_l)
@@ -221,8 +221,8 @@ class RetinaHead(nn.Module):
             what = where = f
             for conv in self.cls_convs: what = conv(what)
             for conv in self.reg_convs: where = conv(where)
-            logits.append(rows(self.retina_cls(what), self.num_classes))
-            deltas.append(rows(self.retina_reg(where), 4))
+            logits.append(flatten_map(self.retina_cls(what), self.num_classes))
+            deltas.append(flatten_map(self.retina_reg(where), 4))
         sizes = [f.shape[-2:] for f in feats]
         anchors = self.anchors.grid(sizes, feats[0].device)
         return DenseOutput(torch.cat(logits, 1), torch.cat(deltas, 1), torch.cat(anchors), sizes, [len(a) for a in anchors])
@@ -239,8 +239,8 @@ class RetinaHead(nn.Module):
         positive, used, truth = matched >= 0, matched >= BACKGROUND, matched.clamp(min=0)
         count = positive.sum(1).clamp(min=1).sum()
         labels = torch.where(positive, truths.labels.gather(1, truth), self.num_classes)
-        goals = truths.boxes.gather(1, truth[...,None].expand(-1, -1, 4))
-        off = box_losses(out.deltas, out.anchors.expand_as(goals), goals, positive, self.coder, self.loss_bbox, self.decoded)
+        gt_boxes = truths.boxes.gather(1, truth[...,None].expand(-1, -1, 4))
+        off = box_losses(out.deltas, out.anchors.expand_as(gt_boxes), gt_boxes, positive, self.coder, self.loss_bbox, self.decoded)
         return dict(loss_cls=weighted_sum(self.loss_cls(out.logits, labels), used, count),
                     loss_bbox=weighted_sum(off, positive, count))
 
@@ -269,7 +269,7 @@ class RetinaNet(Detector):
     ):
         super().__init__(backbone, neck, preprocess, dict(start_level=1, extra='on_input'))
         self.bbox_head = RetinaHead(num_classes, self.neck.out_channels) if bbox_head is None else bbox_head
-        start(self, weights, weights_backbone, num_classes)
+        finish_init(self, weights, weights_backbone, num_classes)
 
     def loss(self,
         images:list,    # B tensors (3,h,w) RGB, 0..255

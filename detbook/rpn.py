@@ -20,7 +20,7 @@ from .coder import DeltaCoder
 from .assign import Matcher, RandomSampler, BACKGROUND
 from .nms import nms_fixed
 from .losses import L1Loss, SigmoidLoss, weighted_sum
-from .detector import Detector, Proposals, start, prepare, scale_detections
+from .detector import Detector, Proposals, finish_init, prepare, scale_detections
 
 # %% ../nbs/22_rpn.ipynb #3e8d7f4c
 class RPNOutput(NamedTuple):
@@ -32,7 +32,7 @@ class RPNOutput(NamedTuple):
     splits: list        # L numbers of anchors, N in sum
 
 # %% ../nbs/22_rpn.ipynb #5669caad
-def ranks(
+def rank_scores(
     scores:Tensor,  # (B,N) 0 or more
     usable:Tensor,  # (B,N) bool: the others come last
 )->Tensor:          # (B,N) float64: N for the best of a row, 1 for its last
@@ -77,7 +77,7 @@ class ProposalFilter:
         boxes = coder.decode(out.anchors[index], deltas.gather(1, index[...,None].expand(-1, -1, 4)), sizes)
         big = ((boxes[...,2:] - boxes[...,:2]) > self.min_size).all(-1)
         scores = scores.gather(1, index)
-        best, kept = nms_fixed(boxes, ranks(scores, big), big, splits, self.iou, self.max_per_img)
+        best, kept = nms_fixed(boxes, rank_scores(scores, big), big, splits, self.iou, self.max_per_img)
         return Proposals(boxes.gather(1, best[...,None].expand(-1, -1, 4)), scores.gather(1, best), kept)
 
 # %% ../nbs/22_rpn.ipynb #e86a06d9
@@ -85,19 +85,19 @@ class ProposalFilter:
 def box_losses(
     deltas:Tensor,          # (...,4) normalised: what was predicted
     anchors:Tensor,         # (...,4) xyxy, pixels: from where
-    goals:Tensor,           # (...,4) xyxy, pixels: the truths
+    gt_boxes:Tensor,           # (...,4) xyxy, pixels: the truths
     positive:Tensor,        # (...) bool: where there is something to compare
     coder:DeltaCoder,       # between the two
     loss:Callable,          # (pred, target) -> one loss a box
     decoded:bool=False,     # compare boxes, not deltas?
 )->Tensor:                  # (...) one loss a box; elsewhere that of a unit box with itself
     "How far predicted deltas lead from the truths, compared as deltas or as boxes."
-    check('deltas float (*,4), anchors (*,4), goals (*,4), positive bool (*), loss callable',
-          deltas, anchors, goals, positive, loss)
+    check('deltas float (*,4), anchors (*,4), gt_boxes (*,4), positive bool (*), loss callable',
+          deltas, anchors, gt_boxes, positive, loss)
     unit = anchors.new_tensor([0, 0, 1, 1])
-    anchors, goals = (torch.where(positive[...,None], b, unit) for b in (anchors, goals))
+    anchors, gt_boxes = (torch.where(positive[...,None], b, unit) for b in (anchors, gt_boxes))
     deltas = torch.where(positive[...,None], deltas, 0.)
-    return loss(coder.decode(anchors, deltas), goals) if decoded else loss(deltas, coder.encode(anchors, goals))
+    return loss(coder.decode(anchors, deltas), gt_boxes) if decoded else loss(deltas, coder.encode(anchors, gt_boxes))
 
 # %% ../nbs/22_rpn.ipynb #f0363aa6
 @component
@@ -197,7 +197,7 @@ class RPN(Detector):
         super().__init__(backbone, neck, preprocess)
         if num_classes != 1: raise ValueError(f'RPN: num_classes is {num_classes}; a region proposal network knows one class, object: leave it out')
         self.bbox_head = lone_rpn_head(self.neck.out_channels) if rpn_head is None else rpn_head
-        start(self, weights, weights_backbone)
+        finish_init(self, weights, weights_backbone)
 
     @property
     def rpn_head(self)->nn.Module: # the head, which mmdetection's checkpoints call `bbox_head`
