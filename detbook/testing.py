@@ -55,6 +55,15 @@ def _coco_metric(p):
     metric, usual = p('metric', 'bbox'), Measures._field_defaults
     return Measures((metric,) if isinstance(metric, str) else tuple(metric), *(p(k, usual[k]) for k in Measures._fields[1:]))
 
+def _voc_metric(p):
+    p.only(dict(scale_ranges=None))
+    p.unused('collect_device', 'prefix', 'proposal_nums')
+    mode, metric, thresholds = p('eval_mode', '11points'), p('metric', 'mAP'), p('iou_thrs', .5)
+    if metric not in ('mAP', ['mAP'], ('mAP',)): p.fail('metric', "detbook has 'mAP' alone; proposals are measured by a CocoMetric with metric='proposal_fast'")
+    if thresholds not in (.5, [.5], (.5,)): p.fail('iou_thrs', 'detbook has 0.5 alone; a CocoMetric measures at ten')
+    if mode not in ('area', '11points'): p.fail('eval_mode', f"expected 'area' or '11points'{nearest(str(mode), ('area', '11points'))}")
+    return Measures(('voc07' if mode == '11points' else 'voc',))
+
 @checked
 def read_evaluator(
     cfg:dict,       # a whole config
@@ -65,10 +74,10 @@ def read_evaluator(
     if key is None: return Measures()
     settings = cfg[key] if isinstance(cfg[key], (list, tuple)) else [cfg[key]]
     if len(settings) != 1: raise ConfigError(f'{key} has {len(settings)} evaluators; detbook runs one, with several metrics')
-    return build_part(ConfigPart(settings[0], key), dict(CocoMetric=_coco_metric), 'evaluator')
+    return build_part(ConfigPart(settings[0], key), dict(CocoMetric=_coco_metric, VOCMetric=_voc_metric), 'evaluator')
 
 # %% ../nbs/69_testing.ipynb #a2ab78cc
-_METRICS = dict(bbox='classes', segm='masks', keypoints='keypoints', proposal='boxes', proposal_fast='boxes')   # metric -> what it needs
+_METRICS = dict(bbox='classes', segm='masks', keypoints='keypoints', proposal='boxes', proposal_fast='boxes', voc='classes', voc07='classes')   # metric -> what it needs
 
 @checked
 def check_metrics(
@@ -305,7 +314,7 @@ def measure(
     "Measure what was found, by COCO's rules."
     ids = ds.image_ids.tolist()
     if len(found) != len(ids): raise ValueError(f'{len(found)} pictures were looked at, and {ds.name} has {len(ids)}')
-    if {'bbox', 'segm', 'keypoints'} & {*measures.metrics}: preds = [r for d,i in zip(found, ids) for r in d.to_coco(i, list(category_ids))]
+    if {*measures.metrics} - {'proposal', 'proposal_fast'}: preds = [r for d,i in zip(found, ids) for r in d.to_coco(i, list(category_ids))]
     else: preds = {i: torch.cat([d['boxes'], d['scores'][:, None]], 1).numpy() for d,i in zip(found, ids)}
     return evaluate(read_truths(ds, measures.ann_file), preds, measures.metrics, sigmas=measures.sigmas, proposal_nums=tuple(measures.proposal_nums))
 
@@ -419,7 +428,7 @@ def detbook_test(
     config:str,                     # a config, its path or name; or a COCO annotation file, for a checkpoint that needs no config
     checkpoint:str,                 # path, URL or name of weights
     out:str|None=None,              # file for all detections: .json as COCO results, .pkl as mmdetection 2 wrote them
-    eval:list[str]|None=None,       # bbox, segm, keypoints, proposal, proposal_fast; default: what the config's test_evaluator asks for
+    eval:list[str]|None=None,       # bbox, segm, keypoints, proposal, proposal_fast, voc, voc07; default: what the config's test_evaluator asks for
     show:bool=False,                # show each picture on the screen, with truths and detections?
     show_dir:str|None=None,         # folder for the same pictures
     min_score:float=.3,             # draw what scores at least this
@@ -476,7 +485,7 @@ if __name__ == '__main__' and '__file__' in globals():     # python -m detbook.t
 def detbook_eval(
     results:str,                # a .json list of COCO results: image_id, category_id, bbox, score, segmentation, keypoints
     annotations:str,            # the .json of truths
-    eval:list[str]|None=None,   # bbox, segm, keypoints, proposal, proposal_fast; default: what the rows hold
+    eval:list[str]|None=None,   # bbox, segm, keypoints, proposal, proposal_fast, voc, voc07; default: what the rows hold
     sigmas:list[float]|None=None,   # tolerance of each keypoint; default: COCO's 17 of a person
     out:str|None=None,          # file for the figures, .json
 )->Result:                      # stats, per class figures, table

@@ -498,7 +498,7 @@ calls('loader',
     item_seed=lambda w: dict(seed=1, epoch=2, index=3), SeededItems=lambda w: dict(dataset=w.ds), group_by_shape=lambda w: dict(order=[2, 0, 1], upright=[True, False, True], batch_size=2), BatchPlan=lambda w: dict(sizes=torch.tensor([[64, 64], [64, 32], [32, 64]]), batch_size=2),
     BatchPlan__indices=lambda w: (new('loader.BatchPlan', sizes=torch.tensor([[64, 64], [64, 32], [32, 64]])), dict(epoch=1)), BatchPlan__epoch=lambda w: (new('loader.BatchPlan', sizes=torch.tensor([[64, 64], [64, 32], [32, 64]])), dict(epoch=1)),
     PlannedBatches=lambda w: dict(plan=new('loader.BatchPlan', sizes=torch.tensor([[64, 64], [64, 32]]))), PlannedBatches__go_to=lambda w: (new('loader.PlannedBatches', plan=new('loader.BatchPlan', sizes=torch.tensor([[64, 64], [64, 32]]))), dict(epoch=1)))
-calls('settings', check_names=lambda w: dict(cfg=w.config()), inner_dataset=lambda w: dict(cfg=w.config(), loader='train_dataloader'))
+calls('settings', inner_datasets=lambda w: dict(cfg=w.config(), loader='train_dataloader'), check_names=lambda w: dict(cfg=w.config()), inner_dataset=lambda w: dict(cfg=w.config(), loader='train_dataloader'))
 left_out('settings of a config, whose errors name the path: tests/test_pipeline.py', 'pipeline.build_dataset', 'loader.build_plan', 'loader.build_loader', 'pipeline.read_proposals')
 
 calls('testing',
