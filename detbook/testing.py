@@ -299,6 +299,9 @@ def read_truths(
         if ann_file and str(ann_file) != ds.name and is_main(): print(f'there is no {ann_file}, which the evaluator names: the truths are those of {ds.name}')
         name = ds.name
     d = read_coco(name) if own or name != ds.name else ds.to_coco()
+    if name == ds.name and own and ds.report['dropped']:        # bad records are not measured either
+        kept = {a['id'] for a in ds.to_coco()['annotations']}
+        d = dict(d, annotations=[a for n, a in enumerate(d['annotations']) if a.get('id', n) in kept])
     if name != ds.name: _same_pictures(d, name, ds)
     d, ids = match_categories(d, ds.classes, ds.category_ids, name), set(ds.image_ids.tolist())
     return dict(d, images=[r for r in d['images'] if r['id'] in ids], annotations=[a for a in d['annotations'] if a.get('image_id') in ids])
@@ -333,11 +336,11 @@ def _read_job(config, set, tta):
         if not cfg.get(key): raise ConfigError(f'{"the config" if isinstance(config, dict) else config} has no {key}{nearest(key, cfg)}')
     return cfg
 
-def _data(config, cfg, tta, draws):
+def _data(config, cfg, tta, draws, on_bad):
     "The pictures to test on, how many at once, and how many processes load them; masks of the truths are read where they are drawn, and where there are any."
     def load(masks):
-        if cfg is None: return CocoDataset(config, masks=masks)
-        data  = dict(cfg['test_dataloader'].get('dataset') or {}, test_mode=True)
+        if cfg is None: return CocoDataset(config, masks=masks, on_bad=on_bad or 'raise')
+        data  = dict(cfg['test_dataloader'].get('dataset') or {}, test_mode=True) | (dict(on_bad=on_bad) if on_bad else {})
         steps = [dict(s, with_mask=s.get('with_mask', False) and masks is None) if s.get('type') == 'LoadAnnotations' else s for s in data.get('pipeline', ())]
         if tta: steps = [s for s in steps if s.get('type') in ('LoadImageFromFile', 'LoadAnnotations', 'PackDetInputs')]      # its views resize
         return build_dataset(data | dict(pipeline=steps), 'test_dataloader.dataset')
@@ -347,6 +350,7 @@ def _data(config, cfg, tta, draws):
         ds = load(False)                # raises again, unless it was about masks
         if is_main() and 'no mask' not in str(e): print(f'the truths are drawn without masks: {e}')
     if not isinstance(ds, CocoDataset): raise ConfigError(f'test_dataloader.dataset is a {type(ds).__name__}: figures are those of one CocoDataset')
+    if is_main() and ds.report['dropped']: print(f'left out of {ds.name}: ' + ', '.join(f'{n} x {kind}' for kind,n in ds.report['dropped'].items()))
     loader = cfg['test_dataloader'] if cfg else dict(num_workers=2)
     return ds, loader.get('batch_size', 1), loader.get('num_workers', 0)
 
@@ -397,9 +401,9 @@ def _check_sigmas(measures, model, ds):
     if np.ndim(given) and np.size(given) != n: raise ValueError(f'{here}: these are {np.size(given)} tolerances, and the detector finds {n} keypoints')
     if given is not None and not (np.asarray(given, float) > 0).all(): raise ValueError(f'{here}: tolerances are above 0')
 
-def _test_rank(config, cfg, checkpoint, measures, out, show, show_dir, min_score, tta, own):
+def _test_rank(config, cfg, checkpoint, measures, out, show, show_dir, min_score, tta, own, on_bad):
     "What each process does; on rank 0 the result, what was written, and how many pictures a second there were."
-    ds, batch_size, num_workers = _data(config, cfg, tta, bool(show or show_dir))
+    ds, batch_size, num_workers = _data(config, cfg, tta, bool(show or show_dir), on_bad)
     files  = [ds.path(i) for i in range(len(ds))]
     places = place_below(show_dir, [os.path.relpath(f, ds.folder) for f in files], files, '.jpg', '--show_dir') if show_dir else None
     with contextlib.nullcontext() if is_main() else contextlib.redirect_stdout(io.StringIO()):
@@ -438,6 +442,7 @@ def detbook_test(
     tta:bool=False,                 # look several times, as the config's tta_pipeline says?
     set:list|None=None,             # changes to the config: test_dataloader.dataset.ann_file=mine.json
     own:list|None=None,             # classes of yours that config or checkpoint name, by the file that they stand in: FILE.py:Name
+    on_bad:Literal['raise', 'skip', 'clip']|None=None,  # records and pictures that cannot be read: stop, leave out and count, or likewise and cut boxes that stick out; None: as the config has it, mostly raise
 )->Result|None:                     # the figures; None where the config wants results alone, and on all ranks but the first
     "Test a detector on the data of a config: measure, write down, draw. ValueError, TypeError or FileNotFoundError say in a sentence what does not fit."
     cfg = _read_job(config, set, tta)
@@ -452,7 +457,7 @@ def detbook_test(
         import matplotlib.pyplot as plt
         if plt.get_backend().lower() == 'agg' or gpus*proc_per_gpu > 1 or launcher != 'none':
             raise ValueError('--show needs a screen and a single process; --show_dir FOLDER writes the pictures instead')
-    args = str(config) if cfg is None else None, cfg, str(checkpoint), measures, out, show, show_dir, min_score, tta, own or ()
+    args = str(config) if cfg is None else None, cfg, str(checkpoint), measures, out, show, show_dir, min_score, tta, own or (), on_bad
     if launcher == 'none': answer = run_on(gpus, _test_rank, *args, per_gpu=proc_per_gpu)
     else:
         with process_group(launcher): answer = _test_rank(*args)

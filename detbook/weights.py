@@ -7,16 +7,16 @@ Docs: https://detbook.github.io/detbook/weights.html.md"""
 # %% auto #0
 __all__ = ['COCO', 'torchvision_detector', 'detectron2_detector', 'class_names', 'build_arch', 'read_test_settings',
            'check_scale', 'pipeline_scale', 'same_scale', 'picture_size', 'load_detector', 'resize_note',
-           'save_mmdetection', 'detbook_convert', 'TimmBackbone']
+           'save_mmdetection', 'detbook_convert']
 
 # %% ../nbs/43_weights.ipynb #23b6b9e6
-import importlib, json, math, re, tempfile
+import json, math, re, tempfile
 from numbers import Real
 from pathlib import Path
 import torch, torchvision
-from torch import Tensor, nn
+from torch import nn
 from .cli import nearest
-from .core import checked, component, moved, warn_once
+from .core import checked, moved, warn_once
 from .batch import IMAGENET_MEAN, IMAGENET_STD, Preprocess
 from .anchors import AnchorGenerator, PointGenerator
 from .coder import DeltaCoder
@@ -406,35 +406,6 @@ if __name__ == '__main__' and '__file__' in globals():     # python -m detbook.w
     from detbook.cli import main
     main('detbook_convert')
 
-# %% ../nbs/43_weights.ipynb #12b4da35
-@component(helpers=('weights',))
-class TimmBackbone(nn.Module):
-    "A backbone of the library timm that hands over its stages. Raises ValueError for an unknown name, or a stride that it does not have."
-    def __init__(self,
-        name:str='resnet50',            # of a model that timm can cut into features
-        strides:tuple=(4,8,16,32),      # of the stages to return, finest first
-        weights:bool=False,             # fetch timm's own weights?
-    ):
-        super().__init__()
-        try: timm = importlib.import_module('timm')
-        except ModuleNotFoundError: raise ImportError(f'TimmBackbone({name!r}) needs the package timm: pip install timm') from None
-        try: self.net = timm.create_model(name, pretrained=weights, features_only=True)
-        except RuntimeError as e: raise ValueError(f'timm cannot build {name!r}: {e}{nearest(name, timm.list_models())}') from None
-        have = list(self.net.feature_info.reduction())
-        for s in strides:
-            if s not in have: raise ValueError(f'{name} has no stage of stride {s}; it has {have}')
-        self.index = [len(have) - 1 - have[::-1].index(s) for s in strides]
-        self.out_channels = [self.net.feature_info.channels()[i] for i in self.index]
-        cfg = getattr(self.net, 'pretrained_cfg', None) or {}
-        self.mean, self.std = (tuple(255*x for x in cfg[k]) if k in cfg else d for k,d in (('mean', IMAGENET_MEAN), ('std', IMAGENET_STD)))
-
-    def forward(self,
-        x:Tensor,   # (B,3,H,W) normalised by `mean` and `std`
-    )->tuple:       # a tensor (B,C_i,H_i,W_i) for each of `strides`
-        "Run the backbone and return the stages asked for."
-        stages = self.net(x)
-        return tuple(s if s.shape[1] == c else s.permute(0, 3, 1, 2) for s,c in ((stages[i], c) for i,c in zip(self.index, self.out_channels)))
-
 # %% ../nbs/43_weights.ipynb #706ae99e
 # where these names were before
-__getattr__ = moved(__name__, dict(names='from_torchvision from_detectron2 from_detectron', zoo='BACKBONES Published find_url'))
+__getattr__ = moved(__name__, dict(names='from_torchvision from_detectron2 from_detectron', zoo='BACKBONES Published find_url', efficientnet='TimmBackbone'))
