@@ -22,7 +22,7 @@ from .losses import SigmoidLoss, SoftmaxLoss, FocalLoss, L1Loss, SmoothL1Loss
 from .losses import IoULoss, GIoULoss, DIoULoss, CIoULoss, BoundedIoULoss
 from .backbone import ResNet, ResStage
 from .neck import FPN, NoNeck
-from .efficientnet import EfficientNetLite
+from .efficientnet import EfficientNetLite, TimmBackbone
 from .rpn import RPN, RPNHead, ProposalFilter
 from .roi import RoIExtractor
 from .fast_rcnn import FastRCNN, BoxHead, RoIHead, DetectionFilter
@@ -161,18 +161,29 @@ def _norm_grad(p, eps=1e-5):
 def _resnet(p, **more):
     p.only(dict(in_channels=3, stem_channels=None, base_channels=64, deep_stem=False, avg_down=False, conv_cfg=None, dcn=None,
            plugins=None, with_cp=False))
-    p.unused('zero_init_residual', 'stage_with_dcn')
+    p.unused('stage_with_dcn')
     n = p('num_stages', 4)
     strides, dilations = tuple(p('strides', (1,2,2,2)[:n])), tuple(p('dilations', (1,1,1,1)[:n]))
     if not len(strides) == len(dilations) == n: raise ValueError(f'num_stages={n}, but strides={strides} and dilations={dilations}')
-    return p.make(ResNet, p('depth'), p('style', 'pytorch'), tuple(p('out_indices', range(4))), p('frozen_stages', -1), p('norm_eval', True),
-                  _norm_grad(p), strides, dilations, **more)
+    net = p.make(ResNet, p('depth'), p('style', 'pytorch'), tuple(p('out_indices', range(4))), p('frozen_stages', -1), p('norm_eval', True),
+                 _norm_grad(p), strides, dilations, **more)
+    if not p('zero_init_residual', True):           # the last norm of a block begins at one, as all others
+        for m in net.modules():
+            if isinstance(m, nn.BatchNorm2d): nn.init.ones_(m.weight)
+    return net
 
 def _resnext(p): return _resnet(p, groups=p('groups', 1), base_width=p('base_width', 4))
 
 def _efficientnet_lite(p):
     return p.make(EfficientNetLite, p('arch', 'lite0'), tuple(p('out_indices', range(4))), p('frozen_stages', -1), p('norm_eval', False), _norm_grad(p, 1e-3),
                   p('normalize_outputs', False))
+
+def _timm(p):
+    p.only(dict(checkpoint_path='', in_channels=3))
+    p.unused('pretrained')          # the training command fetches them
+    if p('features_only', False) is not True: p.fail('features_only', 'detbook has True alone')
+    try: return p.make(TimmBackbone, p('model_name'), out_indices=tuple(p('out_indices')))
+    except ImportError as e: p.fail('type', str(e))
 
 def _res_layer(p):
     p.only(dict(with_cp=False, dcn=None))
@@ -184,7 +195,7 @@ def _fpn(p):
     return p.make(FPN, tuple(p('in_channels')), p('out_channels'), p('num_outs'), p('start_level', 0),
                {False: 'pool', True: 'on_input'}.get(extra, extra), p('relu_before_extra_convs', False))
 
-_BACKBONES = dict(ResNet=_resnet, ResNeXt=_resnext, EfficientNetLite=_efficientnet_lite)
+_BACKBONES = dict(ResNet=_resnet, ResNeXt=_resnext, EfficientNetLite=_efficientnet_lite) | dict.fromkeys(('TIMMBackbone', 'mmpretrain.TIMMBackbone', 'mmcls.TIMMBackbone'), _timm)
 _NECKS     = dict(FPN=_fpn)
 
 # %% ../nbs/39_build.ipynb #b8993fbe
@@ -345,10 +356,22 @@ def _train_size(p):
     if len(augments) > 1: p.fail('batch_augments', 'detbook has one at a time')
     return build_part(ConfigPart(augments[0], f'{p.path}.batch_augments.0'), kinds, 'batch augment') if augments else None
 
+def _trunk(p):
+    "Backbone and neck. Where another backbone took the place of a recipe's, a message says what has to change with it."
+    part = p.part('backbone')
+    try: backbone = build_part(part, _BACKBONES, 'backbone')
+    except ConfigError as e:
+        spot = getattr(part.value, '_spots', {}).get('type')
+        if 'no such setting' not in str(e) or spot is None or not spot.origin.file.startswith('--set '): raise
+        raise ConfigError(f'{e}. It belongs to the former backbone: --set "{part.path}=dict(_delete_=True, type={part.kind!r})" leaves all of that out') from None
+    neck = build_part(p.part('neck'), _NECKS, 'neck') or NoNeck(backbone.out_channels)
+    reads, gives = getattr(neck, 'in_channels', None), list(getattr(backbone, 'out_channels', ()))
+    if reads is not None and gives and list(reads) != gives: p.part('neck').fail('in_channels', f'the backbone ({part.kind}) gives {gives}: set {p.path}.neck.in_channels={str(gives).replace(" ", "")}')
+    return backbone, neck
+
 def _detector(cls, p, *classes, **parts):
     "A detector of its own parts and of what every detector has: backbone, neck, colours."
-    backbone = build_part(p.part('backbone'), _BACKBONES, 'backbone')
-    neck = build_part(p.part('neck'), _NECKS, 'neck') or NoNeck(backbone.out_channels)
+    backbone, neck = _trunk(p)
     data = p.part('data_preprocessor') or ConfigPart(dict(type='DetDataPreprocessor'), 'model.data_preprocessor')
     colours = build_part(data, dict(DetDataPreprocessor=_colours), 'data preprocessor', _train_size(data), backbone)
     return p.make(cls, *classes, backbone=backbone, neck=neck, preprocess=colours, **parts)
@@ -395,7 +418,7 @@ _DETECTORS = dict(RPN=_rpn, RetinaNet=_one_stage, FCOS=_one_stage, FastRCNN=_two
 
 # a class of the user's is built as the one that it extends
 _TYPES = {RPN: 'RPN', RetinaNet: 'RetinaNet', FCOS: 'FCOS', FastRCNN: 'FastRCNN', FasterRCNN: 'FasterRCNN', MaskRCNN: 'MaskRCNN', CascadeRCNN: 'CascadeRCNN',
-          KeypointRCNN: 'KeypointRCNN', ResNet: 'ResNet', EfficientNetLite: 'EfficientNetLite', ResStage: 'ResLayer', FPN: 'FPN', RPNHead: 'RPNHead', RetinaHead: 'RetinaHead', FCOSHead: 'FCOSHead',
+          KeypointRCNN: 'KeypointRCNN', ResNet: 'ResNet', EfficientNetLite: 'EfficientNetLite', TimmBackbone: 'TIMMBackbone', ResStage: 'ResLayer', FPN: 'FPN', RPNHead: 'RPNHead', RetinaHead: 'RetinaHead', FCOSHead: 'FCOSHead',
           RoIHead: 'StandardRoIHead', CascadeRoIHead: 'CascadeRoIHead', BoxHead: 'Shared2FCBBoxHead', MaskHead: 'FCNMaskHead', KeypointHead: 'KeypointHead',
           RoIExtractor: 'SingleRoIExtractor', DeltaCoder: 'DeltaXYWHBBoxCoder', AnchorGenerator: 'AnchorGenerator', Matcher: 'MaxIoUAssigner', RandomSampler: 'RandomSampler',
           L1Loss: 'L1Loss', SmoothL1Loss: 'SmoothL1Loss', IoULoss: 'IoULoss', GIoULoss: 'GIoULoss', DIoULoss: 'DIoULoss', CIoULoss: 'CIoULoss', FocalLoss: 'FocalLoss'}

@@ -32,15 +32,17 @@ class _Kind(NamedTuple):
     "What a flag takes."
     type: type          # int, float, bool or str
     many: bool = False  # several words?
-    words: tuple = ()   # the words there are; (): any
+    words: tuple = ()   # the words there are; (): any; beside numbers, the words that may take their place
     alone: bool = False # may it stand without a word?
+    plain: bool = False # a word without a flag, that may be left out
 
 def _kind(annotation):
     "What the flag of a parameter takes."
+    if get_origin(annotation) is typing.Annotated: return _kind(get_args(annotation)[0])._replace(plain='word' in get_args(annotation)[1:])
     options = [o for o in get_args(annotation) if o is not types.NoneType] if get_origin(annotation) in (typing.Union, types.UnionType) else [annotation]
     first, *more = sorted(options, key=lambda o: o is bool)
     if first in (list, tuple) or get_origin(first) in (list, tuple): return _kind((get_args(first) or (str,))[0])._replace(many=True)
-    words = get_args(first) if get_origin(first) is typing.Literal else ()
+    words = next((get_args(o) for o in options if get_origin(o) is typing.Literal), ())
     return _Kind(first if first in (int, float, bool) else str, words=words, alone=bool in more)
 
 # %% ../nbs/00_cli.ipynb #6a2fec8d
@@ -57,11 +59,14 @@ class _Parser(argparse.ArgumentParser):
             message = f'{message.split(": ", 1)[1]} is missing' + (f'; it stands before {" and ".join(greedy)}, which take the words that follow' if greedy else '')
         self.exit(2, f'{self.prog}: {message} (--help lists the flags)\n')
 
-def _one_of(words):
-    "The reader of a flag that takes one of a few words."
+def _one_of(words, also=str):
+    "The reader of a flag that takes one of a few words, or a number of the type `also`."
     known = {str(w): w for w in words}
     def read(word):
         if word in known: return known[word]
+        if also is not str:
+            try: return also(word)
+            except ValueError: raise argparse.ArgumentTypeError(f'{word!r} is neither a number nor {", ".join(known)}{nearest(word, known)}') from None
         raise argparse.ArgumentTypeError(f'{word!r} is none of {", ".join(known)}{nearest(word, known)}')
     return read
 
@@ -81,10 +86,12 @@ def make_parser(
     notes = docments(f)
     for name,p in inspect.signature(f).parameters.items():
         kind = _kind(p.annotation)
-        how = dict(type=_one_of(kind.words), metavar='{' + ','.join(map(str, kind.words)) + '}') if kind.words else dict(type=kind.type)
+        number = [] if kind.type is str else ['N']
+        how = dict(type=_one_of(kind.words, kind.type), metavar='{' + ','.join([*map(str, kind.words), *number]) + '}') if kind.words else dict(type=kind.type)
         if kind.many: how |= dict(nargs='+') if p.default is p.empty else dict(nargs='+', action=_Several)
         how['help'] = (notes.get(name) or '').replace('%', '%%')
         if p.default is p.empty: parser.add_argument(name, **how); continue
+        if kind.plain: parser.add_argument(name, nargs='?', default=p.default, **how); continue
         if kind.alone: how |= dict(nargs='?', const=True)
         if kind.type is bool: how = dict(help=how['help'], action=argparse.BooleanOptionalAction if p.default else 'store_true')
         flags = sorted({f'--{name}', f'--{name.replace("_", "-")}'}, key=lambda o: '-' in o[2:])

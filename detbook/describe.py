@@ -57,7 +57,7 @@ def _find(name, own):
         if (bare := name.rpartition('.')[2]) in own: return own[bare]
         raise ValueError(f'the description asks for {name[:80]!r}, which is not a part of detbook{nearest(bare, own)}; if the class is yours, pass own=[{bare[:40]}]')
     found = re.fullmatch(r'detbook\.([a-z]\w*)\.([A-Z]\w*)', name)
-    try: cls = vars(importlib.import_module(f'detbook.{found[1]}')).get(found[2]) if found else None
+    try: cls = getattr(importlib.import_module(f'detbook.{found[1]}'), found[2], None) if found else None     # it may have moved to another chapter
     except ModuleNotFoundError: cls = None
     if not _is_component(cls) or not cls.__module__.startswith('detbook.') or not (issubclass(cls, nn.Module) or found[1] in _HELPERS):
         raise ValueError(f'the description asks for {name[:80]!r}, which is no component that a detector is made of')

@@ -362,6 +362,12 @@ def _pick_split(layout, split, path):
     if len(fits) != 1: raise ValueError(f'{path}: there is no split {shown(repr(split))}{nearest(split, have)}; it has {some_of(have)}')
     return fits[0]
 
+def _with_list(layout, path):
+    "A Layout that has this list of stems among its splits, and the name of that split."
+    if not path.is_file(): raise FileNotFoundError(f'{path}: no such list of pictures{nearest(path.name, [p.name for p in _inside(path.parent)])}')
+    name = next((s for s, p in layout.splits.items() if p.is_file() and p.samefile(path)), path.stem)
+    return layout._replace(splits=layout.splits | {name: path}), name
+
 class Records(dict):
     "COCO's records of a split: a dict of 'images', 'annotations' and 'categories'."
     name: str           # for messages
@@ -374,7 +380,7 @@ def read_records(
     path:object,                    # a folder; or a .json, .csv, .yaml or .pkl file; or a pandas data frame
     images:str|Path|None=None,      # folder of the pictures; default: looked for in the usual places
     format:str|None=None,           # 'coco', 'voc', 'yolo', 'table' or 'mmdet'; default: as `guess_format` says
-    split:str|None=None,            # which split, where there are several
+    split:str|None=None,            # which split, where there are several; of a VOC folder also a .txt file, a stem on each line
     classes:list[str]|None=None,    # names to keep, in label order; default: all, the same in every split
     problems:list|None=None,        # takes what cannot be read, as dicts of kind, file, line, value, expected, message; default: it is raised
 )->Records:                         # what a COCO file of this split would hold; annotations have an 'origin', such as 'a.xml, line 7'
@@ -383,6 +389,7 @@ def read_records(
     layout, on_disk = guess_format(path, format), isinstance(path, (str, os.PathLike))
     root = Path(path if on_disk else 'the data frame')
     faults = Faults(problems, str(root) if layout.format in ('voc', 'yolo') else '')
+    if layout.format == 'voc' and split is not None and Path(split).suffix == '.txt': layout, split = _with_list(layout, Path(split))
     split = _pick_split(layout, split, root)
     where = layout.splits[split]
     if layout.format == 'coco': *found, classes = _read_coco(root, layout, images, split, classes)
@@ -418,7 +425,7 @@ def read_dataset(
     path:object,                    # a folder; or a .json, .csv, .yaml or .pkl file; or a pandas data frame
     images:str|Path|None=None,      # folder of the pictures; default: looked for in the usual places
     format:str|None=None,           # 'coco', 'voc', 'yolo', 'table' or 'mmdet'; default: as `guess_format` says
-    split:str|None=None,            # which split, where there are several
+    split:str|None=None,            # which split, where there are several; of a VOC folder also a .txt file, a stem on each line
     classes:list[str]|None=None,    # names to keep, in label order; default: all, the same in every split
     transforms:object=None,         # called as transforms(image, target), must return both
     masks:bool|None=None,           # read masks? default: where all objects have one
@@ -433,7 +440,7 @@ class VocDataset(CocoDataset):
     @checked
     def __init__(self,
         path:str|Path,              # folder with Annotations/ and JPEGImages/, or with XML files beside the pictures
-        split:str|None=None,        # of ImageSets/Main, such as 'train'; default: the only one
+        split:str|None=None,        # of ImageSets/Main, such as 'train', or a .txt file, a stem on each line; default: the only one
         *,
         images:str|Path|None=None,  # folder of the pictures; default: looked for in the usual places
         classes:list[str]|None=None,# names to keep, in label order; default: all of the folder, by the alphabet

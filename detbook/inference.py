@@ -15,6 +15,7 @@ from collections.abc import Iterable, Iterator
 from functools import partial
 from pathlib import Path
 from types import SimpleNamespace
+from typing import Literal
 import torch
 from torch import nn
 from .cli import nearest
@@ -323,7 +324,8 @@ def detbook_predict(
     tta:bool=False,                 # look in a mirror too?
     tiles:list[int]|None=None,      # height and width of tiles to look at as well, pixels
     overlap:float=.25,              # of neighbouring tiles, share of their side
-    skip_bad:bool=False,            # go on where a picture cannot be read? else stop there
+    skip_bad:bool=False,            # the same as `on_bad` skip
+    on_bad:Literal['raise', 'skip']='raise',    # a picture that cannot be read: stop there, or leave it out and say so
     set:list|None=None,             # changes to the config: model.roi_head.bbox_head.num_classes=3
 )->list:                            # COCO results, with file_name and category in each row
     "Detect objects in pictures: draw them, write them down, count them."
@@ -338,7 +340,7 @@ def detbook_predict(
         changed.override(set)
     model = init_detector(changed if set else config, checkpoint, device)
     ask = Predictor(model, bs=bs, score_thr=score_thr, iou=iou, max_per_img=max_per_img, class_agnostic=class_agnostic or None,
-                    scale=scale and tuple(scale), tta=tta, tiles=tiles and tuple(tiles), overlap=overlap, masks='rle', on_bad='skip' if skip_bad else 'raise')
+                    scale=scale and tuple(scale), tta=tta, tiles=tiles and tuple(tiles), overlap=overlap, masks='rle', on_bad='skip' if skip_bad else on_bad)
     rows, counts, begun = [], Counter(), time.monotonic()
     for path, place, i, found in zip(paths, places, _image_ids(paths), ask.stream(paths, len(paths))):
         if found is None: continue

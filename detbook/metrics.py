@@ -120,7 +120,8 @@ def _kind(x): return 'a dict with ' + (', '.join(repr(k)[:30] for k in list(x)[:
 
 # %% ../nbs/55_metrics.ipynb #0aa00d17
 _PROPOSALS = 'proposal', 'proposal_fast'                                    # these ask where objects are, and not of what class
-_NEEDS = dict(bbox='bbox', segm='segmentation', keypoints='keypoints') | dict.fromkeys(_PROPOSALS, 'bbox')  # what each metric measures
+_VOC = dict(voc='area', voc07='11points')                                    # Pascal VOC's, by the way in which precision becomes one number
+_NEEDS = dict(bbox='bbox', segm='segmentation', keypoints='keypoints') | dict.fromkeys([*_PROPOSALS, *_VOC], 'bbox')  # what each metric measures
 
 # %% ../nbs/55_metrics.ipynb #8cf184b8
 def _finite(x): return isinstance(x, (int, float)) and not isinstance(x, bool) and abs(x) < 1e12     # neither text nor NaN nor infinite
@@ -249,8 +250,8 @@ class Result:
     "What `evaluate` measured: `stats`, `per_class`, and the arrays behind them. NaN where there was nothing to measure."
     def __init__(self,
         stats:dict,         # 'bbox_mAP', 'bbox_mAP_50', ... -> float
-        per_class:dict,     # metric -> class -> dict(mAP, mAP_50, mAP_75, AR, truths); of proposal_fast AR and truths, of proposal nothing
-        precision:dict,     # metric -> (T,R,K,A,M) array, -1 where there is no truth
+        per_class:dict,     # metric -> class -> dict(mAP, mAP_50, mAP_75, AR, truths); of voc and voc07 mAP, AR and truths; of proposal_fast AR and truths, of proposal nothing
+        precision:dict,     # metric -> (T,R,K,A,M) array, -1 where there is no truth; of voc and voc07 at one IoU, .5
         recall:dict,        # metric -> (T,K,A,M) array, likewise; K is 1 for proposals
         seconds:float=0.,   # how long it took
     ): self.stats, self.per_class, self.precision, self.recall, self.seconds = stats, per_class, precision, recall, seconds
@@ -298,6 +299,7 @@ class Result:
         if metric not in self.precision: raise ValueError(f'metric {metric!r} was not measured{nearest(metric, self.precision)}; {", ".join(self.precision)} was')
         t = round((iou - .5) / .05)
         if not 0 <= t <= 9 or abs(.5 + .05*t - iou) > 1e-6: raise ValueError(f'iou must be one of .5, .55, ..., .95, not {iou}')
+        if t >= len(self.precision[metric]): raise ValueError(f'{metric} was measured at an IoU of .5 alone, not at {iou}')
         if ax is None: ax, = panels(size=(4.5, 3))
         p, recall = self.precision[metric][t, :, :, 0, -1], np.linspace(0, 1, 101)
         names = list(self.per_class[metric])
@@ -416,6 +418,51 @@ def _add_recall(result, d, boxes, cats, nums):
     result.stats.update({f'proposal_fast_AR_{n}': _mean(share(found)[:, i]) for i,n in enumerate(nums)})
     result.per_class['proposal_fast'] = {c: dict(AR=_mean(share(found[:, -1, kinds == k])), truths=int((kinds == k).sum())) for k,c in cats.items()}
 
+# %% ../nbs/55_metrics.ipynb #58a0d354
+def _voc_curve(truths, found):
+    "Precision and recall (N,) of a class, from the surest detection on; truths are rows of picture, x, y, w, h and whether it is ignored, `found` of picture, x, y, w, h and score."
+    found = found[np.argsort(-found[:, 5], kind='stable')]
+    best, near = np.zeros(len(found)), np.full(len(found), -1)
+    for i in np.unique(found[:, 0]):
+        own, there = np.flatnonzero(found[:, 0] == i), np.flatnonzero(truths[:, 0] == i)
+        if not len(there): continue
+        there = np.concatenate([there[truths[there, 5] == 0], there[truths[there, 5] == 1]])    # of equal overlaps the one that counts
+        p, t  = (np.concatenate([b[:, 1:3], b[:, 1:3] + b[:, 3:5] + 1], 1) for b in (found[own], truths[there]))      # a box from pixel 3 to pixel 5 is three wide
+        iou   = iou_matrix(torch.from_numpy(p), torch.from_numpy(t)).numpy()
+        best[own], near[own] = iou.max(1), there[iou.argmax(1)]
+    hit = best >= .5
+    free = hit & (truths[near, 5] == 1) if len(truths) else hit                                 # on an ignored region: neither right nor wrong
+    right = np.zeros(len(found))
+    claims = np.flatnonzero(hit & ~free)
+    right[claims[np.unique(near[claims], return_index=True)[1]]] = 1                            # the surest of those that overlap a truth
+    tp, fp = right.cumsum(), ((right == 0) & ~free).cumsum()
+    return tp / np.maximum(tp + fp, 1e-9), tp / max((truths[:, 5] == 0).sum(), 1)
+
+def _voc_ap(precision, recall, way):
+    "One number for a curve: its mean at eleven recalls (VOC 2007), or the area below it once it only falls (from 2010 on)."
+    if way == '11points': return float(np.mean([precision[recall >= r].max(initial=0) for r in np.arange(0, 1.001, .1)]))
+    falling = np.maximum.accumulate(precision[::-1])[::-1]
+    return float((np.diff(recall, prepend=0) * falling).sum())
+
+def _add_voc(result, d, preds, cats, metric):
+    "Put Pascal VOC's average precision at an IoU of .5 into a result."
+    rows = lambda anns, last: np.array([(a['category_id'], a['image_id'], *a['bbox'], last(a)) for a in anns], float).reshape(-1, 7)
+    truths, found = rows(d['annotations'], lambda a: bool(a.get('iscrowd') or a.get('ignore'))), rows(preds, lambda p: p['score'])
+    at, own = np.linspace(0, 1, 101), {}
+    curves = -np.ones((1, 101, len(cats), 1, 1))
+    for k, (c, name) in enumerate(cats.items()):
+        t = truths[truths[:, 0] == c, 1:]
+        n = int((t[:, 5] == 0).sum())
+        p, r = _voc_curve(t, found[found[:, 0] == c, 1:])
+        own[name] = dict(mAP=_voc_ap(p, r, _VOC[metric]) if n else math.nan, AR=float(r.max(initial=0)) if n else math.nan, truths=n)
+        if n: curves[0, :, k, 0, 0] = [p[r >= x].max(initial=0) for x in at]
+    seen = [v for v in own.values() if v['truths']]
+    mean = lambda key: sum(v[key] for v in seen) / len(seen) if seen else math.nan
+    result.stats.update({f'{metric}_mAP': mean('mAP'), f'{metric}_AR': mean('AR')})
+    result.per_class[metric], result.precision[metric] = own, curves
+    result.recall[metric] = np.array([v['AR'] if v['truths'] else -1. for v in own.values()]).reshape(1, -1, 1, 1)
+
+
 # %% ../nbs/55_metrics.ipynb #89d56680
 def _number(d, preds, boxes, cats, sizes):
     "The same with images and categories numbered in the order of their ids, because COCOeval sorts ids, which texts and numbers together cannot be."
@@ -430,12 +477,12 @@ def _number(d, preds, boxes, cats, sizes):
 def evaluate(
     truth:CocoDataset|str|Path|dict,    # a CocoDataset, the path of an instances json, or its content as a dict
     preds:list|str|Path|dict,           # a COCO results list, or the path of one; for proposals also {image_id: (P,5) xyxy and score}
-    metrics:tuple|str|None=('bbox',),   # any of 'bbox', 'segm', 'keypoints', 'proposal', 'proposal_fast'; None: what the results hold
+    metrics:tuple|str|None=('bbox',),   # any of 'bbox', 'segm', 'keypoints', 'proposal', 'proposal_fast', 'voc', 'voc07'; None: what the results hold
     max_dets:int|None=None,             # detections counted for each picture and class; default: 100, and 20 for keypoints, as COCO
     sigmas:list|float|None=None,        # tolerance of each keypoint, a share of the object's size; default: COCO's, for 17 keypoints
     proposal_nums:tuple=(100, 300, 1000),   # proposals counted for each picture
 )->Result:                              # stats, per class figures, table, curves
-    "Measure COCO's average precision and recall; ValueError names a result that does not fit the truths."
+    "Measure average precision and recall, COCO's or Pascal VOC's; ValueError names a result that does not fit the truths."
     start, (preds, pname) = time.time(), _results(preds)
     if metrics is None: metrics = _held(preds)
     metrics = [metrics] if isinstance(metrics, str) else list(metrics)
@@ -470,6 +517,7 @@ def evaluate(
     result, sigmas = Result({}, {}, {}, {}), _sigmas(sigmas, d, name) if 'keypoints' in metrics else ()
     for m in metrics:
         if m == 'proposal_fast': _add_recall(result, d, _by_picture(preds) if boxes is None else boxes, cats, sorted(proposal_nums)); continue
+        if m in _VOC: _add_voc(result, d, preds, cats, m); continue
         if m == 'keypoints': _check_points(d['annotations'], preds, len(sigmas), name, pname)
         most = max_dets or (20 if m == 'keypoints' else 100)
         limits = sorted(proposal_nums) if m == 'proposal' else [n for n in (1, 10) if n < most and m != 'keypoints'] + [most]

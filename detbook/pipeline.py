@@ -14,6 +14,7 @@ from collections import Counter
 from collections.abc import Callable
 from itertools import accumulate
 from pathlib import Path
+from typing import NamedTuple
 import torch
 from torch import Tensor
 from torch.utils.data import Dataset
@@ -24,6 +25,7 @@ from .nodes import ConfigError
 from .parts import ConfigPart, build_part, refuse_type
 from .coco import link_record, plain_id, plain_record, read_coco, spellings
 from .data import CocoDataset, class_names
+from .formats import read_dataset
 from .transforms import Augment, Crop, DropSmall, Flip, RandomResize, Resize
 
 # %% ../nbs/65_pipeline.ipynb #cacfcbe0
@@ -331,9 +333,10 @@ def _folder(p, root):
     prefix.finish()
     return where
 
-def _filters(p):
+def _filters(p, smallest=False):
+    "Which images stay; with `smallest` also the side below which a box is ignored."
     rules = p.part('filter_cfg', {})
-    found = rules('filter_empty_gt', False), rules('min_size', 0)
+    found = rules('filter_empty_gt', False), rules('min_size', 0), *[rules('bbox_min_size', None) or 0]*smallest
     rules.finish()
     return found
 
@@ -366,28 +369,90 @@ def _named(error, path):
     text = str(error).replace('the given dict', path)
     return text if path in text else f'{path}: {text}'
 
-def _coco(p):
+class _Wanted(NamedTuple):
+    "What every data set of a config says."
+    root: str
+    path: str
+    test: bool
+    classes: list|None
+    proposals: str|None
+    pipe: Pipeline
+    on_bad: str
+    some: int|list|None
+
+def _wanted(p):
+    "Read what every data set of a config says, and refuse what none here has."
     p.renamed(_OLD_SETTINGS)
-    p.only(dict(backend_args=None, file_client_args=None, return_classes=False, caption_prompt=None, seg_map_suffix='.png'))
+    p.only(dict(backend_args=None, file_client_args=None))
     p.unused('serialize_data', 'lazy_init', 'max_refetch')
     root, test, classes, proposals = p('data_root', '') or '', p('test_mode', False), _classes(p), p('proposal_file', None)
-    path, where = _join(root, p('ann_file', '')), _folder(p, root)
     pipe = build_transforms(p('pipeline', []), f'{p.path}.pipeline', test)
     if pipe.reads_proposals and not proposals: p.fail('proposal_file', 'LoadProposals, in the pipeline, needs a file of boxes that an RPN has found')
-    offset, rules = p('keypoint_offset', .5 if pipe.keypoints else 0.), (*_filters(p), p('indices', None))
+    on_bad, ways = p('on_bad', 'raise'), ('raise', 'skip', 'clip')
+    if on_bad not in ways: p.fail('on_bad', f'expected one of {", ".join(ways)}{nearest(str(on_bad), ways)}')
+    return _Wanted(root, _join(root, p('ann_file', '')), test, classes, proposals, pipe, on_bad, p('indices', None))
+
+def _finished(ds, w, d, left, cut, where):
+    "A data set with its name, its counts and its proposals."
+    ds.test_mode = w.test
+    ds.report.update(left_out=dict(Counter(ds.report['left_out']) + left), clipped=ds.report['clipped'] + cut)
+    if w.pipe.reads_proposals:
+        names = [(r['id'], '/'.join(Path(where, r['file_name']).parts[-2:])) for r in d['images']]
+        w.pipe.table = read_proposals(_join(w.root, w.proposals), names, w.pipe.max_proposals)
+    return ds
+
+def _coco(p):
+    w = _wanted(p)
+    p.only(dict(return_classes=False, caption_prompt=None, seg_map_suffix='.png'))
+    where, offset, rules = _folder(p, w.root), p('keypoint_offset', .5 if w.pipe.keypoints else 0.), _filters(p)
     p.finish()
     try:
-        d = read_coco(path)
-        chosen, left, cut = _selected(d, classes, pipe.keypoints, test, *rules)
-        ds = CocoDataset(chosen, where, classes=classes, transforms=pipe, masks=pipe.masks, keypoint_offset=offset)
-    except FileNotFoundError as e: raise FileNotFoundError(f'{p.path}: {_named(e, path)}') from None
-    except ValueError as e: raise ValueError(_named(e, path)) from None
-    ds.name, ds.test_mode = path, test
-    ds.report.update(left_out=dict(Counter(ds.report['left_out']) + left), clipped=ds.report['clipped'] + cut)
-    if pipe.reads_proposals:
-        names = [(r['id'], '/'.join(Path(where, r['file_name']).parts[-2:])) for r in d['images']]
-        pipe.table = read_proposals(_join(root, proposals), names, pipe.max_proposals)
-    return ds
+        d = read_coco(w.path)
+        chosen, left, cut = _selected(d, w.classes, w.pipe.keypoints, w.test, *rules, w.some)
+        ds = CocoDataset(chosen, where, classes=w.classes, transforms=w.pipe, masks=w.pipe.masks, keypoint_offset=offset, on_bad=w.on_bad)
+    except FileNotFoundError as e: raise FileNotFoundError(f'{p.path}: {_named(e, w.path)}') from None
+    except ValueError as e: raise ValueError(_named(e, w.path)) from None
+    ds.name = w.path
+    return _finished(ds, w, d, left, cut, where)
+
+# %% ../nbs/65_pipeline.ipynb #2b34fa06
+_VOC_CLASSES = """aeroplane bicycle bird boat bottle bus car cat chair cow diningtable dog horse motorbike person pottedplant
+    sheep sofa train tvmonitor""".split()                                  # of the challenge, by the alphabet
+
+def _voc_folders(p, root):
+    "Where VOC's files lie, and where the pictures do if that is no usual place."
+    prefix, annotations, pictures = p.part('data_prefix', {}), p('ann_subdir', 'Annotations'), p('img_subdir', 'JPEGImages')
+    prefix.unused('seg', 'img_path')
+    year, img = prefix('sub_data_root', None), prefix('img', None)
+    prefix.finish()
+    if year is None and img is not None and os.path.isdir(os.path.join(_join(root, img), annotations)): year, img = img, None
+    home = _join(root, year or '') or '.'
+    images = _join(root, img) if img is not None else os.path.join(home, pictures) if (annotations, pictures) != ('Annotations', 'JPEGImages') else None
+    return home if annotations == 'Annotations' else os.path.join(home, annotations), images
+
+def _numbered(d, classes):
+    "COCO's records with categories of these names, numbered in this order, those that have no objects included."
+    ids, names = {c: n for n, c in enumerate(classes, 1)}, {c['id']: c['name'] for c in d['categories']}
+    return dict(d, categories=[dict(id=n, name=c) for c, n in ids.items()], annotations=[dict(a, category_id=ids[names[a['category_id']]]) for a in d['annotations']])
+
+def _voc(p):
+    w = _wanted(p)
+    if not p('ann_file', ''): p.fail('ann_file', 'expected a list of pictures, a stem on each line')
+    (home, images), (empty, min_size, smallest) = _voc_folders(p, w.root), _filters(p, True)
+    p.finish()
+    if smallest and w.test: p.fail('filter_cfg', 'bbox_min_size would take objects away that are to be measured; it is for training')
+    try:
+        every = read_dataset(home, images, 'voc', w.path, w.classes, on_bad=w.on_bad)
+        classes = w.classes or (_VOC_CLASSES if p.kind == 'VOCDataset' and set(every.classes) <= set(_VOC_CLASSES) else every.classes)
+        d = _numbered(every.to_coco(), classes)
+        for a in d['annotations']: a['iscrowd'] = int(a['iscrowd'] or min(a['bbox'][2:]) < smallest)
+        chosen, left, cut = _selected(d, classes, False, w.test, empty, min_size, w.some)
+        ds = CocoDataset(chosen, every.folder, classes=classes, transforms=w.pipe, masks=w.pipe.masks)
+    except FileNotFoundError as e: raise FileNotFoundError(f'{p.path}: {_named(e, w.path)}') from None
+    except ValueError as e: raise ValueError(_named(e, w.path)) from None
+    ds.name = every.name
+    ds.report.update({k: every.report[k] for k in ('dropped', 'problems')})
+    return _finished(ds, w, d, left + Counter(every.report['left_out']), cut, every.folder)
 
 # %% ../nbs/65_pipeline.ipynb #87696969
 class JoinedDataset(Dataset):
@@ -401,7 +466,8 @@ class JoinedDataset(Dataset):
             if not (hasattr(d, 'classes') and hasattr(d, 'sizes')): raise TypeError(f'parts[{i}] is a {type(d).__name__}; expected a data set with classes and sizes')
         for d in parts[1:]:
             if d.classes != parts[0].classes: raise ValueError(f'data sets of other classes cannot be joined: {parts[0].classes} and {d.classes}')
-        self.parts, self.ends, self.classes = list(parts), list(accumulate(map(len, parts))), parts[0].classes
+        parts = [q for d in parts for q in getattr(d, 'parts', [d])]        # of what is joined itself, its parts
+        self.parts, self.ends, self.classes = parts, list(accumulate(map(len, parts))), parts[0].classes
         self.name = ' and '.join(dict.fromkeys(getattr(d, 'name', 'a data set') for d in parts))
         self.sizes, self.test_mode = torch.cat([d.sizes for d in parts]), getattr(parts[0], 'test_mode', False)
 
@@ -448,9 +514,9 @@ def _balanced(p):
     if not isinstance(ds, CocoDataset): p.fail('dataset', 'expected one CocoDataset')
     return class_balanced(ds, threshold)
 
-_OTHER, _NONE = refuse_type('detbook reads COCO files: write the annotations as COCO instances'), refuse_type('detbook does not have it')
-_DATASETS = dict(CocoDataset=_coco, RepeatDataset=_repeat, ConcatDataset=_concat, ClassBalancedDataset=_balanced, MultiImageMixDataset=_NONE)
-_DATASETS |= dict.fromkeys(('VOCDataset', 'XMLDataset', 'LVISDataset', 'CityscapesDataset'), _OTHER)
+_OTHER, _NONE = refuse_type('detbook reads COCO and VOC files: write the annotations as COCO instances'), refuse_type('detbook does not have it')
+_DATASETS = dict(CocoDataset=_coco, VOCDataset=_voc, XMLDataset=_voc, RepeatDataset=_repeat, ConcatDataset=_concat, ClassBalancedDataset=_balanced, MultiImageMixDataset=_NONE)
+_DATASETS |= dict.fromkeys(('LVISDataset', 'CityscapesDataset'), _OTHER)
 
 # %% ../nbs/65_pipeline.ipynb #839283ed
 def build_dataset(

@@ -8,7 +8,7 @@ Docs: https://detbook.github.io/detbook/settings.html.md"""
 __all__ = []
 
 # %% ../nbs/67_settings.ipynb #c523fbec
-import difflib
+import difflib, re
 from typing import Literal
 from .cli import nearest
 from .core import checked, warn_once
@@ -37,16 +37,30 @@ _PLACES = dict(         # a name that configs use: where it counts; {train}, {va
 _IDLE = dict(log_level='INFO', default_scope='mmdet', launcher='none', log_processor=dict(type='LogProcessor', window_size=50, by_epoch=True))
 
 # %% ../nbs/67_settings.ipynb #ab7d4017
+def _inside(own, path):
+    "The data sets inside of others, with their paths."
+    parts = own.get('datasets')
+    if isinstance(own.get('dataset'), dict): yield from _inside(own['dataset'], f'{path}.dataset')
+    elif isinstance(parts, (list, tuple)) and parts and all(isinstance(d, dict) for d in parts):
+        for n, d in enumerate(parts): yield from _inside(d, f'{path}.datasets.{n}')
+    else: yield own, path
+
+@checked
+def inner_datasets(
+    cfg:dict,   # a whole config
+    loader:Literal['train_dataloader', 'val_dataloader', 'test_dataloader'],    # which loader
+)->list:        # for each its settings, and their path
+    "Find the data sets of a loader whose pipelines load the pictures, inside of RepeatDataset, ConcatDataset and the like."
+    found = list(_inside(cfg.get(loader) or {}, loader))
+    return [] if found[0][1] == loader else found
+
 @checked
 def inner_dataset(
     cfg:dict,   # a whole config
     loader:Literal['train_dataloader', 'val_dataloader', 'test_dataloader'],    # which loader
 )->tuple:       # the settings of the data set that lies inside of RepeatDataset and the like, or {}; and their path
-    "Find the data set of a loader whose pipeline loads the pictures."
-    own, path = cfg.get(loader) or {}, loader
-    while isinstance(own, dict) and isinstance(own.get('dataset'), dict): own, path = own['dataset'], f'{path}.dataset'
-    if path == loader: own, path = {}, f'{path}.dataset'
-    return own, path
+    "Find the data set of a loader whose pipeline loads the pictures; of several the first."
+    return next(iter(inner_datasets(cfg, loader)), ({}, f'{loader}.dataset'))
 
 def _paths_to(node, name, path=''):
     "The paths of all settings of a name."
@@ -57,8 +71,8 @@ def _paths_to(node, name, path=''):
 
 def _instead(cfg, name, origin):
     "What to set in place of a name that reaches nothing; None where that says the same anyway."
-    inner = {s: inner_dataset(cfg, f'{s}_dataloader')[1] for s in ('train', 'val', 'test')}
-    places = _PLACES[name].format(**inner).split() if name in _PLACES else []
+    inner = {s: [path for _, path in inner_datasets(cfg, f'{s}_dataloader')] or [f'{s}_dataloader.dataset'] for s in ('train', 'val', 'test')}
+    places = [re.sub(r'\{\w+\}', path, t) for t in _PLACES.get(name, '').split() for path in inner.get(t[1:].partition('}')[0], [''])]
     places = places or list(_paths_to({k:cfg[k] for k in SETTINGS if k in cfg}, name))[:3]
     said, equals, value = origin.file.removeprefix('--set ').partition('=')
     rest = said.strip().removeprefix(name) if origin.file.startswith('--set ') else ''

@@ -54,6 +54,15 @@ def _coco_metric(p):
     metric, usual = p('metric', 'bbox'), Measures._field_defaults
     return Measures((metric,) if isinstance(metric, str) else tuple(metric), *(p(k, usual[k]) for k in Measures._fields[1:]))
 
+def _voc_metric(p):
+    p.only(dict(scale_ranges=None))
+    p.unused('collect_device', 'prefix', 'proposal_nums')
+    mode, metric, thresholds = p('eval_mode', '11points'), p('metric', 'mAP'), p('iou_thrs', .5)
+    if metric not in ('mAP', ['mAP'], ('mAP',)): p.fail('metric', "detbook has 'mAP' alone; proposals are measured by a CocoMetric with metric='proposal_fast'")
+    if thresholds not in (.5, [.5], (.5,)): p.fail('iou_thrs', 'detbook has 0.5 alone; a CocoMetric measures at ten')
+    if mode not in ('area', '11points'): p.fail('eval_mode', f"expected 'area' or '11points'{nearest(str(mode), ('area', '11points'))}")
+    return Measures(('voc07' if mode == '11points' else 'voc',))
+
 @checked
 def read_evaluator(
     cfg:dict,       # a whole config
@@ -64,10 +73,10 @@ def read_evaluator(
     if key is None: return Measures()
     settings = cfg[key] if isinstance(cfg[key], (list, tuple)) else [cfg[key]]
     if len(settings) != 1: raise ConfigError(f'{key} has {len(settings)} evaluators; detbook runs one, with several metrics')
-    return build_part(ConfigPart(settings[0], key), dict(CocoMetric=_coco_metric), 'evaluator')
+    return build_part(ConfigPart(settings[0], key), dict(CocoMetric=_coco_metric, VOCMetric=_voc_metric), 'evaluator')
 
 # %% ../nbs/69_testing.ipynb #a2ab78cc
-_METRICS = dict(bbox='classes', segm='masks', keypoints='keypoints', proposal='boxes', proposal_fast='boxes')   # metric -> what it needs
+_METRICS = dict(bbox='classes', segm='masks', keypoints='keypoints', proposal='boxes', proposal_fast='boxes', voc='classes', voc07='classes')   # metric -> what it needs
 
 @checked
 def check_metrics(
@@ -289,6 +298,9 @@ def read_truths(
         if ann_file and str(ann_file) != ds.name: say(f'there is no {ann_file}, which the evaluator names: the truths are those of {ds.name}')
         name = ds.name
     d = read_coco(name) if own or name != ds.name else ds.to_coco()
+    if name == ds.name and own and ds.report['dropped']:        # bad records are not measured either
+        kept = {a['id'] for a in ds.to_coco()['annotations']}
+        d = dict(d, annotations=[a for n, a in enumerate(d['annotations']) if a.get('id', n) in kept])
     if name != ds.name: _same_pictures(d, name, ds)
     d, ids = match_categories(d, ds.classes, ds.category_ids, name), set(ds.image_ids.tolist())
     return dict(d, images=[r for r in d['images'] if r['id'] in ids], annotations=[a for a in d['annotations'] if a.get('image_id') in ids])
@@ -304,7 +316,7 @@ def measure(
     "Measure what was found, by COCO's rules."
     ids = ds.image_ids.tolist()
     if len(found) != len(ids): raise ValueError(f'{len(found)} pictures were looked at, and {ds.name} has {len(ids)}')
-    if {'bbox', 'segm', 'keypoints'} & {*measures.metrics}: preds = [r for d,i in zip(found, ids) for r in d.to_coco(i, list(category_ids))]
+    if {*measures.metrics} - {'proposal', 'proposal_fast'}: preds = [r for d,i in zip(found, ids) for r in d.to_coco(i, list(category_ids))]
     else: preds = {i: torch.cat([d['boxes'], d['scores'][:, None]], 1).numpy() for d,i in zip(found, ids)}
     return evaluate(read_truths(ds, measures.ann_file), preds, measures.metrics, sigmas=measures.sigmas, proposal_nums=tuple(measures.proposal_nums))
 
@@ -323,11 +335,11 @@ def _read_job(config, set, tta):
         if not cfg.get(key): raise ConfigError(f'{"the config" if isinstance(config, dict) else config} has no {key}{nearest(key, cfg)}')
     return cfg
 
-def _data(config, cfg, tta, draws):
+def _data(config, cfg, tta, draws, on_bad):
     "The pictures to test on, how many at once, and how many processes load them; masks of the truths are read where they are drawn, and where there are any."
     def load(masks):
-        if cfg is None: return CocoDataset(config, masks=masks)
-        data  = dict(cfg['test_dataloader'].get('dataset') or {}, test_mode=True)
+        if cfg is None: return CocoDataset(config, masks=masks, on_bad=on_bad or 'raise')
+        data  = dict(cfg['test_dataloader'].get('dataset') or {}, test_mode=True) | (dict(on_bad=on_bad) if on_bad else {})
         steps = [dict(s, with_mask=s.get('with_mask', False) and masks is None) if s.get('type') == 'LoadAnnotations' else s for s in data.get('pipeline', ())]
         if tta: steps = [s for s in steps if s.get('type') in ('LoadImageFromFile', 'LoadAnnotations', 'PackDetInputs')]      # its views resize
         return build_dataset(data | dict(pipeline=steps), 'test_dataloader.dataset')
@@ -337,6 +349,7 @@ def _data(config, cfg, tta, draws):
         ds = load(False)                # raises again, unless it was about masks
         if 'no mask' not in str(e): say(f'the truths are drawn without masks: {e}')
     if not isinstance(ds, CocoDataset): raise ConfigError(f'test_dataloader.dataset is a {type(ds).__name__}: figures are those of one CocoDataset')
+    if ds.report['dropped']: say(f'left out of {ds.name}: ' + ', '.join(f'{n} x {kind}' for kind,n in ds.report['dropped'].items()))
     loader = cfg['test_dataloader'] if cfg else dict(num_workers=2)
     return ds, loader.get('batch_size', 1), loader.get('num_workers', 0)
 
@@ -387,9 +400,9 @@ def _check_sigmas(measures, model, ds):
     if np.ndim(given) and np.size(given) != n: raise ValueError(f'{here}: these are {np.size(given)} tolerances, and the detector finds {n} keypoints')
     if given is not None and not (np.asarray(given, float) > 0).all(): raise ValueError(f'{here}: tolerances are above 0')
 
-def _test_rank(config, cfg, checkpoint, measures, out, show, show_dir, min_score, tta, own):
+def _test_rank(config, cfg, checkpoint, measures, out, show, show_dir, min_score, tta, own, on_bad):
     "What each process does; on rank 0 the result, what was written, and how many pictures a second there were."
-    ds, batch_size, num_workers = _data(config, cfg, tta, bool(show or show_dir))
+    ds, batch_size, num_workers = _data(config, cfg, tta, bool(show or show_dir), on_bad)
     files  = [ds.path(i) for i in range(len(ds))]
     places = place_below(show_dir, [os.path.relpath(f, ds.folder) for f in files], files, '.jpg', '--show_dir') if show_dir else None
     model = init_detector(cfg, checkpoint, place().device, own=load_own(own))
@@ -417,7 +430,7 @@ def detbook_test(
     config:str,                     # a config, its path or name; or a COCO annotation file, for a checkpoint that needs no config
     checkpoint:str,                 # path, URL or name of weights
     out:str|None=None,              # file for all detections: .json as COCO results, .pkl as mmdetection 2 wrote them
-    eval:list[str]|None=None,       # bbox, segm, keypoints, proposal, proposal_fast; default: what the config's test_evaluator asks for
+    eval:list[str]|None=None,       # bbox, segm, keypoints, proposal, proposal_fast, voc, voc07; default: what the config's test_evaluator asks for
     show:bool=False,                # show each picture on the screen, with truths and detections?
     show_dir:str|None=None,         # folder for the same pictures
     min_score:float=.3,             # draw what scores at least this
@@ -427,6 +440,7 @@ def detbook_test(
     tta:bool=False,                 # look several times, as the config's tta_pipeline says?
     set:list|None=None,             # changes to the config: test_dataloader.dataset.ann_file=mine.json
     own:list|None=None,             # classes of yours that config or checkpoint name, by the file that they stand in: FILE.py:Name
+    on_bad:Literal['raise', 'skip', 'clip']|None=None,  # records and pictures that cannot be read: stop, leave out and count, or likewise and cut boxes that stick out; None: as the config has it, mostly raise
 )->Result|None:                     # the figures; None where the config wants results alone, and on all ranks but the first
     "Test a detector on the data of a config: measure, write down, draw. ValueError, TypeError or FileNotFoundError say in a sentence what does not fit."
     cfg = _read_job(config, set, tta)
@@ -441,7 +455,7 @@ def detbook_test(
         import matplotlib.pyplot as plt
         if plt.get_backend().lower() == 'agg' or gpus*proc_per_gpu > 1 or launcher != 'none':
             raise ValueError('--show needs a screen and a single process; --show_dir FOLDER writes the pictures instead')
-    args = str(config) if cfg is None else None, cfg, str(checkpoint), measures, out, show, show_dir, min_score, tta, own or ()
+    args = str(config) if cfg is None else None, cfg, str(checkpoint), measures, out, show, show_dir, min_score, tta, own or (), on_bad
     if launcher == 'none': answer = run_on(gpus, _test_rank, *args, per_gpu=proc_per_gpu)
     else:
         with process_group(launcher): answer = _test_rank(*args)
@@ -474,7 +488,7 @@ if __name__ == '__main__' and '__file__' in globals():     # python -m detbook.t
 def detbook_eval(
     results:str,                # a .json list of COCO results: image_id, category_id, bbox, score, segmentation, keypoints
     annotations:str,            # the .json of truths
-    eval:list[str]|None=None,   # bbox, segm, keypoints, proposal, proposal_fast; default: what the rows hold
+    eval:list[str]|None=None,   # bbox, segm, keypoints, proposal, proposal_fast, voc, voc07; default: what the rows hold
     sigmas:list[float]|None=None,   # tolerance of each keypoint; default: COCO's 17 of a person
     out:str|None=None,          # file for the figures, .json
 )->Result:                      # stats, per class figures, table

@@ -10,7 +10,7 @@ __all__ = ['train', 'Trainer', 'next_commands', 'detbook_train']
 # %% ../nbs/72_training.ipynb #1a630fd7
 import contextlib, copy, math, os, shlex, signal, time
 from pathlib import Path
-from typing import Any, Literal
+from typing import Annotated, Any, Literal
 import torch, torch.distributed as dist
 from torch import nn
 from .cli import nearest
@@ -20,6 +20,7 @@ from .files import whole_file
 from .checkpoint import load_checkpoint
 from .describe import save_detector
 from .detector import load_backbone
+from .efficientnet import TimmBackbone
 from .rpn import RPN
 from .nodes import ConfigError
 from .parts import ConfigPart, finish_part
@@ -32,9 +33,9 @@ from .distributed import LAUNCHERS, broadcast_value, is_main, max_over_ranks, pa
 from .schedule import OptimStep, Schedule, lr_of_run
 from .pipeline import build_dataset, build_transforms
 from .loader import build_loader, build_plan
-from .settings import SETTINGS, check_names, inner_dataset
+from .settings import SETTINGS, check_names, inner_dataset, inner_datasets
 from .testing import check_metrics, detect_all, measure, read_evaluator, read_truths
-from .adapt import adapt_config
+from .adapt import Choices, adapt_config, small_config
 from .timetable import Timetable, Watch, deciding_settings, flat_settings, read_environment, read_hooks, read_timetable, seed_step, setting_changes, show_changes, stop_signals   # noqa: F401 (some are here for users, who import them from training)
 from .runs import STATES, Lines, Log, Run, State, begin_folder, check_notes, fingerprint, lock_folder, memory_used, naming_file, open_board   # noqa: F401 (likewise)
 from .runs import read_card, read_lines, read_state, save_state, state_settings, versions, write_card
@@ -63,6 +64,7 @@ def build_model(
     model = build_detector(ConfigPart(cfg, 'the config')('model'), own=own)
     source = cfg.get('load_from')
     if source and load: say(load_checkpoint(model, source))
+    elif load and isinstance(model.backbone, TimmBackbone) and cfg['model']['backbone'].get('pretrained'): model.backbone.fetch()
     for path, weights in _pretrained(cfg['model']):
         if source or not load: continue
         if path == 'model': say(load_checkpoint(model, weights)); continue
@@ -372,6 +374,8 @@ class Trainer:
         say(f'{type(self.model).__name__}, {n/1e6:.1f} M parameters that train, on {p.world_size} x {device}; seed {self.seed}; files in {self.work_dir}')
         say(f'{len(self.data)} images of {len(self.data.classes)} classes; {t.steps} steps, {t.per_epoch} make an epoch' + ('' if self.measures else '; nothing is measured'))
         say(self.rate)
+        for d in {id(d): d for s in [self.data, *([self.val] if self.measures else [])] for d in getattr(s, 'parts', [s])}.values():
+            if d.report['dropped']: say(f'left out of {d.name}: ' + ', '.join(f'{n} x {kind}' for kind,n in d.report['dropped'].items()))
         if self.step: say(f'going on after step {self.step} of {t.steps}' if not self.over() else f'the run is over, after step {self.step} of {t.steps}: nothing is left to do')
         if not is_main(): return
         self._try_writing()
@@ -460,9 +464,19 @@ def _in_process(cfg, work_dir, resume, validate, seed, save_every, launcher, arg
         if news and not run.signal: say(next_commands(work_dir))
         return run.signal
 
+def _what_to_train(config, model, data, set):
+    "The config that is meant, and what is to be said about it."
+    if (config is None) == (model is None):
+        raise ValueError('expected a config: a file, or the name of a recipe; or --model small with --data' if config is None else f'--model {model} takes the place of a config, and {str(config)[:60]!r} is one: give one of them')
+    if model is None: return read_training_config(config, set), []
+    if model != 'small': raise ValueError(f'model is {model!r}; expected small')
+    if data is None: raise ValueError('--model small goes with --data, the folder of your pictures and boxes')
+    cfg, about = small_config()
+    return read_training_config(cfg), [about]
+
 @strict
 def detbook_train(
-    config:str|Path|dict,               # a config of mmdetection 3.x: a file, or the name of a recipe
+    config:Annotated[str|Path|dict|None, 'word']=None,  # a config of mmdetection 3.x: a file, or the name of a recipe; None where `model` takes its place
     work_dir:str|None=None,             # folder of the run; None: work_dirs/ and the name of the config
     gpus:int=1,                         # processes to start on this machine, one a GPU; on a machine without any they share its CPU
     validate:bool=True,                 # measure as the config says?
@@ -477,11 +491,14 @@ def detbook_train(
     classes:list|tuple=(),              # with `data`, names of the classes to learn; none: all
     epochs:int|None=None,               # with `data`, how long; None: as the config has it
     size:int|None=None,                 # with `data`, short side of the pictures in pixels, as the network sees them; None: as the config has it
-    batch_size:int|None=None,           # with `data`, pictures a step on each GPU; None: as the config has it
+    batch_size:int|Literal['auto']|None=None,   # with `data`, pictures a step on each GPU; auto: as many as fit, found by trial steps; None: as the config has it
+    anchors:Literal['auto', 'keep']|None=None,  # with `data`, fit anchors that reach too few of the boxes, or keep the config's; None: auto
+    on_bad:Literal['raise', 'skip', 'clip']|None=None,  # records and pictures that cannot be read: stop, leave out and count, or likewise and cut boxes that stick out; None: as the config has it, mostly raise
+    model:Literal['small']|None=None,   # with `data`, a small detector for a laptop in place of a config
 )->Run:                                 # what the run has left
     "Train the detector that a config describes."
-    cfg = read_training_config(config, set if data is None else ())
-    name = Path(cfg.filename).stem if getattr(cfg, 'filename', None) else 'run'
+    cfg, about = _what_to_train(config, model, data, set if data is None else ())
+    name = Path(cfg.filename).stem if getattr(cfg, 'filename', None) else model or 'run'
     for k,v in dict(work_dir=work_dir, resume=resume).items():
         if not (v is None or isinstance(v, (str, os.PathLike)) or k == 'resume' and isinstance(v, bool)): raise TypeError(f'{k} is {v!r:.60}; expected a path')
     if not isinstance(validate, bool): raise TypeError(f'validate is {validate!r:.60}; expected True or False')
@@ -495,14 +512,20 @@ def detbook_train(
                      resume=str(resume) if resume else False, launcher=launcher, seed=seed, set=[set] if isinstance(set, str) else list(set), save_every=save_every,
                      own=[own] if isinstance(own, str) else list(own))
     load_own(arguments['own'])      # a slip is named before any process starts
-    choices, said = dict(val=val, classes=([classes] if isinstance(classes, str) else list(classes)) or None, epochs=epochs, size=size, batch_size=batch_size), []
-    if data is not None:
-        cfg, said = adapt_config(cfg, data, folder/'data', **choices)
-        cfg = read_training_config(cfg, set)
-        arguments |= dict(data=str(data), **choices | dict(val=None if val is None else str(val)))
-    elif given := next((k for k,v in choices.items() if v is not None), None): raise ValueError(f'--{given} goes with --data; without it the config decides, and --set changes it')
-    how = cfg, folder, resume, validate, seed, save_every, launcher, arguments, said
-    stopped = _in_process(*how) if gpus == 1 or launcher != 'none' else run_on(gpus, _in_process, *how)
+    choices = dict(val=val, classes=([classes] if isinstance(classes, str) else list(classes)) or None, epochs=epochs, size=size, batch_size=batch_size, anchors=anchors)
+    given = {k: v for k,v in choices.items() if v is not None}
+    if data is None and given: raise ValueError(f'--{next(iter(given))} goes with --data; without it the config decides, and --set changes it')
+    with process_group(launcher) if data is not None else contextlib.nullcontext():      # several processes share the work of looking through the pictures
+        said = []
+        if data is not None:
+            cfg, said = adapt_config(cfg, data, folder/'data', Choices(**given, on_bad=on_bad or 'raise'), arguments['own'], gpus, arguments['set'])
+            cfg = read_training_config(cfg, set)
+            arguments |= dict(data=str(data), model=model, on_bad=on_bad, **choices | dict(val=None if val is None else str(val)))
+        elif on_bad is not None:
+            arguments |= dict(on_bad=on_bad)
+            for own_set, _ in [s for stage in ('train_dataloader', 'val_dataloader') for s in inner_datasets(cfg, stage)]: own_set['on_bad'] = on_bad
+        how = cfg, folder, resume, validate, seed, save_every, launcher, arguments, about + said
+        stopped = _in_process(*how) if gpus == 1 or launcher != 'none' else run_on(gpus, _in_process, *how)
     if stopped: raise SystemExit(128 + stopped)
     return Run(folder)
 
