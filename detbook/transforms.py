@@ -211,11 +211,15 @@ class Crop:
         return image, target
 
 # %% ../nbs/54_transforms.ipynb #1e6ef48f
-def _join_keypoints(xy, visible, size):
-    "x, y, flag; what lies outside of the picture becomes not labelled: all zero."
-    xy = xy.as_subclass(Tensor)
+def _in_view(target, size):
+    "Keypoints outside of the picture lose their flag, so that no later step brings them back to where nothing is seen of them."
+    xy = target['keypoints'].as_subclass(Tensor)
     inside = (xy >= 0).all(-1) & (xy[..., 0] <= size[1]) & (xy[..., 1] <= size[0])
-    return torch.cat([xy, visible[..., None]], -1) * (inside & (visible > 0))[..., None]
+    return {**target, 'visible': target['visible'] * inside}
+
+def _join_keypoints(xy, visible):
+    "x, y, flag; what is not labelled becomes all zero."
+    return torch.cat([xy.as_subclass(Tensor), visible[..., None]], -1) * (visible > 0)[..., None]
 
 def _drop_lost(target, min_size):
     "Keep the objects whose box still has a size, in every tensor."
@@ -254,13 +258,15 @@ class Augment:
         points = target.pop('keypoints', None)
         if points is not None:
             target.update(keypoints=tv_tensors.KeyPoints(points[..., :2].clone(), canvas_size=image.shape[-2:]), visible=points[..., 2])
+            target = _in_view(target, image.shape[-2:])
         if proposals is not None: target.update(_split_proposals(proposals, image.shape[-2:]))
         for step in self.steps:
             moved = step(image, target)
             if moved is None: return None
             image, target = moved
+            if points is not None: target = _in_view(target, image.shape[-2:])
         target = _drop_lost(target, self.min_size)
-        if points is not None: target['keypoints'] = _join_keypoints(target.pop('keypoints'), target.pop('visible'), image.shape[-2:])
+        if points is not None: target['keypoints'] = _join_keypoints(target.pop('keypoints'), target.pop('visible'))
         if proposals is not None: target['proposals'] = _join_proposals(target.pop('proposals'), target.pop('proposal_scores'))
         return image, {**target, 'size': tuple(image.shape[-2:])}
 
