@@ -8,7 +8,7 @@ Docs: https://detbook.github.io/detbook/augment.html.md"""
 __all__ = ['draw_between', 'draw_below', 'show_augmented', 'PhotoMetricDistortion', 'paste_sample', 'Expand', 'Pad',
            'RandomShift', 'MinIoURandomCrop', 'CutOut', 'RandomErasing', 'warp_sample', 'RandomAffine']
 
-# %% ../nbs/73_augment.ipynb #dd9f74ba
+# %% ../nbs/73_augment.ipynb #59044fcb
 import copy, math
 import torch, torch.nn.functional as nnf, torchvision.transforms.v2.functional as F
 from torch import Tensor
@@ -18,7 +18,7 @@ from .show import show_grid
 from .boxes import box_area, intersection, iou_matrix
 from .transforms import Augment, check_sample, keep_rows, move_target
 
-# %% ../nbs/73_augment.ipynb #e8286267
+# %% ../nbs/73_augment.ipynb #ae4ddeeb
 def draw_between(
     low:float,  # one end
     high:float, # the other end
@@ -34,7 +34,7 @@ def draw_below(
     check('n int 1..', n)
     return int(torch.randint(n, ()))
 
-# %% ../nbs/73_augment.ipynb #269a9937
+# %% ../nbs/73_augment.ipynb #215d574c
 def _raw(picture, index, bare):
     "A pair of a data set, without its own steps where others are asked for."
     if bare and getattr(picture, 'transforms', None) is not None:
@@ -66,11 +66,11 @@ def show_augmented(
             item = picture if pair else _raw(picture, index, transforms is not None)
             if transforms is not None and item is not None: item = transforms(*item)
             if item is not None: items.append(item)
-    cols, more = min(math.isqrt(n - 1) + 1, 4), {} if pair else dict(skeleton=getattr(picture, 'skeleton', ()))
+    cols, more = n if n <= 4 else min(math.isqrt(n - 1) + 1, 4), {} if pair else dict(skeleton=getattr(picture, 'skeleton', ()))
     rows = -(-n//cols)
     return show_grid(items, cols, classes or getattr(picture, 'classes', None), size=(1.5*cols, 1.5*rows), **more)
 
-# %% ../nbs/73_augment.ipynb #1f8d79ee
+# %% ../nbs/73_augment.ipynb #4c5f728d
 def _recolour(x, saturation, hue):
     "Multiply the saturation and turn the hue of a (3,H,W) float picture, by OpenCV's rules for floats."
     v, low = x.amax(0), x.amin(0)
@@ -86,7 +86,7 @@ def _recolour(x, saturation, hue):
         away = torch.minimum(k, 4 - k).clamp(0, 1)
     return v - v*s*away
 
-# %% ../nbs/73_augment.ipynb #8ad199b2
+# %% ../nbs/73_augment.ipynb #e20bb577
 class PhotoMetricDistortion:
     "Change brightness, contrast, saturation, hue and the order of the channels, each in half of the pictures; the picture becomes float32 and may leave 0..255."
     @checked('brightness_delta 0.., contrast_range pair 0.., saturation_range pair 0.., hue_delta 0..360')
@@ -115,7 +115,7 @@ class PhotoMetricDistortion:
         if order is not None: x = x[order]
         return x.as_subclass(type(image)), target
 
-# %% ../nbs/73_augment.ipynb #ae6f58e2
+# %% ../nbs/73_augment.ipynb #89dfd62c
 def _fill(values, like):
     "One value or three as a (3,1,1) tensor of the picture's kind."
     return torch.tensor([float(v) for v in (values if isinstance(values, (list, tuple)) else [values])]).to(like.dtype)[:, None, None]
@@ -135,7 +135,7 @@ def paste_sample(
     if y1 < y2 and x1 < x2: canvas[:, y1:y2, x1:x2] = image[:, y1-top:y2-top, x1-left:x2-left]
     return {**move_target(lambda v: F.crop(v, -top, -left, high, wide), target), 'moved': True}
 
-# %% ../nbs/73_augment.ipynb #8b4ecf8c
+# %% ../nbs/73_augment.ipynb #18651fa1
 class Expand:
     "Lay the picture somewhere on a larger one with probability `prob`, so that objects become small."
     @checked('mean some .., to_rgb flag, ratio_range pair 1.., prob 0..1')
@@ -160,7 +160,7 @@ class Expand:
         target = paste_sample(canvas, image, target, left, top)
         return canvas.as_subclass(type(image)), target
 
-# %% ../nbs/73_augment.ipynb #3cd206b4
+# %% ../nbs/73_augment.ipynb #ab619728
 class Pad:
     "Fill up a picture to the right and below; one that is larger keeps its sides."
     @checked('size? pair int 1.., pad_to_square flag')
@@ -179,7 +179,7 @@ class Pad:
         target = paste_sample(canvas, image, target, 0, 0)
         return canvas.as_subclass(type(image)), target
 
-# %% ../nbs/73_augment.ipynb #ab1580ba
+# %% ../nbs/73_augment.ipynb #aa728567
 def _sizes(boxes): return (boxes[:, 2:] - boxes[:, :2]).as_subclass(Tensor)
 
 class RandomShift:
@@ -203,7 +203,7 @@ class RandomShift:
         keep   = _sizes(moved['boxes']).gt(self.filter_thr_px).all(1)
         return (canvas.as_subclass(type(image)), keep_rows(moved, keep)) if keep.any() else (image, target)
 
-# %% ../nbs/73_augment.ipynb #e7f25826
+# %% ../nbs/73_augment.ipynb #98a48520
 class MinIoURandomCrop:
     "Cut a window that has at least a drawn IoU with every box; objects whose middle is outside are dropped."
     @checked('min_ious some 0..1, min_crop_size >0..1')
@@ -240,7 +240,7 @@ class MinIoURandomCrop:
         cut = lambda v: F.crop(v, y1, x1, y2 - y1, x2 - x1)
         return cut(image), {**move_target(cut, keep_rows(target, keep)), 'cropped': True}
 
-# %% ../nbs/73_augment.ipynb #7a489792
+# %% ../nbs/73_augment.ipynb #023ec347
 def _ends(name, n):
     "A number or a pair of them as (least, most)."
     low, high = n if isinstance(n, (list, tuple)) else (n, n)
@@ -276,7 +276,7 @@ class CutOut:
             out[:, y:y+high, x:x+wide] = _fill(self.fill_in, image)
         return out.as_subclass(type(image)), target
 
-# %% ../nbs/73_augment.ipynb #ec1c200a
+# %% ../nbs/73_augment.ipynb #c1909874
 class RandomErasing:
     "Fill some rectangles of the picture, empty the masks there, and drop objects of whose box too large a share is gone."
     @checked('squared flag, bbox_erased_thr 0..')
@@ -315,7 +315,7 @@ class RandomErasing:
         target = target if masks is None else {**target, 'masks': masks}
         return out.as_subclass(type(image)), keep_rows(target, gone < self.bbox_erased_thr)
 
-# %% ../nbs/73_augment.ipynb #5e26ab31
+# %% ../nbs/73_augment.ipynb #7c0753f6
 def _matrix(*rows): return torch.tensor([*rows, (0, 0, 1)], dtype=torch.float64)
 
 def _warp(x, matrix, size, fill):
@@ -336,7 +336,7 @@ def _warp_part(v, matrix, size):
     boxes = torch.cat([corners.amin(1), corners.amax(1)], 1).to(x.dtype)
     return F.clamp_bounding_boxes(tv_tensors.BoundingBoxes(boxes, format='XYXY', canvas_size=size))
 
-# %% ../nbs/73_augment.ipynb #a3581f85
+# %% ../nbs/73_augment.ipynb #79afeed7
 @checked('matrix float (3,3), size pair int 1..')
 def warp_sample(
     image:Tensor,           # (C,h,w) picture
@@ -352,7 +352,7 @@ def warp_sample(
     if not image.is_floating_point(): x = x.round().clamp(0, 255).to(image.dtype)
     return x.as_subclass(type(image)), {**move_target(lambda v: _warp_part(v, matrix, size), target), 'moved': True}
 
-# %% ../nbs/73_augment.ipynb #5223b919
+# %% ../nbs/73_augment.ipynb #3e1dc372
 class RandomAffine:
     "Turn, scale, shear and shift a picture at random; masks and keypoints go along."
     @checked('max_rotate_degree 0.., max_translate_ratio 0..1, scaling_ratio_range pair >0.., max_shear_degree 0.., border pair int ..')
