@@ -234,8 +234,7 @@ class Albu:
         boxes, points = F.clamp_bounding_boxes(target['boxes']).as_subclass(Tensor), target.get('keypoints')
         given = dict(image=_bytes(image.as_subclass(Tensor)).permute(1, 2, 0).contiguous().numpy(), bboxes=boxes.tolist(), index=list(range(len(boxes))))
         if 'masks' in target and len(boxes): given['masks'] = list(target['masks'].as_subclass(Tensor).to(torch.uint8).numpy())
-        if points is not None: given['keypoints'] = (points.as_subclass(Tensor).reshape(-1, 2) - .5).tolist()
-        return given
+        return {**given, 'keypoints': [] if points is None else (points.as_subclass(Tensor).reshape(-1, 2) - .5).tolist()}
 
     def _taken(self, out, image, target):
         "The picture and target of what Albumentations gives."
