@@ -55,7 +55,7 @@ def show_augmented(
     pair = isinstance(picture, (list, tuple)) and len(picture) == 2 and isinstance(picture[1], dict)
     if not pair and not (hasattr(picture, 'classes') and hasattr(picture, '__getitem__')): raise TypeError(f'picture is a {type(picture).__name__}; expected a data set, or a pair of an image and its target')
     if pair and transforms is None: raise ValueError('transforms is None; one pair has no steps of its own: expected a step or a list of them')
-    if isinstance(transforms, (list, tuple)): transforms = Augment(list(transforms), min_size=0)
+    if isinstance(transforms, (list, tuple)) and all(map(callable, transforms)): transforms = Augment(list(transforms), min_size=0)
     elif transforms is not None and not callable(transforms): raise TypeError(f'transforms is {transforms!r:.60}; expected a callable on (image, target), or a list of them')
     elif transforms is not None and not hasattr(transforms, 'steps'): transforms = Augment([transforms], min_size=0)
     seeds, items = iter(range(seed, seed + 100*n)), []
@@ -116,11 +116,14 @@ class PhotoMetricDistortion:
         return x.as_subclass(type(image)), target
 
 # %% ../nbs/73_augment.ipynb #89dfd62c
+def _check_fill(name, v): check(f'{name} three ..' if isinstance(v, (list, tuple)) else f'{name} ..', v)
+
 def _fill(values, like):
     "One value or three as a (3,1,1) tensor of the picture's kind."
     return torch.tensor([float(v) for v in (values if isinstance(values, (list, tuple)) else [values])]).to(like.dtype)[:, None, None]
 
-@checked('canvas (C,H,W), left int .., top int ..')
+# %% ../nbs/73_augment.ipynb #b293ae43
+@checked('canvas (C,H,W), image (C,h,w), left int .., top int ..')
 def paste_sample(
     canvas:Tensor,  # (C,H,W) picture that is written into
     image:Tensor,   # (C,h,w) picture
@@ -168,7 +171,9 @@ class Pad:
         size:tuple|None=None,       # (width, height) at least, pixels
         pad_to_square:bool=False,   # make both sides as long as the longer
         pad_val:float|tuple=0,      # what it is filled with: a number, or red, green, blue
-    ): self.size, self.pad_to_square, self.pad_val = size, pad_to_square, pad_val
+    ):
+        _check_fill('pad_val', pad_val)
+        self.size, self.pad_to_square, self.pad_val = size, pad_to_square, pad_val
 
     def __call__(self, image, target):
         check_sample(image, target)
@@ -243,7 +248,8 @@ class MinIoURandomCrop:
 # %% ../nbs/73_augment.ipynb #023ec347
 def _ends(name, n):
     "A number or a pair of them as (least, most)."
-    low, high = n if isinstance(n, (list, tuple)) else (n, n)
+    low, high = n if isinstance(n, (list, tuple)) and len(n) == 2 else (n, n)
+    check(f'{name} pair 0..', (low, high))
     if not 0 <= low <= high: raise ValueError(f'{name} is {n}; expected a number from 0 or (least, most)')
     return low, high
 
@@ -257,6 +263,7 @@ class CutOut:
         fill_in:tuple=(0, 0, 0),                # red, green, blue
     ):
         if (cutout_shape is None) == (cutout_ratio is None): raise ValueError(f'cutout_shape is {cutout_shape} and cutout_ratio is {cutout_ratio}; expected one of the two')
+        _check_fill('fill_in', fill_in)
         self.n_holes, self.fill_in, self.with_ratio = _ends('n_holes', n_holes), tuple(fill_in), cutout_shape is None
         given = cutout_ratio if self.with_ratio else cutout_shape
         self.candidates = given if isinstance(given, list) else [given]
@@ -287,6 +294,7 @@ class RandomErasing:
         bbox_erased_thr:float=.9,           # an object with this share of its box erased is dropped
         img_border_value:float|tuple=128,   # what is filled in: a number, or red, green, blue
     ):
+        _check_fill('img_border_value', img_border_value)
         self.n_patches, self.ratio, self.squared = _ends('n_patches', n_patches), _ends('ratio', ratio), squared
         if self.ratio[1] > 1: raise ValueError(f'ratio is {ratio}; expected 0 to 1')
         self.bbox_erased_thr, self.img_border_value = bbox_erased_thr, img_border_value
@@ -337,7 +345,7 @@ def _warp_part(v, matrix, size):
     return F.clamp_bounding_boxes(tv_tensors.BoundingBoxes(boxes, format='XYXY', canvas_size=size))
 
 # %% ../nbs/73_augment.ipynb #79afeed7
-@checked('matrix float (3,3), size pair int 1..')
+@checked('matrix float finite (3,3), size pair int 1..')
 def warp_sample(
     image:Tensor,           # (C,h,w) picture
     target:dict,            # what is said about it; keypoints as tv_tensors.KeyPoints
@@ -364,6 +372,7 @@ class RandomAffine:
         border:tuple=(0, 0),                    # (x, y) that the picture grows by on each side, pixels; below 0 it shrinks
         border_val:tuple=(114, 114, 114),       # red, green, blue of what comes in
     ):
+        _check_fill('border_val', border_val)
         if scaling_ratio_range[0] > scaling_ratio_range[1]: raise ValueError(f'scaling_ratio_range is {scaling_ratio_range}; expected (least, most)')
         self.max_rotate_degree, self.max_translate_ratio, self.scaling_ratio_range = max_rotate_degree, max_translate_ratio, tuple(scaling_ratio_range)
         self.max_shear_degree, self.border, self.border_val = max_shear_degree, tuple(border), border_val

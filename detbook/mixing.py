@@ -12,7 +12,7 @@ import torch, torchvision.transforms.v2.functional as F
 from torch import Tensor
 from torch.utils.data import Dataset
 from torchvision import tv_tensors
-from .core import checked
+from .core import check, checked
 from .toy import mask_boxes
 from .augment import draw_below, draw_between, paste_sample
 from .transforms import Augment, Flip, RandomResize, check_sample, keep_rows
@@ -100,7 +100,9 @@ def _pasted(canvas, image, target, place):
 def _check_mix(image, target, others, need):
     check_sample(image, target, 'boxes', 'labels')
     if 'proposals' in target: raise ValueError('pictures with proposals cannot be mixed')
-    if not isinstance(others, (list, tuple)) or len(others) != need: raise ValueError(f'others has {len(others) if hasattr(others, "__len__") else others!r}; expected {need} pairs of a picture and its target')
+    check('others list pair', others)
+    if len(others) != need or not all(isinstance(i, Tensor) and isinstance(t, dict) for i,t in others): raise ValueError(f'others is a list of {len(others)}; expected {need} of pairs, each a picture and its target')
+    for i, t in others: check_sample(i, t, 'boxes', 'labels')
 
 # %% ../nbs/75_mixing.ipynb #7ad1d3aa
 class Mosaic:

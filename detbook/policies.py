@@ -29,7 +29,7 @@ def _magnitude(level, low, high):
 
 def _bounds(kind, kinds, low, high):
     "The least and most strength: those asked for, or those of the kind."
-    if kind not in kinds: raise ValueError(f'there is no {kind!r}{nearest(kind, list(kinds)) or "; there are " + ", ".join(kinds)}')
+    if kind not in kinds: raise ValueError(f'kind is {kind!r}{nearest(kind, list(kinds)) or "; there are " + ", ".join(kinds)}')
     *own, limit = kinds[kind][-3:]
     low, high = (d if m is None else m for m,d in zip((low, high), own))
     if not 0 <= low <= high <= limit: raise ValueError(f'{kind}: min_mag is {low} and max_mag {high}; expected 0 <= min_mag <= max_mag <= {limit}')
@@ -108,6 +108,7 @@ class GeomTransform:
         reversal_prob:float=.5,             # how often it stays as it is, and is not turned to the other side
         img_border_value:float|tuple=128,   # what comes in: a number, or red, green, blue
     ):
+        check('img_border_value three ..' if isinstance(img_border_value, (list, tuple)) else 'img_border_value ..', img_border_value)
         self.kind, self.prob, self.level, (self.min_mag, self.max_mag) = kind, prob, level, _bounds(kind, _MOVES, min_mag, max_mag)
         self.reversal_prob, self.img_border_value = reversal_prob, img_border_value
 
@@ -125,6 +126,7 @@ class GeomTransform:
 # %% ../nbs/74_policies.ipynb #0dc91fba
 def _run(steps, image, target):
     "One step after another; None if one gives None."
+    check_sample(image, target)
     for step in steps:
         moved = step(image, target)
         if moved is None: return None

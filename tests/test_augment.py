@@ -1,5 +1,5 @@
 "Augmentation beyond its chapters: OpenCV's pixels for fixed draws, painted objects through long random chains, runs that go on bit for bit, and mmdetection's own pipelines."
-import importlib.util, json, math, random
+import importlib.util, random
 from pathlib import Path
 import numpy as np, pytest, torch
 from torch import Tensor
@@ -10,8 +10,8 @@ from detbook import toy
 from detbook.augment import CutOut, Expand, MinIoURandomCrop, Pad, PhotoMetricDistortion, RandomAffine, RandomErasing, RandomShift, show_augmented
 from detbook.config import Config
 from detbook.data import CocoDataset
-from detbook.loader import SeededItems, build_loader, build_plan, drawn_from
-from detbook.mixing import CopyPaste, MixedDataset, Mosaic, MixUp
+from detbook.loader import SeededItems, build_loader, build_plan
+from detbook.mixing import Mosaic, MixUp
 from detbook.nodes import ConfigError
 from detbook.pipeline import build_dataset, build_transforms
 from detbook.policies import Albu, AutoAugment, ColorTransform, GeomTransform, RandAugment, RandomChoice
