@@ -29,7 +29,7 @@ class MixedDataset(Dataset):
         for k in ('classes', 'sizes'):
             if not hasattr(dataset, k): raise TypeError(f'dataset is a {type(dataset).__name__} without {k}; expected a data set with classes and sizes')
         self.dataset, self.steps, self.max_refetch = dataset, list(steps), max_refetch
-        self.classes, self.sizes, self.name = dataset.classes, dataset.sizes, getattr(dataset, 'name', 'a data set')
+        self.classes, self.sizes, self.name = getattr(dataset, 'classes'), getattr(dataset, 'sizes'), getattr(dataset, 'name', 'a data set')
         self.test_mode, self.skeleton = getattr(dataset, 'test_mode', False), getattr(dataset, 'skeleton', ())
 
     def __len__(self): return len(self.dataset)
@@ -63,7 +63,7 @@ class MixedDataset(Dataset):
 
     def summary(self)->str: # some lines of text
         "Tell what was read, and how it is mixed."
-        return f'{self.dataset.summary()}\nmixed by {", ".join(type(s).__name__ for s in self.steps)}'
+        return f'{getattr(self.dataset, "summary", lambda: self.name)()}\nmixed by {", ".join(type(s).__name__ for s in self.steps)}'
 
     def __repr__(self): return self.summary()
 
