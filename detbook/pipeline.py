@@ -8,7 +8,7 @@ Docs: https://detbook.github.io/detbook/pipeline.html.md"""
 __all__ = ['class_balanced', 'build_dataset']
 
 # %% ../nbs/65_pipeline.ipynb #4a6d9e0c
-import hashlib, json, os
+import copy, hashlib, inspect, json, os
 from bisect import bisect_right
 from collections import Counter
 from collections.abc import Callable
@@ -26,6 +26,9 @@ from .parts import ConfigPart, build_part, refuse_type
 from .coco import link_record, plain_id, plain_record, read_coco, spellings
 from .data import CocoDataset, class_names
 from .formats import read_dataset
+from .augment import CutOut, Expand, MinIoURandomCrop, Pad, PhotoMetricDistortion, RandomAffine, RandomErasing, RandomShift
+from .mixing import CopyPaste, MixedDataset, Mosaic, MixUp
+from .policies import Albu, AutoAugment, ColorTransform, GeomTransform, RandAugment, RandomChoice
 from .transforms import Augment, Crop, DropSmall, Flip, RandomResize, Resize
 
 # %% ../nbs/65_pipeline.ipynb #cacfcbe0
@@ -36,7 +39,7 @@ class Pipeline:
         test_mode:bool=False,   # for testing, where no picture may be exchanged for another
     ):
         self.test_mode, self.names, self.steps, self.masks, self.keypoints = test_mode, [], [], False, False
-        self.reads_proposals, self.max_proposals, self.table = False, None, None
+        self.reads_proposals, self.max_proposals, self.table, self.mixes = False, None, None, False
 
     @checked
     def add(self,
@@ -129,12 +132,56 @@ def _filter(p, made):
     made.add(p.kind, DropSmall(tuple(map(float, size)) if p('by_box', True) else None, area if by_mask else 0, need))
 
 def _pad(p, made):
-    p.unused('size_divisor', 'pad_val', 'padding_mode')
-    for key in ('size', 'pad_to_square'):
-        if p(key, None): p.fail(key, 'a detector fills up its batches by itself; for a fixed size, model.data_preprocessor.batch_augments '
-                                     'takes dict(type=\'BatchFixedSizePad\', size=(height, width))')
+    p.unused('size_divisor')
+    p.only(dict(padding_mode='constant'))
+    size, square, value = p('size', None), p('pad_to_square', False), p('pad_val', 0)
+    if isinstance(value, dict): value = value.get('img', 0)
+    if made.test_mode and (size or square):
+        p.fail('size' if size else 'pad_to_square', 'in testing a detector fills up its batches by itself; for a fixed size, model.data_preprocessor.batch_augments '
+                                                    'takes dict(type=\'BatchFixedSizePad\', size=(height, width))')
+    if size or square: made.add(p.kind, Pad(size, square, value[::-1] if isinstance(value, (list, tuple)) else value))
 
 def _pack(p, made): p.unused('meta_keys')
+
+# %% ../nbs/65_pipeline.ipynb #ee78e27b
+_BLUE_FIRST = 'fill_in', 'border_val', 'img_border_value'
+
+def _made_of(cls, *first, only=(), unused=(), several=False):
+    "A builder for a step whose settings are the parameters of its class, behind the `first` of them."
+    def build(p, made):
+        if several and not made.mixes: p.fail('type', 'it needs several pictures: it stands in the pipeline of a MultiImageMixDataset, around the data set that they come from')
+        p.only(dict(only)); p.unused(*unused)
+        given = {k: v for k in list(inspect.signature(cls).parameters)[len(first):] if (v := p(k, None)) is not None}
+        try: made.add(p.kind, cls(*first, **{k: v[::-1] if k in _BLUE_FIRST and isinstance(v, (list, tuple)) else v for k,v in given.items()}))
+        except ImportError as e: p.fail('type', str(e))
+    return build
+
+def _steps_of(steps, path, made):
+    "The steps of one of several lists."
+    if not isinstance(steps, (list, tuple)): steps = [steps]
+    inner = copy.copy(made)
+    inner.names, inner.steps = [], []
+    _add_steps(inner, steps, path)
+    return inner.steps
+
+def _made_of_lists(cls, key, *more):
+    "A builder for a step that draws from lists of steps, which are the setting `key`."
+    def build(p, made):
+        lists, given = p(key, None), {k: v for k in more if (v := p(k, None)) is not None}
+        if lists is not None and not isinstance(lists, (list, tuple)): p.fail(key, 'expected a list of lists of steps')
+        if lists is not None: given[key] = [_steps_of(s, f'{p.path}.{key}.{i}', made) for i,s in enumerate(lists)]
+        made.add(p.kind, cls(**given))
+    return build
+
+_CLIPPED = dict(bbox_clip_border=True)
+_MOVED = dict(only=dict(mask_border_value=0, interpolation='bilinear'), unused=('seg_ignore_label',))
+_AUGMENT = dict(PhotoMetricDistortion=_made_of(PhotoMetricDistortion), Expand=_made_of(Expand, unused=('seg_ignore_label',)), MinIoURandomCrop=_made_of(MinIoURandomCrop, only=_CLIPPED),
+    RandomShift=_made_of(RandomShift), CutOut=_made_of(CutOut), RandomErasing=_made_of(RandomErasing, only=dict(mask_border_value=0), unused=('seg_ignore_label',)),
+    RandomAffine=_made_of(RandomAffine, only=_CLIPPED), Albu=_made_of(Albu, unused=('keymap',)), RandomChoice=_made_of_lists(RandomChoice, 'transforms', 'prob'),
+    AutoAugment=_made_of_lists(AutoAugment, 'policies', 'prob'), RandAugment=_made_of_lists(RandAugment, 'aug_space', 'aug_num', 'prob'),
+    Mosaic=_made_of(Mosaic, only=_CLIPPED, several=True), MixUp=_made_of(MixUp, only=_CLIPPED, several=True), CopyPaste=_made_of(CopyPaste, several=True))
+_AUGMENT |= {k: _made_of(ColorTransform, k) for k in 'Color Brightness Contrast Sharpness Solarize SolarizeAdd Posterize Equalize AutoContrast Invert'.split()}
+_AUGMENT |= {k: _made_of(GeomTransform, k, **_MOVED) for k in 'ShearX ShearY Rotate TranslateX TranslateY'.split()}
 
 # %% ../nbs/65_pipeline.ipynb #e81297b5
 def _no_step(reason): return lambda p, made: p.fail('type', reason)
@@ -143,11 +190,19 @@ _OLD     = _no_step('a step of mmdetection 2.x, whose work the data_preprocessor
 _STEPS = dict(LoadImageFromFile=_load_image, LoadAnnotations=_load_annotations, LoadProposals=_load_proposals, ProposalBroadcaster=_broadcast,
               Resize=_resize, RandomResize=_random_resize, RandomChoiceResize=_choice_resize, RandomCrop=_random_crop, RandomFlip=_flip,
               FilterAnnotations=_filter, Pad=_pad, PackDetInputs=_pack, TestTimeAug=_no_step('build_tta reads it, from tta_pipeline'))
-_STEPS |= dict.fromkeys("""PhotoMetricDistortion Expand MinIoURandomCrop Mosaic CachedMosaic MixUp CachedMixUp CopyPaste Albu InstaBoost AutoAugment RandAugment
-    RandomChoice RandomShift RandomAffine RandomErasing RandomCenterCropPad YOLOXHSVRandomAug CutOut Corrupt SegRescale LoadPanopticAnnotations""".split(), _NO_STEP)
+_CACHED  = _no_step('a cache makes a picture depend on those before it, so that a run that goes on would see others: there is a MultiImageMixDataset with Mosaic and MixUp')
+_STEPS |= _AUGMENT | dict(CachedMosaic=_CACHED, CachedMixUp=_CACHED)
+_STEPS |= dict.fromkeys('InstaBoost RandomCenterCropPad YOLOXHSVRandomAug Corrupt RandomOrder SegRescale LoadPanopticAnnotations'.split(), _NO_STEP)
 _STEPS |= dict.fromkeys('Normalize DefaultFormatBundle Collect ImageToTensor MultiScaleFlipAug'.split(), _OLD)
 
 # %% ../nbs/65_pipeline.ipynb #54f84b3a
+def _add_steps(made, pipeline, path, skipped=()):
+    "Put the steps of a list behind those that are there."
+    if not isinstance(pipeline, (list, tuple)): raise ConfigError(f'{path} is {pipeline!r:.60}; expected a list of steps')
+    for i,step in enumerate(pipeline):
+        if callable(step) and not isinstance(step, dict): made.add(getattr(step, '__name__', type(step).__name__), step)
+        elif not (isinstance(step, dict) and step.get('type') in skipped): build_part(ConfigPart(step, f'{path}.{i}'), _STEPS, 'step', made)
+
 def build_transforms(
     pipeline:list,          # dicts with a type, as a config has them; or callables on (image, target)
     path:str='pipeline',    # what messages call it
@@ -155,11 +210,8 @@ def build_transforms(
 )->Pipeline:                # callable on (image, target)
     "Build the steps that a config describes. Raises ConfigError for a step or a keyword that there is not."
     check('path text, test_mode flag', path, test_mode)
-    if not isinstance(pipeline, (list, tuple)): raise ConfigError(f'{path} is {pipeline!r:.60}; expected a list of steps')
     made = Pipeline(test_mode)
-    for i,step in enumerate(pipeline):
-        if callable(step) and not isinstance(step, dict): made.add(getattr(step, '__name__', type(step).__name__), step)
-        else: build_part(ConfigPart(step, f'{path}.{i}'), _STEPS, 'step', made)
+    _add_steps(made, pipeline, path)
     return made
 
 # %% ../nbs/65_pipeline.ipynb #445dbc5f
@@ -514,15 +566,29 @@ def _balanced(p):
     if not isinstance(ds, CocoDataset): p.fail('dataset', 'expected one CocoDataset')
     return class_balanced(ds, threshold)
 
-_OTHER, _NONE = refuse_type('detbook reads COCO and VOC files: write the annotations as COCO instances'), refuse_type('detbook does not have it')
-_DATASETS = dict(CocoDataset=_coco, VOCDataset=_voc, XMLDataset=_voc, RepeatDataset=_repeat, ConcatDataset=_concat, ClassBalancedDataset=_balanced, MultiImageMixDataset=_NONE)
+def _first_part(ds):
+    "The data set that loads, or the first of several."
+    while hasattr(ds, 'parts') or isinstance(ds, MixedDataset): ds = ds.dataset if isinstance(ds, MixedDataset) else ds.parts[0]
+    return ds
+
+def _mix(p):
+    p.unused('lazy_init')
+    inner, skipped = build_part(p.part('dataset'), _DATASETS, 'data set'), p('skip_type_keys', None) or ()
+    made, read = Pipeline(getattr(inner, 'test_mode', False)), getattr(_first_part(inner), 'transforms', None)
+    made.mixes, made.masks, made.keypoints = True, getattr(read, 'masks', False), getattr(read, 'keypoints', False)
+    _add_steps(made, p('pipeline'), f'{p.path}.pipeline', skipped)
+    return MixedDataset(inner, made.steps, p('max_refetch', 15))
+
+_OTHER = refuse_type('detbook reads COCO and VOC files: write the annotations as COCO instances')
+_DATASETS = dict(CocoDataset=_coco, VOCDataset=_voc, XMLDataset=_voc, RepeatDataset=_repeat, ConcatDataset=_concat, ClassBalancedDataset=_balanced, MultiImageMixDataset=_mix)
 _DATASETS |= dict.fromkeys(('LVISDataset', 'CityscapesDataset'), _OTHER)
+
 
 # %% ../nbs/65_pipeline.ipynb #839283ed
 def build_dataset(
     dataset:dict,           # of a config: `cfg.train_dataloader.dataset`, or a plain dict
     path:str='dataset',     # what messages call it
-)->Dataset:                 # a CocoDataset, or a JoinedDataset of some: with classes, sizes, summary()
+)->Dataset:                 # a CocoDataset, or a JoinedDataset or MixedDataset of some: with classes, sizes, summary()
     "Build the data set that a config describes. Raises ConfigError, ValueError or FileNotFoundError that say where, what, and what was expected."
     return build_part(ConfigPart(dataset, path), _DATASETS, 'data set')
 

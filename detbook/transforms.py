@@ -8,6 +8,7 @@ Docs: https://detbook.github.io/detbook/transforms.html.md"""
 __all__ = ['Resize', 'RandomResize', 'Flip', 'Crop', 'Augment', 'DropSmall', 'train_transforms', 'test_transforms', 'to_original']
 
 # %% ../nbs/54_transforms.ipynb #390c509f
+from collections.abc import Callable
 import torch, torch.nn.functional as nnf, torchvision.transforms.v2.functional as F
 from torch import Tensor
 from torchvision import tv_tensors
@@ -17,7 +18,11 @@ from .toy import mask_boxes
 from .tta import FLIPS
 
 # %% ../nbs/54_transforms.ipynb #f396e4b6
-def _check_sample(image, target, *need):
+def check_sample(
+    image:Tensor,   # (C,H,W) picture
+    target:dict,    # boxes (N,4) and what else has a row for each object
+    *need,          # keys that the target has to have
+):
     "Raise for a picture or target of another kind or shape; values are the business of `check_batch`."
     check('image (C,H,W), target dict', image, target)
     check_keys(target, *need, where='target')
@@ -40,17 +45,29 @@ def _sizes(boxes):
     "(N,2) width and height."
     return (boxes[:, 2:] - boxes[:, :2]).as_subclass(Tensor)
 
-def _rows(target, keep):
-    "The objects where `keep` is true, in every tensor that has a row for each of them."
+@checked('keep bool (N)')
+def keep_rows(
+    target:dict,    # tensors with a row for each object; proposals have rows of their own and stay
+    keep:Tensor,    # (N,) bool
+)->dict:            # the target without the other objects
+    "Keep the objects where `keep` is true, in every tensor that has a row for each of them."
     if keep.all(): return target                            # the usual case, without a copy of every mask
     def rows(v): return tv_tensors.wrap(v[keep], like=v) if isinstance(v, tv_tensors.TVTensor) else v[keep]
     return {k: rows(v) if isinstance(v, Tensor) and k not in ('proposals', 'proposal_scores') else v for k,v in target.items()}
 
-def _each(f, image, target):
-    "Apply one of v2's functionals to the picture and to all that has a place on it."
+@checked
+def move_target(
+    f:Callable,     # of one of torchvision's own types, which it gives back: a functional of v2
+    target:dict,    # boxes, masks and keypoints of these types, and whatever else
+)->dict:            # the target with all of these changed
+    "Apply a function to all of a target that has a place on the picture. Raises ValueError for keypoints that are a plain tensor."
     if 'keypoints' in target and not isinstance(target['keypoints'], tv_tensors.KeyPoints):
         raise ValueError('keypoints are moved inside an Augment: wrap the steps in one')
-    return f(image), {k: f(v) if isinstance(v, tv_tensors.TVTensor) else v for k,v in target.items()}
+    return {k: f(v) if isinstance(v, tv_tensors.TVTensor) else v for k,v in target.items()}
+
+def _each(f, image, target):
+    "Apply one of v2's functionals to the picture and to all that has a place on it."
+    return f(image), move_target(f, target)
 
 # %% ../nbs/54_transforms.ipynb #bc1e4bfc
 def _resize(x, size, antialias):
@@ -77,7 +94,7 @@ class Resize:
     ): self.scale, self.jitter, self.antialias = scale, jitter, antialias
 
     def __call__(self, image, target):
-        _check_sample(image, target)
+        check_sample(image, target)
         factor = torch.empty(()).uniform_(*self.jitter).item()
         return _resize_to(fit_size(image.shape[-2:], [s*factor for s in self.scale]), self.antialias, image, target)
 
@@ -106,7 +123,7 @@ class RandomResize:
         return tuple(max(int(s*factor), 1) for s in scale)
 
     def __call__(self, image, target):
-        _check_sample(image, target)
+        check_sample(image, target)
         scale = self.draw()
         new = fit_size(image.shape[-2:], scale) if self.keep_ratio else scale[::-1]
         return _resize_to(new, self.antialias, image, target)
@@ -135,7 +152,7 @@ class Flip:
         self.ways = [(w, sum(each[:i+1])) for i,w in enumerate(ways)]
 
     def __call__(self, image, target):
-        _check_sample(image, target)
+        check_sample(image, target)
         drawn = torch.rand(()).item()
         axes = FLIPS[next((w for w, upto in self.ways if drawn < upto), None)]
         if not axes: return image, target
@@ -180,30 +197,34 @@ class Crop:
         return tuple(max(int(n*(s + u*(1-s)) + .5), 1) for n,s,u in zip((h, w), self.size, more))
 
     def __call__(self, image, target):
-        _check_sample(image, target, 'boxes')
+        check_sample(image, target, 'boxes')
         h, w = image.shape[-2:]
         high, wide = self.draw(h, w)
         top, left = int(torch.randint(h-high+1, ())), int(torch.randint(w-wide+1, ()))
         image, target = _each(lambda x: F.crop(x, top, left, high, wide), image, target)
         inside = _sizes(target['boxes']).gt(0).all(1)
         if self.need and not inside.any(): return None
-        target = {**_rows(target, inside), 'cropped': True}
+        target = {**keep_rows(target, inside), 'cropped': True}
         if self.tight and 'masks' in target:
             target['boxes'] = tv_tensors.wrap(mask_boxes(target['masks'].as_subclass(Tensor).bool()).to(target['boxes'].dtype), like=target['boxes'])
         return image, target
 
 # %% ../nbs/54_transforms.ipynb #1e6ef48f
-def _join_keypoints(xy, visible, size):
-    "x, y, flag; what lies outside of the picture becomes not labelled: all zero."
-    xy = xy.as_subclass(Tensor)
+def _in_view(target, size):
+    "Keypoints outside of the picture lose their flag, so that no later step brings them back to where nothing is seen of them."
+    xy = target['keypoints'].as_subclass(Tensor)
     inside = (xy >= 0).all(-1) & (xy[..., 0] <= size[1]) & (xy[..., 1] <= size[0])
-    return torch.cat([xy, visible[..., None]], -1) * (inside & (visible > 0))[..., None]
+    return {**target, 'visible': target['visible'] * inside}
+
+def _join_keypoints(xy, visible):
+    "x, y, flag; what is not labelled becomes all zero."
+    return torch.cat([xy.as_subclass(Tensor), visible[..., None]], -1) * (visible > 0)[..., None]
 
 def _drop_lost(target, min_size):
     "Keep the objects whose box still has a size, in every tensor."
     boxes = F.clamp_bounding_boxes(target['boxes'])
     size  = _sizes(boxes)
-    return _rows({**target, 'boxes': boxes}, ((size > 0) & (size >= min_size)).all(1))
+    return keep_rows({**target, 'boxes': boxes}, ((size > 0) & (size >= min_size)).all(1))
 
 def _split_proposals(proposals, size):
     "Proposals as boxes that every step moves along, and what else their rows hold."
@@ -225,7 +246,7 @@ class Augment:
     ): self.steps, self.min_size = list(steps), min_size
 
     def __call__(self, image, target):
-        _check_sample(image, target, 'boxes')
+        check_sample(image, target, 'boxes')
         if not isinstance(target['boxes'], tv_tensors.BoundingBoxes): raise TypeError(f"target['boxes'] is a {type(target['boxes']).__name__}; expected tv_tensors.BoundingBoxes, which know the size of their picture")
         n, target = len(target['boxes']), dict(target)
         proposals = target.pop('proposals', None)
@@ -236,13 +257,15 @@ class Augment:
         points = target.pop('keypoints', None)
         if points is not None:
             target.update(keypoints=tv_tensors.KeyPoints(points[..., :2].clone(), canvas_size=image.shape[-2:]), visible=points[..., 2])
+            target = _in_view(target, image.shape[-2:])
         if proposals is not None: target.update(_split_proposals(proposals, image.shape[-2:]))
         for step in self.steps:
             moved = step(image, target)
             if moved is None: return None
             image, target = moved
+            if points is not None: target = _in_view(target, image.shape[-2:])
         target = _drop_lost(target, self.min_size)
-        if points is not None: target['keypoints'] = _join_keypoints(target.pop('keypoints'), target.pop('visible'), image.shape[-2:])
+        if points is not None: target['keypoints'] = _join_keypoints(target.pop('keypoints'), target.pop('visible'))
         if proposals is not None: target['proposals'] = _join_proposals(target.pop('proposals'), target.pop('proposal_scores'))
         return image, {**target, 'size': tuple(image.shape[-2:])}
 
@@ -257,12 +280,12 @@ class DropSmall:
     ): self.size, self.area, self.need = size, area, need
 
     def __call__(self, image, target):
-        _check_sample(image, target, 'boxes')
+        check_sample(image, target, 'boxes')
         keep = torch.ones(len(target['boxes']), dtype=torch.bool)
         if self.size is not None: keep &= (_sizes(target['boxes']) > torch.tensor(self.size)).all(1)
         if self.area and 'masks' in target: keep &= target['masks'].as_subclass(Tensor).flatten(1).sum(1) >= self.area
         if self.need and len(keep) and not keep.any(): return None
-        return image, _rows(target, keep)
+        return image, keep_rows(target, keep)
 
 # %% ../nbs/54_transforms.ipynb #66fb8efb
 @checked('scale? pair >0.., flip 0..1, jitter pair >0.., crop? pair int 1.., flip_pairs? list pair int 0..')
@@ -300,7 +323,7 @@ def original_size(
     check('ori_size pair int 1.., scale? pair >0.., size? pair int 1..', target['ori_size'], target.get('scale'), target.get('size'), where='target')
     (h, w), scale = target['ori_size'], target.get('scale', (1., 1.))
     size  = target.get('size', (round(h*scale[1]), round(w*scale[0])))
-    done  = [k for k in ('flipped', 'inverted', 'cropped') if target.get(k)]
+    done  = [k for k in ('flipped', 'inverted', 'cropped', 'moved', 'mixed') if target.get(k)]
     if abs(h*scale[1] - size[0]) > .5 or abs(w*scale[0] - size[1]) > .5: done = done or ['changed in size by other steps']
     if done: raise ValueError(f'image {target.get("image_id")} was {done[0]}: only a Resize can be undone; predict on what test_transforms gives')
     return h, w

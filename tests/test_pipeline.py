@@ -186,8 +186,8 @@ def test_no_pickle_runs_anything(tmp_path):
     (dict(type='RandomResize', scale=[(1, 2), (3, 4), (5, 6)]), 'two pairs'), (dict(type='RandomResize', scale=[(1, 2), (3, 4)], ratio_range=(1, 2)), 'no effect'),
     (dict(type='RandomCrop', crop_size=(9, 3), crop_type='absolute_range'), 'least, most'), (dict(type='RandomCrop', crop_size=(.5, .5), crop_type='relativ'), 'relative'),
     (dict(type='RandomFlip'), 'prob is missing'), (dict(type='RandomFlip', prob=[.5, .7], direction=['horizontal', 'vertical']), 'probabilities'),
-    (dict(type='FilterAnnotations', by_mask=True), 'no masks'), (dict(type='Pad', size=(64, 64)), 'BatchFixedSizePad'), (dict(type='Resize', scale_factor=2.), 'scale_factor'),
-    (dict(type='Resize', scale=(10, 10), interpolation='bicubic'), 'bilinear'), (dict(type='PhotoMetricDistortion'), 'does not have'), (dict(type='Collect', keys=[]), '2.x'),
+    (dict(type='FilterAnnotations', by_mask=True), 'no masks'), (dict(type='Resize', scale_factor=2.), 'scale_factor'),
+    (dict(type='Resize', scale=(10, 10), interpolation='bicubic'), 'bilinear'), (dict(type='RandomCenterCropPad'), 'does not have'), (dict(type='Collect', keys=[]), '2.x'),
     (dict(type='ProposalBroadcaster', transforms=[]), 'no LoadProposals'), (dict(type='TestTimeAug', transforms=[]), 'tta'), (7, 'expected a dict'), (dict(prob=.5), 'no type')])
 def test_a_step_that_cannot_be_built_is_named(step, text):
     with pytest.raises(ConfigError, match=text) as e: build_transforms([dict(type='PackDetInputs'), step], 'the.pipeline')

@@ -315,6 +315,25 @@ calls('transforms',
 for n in ('Resize', 'RandomResize'):
     CALLS[f'transforms.{n}____call__'] = lambda w, n=n: (new(f'transforms.{n}', **(dict(scale=(100, 50)) if n == 'Resize' else dict(scales=[(100, 50)]))), {k: v if k == 'image' else {a:b for a,b in v.items() if a != 'keypoints'} for k,v in sample(w).items()})
 
+boxed_sample = lambda w: {k: v if k == 'image' else {a: b for a,b in v.items() if a != 'keypoints'} for k,v in sample(w).items()}
+stepped = lambda name, **k: lambda w: (new(name, **k), boxed_sample(w))
+more_samples = lambda w, n: dict(boxed_sample(w), others=[tuple(boxed_sample(w).values())]*n)
+calls('transforms', check_sample=lambda w: boxed_sample(w), keep_rows=lambda w: dict(target=boxed_sample(w)['target'], keep=torch.ones(len(w.ds[0][1]['labels']), dtype=torch.bool)), move_target=lambda w: dict(f=lambda v: v, target=boxed_sample(w)['target']))
+calls('augment',
+    draw_between=lambda w: dict(low=0., high=1.), draw_below=lambda w: dict(n=3), show_augmented=lambda w: dict(picture=w.ds, transforms=[new('transforms.Flip')], n=2, index=0, seed=0, classes=list(w.ds.classes)),
+    paste_sample=lambda w: dict(boxed_sample(w), canvas=torch.zeros(3, 80, 80), left=3, top=-2), warp_sample=lambda w: dict(boxed_sample(w), matrix=torch.eye(3), size=(64, 64)),
+    PhotoMetricDistortion=lambda w: {}, Expand=lambda w: {}, Pad=lambda w: dict(size=(70, 70)), RandomShift=lambda w: {}, MinIoURandomCrop=lambda w: {}, CutOut=lambda w: dict(n_holes=1, cutout_shape=(4, 4)), RandomErasing=lambda w: dict(n_patches=1, ratio=.2), RandomAffine=lambda w: {},
+    PhotoMetricDistortion____call__=stepped('augment.PhotoMetricDistortion'), Expand____call__=stepped('augment.Expand', prob=1.), Pad____call__=stepped('augment.Pad', size=(70, 70)), RandomShift____call__=stepped('augment.RandomShift', prob=1., max_shift_px=3),
+    MinIoURandomCrop____call__=stepped('augment.MinIoURandomCrop', min_ious=(.1,)), CutOut____call__=stepped('augment.CutOut', n_holes=1, cutout_shape=(4, 4)), RandomErasing____call__=stepped('augment.RandomErasing', n_patches=1, ratio=.2),
+    RandomAffine____call__=stepped('augment.RandomAffine'))
+calls('policies',
+    ColorTransform=lambda w: dict(kind='Color'), GeomTransform=lambda w: dict(kind='Rotate'), RandomChoice=lambda w: dict(transforms=[[lambda i, t: (i, t)]]), AutoAugment=lambda w: {}, RandAugment=lambda w: {}, Albu=lambda w: dict(transforms=lambda **k: k),
+    ColorTransform____call__=stepped('policies.ColorTransform', kind='Invert'), GeomTransform____call__=stepped('policies.GeomTransform', kind='TranslateX', level=5, reversal_prob=1.), RandomChoice____call__=stepped('policies.RandomChoice', transforms=[[lambda i, t: (i, t)]]),
+    RandAugment____call__=stepped('policies.RandAugment', aug_num=0), Albu____call__=stepped('policies.Albu', transforms=lambda **k: k))
+calls('mixing',
+    Mosaic=lambda w: {}, MixUp=lambda w: {}, CopyPaste=lambda w: {}, MixedDataset=lambda w: dict(dataset=w.ds, steps=[new('mixing.Mosaic')]), MixedDataset__summary=lambda w: (new('mixing.MixedDataset', dataset=w.ds, steps=[]), {}),
+    Mosaic____call__=lambda w: (new('mixing.Mosaic', img_scale=(32, 32)), more_samples(w, 3)), MixUp____call__=lambda w: (new('mixing.MixUp', img_scale=(64, 64)), more_samples(w, 1)), CopyPaste____call__=lambda w: (new('mixing.CopyPaste', selected=False), more_samples(w, 1)))
+
 run = lambda: new('schedule.Schedule', param_scheduler=[dict(type='MultiStepLR', milestones=[1])], steps_per_epoch=2, max_epochs=3)
 wrap = lambda: dict(type='OptimWrapper', optimizer=dict(type='SGD', lr=.1))
 optim = lambda: new('schedule.OptimStep', model=nn.Linear(2, 2), optim_wrapper=wrap(), schedule=run())
@@ -588,6 +607,11 @@ RIGHT = {
     'distributed.broadcast_value:*': 'any value', 'distributed.gather_list:*': 'any items', 'distributed.shard:*:zero': 'the first; nothing', 'distributed.first_host:nodes:unknown': 'one host', 'distributed.who_am_i:env:*': 'a host of any name',
     'transforms.*:image:as float': 'a picture of floats', 'transforms.*__*:boxes nan': 'a box that is nowhere is dropped, or stays', 'transforms.*:boxes turned': 'dropped, or it stays: check_batch names it', 'transforms.*:label *': 'check_batch names it', 'transforms.*:no *': 'what is not there does not move',
     'transforms.*:* text': 'a field that a step does not use is handed on', 'transforms.*:* nan': 'nan stays nan', 'transforms.*:p:*': 'a probability, or several', 'transforms.*:flip:zero': 'never', 'transforms.*:min_size:*e*': 'any size will do', 'transforms.DropSmall:*:zero': 'any size will do',
+    **{f'{m}.*{k}': why for m in ('augment', 'policies', 'mixing') for k,why in {':image:as float': 'a picture of floats', '__*:boxes nan': 'a box that is nowhere is dropped, or stays', ':*boxes turned': 'dropped, or it stays: check_batch names it', ':*label *': 'check_batch names it', ':target:no *': 'what is not there does not move',
+        ':target:* text': 'a field that a step does not use is handed on', ':target:* nan': 'nan stays nan', ':prob:zero': 'never', ':*delta:zero': 'no change', ':*range:zero': 'down to nothing', ':*thr*:zero': 'any size will do', ':max_*:zero': 'no change', ':*prob:zero': 'never', ':*border_val*:*e*': 'any grey', ':fill*:*e*': 'any grey', ':pad_val:zero': 'black', ':mean:zero': 'black', ':border:*e*': 'it shrinks', ':ratio:zero': 'nothing is erased',
+        ':n_*:zero': 'none', ':min_mag:*': 'of the kind', ':level:zero': 'the least', ':aug_num:zero': 'none', ':flip_ratio:zero': 'always', ':mask*thr:zero': 'any', ':center_ratio_range:zero': 'at the edge', ':cutout_shape:zero': 'nothing is hidden', ':selected:*': 'a flag', ':boxes a list': 'refused by Augment', ':classes:list of*': 'any names', ':min_ious:zero': 'any window', ':seed:zero': 'any integer'}.items()},
+    'augment.paste_sample:canvas:*n*': 'any picture', 'augment.Expand:mean:negative': 'any colour', 'augment.Pad:pad_val:negative': 'any colour', 'transforms.keep_rows:target:*': 'rows are taken; whether they fit together is the business of Augment', 'transforms.move_target:target:*': 'likewise',
+    'augment.draw_between:*:*e*': 'any number', 'augment.paste_sample:left:*e*': 'any place', 'augment.paste_sample:top:*e*': 'any place', 'augment.paste_sample:canvas:as int': 'a canvas of whole numbers',
     'pictures.read_ahead:items:list of*': 'each is read later', 'pictures.cut_windows:scale:number': 'a factor', 'detections.bring_back:found:* nan': '`Detections` names it', 'detections.bring_back:found:boxes turned': 'likewise', 'detections.bring_back:found:label *': 'likewise', 'detections.bring_back:window:zero': 'it begins at the edge',
     'detections.mask_patch:box:zero': 'it begins at the edge', 'detections.Detections:found:* a list': 'lists and arrays are taken', 'detections.show_result:result:* a list': 'as `Detections` takes them', 'detections.Detections__to_coco:image_id:[tnz]e*': 'any number or text',
     'detections.Detections__to_coco:category_ids:list of text': 'numbers or texts', 'detections.Detections__to_coco:category_ids:[nz]e*': 'any number', 'detections.merge_tiles:scores:score*': 'any number is a score', 'inference.Predictor:scale:number': 'a factor', 'testing.read_truths:ann_file:missing': 'the file of the data set',
