@@ -379,8 +379,18 @@ calls('coco',
     check_mask=lambda w: dict(segmentation=[[1., 1, 9, 1, 9, 9, 1, 9]], height=16, width=16),
     check_size=lambda w: dict(h=9, w=9),
     source_name=lambda w: dict(source='a.json'))
+def bad_records(on_bad='raise'): return importlib.import_module('detbook.records').BadRecords('a set', on_bad)
+def coco_rows(w, k): return new('coco.read_coco', source=w.coco)[k]
+calls('records',
+    BadRecords=lambda w: dict(name='a set'), BadRecords____call__=lambda w: (bad_records(on_bad='skip'), dict(kind='a kind', words='found')),
+    pick_classes=lambda w: dict(categories=coco_rows(w, 'categories'), name='a set', classes=['digit', 'circle'], annotations=coco_rows(w, 'annotations')),
+    find_folder=lambda w: dict(images=None, annotations=w.coco, files=['000000.png']), find_file=lambda w: dict(file='000000.png', folder=w.coco.parent/'images', cache={}),
+    class_names=lambda w: dict(categories=[dict(id=1, name='a'), dict(id=2, name='a')], annotations=[dict(id=1, image_id=1, category_id=2)]),
+    wrong_size=lambda w: dict(got=(9, 9), want=(9, 8)), good_images=lambda w: dict(records=coco_rows(w, 'images'), folder=w.coco.parent/'images', bad=bad_records()),
+    good_annotations=lambda w: dict(annotations=coco_rows(w, 'annotations'), categories=coco_rows(w, 'categories'), images=new('records.good_images', records=coco_rows(w, 'images'), folder=w.coco.parent/'images', bad=bad_records()),
+                                    wanted=[1, 2, 3, 4], masks=True, bad=bad_records()),
+    flip_pairs=lambda w: dict(names=['left_eye', 'right_eye', 'nose']), read_keypoints=lambda w: dict(categories=coco_rows(w, 'categories'), name='a set'))
 calls('data',
-    flip_pairs=lambda w: dict(names=['left_eye', 'right_eye', 'nose']),
     CocoDataset=lambda w: dict(annotations=w.coco, images=w.coco.parent/'images', classes=['digit', 'circle']),
     CocoDataset__path=lambda w: (w.ds, dict(i=1)),
     CocoDataset__image=lambda w: (w.ds, dict(i=1)),
@@ -389,8 +399,6 @@ calls('data',
     CocoDataset__record=lambda w: (w.ds, dict(i=1)), CocoDataset__subset=lambda w: (w.ds, dict(rows=[2, 0])), CocoDataset__repeat_factors=lambda w: (w.ds, dict(threshold=.5)), CocoDataset__split=lambda w: (w.ds, dict(share=.4, seed=1, by='id')),
     CocoDataset__summary=lambda w: (w.ds, {}),
     CocoDataset__to_coco=lambda w: (w.ds, {}),
-    find_folder=lambda w: dict(images=None, annotations=w.coco, files=['000000.png']), find_file=lambda w: dict(file='000000.png', folder=w.coco.parent/'images', cache={}),
-    class_names=lambda w: dict(categories=[dict(id=1, name='a'), dict(id=2, name='a')], annotations=[dict(id=1, image_id=1, category_id=2)]),
     collate=lambda w: dict(batch=[(w.image, w.target)]*2))
 
 def written(w, name, text):
@@ -565,7 +573,7 @@ left_out('a command: `cli` names its slips, shown in tests/test_demo.py and the 
 RIGHT = {
     'writers.to_coco:path:missing': 'a new file',
     'outputs.Progress:total:zero': 'there is nothing to count', 'outputs.Progress__step:count:zero': 'nothing was done',
-    'data.find_folder:annotations:missing': 'its place is enough', 'annotations.Faults____call__:kind:*': 'any words', 'annotations.table_objects:rows:list of*': 'a row to pass over, or a fault', 'annotations.table_objects:columns:* text': 'a fault of each row',
+    'records.find_folder:annotations:missing': 'its place is enough', 'annotations.Faults____call__:kind:*': 'any words', 'annotations.table_objects:rows:list of*': 'a row to pass over, or a fault', 'annotations.table_objects:columns:* text': 'a fault of each row',
     'annotations.list_objects:r:*': 'no objects, or a fault',
     'distributed.max_over_ranks:number:*e*': 'any whole number',
     'boxes.*:nan': 'nan stays nan', 'boxes.*:inf': 'an endless side is arithmetic like any other', 'boxes.*:turned': 'negative sizes, no area, no overlap', 'boxes.clip_boxes:sizes:number 99': 'a larger picture', 'boxes.clip_boxes:boxes:turned': 'corners are clipped',
@@ -598,10 +606,11 @@ RIGHT = {
     'nodes.ConfigDict*:*': 'any values', 'config.Config__merge_from_dict:settings:*': 'looked at when it is built', 'build.load_own:names:list': 'or a list', 'checkpoint.load_checkpoint:ignore:text': 'a module that is not there', 'checkpoint.save_checkpoint:metadata:*': 'notes of any kind', 'files.Budget:units:zero': 'nothing may be spent',
     'files.Budget__spend:n:*': 'called for every item of a file, by its reader alone', 'files.shown:text:*': 'anything is shown', 'describe.check_weights_fit:weights:* nan': 'shapes are compared', 'reading.Checkpoint:*:*': 'what was read, of any kind', '*:cfg:no keys': 'it says nothing', 'outputs.keep_pictures:paths:list of text': 'a text is a path', 'distributed.mean_values:*': 'numbers like any other', 'reading.unwrap:found:*': 'what a file held, of any kind', 'names.con*:tensors:*': 'a tensor of any shape and value is renamed', 'names.weights_kind:*': 'names alone tell', 'names.from_*:tensors:*': 'a tensor of any shape and value is renamed', 'weights.picture_size:notes:*': 'a note that is no dict says nothing', 'outputs.keep_pictures:sources:*': 'any pictures',
  '*:classes:empty': 'no names are known', 'coco.plain_*:*': 'what is plain is handed on, and what is not is for the checks to name', 'coco.w*:x:*': 'None: it is none', 'coco.has_mask:*': 'whether it says anything', 'coco.link_record:*': 'what has no partner stays',
-    'data.find_file:cache:no keys': 'it is filled', 'scan.look_at:path:missing': 'a fault of the file', 'scan.scan_pictures:paths:list of text': 'likewise', 'scan.find_copies:least:zero': 'everything is alike', 'census.*:d:info text': 'nobody asks for it', 'census.compare_anchors:d:categories text': 'likewise',
+    'records.find_file:cache:no keys': 'it is filled', 'scan.look_at:path:missing': 'a fault of the file', 'scan.scan_pictures:paths:list of text': 'likewise', 'scan.find_copies:least:zero': 'everything is alike', 'census.*:d:info text': 'nobody asks for it', 'census.compare_anchors:d:categories text': 'likewise',
     'census.*:scale:number': 'a factor', 'check.check_dataset:scale:number': 'a factor', 'census.anchor_coverage:boxes:turned': 'overlaps nothing', 'census.anchor_coverage:sizes:number 99': 'a larger picture', 'census.compare_anchors:anchors:no keys': 'none is tried', 'census.coverage_table:coverage:no keys': 'none was tried', 'check.CheckReport__*:path:missing': 'a new file',
     'faults.check_annotations:*:no keys': 'nothing is known of', 'faults.check_annotations:annotations:list of*': 'what is wrong is noted', 'faults.Findings____call__:*': 'words for a report',
-    'coco.check_mask:*': 'the answer says what is wrong', 'coco.check_size:*': 'likewise', 'coco.source_name:*': 'anything has a name', 'files.some_of:names:*': 'names of any kind', 'images.list_pictures:*': 'each is read later', 'coco.spellings:*': 'a record without an id has no spelling', '*:empty': 'no items', 'data.CocoDataset:max_bad:zero': 'none may be bad', '*:keypoint_offset:*e*': 'any shift', 'data.class_names:annotations:*': 'only those with a category count',
+    'coco.check_mask:*': 'the answer says what is wrong', 'coco.check_size:*': 'likewise', 'coco.source_name:*': 'anything has a name', 'files.some_of:names:*': 'names of any kind', 'images.list_pictures:*': 'each is read later', 'coco.spellings:*': 'a record without an id has no spelling', '*:empty': 'no items', 'data.CocoDataset:max_bad:zero': 'none may be bad', '*:keypoint_offset:*e*': 'any shift', 'records.class_names:annotations:*': 'only those with a category count', 'records.pick_classes:annotations:*': 'likewise', 'records.BadRecords:max_bad:zero': 'none may be bad', 'records.BadRecords____call__:kind:*': 'any words',
+    'records.good_annotations:annotations:list of {}': 'its number in the file', 'records.good_annotations:wanted:*': 'objects of other classes are left out and counted', 'records.read_keypoints:categories:list of {}': 'no keypoints',
     'describe.first_difference:*': 'the difference', 'describe.upgrade:*': 'what is not of version 0.1 stays', 'describe.save_detector:preprocessing:*': 'notes, looked at where they are used', 'weights.class_names:*:*': 'no names are known', 'weights.check_scale:scale:number': 'a factor', 'weights.check_scale:what:*': 'words for a message', 'coco.segmentation_to_rle:*:text': 'numbers may be written as text', 'weights.same_scale:*': 'they are not the same',
     'schedule.*:lr:zero': 'nothing moves', 'schedule.lr_of_run:auto_scale_lr:no keys': 'no rule', 'schedule.NotFinite:losses:no keys': 'no terms are told', 'schedule.OptimStep__load_state:tensors:no keys': 'as before the first step', 'schedule.*:base:zero': 'nothing moves', 'schedule.*:step:zero': 'the first', 'schedule.Schedule:max_epochs:zero': 'no step', 'schedule.build_optimizer:optim_wrapper:type text': 'settings of the step are passed over', 'schedule.*:images:*': 'names of any kind',
     'distributed.broadcast_value:*': 'any value', 'distributed.gather_list:*': 'any items', 'distributed.shard:*:zero': 'the first; nothing', 'distributed.first_host:nodes:unknown': 'one host', 'distributed.who_am_i:env:*': 'a host of any name',
@@ -795,7 +804,7 @@ def says(x, message):
     if isinstance(x, (list, tuple)) and x and type(x[0]).__name__.lower() in m: return True
     return type(x).__name__ in m or str(len(x)) in m or any(str(i).lower() in m for i in (x.values() if isinstance(x, dict) else x)) if hasattr(x, '__len__') else True
 
-ALSO = dict(have=['column'], settings=['set'], preds=['prediction', 'predictions'], classes=['category', 'class'], path=['the config has no'], names=['named'], prefix=['below'], size=['height'], segmentation=['polygon'], source=['picture'], imgs=['picture'], rest=['state'], env=['environment variable'], want=['sizes'], weights=['weights_backbone'], feats=['feature maps', 'levels'], f=['check does not understand'])      # what a message may call an argument
+ALSO = dict(have=['column'], categories=['category'], records=['image'], settings=['set'], preds=['prediction', 'predictions'], classes=['category', 'class'], path=['the config has no'], names=['named'], prefix=['below'], size=['height'], segmentation=['polygon'], source=['picture'], imgs=['picture'], rest=['state'], env=['environment variable'], want=['sizes'], weights=['weights_backbone'], feats=['feature maps', 'levels'], f=['check does not understand'])      # what a message may call an argument
 OURS = str(Path(detbook.__file__).parent)
 def is_clear(e, name, x, what, params=()):
     message = str(e)
