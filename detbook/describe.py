@@ -118,7 +118,7 @@ def upgrade(
 
 # %% ../nbs/20_describe.ipynb #75282dbb
 _INTERNAL = set(vars(nn.Module())) | {'arguments'}
-_NOTES = {'trained', 'looked', 'classes', 'cfg', 'notes', 'test_scale', 'test_antialias'}     # left on a detector by those who load and train it
+_NOTES = {'trained', 'range_checked', 'classes', 'cfg', 'notes', 'test_scale', 'test_antialias'}     # left on a detector by those who load and train it
 
 def _state(x):
     "What an object holds, by name."
