@@ -27,7 +27,7 @@ from .reading import read_checkpoint
 from .checkpoint import find_weights, load_checkpoint
 from .rpn import RPN
 from .tta import TestTimeAug
-from .build import build_detector
+from .build import build_detector, load_own
 from .config import Config
 from .names import weights_kind
 from .zoo import DETECTRON2, TORCHVISION
@@ -325,6 +325,7 @@ def detbook_predict(
     overlap:float=.25,              # of neighbouring tiles, share of their side
     skip_bad:bool=False,            # go on where a picture cannot be read? else stop there
     set:list|None=None,             # changes to the config: model.roi_head.bbox_head.num_classes=3
+    own:list|None=None,             # classes of yours that config or weights name, by the file that they stand in: FILE.py:Name
 )->list:                            # COCO results, with file_name and category in each row
     "Detect objects in pictures: draw them, write them down, count them."
     paths = find_pictures(images)
@@ -336,7 +337,7 @@ def detbook_predict(
     if set:
         changed = Config.fromfile(config)
         changed.override(set)
-    model = init_detector(changed if set else config, checkpoint, device)
+    model = init_detector(changed if set else config, checkpoint, device, own=tuple(load_own(own or [])))
     ask = Predictor(model, bs=bs, score_thr=score_thr, iou=iou, max_per_img=max_per_img, class_agnostic=class_agnostic or None,
                     scale=scale and tuple(scale), tta=tta, tiles=tiles and tuple(tiles), overlap=overlap, masks='rle', on_bad='skip' if skip_bad else 'raise')
     rows, counts, begun = [], Counter(), time.monotonic()

@@ -7,7 +7,7 @@ Docs: https://detbook.github.io/detbook/runs.html.md"""
 # %% auto #0
 __all__ = ['STATES', 'checksum', 'save_state', 'State', 'read_state', 'check_notes', 'lock_folder', 'read_lines', 'Lines', 'Log',
            'state_settings', 'say', 'naming_file', 'fingerprint', 'versions', 'read_card', 'write_card', 'memory_used',
-           'open_board', 'Run', 'begin_folder']
+           'Run', 'begin_folder']
 
 # %% ../nbs/71_runs.ipynb #846b503e
 import contextlib, fnmatch, hashlib, json, math, os, platform, re, sys, time, zlib
@@ -18,7 +18,7 @@ from typing import Literal, NamedTuple
 import torch, torchvision
 from torch.utils.data import Dataset
 from .cli import nearest
-from .core import checked, warn_once
+from .core import checked, moved, warn_once
 from .show import panels
 from .files import whole_file
 from .reading import read_checkpoint
@@ -108,7 +108,8 @@ def _is_optim(x): return isinstance(x, dict) and _is_text(x.get('optimizer')) an
 
 _NOTES = dict(step=_is_count, per_epoch=lambda x: _is_count(x, 1), seed=lambda x: type(x) is int and abs(x) < 2**63, measured=_is_count,
               kept=lambda x: _is_list(x, _is_name), why=_is_text, watch=_is_watch, logged=_is_logged, optim=_is_optim)
-_LATER = dict(lines=lambda x: _is_list(x, _is_count, 2), classes=lambda x: _is_list(x, _is_text), made_with=lambda x: isinstance(x, dict))    # not in those of detbook 0.1
+_LATER = dict(lines=lambda x: _is_list(x, _is_count, 2), classes=lambda x: _is_list(x, _is_text), made_with=lambda x: isinstance(x, dict),     # not in those of detbook 0.1
+              average=_is_count, hooks=lambda x: _is_dict(x, lambda v: isinstance(v, dict)))      # only where there are any
 
 def check_notes(
     notes:dict, # of a run's state
@@ -122,7 +123,7 @@ def check_notes(
 
 # %% ../nbs/71_runs.ipynb #955c471b
 _FILES = ('run.json', 'log.jsonl', 'metrics.jsonl', *STATES, 'epoch_*.safetensors', 'iter_*.safetensors', 'best_*.safetensors', '*.damaged', 'tensorboard',
-          'config.py')     # what a run writes
+          'wandb', 'mlflow', 'mlflow.db', 'boards.json', 'config.py')     # what a run writes
 _held = {}      # locked folders of this process: a record lock does not keep a process from itself
 
 def _take_lock(f):
@@ -359,23 +360,6 @@ def memory_used()->int|None: # MB at most: of the GPU, or of this process; None 
     except ImportError: return None         # Windows
     return resource.getrusage(resource.RUSAGE_SELF).ru_maxrss >> (20 if sys.platform == 'darwin' else 10)
 
-@checked('step int 0..')
-def open_board(
-    cfg:dict,       # a whole config
-    work_dir:Path,  # folder of the run
-    step:int,       # steps that are done, from 0; what was written after them is forgotten
-):                  # a SummaryWriter, or None
-    "Open a writer for TensorBoard, where a config asks for one and the package is there."
-    asked = (cfg.get('visualizer') or {}).get('vis_backends') or cfg.get('vis_backends') or ()
-    files = 'figures are in log.jsonl and metrics.jsonl'
-    kinds = [str(b.get('type')).removeprefix('mmdet.') for b in asked]
-    for k in kinds:
-        if k not in ('LocalVisBackend', 'TensorboardVisBackend'): warn_once(f'vis_backends asks for {k}: nothing is sent anywhere; the {files}')
-    if 'TensorboardVisBackend' not in kinds: return None
-    try: from torch.utils.tensorboard import SummaryWriter
-    except ImportError: return warn_once(f'vis_backends asks for TensorBoard, and the package tensorboard is not installed; the {files}')
-    return SummaryWriter(str(Path(work_dir)/'tensorboard'), purge_step=step + 1)
-
 # %% ../nbs/71_runs.ipynb #7116e5bc
 class Run:
     "What a run has left in its folder."
@@ -432,7 +416,18 @@ class Run:
         step = max([c.get('step', 0), *(l['step'] for l in self.log[-1:] if c.get('status') == 'running' and _is_count(l.get('step')))])
         return f'{self.work_dir}: {c.get("status")} after step {step} of {c.get("steps")}' + (f'; {figures}' if figures else '')
 
+# %% ../nbs/71_runs.ipynb #b3785d1e
+# where this name was before
+__getattr__ = moved(__name__, dict(boards='open_board'))
+
 # %% ../nbs/71_runs.ipynb #ef4a4d8b
+def _ended(folder):
+    "What a sentence adds where a folder's run has ended, and its state is gone with purpose."
+    with contextlib.suppress(ValueError, OSError):
+        run = Run(folder)
+        if run.card.get('status') == 'finished': return f'; the run in it is over, and its state was removed at its end: --set load_from={run.detector} starts from its weights'
+    return ''
+
 def _put_aside(work_dir):
     "Move the files of an earlier run into a folder of their own."
     if not any(p for pattern in _FILES[:-1] for p in work_dir.glob(pattern)):
@@ -444,7 +439,8 @@ def _put_aside(work_dir):
     (work_dir/f'earlier_{n}').mkdir()
     for pattern in _FILES:
         for p in work_dir.glob(pattern): p.rename(work_dir/f'earlier_{n}'/p.name)
-    print(f'{said}: this earlier run was moved to {work_dir/f"earlier_{n}"}; --resume would have gone on with it')
+    could = '; --resume would have gone on with it' if any((work_dir/f'earlier_{n}'/s).exists() for s in STATES) else ''
+    print(f'{said}: this earlier run was moved to {work_dir/f"earlier_{n}"}{could}')
 
 @checked
 def begin_folder(
@@ -459,7 +455,7 @@ def begin_folder(
     if resume:
         if not source.exists(): raise FileNotFoundError(f'--resume {source}: no such file or folder')
         state = read_state(source, check_notes)
-        if state is None and not own: raise FileNotFoundError(f'--resume {source}: this folder holds no state of a run, no resume.safetensors')
+        if state is None and not own: raise FileNotFoundError(f'--resume {source}: this folder holds no state of a run, no resume.safetensors{_ended(source)}')
         if state and (own or work_dir.resolve() in (source.resolve(), source.resolve().parent)): return state
         if own: print(f'{work_dir} holds nothing to go on from: the run begins')
     else: state = None

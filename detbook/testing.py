@@ -324,10 +324,10 @@ def _read_job(config, set, tta):
         if not cfg.get(key): raise ConfigError(f'{"the config" if isinstance(config, dict) else config} has no {key}{nearest(key, cfg)}')
     return cfg
 
-def _data(config, cfg, tta, draws):
+def _data(config, cfg, tta, draws, images=None):
     "The pictures to test on, how many at once, and how many processes load them; masks of the truths are read where they are drawn, and where there are any."
     def load(masks):
-        if cfg is None: return CocoDataset(config, masks=masks)
+        if cfg is None: return CocoDataset(config, images, masks=masks)
         data  = dict(cfg['test_dataloader'].get('dataset') or {}, test_mode=True)
         steps = [dict(s, with_mask=s.get('with_mask', False) and masks is None) if s.get('type') == 'LoadAnnotations' else s for s in data.get('pipeline', ())]
         if tta: steps = [s for s in steps if s.get('type') in ('LoadImageFromFile', 'LoadAnnotations', 'PackDetInputs')]      # its views resize
@@ -388,9 +388,9 @@ def _check_sigmas(measures, model, ds):
     if np.ndim(given) and np.size(given) != n: raise ValueError(f'{here}: these are {np.size(given)} tolerances, and the detector finds {n} keypoints')
     if given is not None and not (np.asarray(given, float) > 0).all(): raise ValueError(f'{here}: tolerances are above 0')
 
-def _test_rank(config, cfg, checkpoint, measures, out, show, show_dir, min_score, tta, own):
+def _test_rank(config, cfg, checkpoint, measures, out, show, show_dir, min_score, tta, own, images):
     "What each process does; on rank 0 the result, what was written, and how many pictures a second there were."
-    ds, batch_size, num_workers = _data(config, cfg, tta, bool(show or show_dir))
+    ds, batch_size, num_workers = _data(config, cfg, tta, bool(show or show_dir), images)
     files  = [ds.path(i) for i in range(len(ds))]
     places = place_below(show_dir, [os.path.relpath(f, ds.folder) for f in files], files, '.jpg', '--show_dir') if show_dir else None
     with contextlib.nullcontext() if is_main() else contextlib.redirect_stdout(io.StringIO()):
@@ -429,9 +429,11 @@ def detbook_test(
     tta:bool=False,                 # look several times, as the config's tta_pipeline says?
     set:list|None=None,             # changes to the config: test_dataloader.dataset.ann_file=mine.json
     own:list|None=None,             # classes of yours that config or checkpoint name, by the file that they stand in: FILE.py:Name
+    images:str|None=None,           # with an annotation file, the folder of its pictures; default: found beside it
 )->Result|None:                     # the figures; None where the config wants results alone, and on all ranks but the first
     "Test a detector on the data of a config: measure, write down, draw. ValueError, TypeError or FileNotFoundError say in a sentence what does not fit."
     cfg = _read_job(config, set, tta)
+    if images is not None and cfg is not None: raise ValueError(f'--images {images} goes with an annotation file; a config says test_dataloader.dataset.data_prefix.img, and --set changes it')
     load_own(own or ())             # a slip is named before any process starts
     measures = read_evaluator(cfg) if cfg else Measures()
     if eval: measures = measures._replace(metrics=(eval,) if isinstance(eval, str) else tuple(eval), format_only=False)
@@ -443,7 +445,7 @@ def detbook_test(
         import matplotlib.pyplot as plt
         if plt.get_backend().lower() == 'agg' or gpus*proc_per_gpu > 1 or launcher != 'none':
             raise ValueError('--show needs a screen and a single process; --show_dir FOLDER writes the pictures instead')
-    args = str(config) if cfg is None else None, cfg, str(checkpoint), measures, out, show, show_dir, min_score, tta, own or ()
+    args = str(config) if cfg is None else None, cfg, str(checkpoint), measures, out, show, show_dir, min_score, tta, own or (), images
     if launcher == 'none': answer = run_on(gpus, _test_rank, *args, per_gpu=proc_per_gpu)
     else:
         with process_group(launcher): answer = _test_rank(*args)

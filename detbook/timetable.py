@@ -16,7 +16,8 @@ import torch
 from .cli import nearest
 from .core import checked, warn_once
 from .nodes import ConfigError
-from .parts import ConfigPart, build_part, finish_part, refuse_type
+from .parts import ConfigPart, build_part, finish_part
+from .ema import RULES
 from .settings import SETTINGS
 
 # %% ../nbs/70_timetable.ipynb #32ce89a9
@@ -120,20 +121,41 @@ def _done(p):
     p.unused(*p.value)
     return {}
 
+def _average_hook(p):
+    p.only(dict(device=None))
+    p.unused('strict_load', 'priority')
+    rule, momentum, gamma = p('ema_type', 'ExponentialMovingAverage'), p('momentum', .0002), p('gamma', None)
+    rule = str(rule).removeprefix('mmdet.').removeprefix('mmengine.')
+    if rule not in RULES: p.fail('ema_type', f'there is no such average{nearest(rule, RULES)}; there are {", ".join(RULES)}')
+    if not isinstance(momentum, (int, float)) or not 0 < momentum < 1: p.fail('momentum', 'expected the share of the newest weights, between 0 and 1')
+    if gamma is not None and RULES[rule] is None: p.fail('gamma', f'{rule} has none')
+    if gamma is not None: _whole(p, 'gamma', None, 1)
+    begin = dict(begin_iter=_whole(p, 'begin_iter', 0, 0), begin_epoch=_whole(p, 'begin_epoch', 0, 0))
+    if all(begin.values()): p.fail('begin_epoch', 'begin_iter is given too; one of them says where the average begins')
+    buffers = p('update_buffers', False)
+    if not isinstance(buffers, bool): p.fail('update_buffers', 'expected True or False')
+    return dict(average=dict(momentum=momentum, rule=rule, gamma=gamma, interval=_whole(p, 'interval', 1, 1), update_buffers=buffers) | begin)
+
 _HOOKS = dict(LoggerHook=_logger_hook, CheckpointHook=_checkpoint_hook, EarlyStoppingHook=_patience_hook, DetVisualizationHook=_pictures_hook,
-              EMAHook=refuse_type('detbook keeps no running average of the weights')) | dict.fromkeys(
+              EMAHook=_average_hook) | dict.fromkeys(
     ('IterTimerHook', 'ParamSchedulerHook', 'DistSamplerSeedHook', 'RuntimeInfoHook', 'NumClassCheckHook', 'CheckInvalidLossHook', 'MemoryProfilerHook'), _done)
 
 @checked
 def read_hooks(
-    cfg:dict,   # a whole config
-)->dict:        # fields of a Timetable; keep: so many checkpoints, below 1 all; best, rule, stop: of a Watch
+    cfg:dict,       # a whole config
+    own:list|tuple=(),  # classes of yours that it names
+)->dict:            # fields of a Timetable; keep: so many checkpoints, below 1 all; best, rule, stop: of a Watch; average: of a WeightAverage and where it begins; own: ConfigParts
     "Read what the hooks of a config ask for. Raises ConfigError for what detbook does not have."
     usual, more = ConfigPart(cfg.get('default_hooks') or {}, 'default_hooks').value, cfg.get('custom_hooks') or ()
     if not isinstance(more, (list, tuple)): raise ConfigError(f'custom_hooks is {more!r:.60}; expected a list')
     hooks = [ConfigPart(h, f'default_hooks.{k}') for k,h in usual.items() if h is not None] + [ConfigPart(h, f'custom_hooks.{i}') for i,h in enumerate(more)]
-    asked = dict(keep=-1, best=['auto'], rule=None, stop=None)
-    for p in hooks: asked |= build_part(p, _HOOKS, 'hook')
+    asked, classes = dict(keep=-1, best=['auto'], rule=None, stop=None, average=None, own=[]), {c.__name__ for c in own}
+    for p in hooks:
+        if p.kind in classes: asked['own'].append(p)
+        elif p.kind and p.kind not in _HOOKS:
+            known = [*_HOOKS, *classes]
+            p.fail('type', f'there is no such hook{nearest(p.kind, known) or "; there are " + ", ".join(known)}; a class of yours is named with --own FILE.py:{p.kind}')
+        else: asked |= build_part(p, _HOOKS, 'hook')
     return asked
 
 # %% ../nbs/70_timetable.ipynb #e9d8f936
@@ -152,10 +174,11 @@ _LOOPS = dict(EpochBasedTrainLoop=_epochs, IterBasedTrainLoop=_iters)
 def read_timetable(
     cfg:dict,       # a whole config: its train_cfg and its hooks are read
     per_epoch:int,  # steps of an epoch
+    own:list|tuple=(),  # classes of yours that it names
 )->Timetable:       # of the run
     "Read when to log, save, measure and end. Raises ConfigError for what detbook does not have."
     times = build_part(ConfigPart(ConfigPart(cfg, 'the config')('train_cfg'), 'train_cfg'), _LOOPS, 'loop', per_epoch)
-    times |= {k:v for k,v in read_hooks(cfg).items() if k in {f.name for f in fields(Timetable)}}
+    times |= {k:v for k,v in read_hooks(cfg, own).items() if k in {f.name for f in fields(Timetable)}}
     return Timetable(**times)
 
 # %% ../nbs/70_timetable.ipynb #790350a9

@@ -8,7 +8,7 @@ Docs: https://detbook.github.io/detbook/training.html.md"""
 __all__ = ['train', 'build_model', 'Trainer', 'read_training_config', 'next_commands', 'detbook_train']
 
 # %% ../nbs/72_training.ipynb #1a630fd7
-import contextlib, copy, math, os, shlex, signal, time
+import contextlib, copy, itertools, math, os, shlex, signal, tempfile, time
 from pathlib import Path
 from typing import Any, Literal
 import torch, torch.distributed as dist
@@ -33,10 +33,13 @@ from .schedule import OptimStep, Schedule, lr_of_run
 from .pipeline import build_dataset, build_transforms
 from .loader import build_loader, build_plan
 from .settings import SETTINGS, check_names, inner_dataset
-from .testing import check_metrics, detect_all, measure, read_evaluator, read_truths
+from .testing import check_metrics, detect_all, measure, predict_dataset, read_evaluator, read_truths
 from .adapt import adapt_config
+from .boards import open_board
+from .ema import WeightAverage
+from .hooks import Hooks
 from .timetable import Timetable, Watch, deciding_settings, flat_settings, read_environment, read_hooks, read_timetable, seed_step, setting_changes, show_changes, stop_signals   # noqa: F401 (some are here for users, who import them from training)
-from .runs import STATES, Lines, Log, Run, State, begin_folder, check_notes, fingerprint, lock_folder, memory_used, naming_file, open_board   # noqa: F401 (likewise)
+from .runs import STATES, Lines, Log, Run, State, begin_folder, check_notes, fingerprint, lock_folder, memory_used, naming_file   # noqa: F401 (likewise)
 from .runs import read_card, read_lines, read_state, save_state, say, state_settings, versions, write_card
 
 # %% ../nbs/72_training.ipynb #0c364227
@@ -148,14 +151,17 @@ class Trainer:
         save_every:float=10.,   # minutes between two states, besides those at the config's checkpoints
         state:State|None=None,  # to go on from
         own:tuple=(),           # classes of yours that the config names
+        dry:bool=False,         # is this a rehearsal, of which nothing stays?
     ):
+        self.dry = dry
         self.cfg, self.work_dir, self.seed, self.save_every, self.place = cfg, Path(work_dir), seed, save_every, place()
         part, among = ConfigPart(cfg, 'the config'), dict(rank=self.place.rank, world_size=self.place.world_size)
         loads, workers = part('train_dataloader'), read_environment(cfg)
         self.data:Any = build_dataset(ConfigPart(loads, 'train_dataloader')('dataset'), 'train_dataloader.dataset')
         self.plan   = build_plan(loads, self.data, seed, **among, path='train_dataloader')
         self.loader = build_loader(self.data, loads, self.plan, context=workers, path='train_dataloader')
-        self.times, hooks = read_timetable(cfg, len(self.plan)), read_hooks(cfg)
+        self.times, hooks = read_timetable(cfg, len(self.plan), own), read_hooks(cfg, own)
+        self.hooks = Hooks(hooks['own'], own)
         self.watch, self.keep = Watch(hooks['best'], hooks['rule'], hooks['stop']), hooks['keep']
         self.measures = _measures(cfg) if validate else None
         if self.measures:
@@ -169,19 +175,34 @@ class Trainer:
         if self.measures: self.watch.fits(_try_measuring(self.measures, self.val, self.model))
         self.shown_as = _preprocessing(cfg, self.val if self.measures else None)
         self.net = parallel(self.model.to(self.place.device))
+        self.average, self.averages_from = self._average(hooks['average'])
         wrapper, steps, n = part('optim_wrapper'), self.times.steps, self.times.per_epoch
         schedule = Schedule(cfg.get('param_scheduler'), n, **dict(max_epochs=steps // n) if self.times.by_epoch else dict(max_iters=steps))
         lr = ConfigPart(ConfigPart(wrapper, 'optim_wrapper')('optimizer'), 'optim_wrapper.optimizer')('lr', 1e-3)
         lr, self.rate = lr_of_run(lr, cfg.get('auto_scale_lr'), self.plan.batch_size, among['world_size'], wrapper.get('accumulative_counts', 1))
         self.optim = OptimStep(self.net, wrapper, schedule, lr)
         self.step, self.measured, self.kept, self.why, self.signal = 0, 0, [], '', 0
+        self.batch, self.losses, self.stats = ([], []), {}, {}
         self.saved, self.stored, self.whole, self.redo, self.changed = time.monotonic(), None, True, False, {}
         self.made_with = self._made_with() if is_main() else {}
         logged = self._take_up(state) if state else dict(step=0, measured=0, sums={}, steps=0, lines=(None, None))
         log, metrics = logged['lines']
         self.log = Log(self.work_dir/'log.jsonl' if is_main() else None, logged['step'], logged['sums'], logged['steps'], log)
         self.figures = Lines(self.work_dir/'metrics.jsonl' if is_main() else None, logged['measured'], metrics)
-        self.board = open_board(cfg, self.work_dir, self.step) if is_main() else None
+        self.board = open_board(cfg, self.work_dir, self.step) if is_main() and not dry else None
+
+    def _average(self, asked):
+        "The running average that the config asks for, or None; and the step after which it begins."
+        if asked is None: return None, 0
+        asked = dict(asked)
+        steps, epoch = asked.pop('begin_iter'), asked.pop('begin_epoch')
+        begin = (epoch - 1)*self.times.per_epoch + 1 if epoch else max(steps, 1)
+        if begin > self.times.steps: raise ConfigError(f'EMAHook begins after step {begin}, and the run has {self.times.steps}: set begin_{"epoch" if epoch else "iter"} to less')
+        return WeightAverage(self.model, **asked), begin
+
+    def averaged(self):
+        "Put the average, if there is one, in the place of the weights inside of a `with` block."
+        return self.average.in_place() if self.average else contextlib.nullcontext()
 
     def _made_with(self):
         "All that decides what this run learns, by name."
@@ -218,6 +239,7 @@ class Trainer:
         try: self.optim.load_state(memory, notes['optim'])
         except (ValueError, KeyError, TypeError, AttributeError, RuntimeError) as e: raise ValueError(f'{state.path} cannot be gone on from: {e}') from None
         self.model.load_state_dict(found)
+        self._take_up_more(state)
         self.watch.state, self.kept, self.step, self.measured, self.why = (notes[k] for k in ('watch', 'kept', 'step', 'measured', 'why'))
         self.redo, logged = True, dict(step=self.step, measured=self.measured, sums=notes['logged'][0], steps=notes['logged'][1], lines=notes.get('lines', (None, None)))
         if state.path.parent.resolve() == self.work_dir.resolve(): self.stored = self.step
@@ -233,14 +255,26 @@ class Trainer:
         whole = [l for l in lines if type(l.get('epoch')) is int and l['epoch'] <= epoch]                 # the others will be written again
         return logged | dict(step=epoch * was, lines=(len(whole), logged['lines'][1]), **dict(sums={}, steps=0) if rest else {})
 
+    def _take_up_more(self, state):
+        "Put back the average and what the hooks had kept; what a state lacks begins now, and that is said."
+        named = lambda start: {k.removeprefix(start): t for k,t in state.tensors.items() if k.startswith(start)}
+        if self.average:
+            if 'average' not in state.notes: say(f'{state.path} holds no average of the weights: it begins with the weights of now')
+            try: self.average.load(named('average.'), state.notes.get('average', 0))
+            except ValueError as e: raise ValueError(f'{state.path}: {e}') from None
+        for kind in self.hooks.load(named('hooks.'), state.notes.get('hooks', {})): say(f'{state.path} holds nothing that {kind} had kept: it begins anew')
+
     def save_state(self):
         "Write all that this run needs to go on."
         self.saved = time.monotonic()
         if not is_main(): return
-        memory, numbers = self.optim.state()
-        tensors = {f'model.{k}': v for k,v in self.model.state_dict().items()} | {f'optim.{k}': v for k,v in memory.items()}
+        (memory, numbers), (own, kept) = self.optim.state(), self.hooks.state()
+        parts = dict(model=self.model.state_dict(), optim=memory, hooks=own, average=self.average.averages if self.average else {})
+        tensors = {f'{part}.{k}': v for part,found in parts.items() for k,v in found.items()}
         notes = dict(step=self.step, per_epoch=self.times.per_epoch, seed=self.seed, measured=self.measured, kept=self.kept, why=self.why,
                      classes=list(self.data.classes), made_with=self.made_with, lines=(self.log.file.count, self.figures.count))
+        if self.average: notes['average'] = self.average.count
+        if kept: notes['hooks'] = kept
         with naming_file(self.work_dir/STATES[1]):
             save_state(self.work_dir, tensors, notes | dict(watch=self.watch.state, logged=(self.log.sums, self.log.steps), optim=numbers))
         self.stored = self.step
@@ -261,11 +295,19 @@ class Trainer:
         "Learn from a batch."
         self.whole = False          # until the step is done, a state would be half of one and half of the next
         seed_step(self.seed, self.step, self.place.rank)
+        self.batch = images, targets
+        if self.hooks.called['before_step']:
+            self.hooks('before_step', self)
+            seed_step(self.seed, self.step, self.place.rank)        # what a hook draws changes nothing of what the step draws
+        images, targets = self.batch
         names  = [f'image {t.get("image_id")}' for t in targets]
         given  = dict(proposals=[t['proposals'] for t in targets]) if 'proposals' in targets[0] else {}
-        losses = self.optim(self.step, lambda: self.net(images, targets, **given), names)
+        self.losses = self.optim(self.step, lambda: self.net(images, targets, **given), names)
         self.step += 1
-        self.log.add(losses)
+        self.log.add(self.losses)
+        if self.average and self.step >= self.averages_from: self.average.update()
+        self.hooks('after_step', self)
+        if self.step % self.times.per_epoch == 0: self.hooks('after_epoch', self)
         self.whole = True
 
     def write_log(self):
@@ -276,10 +318,7 @@ class Trainer:
             f'{line["seconds"]:.2f} s a step, {int(left) // 3600}:{int(left) // 60 % 60:02}:{int(left) % 60:02} to go')
         if self.board: self._to_board('train', line)
 
-    def _to_board(self, group, figures):
-        for k,v in figures.items():
-            if v is not None and k not in ('epoch', 'step'): self.board.add_scalar(f'{group}/{k}', v, self.step)
-        self.board.flush()
+    def _to_board(self, group, figures): self.board.add(group, {k:v for k,v in figures.items() if k not in ('epoch', 'step')}, self.step)
 
     def save_detector(self,
         name:str,   # of the file, without its suffix
@@ -287,7 +326,7 @@ class Trainer:
         "Write a detector that `load_detector` opens from the file alone."
         classes = ('object',) if isinstance(self.model, RPN) else self.data.classes
         path = self.work_dir/f'{name}.safetensors'
-        with naming_file(path): save_detector(path, self.model, classes, self.shown_as)
+        with naming_file(path), self.averaged(): save_detector(path, self.model, classes, self.shown_as)
 
     def checkpoint(self):
         "Save a detector as the config says, and delete the oldest where it keeps a few alone."
@@ -299,21 +338,20 @@ class Trainer:
 
     def measure(self):
         "Measure the detector, and see whether it is the best so far."
-        start = time.perf_counter()
-        if self.place.world_size > 1:
-            for b in self.model.buffers(): dist.broadcast(b, 0)
-        loads = self.cfg['val_dataloader']
-        found = detect_all(self.model, self.val, loads.get('batch_size', 1), loads.get('num_workers', 0))
+        start, loads = time.perf_counter(), self.cfg['val_dataloader']
+        with self.averaged():
+            for b in self.model.buffers() if self.place.world_size > 1 else (): dist.broadcast(b, 0)
+            found = detect_all(self.model, self.val, loads.get('batch_size', 1), loads.get('num_workers', 0))
         result = measure(self.val, found, self.val.category_ids, self.measures) if is_main() else None
         stats  = broadcast_value(result.to_dict()['stats'] if result else None)
-        new, self.why = self.watch(stats)
-        self.measured = self.step
-        if not is_main(): return
-        line = dict(epoch=self.epoch, step=self.step) | stats | dict(seconds=round(time.perf_counter() - start, 3))
-        self.figures.add(line)
-        say(result.table())
-        for name in new: self.save_detector(f'best_{name}')
-        if self.board: self._to_board('val', stats)
+        new, why = self.watch(stats)
+        self.measured, self.stats, self.why = self.step, stats, self.why or why
+        if result:
+            self.figures.add(dict(epoch=self.epoch, step=self.step) | stats | dict(seconds=round(time.perf_counter() - start, 3)))
+            say(result.table())
+            for name in new: self.save_detector(f'best_{name}')
+            if self.board: self._to_board('val', stats)
+        self.hooks('after_eval', self)
 
     def after_step(self,
         signals:list=(),    # that have come
@@ -334,14 +372,50 @@ class Trainer:
         self.net.train()
         bar = Progress(max(self.times.steps - self.step, 0), 'steps', is_main())      # a run that goes on with fewer epochs is over
         with stop_signals() as signals:
+            self.hooks('before_run', self)
             if self.redo: self.after_step(signals)
             while not self.over():
+                if self.step % self.times.per_epoch == 0:
+                    seed_step(self.seed, self.step, self.place.rank)
+                    self.hooks('before_epoch', self)
                 self.loader.batch_sampler.go_to(*divmod(self.step, self.times.per_epoch))
                 for images, targets in self.loader:
                     self.train_step(images, targets)
                     bar.step(last=self.step == self.times.steps)
                     self.after_step(signals)
                     if self.over(): break
+            self.hooks('after_run', self)
+
+    def rehearse(self)->dict: # of plain values: shapes, losses, seconds, counts; {} where the run is over
+        "Load the next batch, make one step and look at one batch to measure on: say what was seen, and what the whole run will take."
+        t, left = self.times, range(self.step + 1, self.times.steps + 1)
+        if self.over(): return {}
+        self.loader.batch_sampler.go_to(*divmod(self.step, t.per_epoch))
+        begun = time.perf_counter()
+        images, targets = next(iter(self.loader))
+        loaded, steps = time.perf_counter() - begun, 1 + (self.place.device.type == 'cuda')      # the first one on a GPU chooses its kernels
+        self.net.train()
+        seed_step(self.seed, self.step, self.place.rank)
+        with torch.no_grad(): feats = [list(f.shape) for f in self.model.features(images)]
+        given = dict(proposals=[p['proposals'] for p in targets]) if 'proposals' in targets[0] else {}
+        for _ in range(steps):
+            begun  = time.perf_counter()
+            losses = self.optim(self.step, lambda: self.net(images, targets, **given))
+            if self.place.device.type == 'cuda': torch.cuda.synchronize()
+            step = time.perf_counter() - begun
+        seen = dict(images=[list(i.shape) for i in images], objects=sum(len(p['boxes']) for p in targets), features=feats, losses={k: float(v) for k,v in losses.items()},
+                    load_seconds=loaded, step_seconds=step, memory=memory_used(), steps=len(left), per_epoch=t.per_epoch)
+        seen |= {k: [s for s in left if asks(s)] for k,asks in dict(log=t.logs, save=t.saves, measure=t.measures if self.measures else lambda s: False).items()}
+        if self.measures:
+            begun, n = time.perf_counter(), min(self.cfg['val_dataloader'].get('batch_size', 1), len(self.val))
+            self.model.eval()
+            for _ in itertools.islice(predict_dataset(self.model, self.val, n, 0, 0, 1), n): pass
+            seen['measure_seconds'] = (time.perf_counter() - begun) * len(self.val) / n / self.place.world_size
+        return seen
+
+    def drop_state(self):
+        "Delete the states to go on from: the run has ended, and its detectors stay."
+        for name in STATES if is_main() else (): (self.work_dir/name).unlink(missing_ok=True)
 
     def rescue(self,
         error:BaseException,    # that ended the run
@@ -369,9 +443,12 @@ class Trainer:
         "Say what is going to happen, and keep it on the run's card."
         t, p, n = self.times, self.place, sum(q.numel() for q in self.model.parameters() if q.requires_grad)
         device = _device_name(p)
-        say(f'{type(self.model).__name__}, {n/1e6:.1f} M parameters that train, on {p.world_size} x {device}; seed {self.seed}; files in {self.work_dir}')
+        say(f'{type(self.model).__name__}, {n/1e6:.1f} M parameters that train, on {p.world_size} x {device}; seed {self.seed}; {"nothing is kept" if self.dry else f"files in {self.work_dir}"}')
         say(f'{len(self.data)} images of {len(self.data.classes)} classes; {t.steps} steps, {t.per_epoch} make an epoch' + ('' if self.measures else '; nothing is measured'))
         say(self.rate)
+        if self.average:
+            a = self.average
+            say(f'measured and saved is a running average of the weights from step {self.averages_from} on: {a.rule}, {a.momentum:g} of the newest in each {"step" if a.interval == 1 else f"of every {a.interval} steps"}')
         if self.step: say(f'going on after step {self.step} of {t.steps}' if not self.over() else f'the run is over, after step {self.step} of {t.steps}: nothing is left to do')
         if not is_main(): return
         self._try_writing()
@@ -419,6 +496,52 @@ def _settings(cfg, seed):
     torch.backends.cudnn.benchmark = bool((cfg.get('env_cfg') or {}).get('cudnn_benchmark', False))
     return seed
 
+def _clock(seconds): return f'{int(seconds) // 3600}:{int(seconds) // 60 % 60:02}:{int(seconds) % 60:02}'
+
+def _say_rehearsal(seen, work_dir):
+    "What a rehearsal has seen, in lines."
+    shapes = lambda rows: ', '.join('x'.join(map(str, s)) for s in rows)
+    when = lambda steps: 'never' if not steps else f'{len(steps)} times, after step ' + (', '.join(map(str, steps)) if len(steps) < 6 else f'{steps[0]}, {steps[1]}, ... {steps[-1]}')
+    say(f'the first batch: {len(seen["images"])} pictures of {shapes(s[-2:] for s in seen["images"][:4])}{", ..." * (len(seen["images"]) > 4)} (height x width) with {seen["objects"]} objects, loaded in {seen["load_seconds"]:.2f} s')
+    say(f'features of {shapes(seen["features"])}')
+    say(f'losses: {", ".join(f"{k} {v:.4g}" for k,v in seen["losses"].items())}; in all {sum(seen["losses"].values()):.4g}')
+    say(f'one step took {seen["step_seconds"]:.2f} s' + (f'; memory {seen["memory"]} MB' if seen['memory'] else ''))
+    for k,name in dict(log='a line of the log', measure='measured', save='a detector is saved').items(): say(f'{name}: {when(seen[k])}')
+    whole, measuring = seen['steps']*seen['step_seconds'], len(seen['measure'])*seen.get('measure_seconds', 0)
+    say(f'at this pace an epoch takes {_clock(seen["per_epoch"]*seen["step_seconds"])}, the {seen["steps"]} steps of the run {_clock(whole)}'
+        + (f' and its {len(seen["measure"])} measurements {_clock(measuring)}' if seen['measure'] else '') + ', if pictures are loaded in time')
+    say(f'this was a rehearsal: nothing was learned, and {work_dir} is as it was')
+
+def _is_over(cfg, work_dir):
+    "Has the run in a folder ended, so that nothing is left to go on from? Said, unless this one would be another."
+    try: card = read_card(work_dir)
+    except ValueError: return False
+    if card.get('status') != 'finished' or any((Path(work_dir)/n).exists() for n in STATES): return False
+    changed = {}
+    with contextlib.suppress(ValueError, OSError): changed = setting_changes(deciding_settings(Config.fromfile(Path(work_dir)/'config.py')), deciding_settings(cfg))
+    run = Run(work_dir)
+    if changed:
+        k, (old, new) = next(iter(changed.items()))
+        raise ValueError(f'the run in {work_dir} is over, after step {card.get("step")}, and its state was removed at its end: it cannot go on with other settings ({k} = {new!r:.60}, it was {old!r:.60}). '
+                         f'--set load_from={run.detector} starts a new run from its weights; --keep_state keeps the state of a run that may go on')
+    say(f'the run in {work_dir} is over, after step {card.get("step")} of {card.get("steps")}: nothing is left to do')
+    say(_last_line(run))
+    return True
+
+def _last_line(run):
+    "Which file the detector is in."
+    best = sorted(run.work_dir.glob('best_*.safetensors'))
+    more = ''.join(f'; best {p.stem.removeprefix("best_")}: {p}' for p in best)
+    return f'detector: {run.detector}{more}' if run.detector else f'no detector was saved{more}'
+
+def _keep_average(cfg, share):
+    "Let a config ask for a running average of the weights that keeps this share of itself in each step."
+    if not isinstance(share, float) or not 0 < share < 1: raise ValueError(f'ema is {share!r:.60}; expected the share of the average that stays in a step, such as 0.9998')
+    hooks = list(cfg.get('custom_hooks') or ())
+    has = next((i for i,h in enumerate(hooks) if isinstance(h, dict) and h.get('type') in ('EMAHook', 'mmdet.EMAHook')), None)
+    if has is not None: raise ValueError(f'ema is {share}, and the config keeps an average already: set custom_hooks.{has}.momentum={1 - share:.6g}')
+    cfg['custom_hooks'] = [*hooks, dict(type='EMAHook', ema_type='ExpMomentumEMA', momentum=round(1 - share, 12), update_buffers=True)]
+
 def next_commands(
     work_dir:str|Path,  # of a run that has ended
 )->str:                 # three lines for a terminal
@@ -427,24 +550,30 @@ def next_commands(
     config, found = q(Path(work_dir)/'config.py'), q(Run(work_dir).detector)
     return f'next:\n  detbook_test {config} {found}\n  detbook_predict PICTURE {found}\n  detbook_test {config} {found} --show_dir {q(Path(work_dir)/"found")}'
 
-def _in_process(cfg, work_dir, resume, validate, seed, save_every, launcher, arguments, news):
-    "What each process of a run does; the signal that stopped it, or 0."
+def _in_process(cfg, work_dir, resume, validate, seed, save_every, launcher, arguments, news, own, keep_state, dry):
+    "What each process of a run does; the signal that stopped it, or 0. Of a rehearsal, where `dry` is the folder that the run would have, what was seen."
     with process_group(launcher), contextlib.ExitStack() as lock:
-        seed, state, wrong = _settings(cfg, seed), None, None
+        seed, state, wrong, over = _settings(cfg, seed), None, None, False
         if is_main():
             try:
                 lock.enter_context(lock_folder(work_dir))
-                state = begin_folder(work_dir, resume)
+                over = resume in (True, 'auto') and _is_over(cfg, work_dir)
+                if not over: state = begin_folder(work_dir, resume)
             except (ValueError, OSError) as e: wrong = e
-        path, said = broadcast_value([str(state.path) if state else None, str(wrong) if wrong else None])
+        path, said, over = broadcast_value([str(state.path) if state else None, str(wrong) if wrong else None, over])
         if wrong: raise wrong
         if said: raise ValueError(said)
+        if over: return 0
         if path and not is_main(): state = read_state(Path(path), check_notes)
         if state and seed not in (None, state.notes['seed']): raise ValueError(f'{path} is of a run with the seed {state.notes["seed"]}, and now the seed is {seed}')
         seed, start = state.notes['seed'] if state else seed or 0, time.time()
         for line in news: say(line)
-        run = Trainer(cfg, work_dir, seed, validate, save_every, state, load_own(arguments['own']))
+        run = Trainer(cfg, work_dir, seed, validate, save_every, state, load_own(own), dry is not None)
         run.introduce(arguments)
+        if dry is not None:
+            seen = run.rehearse()
+            if seen: _say_rehearsal(seen, dry)
+            return seen
         with stop_signals():        # where one rank fails the others are told to stop, and that must not end the saving
             try: run.run()
             except BaseException as e:
@@ -453,11 +582,13 @@ def _in_process(cfg, work_dir, resume, validate, seed, save_every, launcher, arg
                 raise
         ended = dict(ended=time.strftime('%Y-%m-%d %H:%M:%S'), why=run.why, seconds=round(time.time() - start, 1))
         run.write_card('stopped' if run.signal else 'finished', ended)
+        if not (run.signal or keep_state): run.drop_state()
         name = signal.Signals(run.signal).name if run.signal else ''
         if name: say(f'stopped by {name} after step {run.step} of {run.times.steps}; all is saved: --resume goes on from there')
         elif run.why: say(f'ended after step {run.step} of {run.times.steps}: {run.why}')
         if run.board: run.board.close()
         if news and not run.signal: say(next_commands(work_dir))
+        if not run.signal and is_main(): say(_last_line(Run(work_dir)))
         return run.signal
 
 @strict
@@ -471,15 +602,22 @@ def detbook_train(
     seed:int|None=None,                 # of the first weights and of all that is random; None: the config's, or 0
     set:list|tuple=(),                  # settings of the config to change: optim_wrapper.optimizer.lr=0.01
     save_every:float=10.,               # minutes between two states to resume from, besides those at the config's checkpoints
-    own:list|tuple=(),                  # classes of yours that the config names, by the file that they stand in: FILE.py:Name
+    dry_run:bool=False,                 # do everything but train: look through the data, build, load, make one step, say how long all would take; nothing is left in work_dir
+    keep_state:bool=False,              # keep the state when the run has ended, so that it can go on with more epochs?
+    own:list|tuple=(),                  # classes of yours that the config names, by the file that they stand in: FILE.py:Name; in Python also the classes
+    ema:float|None=None,                # measure and save a running average of the weights that keeps this share of itself in each step, such as 0.9998; None: as the config's hooks say
     data:str|None=None,                 # your pictures and boxes, a folder or file of any format: takes the place of the config's data
     val:str|None=None,                  # with `data`, what is measured on: a share of the pictures or another folder; None: the splits of `data`, or 0.2
     classes:list|tuple=(),              # with `data`, names of the classes to learn; none: all
     epochs:int|None=None,               # with `data`, how long; None: as the config has it
     size:int|None=None,                 # with `data`, short side of the pictures in pixels, as the network sees them; None: as the config has it
     batch_size:int|None=None,           # with `data`, pictures a step on each GPU; None: as the config has it
-)->Run:                                 # what the run has left
+)->Run|dict:                            # what the run has left; of a dry run what was seen: shapes, losses, seconds, when what happens
     "Train the detector that a config describes."
+    given = dict(locals())
+    if not isinstance(dry_run, (bool, Path)): raise TypeError(f'dry_run is {dry_run!r:.60}; expected True or False')
+    if dry_run is True:
+        with tempfile.TemporaryDirectory(prefix='detbook_dry_run_') as there: return detbook_train(**given | dict(dry_run=Path(there)))
     cfg = read_training_config(config, set if data is None else ())
     name = Path(cfg.filename).stem if getattr(cfg, 'filename', None) else 'run'
     for k,v in dict(work_dir=work_dir, resume=resume).items():
@@ -490,19 +628,28 @@ def detbook_train(
     if not isinstance(gpus, int) or isinstance(gpus, bool) or gpus < 1: raise ValueError(f'gpus is {gpus!r}; expected a whole number, 1 or more')
     if seed is not None and (not isinstance(seed, int) or not 0 <= seed < 2**63): raise ValueError(f'seed is {seed!r}; expected a whole number from 0')
     if not isinstance(save_every, (int, float)) or isinstance(save_every, bool) or not 0 <= save_every < math.inf: raise ValueError(f'save_every is {save_every!r}; expected minutes, 0 or more')
+    own = [own] if isinstance(own, (str, type)) else list(own)
     if not resume and cfg.get('resume'): resume = cfg.get('load_from') or True
-    arguments = dict(config=str(config) if isinstance(config, (str, os.PathLike)) else name, work_dir=str(folder), gpus=gpus, validate=validate,
+    real, folder = folder, dry_run or folder
+    if dry_run and resume in (True, 'auto'):
+        if _is_over(cfg, real): return {}
+        resume = str(real) if any((real/n).exists() for n in STATES) else False
+    arguments = dict(config=str(config) if isinstance(config, (str, os.PathLike)) else name, work_dir=str(real), gpus=gpus, validate=validate,
                      resume=str(resume) if resume else False, launcher=launcher, seed=seed, set=[set] if isinstance(set, str) else list(set), save_every=save_every,
-                     own=[own] if isinstance(own, str) else list(own))
-    load_own(arguments['own'])      # a slip is named before any process starts
+                     own=[o.__name__ if isinstance(o, type) else o for o in own])
+    load_own(own)                   # a slip is named before any process starts
     choices, said = dict(val=val, classes=([classes] if isinstance(classes, str) else list(classes)) or None, epochs=epochs, size=size, batch_size=batch_size), []
     if data is not None:
         cfg, said = adapt_config(cfg, data, folder/'data', **choices)
         cfg = read_training_config(cfg, set)
         arguments |= dict(data=str(data), **choices | dict(val=None if val is None else str(val)))
     elif given := next((k for k,v in choices.items() if v is not None), None): raise ValueError(f'--{given} goes with --data; without it the config decides, and --set changes it')
-    how = cfg, folder, resume, validate, seed, save_every, launcher, arguments, said
+    if ema is not None:
+        _keep_average(cfg, ema)
+        arguments['ema'] = ema
+    how = cfg, folder, resume, validate, seed, save_every, launcher, arguments, said, own, keep_state, real if dry_run else None
     stopped = _in_process(*how) if gpus == 1 or launcher != 'none' else run_on(gpus, _in_process, *how)
+    if dry_run: return stopped
     if stopped: raise SystemExit(128 + stopped)
     return Run(folder)
 
