@@ -8,7 +8,7 @@ Docs: https://detbook.github.io/detbook/curves.html.md"""
 __all__ = ['log', 'RunLog', 'read_log', 'detbook_log']
 
 # %% ../nbs/76_curves.ipynb #6a57ea5d
-import json, math, statistics
+import math, statistics
 from pathlib import Path
 from typing import NamedTuple
 from .cli import nearest

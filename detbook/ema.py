@@ -58,16 +58,18 @@ class WeightAverage:
         if count == 0: self.averages = {k: t.detach().clone() for k,t in now.items()}
         elif count % self.interval == 0: torch._foreach_lerp_(list(self.averages.values()), [t.detach() for t in now.values()], self.share(count))     # all weights in one call, as torch's own averages
 
-    def _exchange(self):
+    @torch.no_grad()
+    def exchange(self):
+        "Let the average and the weights change places; before the first update nothing happens."
         now = self._now()
         for k,a in self.averages.items(): self.averages[k], now[k].data = now[k].data, a
 
     @contextlib.contextmanager
     def in_place(self):
         "Put the average in the place of the weights inside of the `with` block; before the first update they stay."
-        self._exchange()
+        self.exchange()
         try: yield
-        finally: self._exchange()
+        finally: self.exchange()
 
     @checked('count int 0..')
     def load(self,
@@ -77,6 +79,7 @@ class WeightAverage:
         "Go on where another average was. ValueError for one of another model."
         now = self._now()
         for k in sorted(now.keys() | averages.keys()) if count else ():
-            shapes = [tuple(d[k].shape) if k in d else 'absent' for d in (averages, now)]
-            if shapes[0] != shapes[1]: raise ValueError(f'the average is one of other weights: {k} is {shapes[0]} there, {shapes[1]} in the model')
+            if not isinstance(averages.get(k, torch.ones(())), torch.Tensor): raise TypeError(f'averages has {averages[k]!r:.60} as {k!r}; expected a tensor')
+            shapes = [tuple(d[k].shape) if k in d else 'missing' for d in (averages, now)]
+            if shapes[0] != shapes[1]: raise ValueError(f'averages of another model: {k} is {shapes[0]}; expected {shapes[1]}')
         self.count, self.averages = count, {k: averages[k].to(now[k], copy=True) for k in now} if count else {}

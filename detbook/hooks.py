@@ -12,7 +12,6 @@ import difflib, inspect, json
 import torch
 from .cli import nearest
 from .core import checked
-from .parts import ConfigPart
 
 # %% ../nbs/74_hooks.ipynb #db1cec3c
 EVENTS = 'before_run', 'before_epoch', 'before_step', 'after_step', 'after_epoch', 'after_eval', 'after_run'   # what a hook may have, in the order in which they come

@@ -6,7 +6,7 @@ Docs: https://detbook.github.io/detbook/learner.html.md"""
 
 # %% auto #0
 __all__ = ['adamw', 'PictureSet', 'DetectionDL', 'still', 'detection_dls', 'sum_losses', 'split_backbone', 'DetectionStep',
-           'DetectionLearner', 'computes_bfloat16', 'Bfloat16', 'detection_learner']
+           'DetectionLearner', 'computes_bfloat16', 'Bfloat16', 'AverageWeights', 'detection_learner']
 
 # %% ../nbs/56_learner.ipynb #a571ae36
 import warnings
@@ -36,6 +36,7 @@ from .cli import nearest
 from .core import checked, strict, warn_once
 from .show import show_grid, show_pair
 from .describe import save_detector
+from .ema import WeightAverage
 from .models import mask_rcnn
 from .images import list_pictures, read_picture
 from .coco import written_id
@@ -433,6 +434,36 @@ class Bfloat16(Callback):
     def after_cancel_batch(self): self.after_loss()
     def after_cancel_fit(self): self.after_loss()
 
+# %% ../nbs/56_learner.ipynb #5cf6b880
+class AverageWeights(Callback):
+    "Measure, save and keep a running average of the weights instead of those of the last step."
+    order = 50          # before SaveModelCallback, after DetectionStep
+    @checked
+    def __init__(self,
+        momentum:float=.0002,       # share of the newest weights, when the beginning is over
+        rule:str='ExpMomentumEMA',  # how the share begins: a rule of `WeightAverage`
+        gamma:int|None=None,        # steps that the beginning takes; None: as usual for the rule
+        interval:int=1,             # average after every so many steps
+        update_buffers:bool=True,   # average buffers, such as a norm's statistics, as well?
+    ):
+        self._how = dict(momentum=momentum, rule=rule, gamma=gamma, interval=interval, update_buffers=update_buffers)
+        WeightAverage(nn.Linear(1, 1), **self._how)         # a slip is named now
+        self.average, self._inside = None, False
+
+    def before_fit(self): self.average, self._inside = WeightAverage(self.model, **self._how), False
+    def before_train(self): self._leave()
+    def after_step(self): self.average.update()
+    def before_validate(self): self._enter()
+    def after_fit(self): self._enter()
+
+    def _enter(self): self._turn(True)
+    def _leave(self): self._turn(False)
+
+    def _turn(self, inside):
+        "Let the average stand in the model, or the weights."
+        if inside is not self._inside: self.average.exchange()
+        self._inside = inside
+
 # %% ../nbs/56_learner.ipynb #a445062d
 def _finds_more(model, ds):
     "What else than boxes the model predicts and the data set knows; keypoints where COCO has tolerances for them."
@@ -464,7 +495,7 @@ def detection_learner(
     weights_backbone:str|None=None,     # ImageNet weights for the backbone alone, for a builder
     metrics:tuple|None=None,            # 'bbox', 'segm', 'keypoints'; None: what the model predicts and the validation set knows
     lr:float=1e-3,                      # default learning rate
-    cbs=None,                           # more fastai callbacks
+    cbs=None,                           # one more fastai callback, or several
 )->DetectionLearner:                    # ready for lr_find, fit_one_cycle, fine_tune
     "Put a detector and its data together; a builder without weights trains all its layers, norms included."
     if not isinstance(model, nn.Module):
@@ -476,4 +507,4 @@ def detection_learner(
     _keep_size(model, dls)
     step = DetectionStep(metrics)
     named = [ValueMetric(_Figure(step, f'{m}_{k}'), f'{m}_{k}') for m in metrics for k in ('mAP', 'mAP_50')]
-    return DetectionLearner(dls, model, sum_losses, opt_func=adamw, lr=lr, splitter=split_backbone, metrics=named, cbs=[step, *(cbs or [])])
+    return DetectionLearner(dls, model, sum_losses, opt_func=adamw, lr=lr, splitter=split_backbone, metrics=named, cbs=[step, *([cbs] if isinstance(cbs, Callback) else cbs or [])])

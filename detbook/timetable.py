@@ -149,7 +149,8 @@ def read_hooks(
     usual, more = ConfigPart(cfg.get('default_hooks') or {}, 'default_hooks').value, cfg.get('custom_hooks') or ()
     if not isinstance(more, (list, tuple)): raise ConfigError(f'custom_hooks is {more!r:.60}; expected a list')
     hooks = [ConfigPart(h, f'default_hooks.{k}') for k,h in usual.items() if h is not None] + [ConfigPart(h, f'custom_hooks.{i}') for i,h in enumerate(more)]
-    asked, classes = dict(keep=-1, best=['auto'], rule=None, stop=None, average=None, own=[]), {c.__name__ for c in own}
+    asked:dict = dict(keep=-1, best=['auto'], rule=None, stop=None, average=None, own=[])
+    classes = {c.__name__ for c in own}
     for p in hooks:
         if p.kind in classes: asked['own'].append(p)
         elif p.kind and p.kind not in _HOOKS:

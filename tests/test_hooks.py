@@ -1,12 +1,12 @@
 "What a run does beside its steps: a running average of the weights, hooks of the user's own, and both after a break and on two processes."
-import json, os, signal
+import json, signal
 from pathlib import Path
 import pytest, torch
 from detbook.config import Config
 from detbook.ema import WeightAverage
 from detbook.nodes import ConfigError
 from detbook.reading import read_checkpoint
-from detbook.runs import Run, read_state
+from detbook.runs import read_state
 from detbook.timetable import read_hooks
 from detbook.training import Trainer, read_training_config, train
 from test_training import FASTER, RETINA, refuses, same_run, start, stopped_at, timeless, wait_for   # noqa: F401
@@ -236,3 +236,14 @@ def test_hooks_are_read_beside_those_of_the_config(config):
     cfg = read_training_config(config, ["custom_hooks=[{'type': 'Mine'}, {'type': 'NumClassCheckHook'}]"])
     assert [p.path for p in read_hooks(cfg, [Mine])['own']] == ['custom_hooks.0']
     with pytest.raises(ConfigError, match='--own FILE.py:Mine'): read_hooks(cfg)
+
+# ---- several steps that move the weights together
+
+def test_two_processes_accumulate_as_one(toy, tmp_path):
+    "Two processes of one picture, two steps together, against one process of two pictures, two steps together: nearly the same weights; and the line about the rate counts all of it."
+    both = ['train_cfg.max_epochs=1', 'optim_wrapper.accumulative_counts=2', 'param_scheduler=[]']
+    one = train(toy/'retina.py', work_dir=tmp_path/'one', set=both, validate=False)
+    two = train(toy/'retina.py', work_dir=tmp_path/'two', set=[*both, 'train_dataloader.batch_size=1'], gpus=2, validate=False)
+    a, b = read_checkpoint(one.detector), read_checkpoint(two.detector)
+    for k in a: torch.testing.assert_close(b[k], a[k], rtol=1e-3, atol=2e-5)
+    assert 'this run has 4 (1 GPU of 2, 2 steps together)' in one.card['rate'] and 'this run has 4 (2 GPUs of 1, 2 steps together)' in two.card['rate']

@@ -1,11 +1,11 @@
 "The rehearsal before a run, what is left when it has ended, the comparison of several, and classes of one's own in every command."
-import json, subprocess, sys
+import json, subprocess
 from pathlib import Path
-import pytest, torch
+import pytest
 from detbook.cli import run_command
 from detbook.curves import detbook_log, read_log
 from detbook.inference import detbook_predict
-from detbook.runs import STATES, Run
+from detbook.runs import STATES
 from detbook.testing import detbook_test
 from detbook.training import train
 from detbook.weights import detbook_convert

@@ -281,7 +281,7 @@ def test_a_loss_that_is_no_number(config, tmp_path):
 def test_a_loop_that_counts_steps(config, tmp_path):
     run = train(config, work_dir=tmp_path, set=["train_cfg={'type': 'IterBasedTrainLoop', 'max_iters': 6, 'val_interval': 4, '_delete_': True}", 'param_scheduler=[]',
         'default_hooks.checkpoint.by_epoch=False', 'default_hooks.checkpoint.interval=2', 'default_hooks.checkpoint.max_keep_ckpts=-1', 'default_hooks.checkpoint.save_best=None', 'default_hooks.logger.interval=4'])
-    assert sorted(p.name for p in tmp_path.glob('*_*.safetensors')) == ['iter_2.safetensors', 'iter_4.safetensors', 'iter_6.safetensors', 'resume_previous.safetensors']
+    assert sorted(p.name for p in tmp_path.glob('*_*.safetensors')) == ['iter_2.safetensors', 'iter_4.safetensors', 'iter_6.safetensors']
     assert [(m['epoch'], m['step']) for m in run.metrics] == [(1, 4), (2, 6)] and [l['step'] for l in run.log] == [4, 6]
     assert run.detector.name == 'iter_6.safetensors'
 

@@ -1,5 +1,5 @@
 "Averages of four weights by mmengine 0.10.7 and mmdetection 3.3 (`mmdet/models/layers/ema.py`, loaded by itself): `python tests/golden/ema.py` writes ema.json."
-import importlib.util, json, sys
+import json, sys
 from pathlib import Path
 import torch
 from mmengine.model import ExponentialMovingAverage, StochasticWeightAverage
