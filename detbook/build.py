@@ -477,11 +477,12 @@ def build_detector(
 # %% ../nbs/39_build.ipynb #e3d6a745
 @checked
 def load_own(
-    names:str|list,     # 'FILE.py:Name', or 'FILE.py:Name,Other'; or a list of such
+    names:str|list,     # 'FILE.py:Name', or 'FILE.py:Name,Other'; or a list of such; a class stands for itself
 )->list:                # of the classes
     "Run the user's file and return the classes named in it. Raises FileNotFoundError, ValueError."
     found = []
     for spec in [names] if isinstance(names, str) else names or []:
+        if isinstance(spec, type): found.append(spec); continue
         file, _, wanted = str(spec).rpartition(':')
         path = Path(file)
         if not file or path.suffix != '.py' or not wanted: raise ValueError(f'own classes are named as FILE.py:Name, not {str(spec)!r}')

@@ -41,7 +41,7 @@ from .retinanet import DenseFilter, RetinaHead, RetinaNet
 from .fcos import FCOS, FCOSHead
 from .recipes import recipe_name
 from .nodes import ConfigError
-from .build import build_detector
+from .build import build_detector, load_own
 from .config import Config
 
 # %% ../nbs/43_weights.ipynb #b8941d0a
@@ -328,7 +328,7 @@ def load_detector(
         try: check_weights_fit(notes['model'], weights, own)
         except (TypeError, ValueError) as e: raise ValueError(f'{path} cannot be rebuilt: {e}') from None
         model = rebuild(_with_classes(notes['model'], num_classes) if num_classes else notes['model'], own)
-    elif config is not None: model = build_detector(_with_classes(config['model'], num_classes or known))
+    elif config is not None: model = build_detector(_with_classes(config['model'], num_classes or known), own=own)
     else:
         arch = bare_name(arch or _arch_of(path) or '')
         if not arch: raise ValueError(f'{path} does not say what its {len(state)} tensors were trained as: pass arch=..., such as {_guess(state)!r}')
@@ -386,11 +386,12 @@ def detbook_convert(
     arch:str|None=None,         # what it was trained as; detbook's own files and published names need none
     num_classes:int|None=None,  # another number than the file's: the predictors start anew
     classes:list|None=None,     # names, in the order of the labels, one for each class; default: the file's own
+    own:list|None=None,         # classes of yours that the file names, by the file that they stand in: FILE.py:Name
 )->Path:                        # the file
     "Convert a checkpoint, whoever's, for detbook or mmdetection."
     if Path(out).suffix not in ('.safetensors', '.pth'): raise ValueError(f'{out} must end in .safetensors (for detbook) or .pth (for mmdetection)')
     never_over(out, [s for s in (source, arch) if s], 'out:')
-    model = load_detector(source, arch, num_classes)
+    model = load_detector(source, arch, num_classes, tuple(load_own(own or [])))
     never_over(out, [s for s in [getattr(model, 'loaded_from', None)] if s], 'out:')      # what was fetched for a name
     if classes and len(classes) != (number := getattr(model, 'num_classes', 0)):
         raise ValueError(f'{source} tells {number} classes apart, and --classes names {len(classes)}: {", ".join(classes[:5])}')

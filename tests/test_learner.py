@@ -194,3 +194,56 @@ def test_one_small_picture(tmp_path):
     ds = CocoDataset(write(tmp_path/'s', 2))
     learn = detection_learner(detection_dls(ds, ds, bs=1), Lone(), metrics=())
     with pytest.raises(ValueError, match=r'64x96.*bs of 2.*norm_eval'): quiet(learn, lambda: learn.fit(1))
+
+# ---- the best detector, and the average
+
+class Rising(torch.nn.Module):
+    "A detector whose weight counts steps, and that finds the truth only while the weight is near 6."
+    def __init__(self, truths):
+        super().__init__()
+        self.w, self.truths = torch.nn.Parameter(torch.zeros(())), truths
+    def loss(self, images, targets): return dict(loss=-self.w)
+    def forward(self, images, targets): return self.loss(images, targets)
+    def predict(self, images, sizes=None):
+        good = abs(float(self.w) - 6) < .5
+        return [dict(boxes=torch.tensor([[10., 10., 40., 40.]]) if good else torch.tensor([[60., 40., 64., 44.]]), scores=torch.ones(1), labels=torch.zeros(1, dtype=torch.int64)) for _ in images]
+
+def test_the_best_by_average_precision_is_saved(tmp_path):
+    "Two steps an epoch: right after the third epoch, wrong before and after."
+    from functools import partial
+    from fastai.callback.tracker import SaveModelCallback
+    from fastai.optimizer import OptimWrapper
+    import json
+    from PIL import Image
+    images = [dict(id=i, file_name=f'{i}.png', width=96, height=64) for i in (1, 2)]
+    for r in images: Image.new('RGB', (96, 64)).save(tmp_path/r['file_name'])
+    (tmp_path/'a.json').write_text(json.dumps(dict(images=images, categories=[dict(id=1, name='cat')],
+        annotations=[dict(id=i, image_id=i, category_id=1, bbox=[10, 10, 30, 30], area=900, iscrowd=0) for i in (1, 2)])))
+    ds = CocoDataset(tmp_path/'a.json')
+    model = Rising(None)
+    save = SaveModelCallback(monitor='bbox_mAP', fname='best')
+    learn = detection_learner(detection_dls(ds, ds, bs=1), model, metrics=('bbox',), lr=1., cbs=save)
+    learn.opt_func, learn.path = partial(OptimWrapper, opt=torch.optim.SGD), tmp_path
+    with learn.no_bar(), learn.no_logging(): learn.fit(5, 1.)
+    assert save.best == pytest.approx(1.) and float(model.w) == 6.            # the best was loaded at the end
+    assert float(torch.load(tmp_path/'models'/'best.pth', weights_only=True)['w']) == 6.
+
+def test_the_average_is_what_is_measured_saved_and_left(tmp_path):
+    from functools import partial
+    from fastai.callback.tracker import SaveModelCallback
+    from fastai.optimizer import OptimWrapper
+    from detbook.learner import AverageWeights
+    ds = CocoDataset(write(tmp_path/'x', 2))
+    seen = []
+    class Shown(Rising):
+        def predict(self, images, sizes=None): seen.append(float(self.w)); return super().predict(images)
+    model, average = Shown(None), AverageWeights(momentum=.5, rule='ExponentialMovingAverage')
+    learn = detection_learner(detection_dls(ds, ds, bs=1), model, metrics=('bbox',), cbs=[average, SaveModelCallback(fname='last', every_epoch=True)])
+    learn.opt_func, learn.path = partial(OptimWrapper, opt=torch.optim.SGD), tmp_path
+    with learn.no_bar(), learn.no_logging(): learn.fit(2, 1.)
+    assert seen == [1.5, 1.5, 3.125, 3.125] and float(model.w) == 3.125           # of 1, 2 | 3, 4; halves of them
+    assert [float(torch.load(tmp_path/'models'/f'last_{e}.pth', weights_only=True)['w']) for e in (0, 1)] == [1.5, 3.125]
+    with learn.no_bar(), learn.no_logging(): learn.fit(1, 1.)
+    assert float(model.w) == 4.625                                              # from there: 4.125 and 5.125, a new average
+    with pytest.raises(ValueError): AverageWeights(momentum=2.)
+    with pytest.raises(TypeError, match='ExpMomentumEMA'): AverageWeights(rule='ExpMomentumEma')

@@ -44,7 +44,7 @@ def test_each_difference_is_said_and_kept(config, toy, tmp_path, monkeypatch, ca
     stopped_at(monkeypatch, 6, config, work_dir=tmp_path)
     capsys.readouterr()
     other = ['optim_wrapper.optimizer.lr=0.001', 'train_dataloader.dataset.pipeline.2.prob=0', 'model.test_cfg.rcnn.score_thr=0.2', 'model.train_cfg.rcnn.assigner.pos_iou_thr=0.6', 'train_cfg.max_epochs=4']
-    again = train(config, work_dir=tmp_path, resume=True, set=other)
+    again = train(config, work_dir=tmp_path, resume=True, set=other, keep_state=True)
     said = capsys.readouterr().out
     rows = {l.split()[0]: l.split(maxsplit=1)[1] for l in said.splitlines() if l.startswith('  ') and '->' in l}
     assert {k: re.sub(r'\s+', ' ', v) for k,v in rows.items()} == {'optim_wrapper.optimizer.lr': '0.005 -> 0.001', 'train_dataloader.dataset.pipeline.2.prob': '0.5 -> 0.0',
@@ -126,7 +126,7 @@ def test_a_folder_with_a_broken_card_is_put_aside_too(config, tmp_path, capsys):
     (tmp_path/'run.json').unlink()
     train(config, **short)
     assert capsys.readouterr().out.count('a run without a card: this earlier run was moved') == 2
-    assert (tmp_path/'earlier_1'/'run.json').read_text() == '{' and (tmp_path/'earlier_2'/'resume.safetensors').exists()
+    assert (tmp_path/'earlier_1'/'run.json').read_text() == '{' and (tmp_path/'earlier_2'/'epoch_1.safetensors').exists()
 
 LIES = [dict(kept=['../outside/holiday']), dict(kept=['/tmp/x']), dict(kept='epoch_1'), dict(step=-3), dict(step=10**400), dict(step=True), dict(per_epoch=0), dict(measured='8'), dict(seed=[0]),
         dict(watch=dict(best={}, top='x', waited=0)), dict(logged=[[], 1]), dict(optim={}), dict(why=None), dict(step=...), dict(lines=[-1, 0])]
@@ -139,7 +139,7 @@ def test_a_state_that_lies_is_not_followed(straight, config, tmp_path, monkeypat
     work = tmp_path/'run'
     stopped_at(monkeypatch, 6, config, work_dir=work, save_every=0)
     rewritten(work/'resume.safetensors', **lie)
-    run = train(config, work_dir=work, resume=True)
+    run = train(config, work_dir=work, resume=True, keep_state=True)
     said = capsys.readouterr().out
     assert 'resume.safetensors: its notes' in said and 'going back to resume_previous.safetensors' in said and run.card['resumed'] == [5]
     assert (outside/'holiday.safetensors').read_text() == 'dear'
@@ -158,7 +158,7 @@ def test_optimizer_notes_of_another_model(config, tmp_path, monkeypatch):
     with pytest.raises(ValueError, match='resume.safetensors cannot be gone on from'): train(config, work_dir=tmp_path, resume=str(tmp_path/'resume.safetensors'))
 
 def test_what_kills_have_left_is_swept_away(config, tmp_path):
-    train(config, work_dir=tmp_path, set=['train_cfg.max_epochs=1'], validate=False)
+    train(config, work_dir=tmp_path, set=['train_cfg.max_epochs=1'], validate=False, keep_state=True)
     ours = ['.resume_new.safetensors.0123abcd.part', '.epoch_3.safetensors.89abcdef.part', '.log.jsonl.00000000.part', '.tmpAbC123', '.trial.safetensors']
     theirs = ['.notes.txt.0123abcd.part', '.tmpother', '.hidden', 'a.part', '.tmpzZ9876']
     for n in ours + theirs: (tmp_path/n).write_bytes(b'begun')

@@ -185,3 +185,45 @@ def test_ranks_talk_when_weights_move():
     (dict(paramwise_cfg=dict(norm_decay_mul=0.)), "did you mean 'norm_decay_mult'"), (dict(paramwise_cfg=dict(dcn_offset_lr_mult=.1)), 'dcn_offset_lr_mult')])
 def test_refused(change, message):
     with pytest.raises(ConfigError, match=message): OptimStep(nn.Linear(1, 1), dict(optimizer=SGD) | change, Schedule([], 1, max_iters=1))
+
+# ---- several steps that move the weights together
+
+class Plain(nn.Module):
+    "Two layers and a loss that is a mean over the pictures: parts of equal size weigh the same."
+    def __init__(self):
+        super().__init__()
+        torch.manual_seed(0)
+        self.net = nn.Sequential(nn.Linear(3, 8), nn.ReLU(), nn.Linear(8, 2))
+    def forward(self, x): return dict(loss_a=self.net(x).square().mean(), loss_b=self.net(x).abs().mean())
+
+@pytest.mark.parametrize('more', [{}, dict(clip_grad=dict(max_norm=.05)), dict(type='AmpOptimWrapper', dtype='float16', loss_scale=512., clip_grad=dict(max_norm=.05)), dict(optimizer=dict(type='AdamW', lr=.01))],
+                         ids=('plain', 'clipped', 'float16', 'adamw'))
+def test_steps_together_are_one_step_of_the_large_batch(more):
+    "To 1e-6 where nothing rounds to 16 bits: 4 steps of 2 pictures against one of 8, eight times, with a rest at the end."
+    wrapper, x = dict(optimizer=SGD) | more, torch.randn(66, 3, generator=torch.Generator().manual_seed(1))
+    small, large = Plain(), Plain()
+    parts = OptimStep(small, wrapper | dict(accumulative_counts=4), Schedule([], 1, max_iters=33))
+    whole = OptimStep(large, wrapper, Schedule([], 1, max_iters=9))
+    for i in range(33): parts(i, lambda: small(x[2*i:2*i + 2]))
+    for i in range(9): whole(i, lambda: large(x[8*i:8*i + 8]))      # the last is the rest: one part of two
+    rough = more.get('dtype') == 'float16'
+    for a,b in zip(small.parameters(), large.parameters()): torch.testing.assert_close(a, b, rtol=0, atol=2e-4 if rough else 1e-6)
+    assert not torch.equal(next(small.parameters()), next(Plain().parameters()))
+
+def test_a_detector_learns_from_parts_what_it_learns_from_the_whole():
+    "Norms are frozen and each part has the same number of positives, because it shows the same two pictures: gradients are equal to 1e-6."
+    cfg = Config.fromfile('retinanet_r18_fpn_1x_coco').model
+    cfg.backbone.update(dict(frozen_stages=-1, norm_eval=True, init_cfg=None))
+    cfg.bbox_head.update(dict(num_classes=4, feat_channels=32, stacked_convs=1))
+    grads = []
+    images, targets = zip(*(toy.scene(i, size=64, empty=0., crowd=0) for i in (3, 4)))
+    for count in (1, 3):
+        torch.manual_seed(0)
+        model = build_detector(cfg)
+        step = OptimStep(model, dict(optimizer=dict(type='SGD', lr=1.), accumulative_counts=count), Schedule([], 1, max_iters=count))
+        before = {n: p.detach().clone() for n,p in model.named_parameters()}
+        for i in range(count): step(i, lambda: model.loss(list(images)*(3 if count == 1 else 1), list(targets)*(3 if count == 1 else 1)))
+        grads.append({n: before[n] - p.detach() for n,p in model.named_parameters() if p.requires_grad})
+
+    scale = max(g.abs().max() for g in grads[0].values())
+    for n,g in grads[0].items(): torch.testing.assert_close(grads[1][n], g, rtol=0, atol=1e-6*max(float(scale), 1.), msg=n)

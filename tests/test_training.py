@@ -126,7 +126,7 @@ def test_what_moved_to_other_chapters_is_still_found_in_training():
 
 def test_files_of_a_run(straight, config):
     names = {p.name for p in straight.work_dir.iterdir()}
-    assert names == {'config.py', 'run.json', 'log.jsonl', 'metrics.jsonl', 'epoch_2.safetensors', 'epoch_3.safetensors', 'best_bbox_mAP.safetensors', 'resume.safetensors', 'resume_previous.safetensors'}
+    assert names == {'config.py', 'run.json', 'log.jsonl', 'metrics.jsonl', 'epoch_2.safetensors', 'epoch_3.safetensors', 'best_bbox_mAP.safetensors'}       # and no state: the run has ended
     assert [l['step'] for l in straight.log] == list(range(1, 13))
     assert [(m['epoch'], m['step']) for m in straight.metrics] == [(2, 8), (3, 12)]
     card = straight.card
@@ -227,7 +227,7 @@ def test_resume_elsewhere_and_otherwise(straight, config, tmp_path, monkeypatch,
     other = train(config, work_dir=tmp_path/'b', resume=str(tmp_path/'a'/'resume.safetensors'))      # in another folder
     a, b = read_checkpoint(straight.detector), read_checkpoint(other.detector)
     assert all(torch.equal(a[k], b[k]) for k in a) and [l['step'] for l in other.log] == list(range(7, 13))
-    train(config, work_dir=tmp_path/'a', resume=True, set=['train_dataloader.batch_size=4'])
+    train(config, work_dir=tmp_path/'a', resume=True, set=['train_dataloader.batch_size=4'], keep_state=True)
     assert 'is at step 6 in epochs of 4 steps; an epoch has 2 steps now: the run goes on at the beginning of epoch 2' in capsys.readouterr().out
     with pytest.raises(ValueError, match='seed 0, and now the seed is 3'): train(config, work_dir=tmp_path/'a', resume=True, seed=3)
     with pytest.raises(ValueError, match='state of another model'): train(config, work_dir=tmp_path/'a', resume=True, set=['model.neck.out_channels=8', 'model.rpn_head.in_channels=8',
@@ -262,7 +262,7 @@ def test_traps_do_not_spring(config, tmp_path):
 @pytest.mark.parametrize('words, hint', [
     (['--set', 'train_cfg.max_epoch=3'], "'max_epochs'"), (['--set', 'train_cfg.type=EpochBasedLoop'], "'EpochBasedTrainLoop'"), (['--set', 'optim_wraper=1'], "'optim_wrapper'"),
     (['--set', 'optim_wrapper.optimizer.type=SDG'], "'SGD'"), (['--set', 'optim_wrapper.optimizer.momentun=0.9'], "'momentum'"), (['--set', 'param_scheduler.0.type=LinearRL'], "'LinearLR'"),
-    (['--set', 'default_hooks.logger.intervall=5'], "'interval'"), (['--set', "custom_hooks=[{'type': 'EMAHook'}]"], 'EMAHook'), (['--set', "custom_hooks=[{'type': 'MyHook'}]"], 'MyHook'),
+    (['--set', 'default_hooks.logger.intervall=5'], "'interval'"), (['--set', "custom_hooks=[{'type': 'EMAHok'}]"], "'EMAHook'"), (['--set', "custom_hooks=[{'type': 'MyHook'}]"], 'MyHook'),
     (['--set', 'model.backbon.depth=50'], "'backbone'"), (['--set', 'model.roi_head.bbox_head.num_classes=80'], 'the data 4'), (['--set', 'train_dataloader.dataset.ann_file=instance.json'], "'instances.json'"),
     (['--set', "train_dataloader.dataset.metainfo.classes=('digit', 'circel')"], "'circle'"), (['--set', 'val_evaluator.metric=bbx'], "'bbox'"), (['--set', 'val_evaluator.type=COCOMetrics'], "'CocoMetric'"), (['--set', 'val_evaluator.metric=segm'], 'FasterRCNN finds no masks'),
     (['--set', 'default_hooks.checkpoint.save_best=bbox_map_05'], 'bbox_mAP'), (['--set', 'load_from=none.pth'], 'none.pth'), (['--resume', 'nowhere.safetensors'], 'nowhere'),
@@ -281,7 +281,7 @@ def test_a_loss_that_is_no_number(config, tmp_path):
 def test_a_loop_that_counts_steps(config, tmp_path):
     run = train(config, work_dir=tmp_path, set=["train_cfg={'type': 'IterBasedTrainLoop', 'max_iters': 6, 'val_interval': 4, '_delete_': True}", 'param_scheduler=[]',
         'default_hooks.checkpoint.by_epoch=False', 'default_hooks.checkpoint.interval=2', 'default_hooks.checkpoint.max_keep_ckpts=-1', 'default_hooks.checkpoint.save_best=None', 'default_hooks.logger.interval=4'])
-    assert sorted(p.name for p in tmp_path.glob('*_*.safetensors')) == ['iter_2.safetensors', 'iter_4.safetensors', 'iter_6.safetensors', 'resume_previous.safetensors']
+    assert sorted(p.name for p in tmp_path.glob('*_*.safetensors')) == ['iter_2.safetensors', 'iter_4.safetensors', 'iter_6.safetensors']
     assert [(m['epoch'], m['step']) for m in run.metrics] == [(1, 4), (2, 6)] and [l['step'] for l in run.log] == [4, 6]
     assert run.detector.name == 'iter_6.safetensors'
 
@@ -302,7 +302,7 @@ def test_weights_of_a_backbone_and_of_a_detector(straight, config, tmp_path, cap
 def test_patience_and_tensorboard(config, tmp_path, capsys):
     pytest.importorskip('tensorboard')
     run = train(config, work_dir=tmp_path, set=['train_cfg.val_interval=1', 'train_cfg.max_epochs=9', "vis_backends=[{'type': 'TensorboardVisBackend'}]", "visualizer.vis_backends=[{'type': 'TensorboardVisBackend'}]",
-        "custom_hooks=[{'type': 'EarlyStoppingHook', 'monitor': 'bbox_mAP', 'min_delta': 1.0, 'patience': 2}]"])
+        "custom_hooks=[{'type': 'EarlyStoppingHook', 'monitor': 'bbox_mAP', 'min_delta': 1.0, 'patience': 2}]"], keep_state=True)
     assert run.card['step'] == 12 and 'has not become better' in run.card['why'] and 'ended after step 12 of 36' in capsys.readouterr().out
     assert list((tmp_path/'tensorboard').glob('events.*'))
     again = train(config, work_dir=tmp_path, resume=True, set=['train_cfg.val_interval=1', 'train_cfg.max_epochs=9'])
