@@ -55,7 +55,7 @@ class _Parser(argparse.ArgumentParser):
             near    = nearest(flag.lstrip('-').split('=')[0], known)           # the dashes are no likeness
             message = f'there is no flag {flag}' + near.replace("mean '", "mean '--")
         elif 'are required' in message:
-            greedy = [a.option_strings[0] for a in self._actions if a.nargs in ('+', '?')]
+            greedy = [a.option_strings[0] for a in self._actions if a.option_strings and a.nargs in ('+', '?')]
             message = f'{message.split(": ", 1)[1]} is missing' + (f'; it stands before {" and ".join(greedy)}, which take the words that follow' if greedy else '')
         self.exit(2, f'{self.prog}: {message} (--help lists the flags)\n')
 
