@@ -175,11 +175,11 @@ class FCOSHead(nn.Module):
         labels = torch.zeros_like(truths.labels) if self.first_stage else truths.labels
         labels = torch.where(positive, labels.gather(1, truth), self.num_classes)
         yes, points = positive[...,None], out.anchors.expand(len(truth), -1, -1)
-        goals = truths.boxes.gather(1, truth[...,None].expand(-1, -1, 4))
-        goals = torch.where(yes, self.coder.encode(points, goals), 1.)
+        gt_boxes = truths.boxes.gather(1, truth[...,None].expand(-1, -1, 4))
+        distances = torch.where(yes, self.coder.encode(points, gt_boxes), 1.)
         found = torch.where(yes, self.distances(torch.where(yes, out.deltas, 0.), units), 1.)
-        central = torch.where(positive, centerness(goals), 0.)
-        off = self.loss_bbox(self.coder.decode(points, found), self.coder.decode(points, goals))
+        central = torch.where(positive, centerness(distances), 0.)
+        off = self.loss_bbox(self.coder.decode(points, found), self.coder.decode(points, distances))
         losses = dict(loss_cls=weighted_sum(self.loss_cls(out.logits, labels), used, positive.sum()),
                       loss_bbox=(off*central).sum() / mean_over_ranks(central.sum()).clamp(min=1e-6),
                       loss_centerness=weighted_sum(self.loss_centerness(out.quality, central), positive, positive.sum()))

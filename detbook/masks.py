@@ -164,9 +164,9 @@ def mask_loss(
     shared = seen is not None and _same_windows(roi_head)
     x = seen[image * rois.boxes.shape[1] + place] if shared else roi_head.windows(roi_head.mask_extractor, canvas, boxes, image)
     logits = roi_head.mask_head(x, labels)
-    goals = crop_masks(truths.masks, boxes, truths.first[image] + truth, logits.shape[-1])
+    gt_masks = crop_masks(truths.masks, boxes, truths.first[image] + truth, logits.shape[-1])
     used = positive[slot]
-    return dict(loss_mask=weighted_sum(sigmoid_loss(logits, goals).mean((1, 2)), used, used.sum()))
+    return dict(loss_mask=weighted_sum(sigmoid_loss(logits, gt_masks).mean((1, 2)), used, used.sum()))
 
 # %% ../nbs/26_masks.ipynb #f1d977c9
 @checked
