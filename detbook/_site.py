@@ -1,5 +1,5 @@
-"""How nbdev makes the pages: what pyproject.toml adds to its own steps. Written by hand; no chapter exports it."""
-import ast
+"""How nbdev makes and tests the pages: what this project adds to its steps. Written by hand; no chapter exports it."""
+import ast, ctypes, gc, os, platform, sys
 
 from fastcore.nbio import mk_cell
 from nbdev.process import Processor
@@ -18,3 +18,14 @@ class anchor_helpers(Processor):
                     cells.append(anchors)
             cells.append(cell)
         self.nb.cells = cells
+
+
+def release():
+    """At the end of a page with networks: hand back its memory, where `nbdev-test` runs many pages in one process.
+    IPython keeps the variables of every page until that process ends, and the C library keeps what was freed."""
+    if 'IN_TEST' not in os.environ: return          # in Jupyter the reader goes on with the page's variables
+    if 'matplotlib.pyplot' in sys.modules: sys.modules['matplotlib.pyplot'].close('all')
+    from IPython import get_ipython
+    get_ipython().reset(new_session=False)
+    gc.collect()
+    if platform.libc_ver()[0] == 'glibc': ctypes.CDLL(None).malloc_trim(0)

@@ -354,7 +354,8 @@ def adapt_config(
     train, valid, how, left = _two_sets(data, c.val, c.classes, c.on_bad)
     if any(s.get('with_mask') for s in learnt) and not train.has_masks:
         raise ValueError(f'{data} has boxes and no masks, and this config learns masks; take one that learns boxes, such as faster-rcnn_r50_fpn_1x_coco')
-    for ds in (train, valid): _check_pictures(ds)
+    if c.on_bad == 'raise':                 # otherwise each picture was looked at as the set was read
+        for ds in (train, valid): _check_pictures(ds)
     sets = dict(train=_records(train, train.classes), val=_records(valid, train.classes))
     _set_data(cfg, {k: _write_down(d, folder, k) for k,d in sets.items()}, dict(train=train.folder, val=valid.folder), train.classes)
     _set_classes(cfg.model, len(train.classes))

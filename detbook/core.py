@@ -366,9 +366,9 @@ def _speaks(record):
     return record.levelno > logging.INFO or not (dist.is_available() and dist.is_initialized()) or dist.get_rank() == 0
 
 _LOG = logging.getLogger('detbook')
-if not _LOG.handlers:           # whoever has given the logger a handler decides where records go
+_LOG.addFilter(_speaks)
+if not _LOG.handlers:           # whoever has given the logger a handler decides where records go, and which
     _LOG.addHandler(_Lines())
-    _LOG.addFilter(_speaks)
     _LOG.setLevel(logging.INFO)
     _LOG.propagate = False
 

@@ -9,8 +9,7 @@ from detbook.reading import read_checkpoint
 from detbook.runs import read_state
 from detbook.timetable import read_hooks
 from detbook.training import Trainer, read_training_config, train
-from test_training import FASTER, RETINA, refuses, same_run, start, stopped_at, timeless, wait_for   # noqa: F401
-from detbook.toy import write_coco
+from test_training import refuses, same_run, start, stopped_at, timeless, wait_for, write_toy   # noqa: F401
 
 pytestmark = pytest.mark.usefixtures('one_thread')
 GOLDEN = json.loads((Path(__file__).parent/'golden'/'ema.json').read_text())      # from mmengine 0.10.7 and mmdetection 3.3
@@ -18,11 +17,7 @@ EMA = "custom_hooks=[{'type': 'EMAHook', 'ema_type': 'ExpMomentumEMA', 'momentum
 
 @pytest.fixture(scope='module')
 def toy(tmp_path_factory):
-    root = tmp_path_factory.mktemp('toy')
-    write_coco(root/'train', 8, seed=0, size=64, empty=0.)
-    write_coco(root/'val', 3, seed=1, size=64, digits='val', empty=0.)
-    (root/'faster.py').write_text(FASTER.format(base='faster-rcnn_r50_fpn_1x_coco', root=root))
-    (root/'retina.py').write_text(RETINA.format(base='retinanet_r50_fpn_1x_coco', root=root))
+    root = write_toy(tmp_path_factory.mktemp('toy'))
     (root/'mine.py').write_text(OWN)
     return root
 

@@ -272,6 +272,15 @@ def test_notebook_is_a_page(path):
     if code and not any(c.outputs for c in code): faults.append(f'{path.relative_to(ROOT)} was never run')
     report(faults)
 
+def test_recorded_warnings_do_not_depend_on_the_page_before():
+    "nbdev-test runs many pages in one process: what one page silences would be missing from what the next one records."
+    faults = []
+    for p in (*PAGES, *sorted((ROOT/'tests').glob('test_*.py'))):
+        source = '\n'.join(c.source for c in cells(p)) if p.suffix == '.ipynb' else p.read_text(encoding='utf-8')
+        for m in re.finditer(r'catch_warnings\(record=True\)[^\n]*\n(.*)', source):
+            if not m[1].strip().startswith("warnings.simplefilter('always'"): faults.append(f"{p.name}: {m[0][:60]!r} lacks warnings.simplefilter('always')")
+    report(faults)
+
 # what nbdev 3 acts on, and what it hands on to Quarto, whose cell options these are; other words would be ignored without a word
 NBDEV = 'default_exp export exports exporti hide eval exec_doc filter_stream hide_line'.split()
 QUARTO = ('eval echo output warning error include label code-fold code-summary code-overflow code-line-numbers fig-cap fig-alt fig-width fig-height '

@@ -50,14 +50,16 @@ model = dict(backbone=dict(depth=18, num_stages=2, out_indices=(0, 1), frozen_st
 
 pytestmark = pytest.mark.usefixtures('one_thread')
 
-@pytest.fixture(scope='module')
-def toy(tmp_path_factory):
-    root = tmp_path_factory.mktemp('toy')
+def write_toy(root):
+    "Two small sets, and two small detectors that learn from them: faster.py and retina.py."
     write_coco(root/'train', 8, seed=0, size=64, empty=0.)
     write_coco(root/'val', 3, seed=1, size=64, digits='val', empty=0.)
     (root/'faster.py').write_text(FASTER.format(base='faster-rcnn_r50_fpn_1x_coco', root=root))
     (root/'retina.py').write_text(RETINA.format(base='retinanet_r50_fpn_1x_coco', root=root))
     return root
+
+@pytest.fixture(scope='module')
+def toy(tmp_path_factory): return write_toy(tmp_path_factory.mktemp('toy'))
 
 @pytest.fixture(scope='module')
 def config(toy): return toy/'faster.py'
