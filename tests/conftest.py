@@ -3,6 +3,8 @@ import signal
 
 import pytest, torch
 
+torch.set_warn_always(True)       # a warning of PyTorch's own does not depend on the test before
+
 @pytest.fixture(scope='module')
 def one_thread():
     "One thread here and in all processes that a test starts: the last bits of a sum depend on how many add it up."

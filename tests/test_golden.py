@@ -86,7 +86,7 @@ def test_losses_and_gradients(case):
     losses = model.loss(case.images, case.targets, **case.more)
     wanted = {k.removeprefix('loss/'):float(stored[k]) for k in stored if k.startswith('loss/') and not k.endswith('acc')}
     assert set(losses) == set(wanted)
-    for k,v in wanted.items(): close(float(losses[k]), v, 1e-4)
+    for k,v in wanted.items(): close(losses[k].item(), v, 1e-4)
     sum(losses.values()).backward()
     params = dict(model.named_parameters())
     grads = {k.removeprefix('grad/'):float(stored[k]) for k in stored if k.startswith('grad/')}

@@ -124,9 +124,10 @@ def test_predict_takes_any_picture(learn, sets, tmp_path):
     first = learn.predict(path)
     assert len(first['boxes']) and first['boxes'][:, 2].max() > 60, 'in pixels of the picture'
     image = read_picture(path)
-    for form in (str(path), path.read_bytes(), open(path, 'rb'), Image.open(path), image, image.permute(1, 2, 0).numpy(), image.float()):
-        found = learn.predict(form)
-        for k in first: torch.testing.assert_close(found[k], first[k])
+    with open(path, 'rb') as file, Image.open(path) as picture:
+        for form in (str(path), path.read_bytes(), file, picture, image, image.permute(1, 2, 0).numpy(), image.float()):
+            found = learn.predict(form)
+            for k in first: torch.testing.assert_close(found[k], first[k])
     for many in ([path, path], (image, image), torch.stack([image]*2), iter([path, image])): assert len(list(learn.predict(many))) == 2
     assert len(learn.predict(path.parent)) == 6
     for wrong in (7, None, {}, tmp_path/'none.png', np.zeros((3, 4, 5), int), torch.full((3, 8, 8), torch.nan)):
@@ -176,7 +177,10 @@ def test_keypoints_without_tolerances_do_not_start(sets, sigmas, fine):
     model.num_keypoints = 5
     learn = detection_learner(detection_dls(sets[0], sets[1], bs=2), model, metrics=('bbox',))
     learn.detection_step.measures, learn.detection_step.sigmas = ('keypoints',), sigmas
-    if fine: return quiet(learn, lambda: learn.lr_find(num_it=2, show_plot=False, suggest_funcs=()))
+    if fine:
+        quiet(learn, lambda: learn.lr_find(num_it=2, show_plot=False, suggest_funcs=()))
+        assert learn.recorder.losses and learn.detection_step.terms
+        return
     with pytest.raises(ValueError, match='learn.detection_step.sigmas') as e: quiet(learn, lambda: learn.fit(1))
     assert '\n' not in str(e.value) and learn.detection_step.terms == {}
 
@@ -225,7 +229,7 @@ def test_the_best_by_average_precision_is_saved(tmp_path):
     learn = detection_learner(detection_dls(ds, ds, bs=1), model, metrics=('bbox',), lr=1., cbs=save)
     learn.opt_func, learn.path = partial(OptimWrapper, opt=torch.optim.SGD), tmp_path
     with learn.no_bar(), learn.no_logging(): learn.fit(5, 1.)
-    assert save.best == pytest.approx(1.) and float(model.w) == 6.            # the best was loaded at the end
+    assert save.best == pytest.approx(1.) and model.w.item() == 6.            # the best was loaded at the end
     assert float(torch.load(tmp_path/'models'/'best.pth', weights_only=True)['w']) == 6.
 
 def test_the_average_is_what_is_measured_saved_and_left(tmp_path):
@@ -241,9 +245,9 @@ def test_the_average_is_what_is_measured_saved_and_left(tmp_path):
     learn = detection_learner(detection_dls(ds, ds, bs=1), model, metrics=('bbox',), cbs=[average, SaveModelCallback(fname='last', every_epoch=True)])
     learn.opt_func, learn.path = partial(OptimWrapper, opt=torch.optim.SGD), tmp_path
     with learn.no_bar(), learn.no_logging(): learn.fit(2, 1.)
-    assert seen == [1.5, 1.5, 3.125, 3.125] and float(model.w) == 3.125           # of 1, 2 | 3, 4; halves of them
+    assert seen == [1.5, 1.5, 3.125, 3.125] and model.w.item() == 3.125           # of 1, 2 | 3, 4; halves of them
     assert [float(torch.load(tmp_path/'models'/f'last_{e}.pth', weights_only=True)['w']) for e in (0, 1)] == [1.5, 3.125]
     with learn.no_bar(), learn.no_logging(): learn.fit(1, 1.)
-    assert float(model.w) == 4.625                                              # from there: 4.125 and 5.125, a new average
+    assert model.w.item() == 4.625                                              # from there: 4.125 and 5.125, a new average
     with pytest.raises(ValueError): AverageWeights(momentum=2.)
     with pytest.raises(TypeError, match='ExpMomentumEMA'): AverageWeights(rule='ExpMomentumEma')
