@@ -12,10 +12,12 @@ __all__ = ['init_detector', 'Predictor', 'inference_detector', 'detbook_predict'
 import copy, inspect, json, math, os, re, time
 from collections import Counter, deque
 from collections.abc import Iterable, Iterator
+from contextlib import ExitStack, contextmanager
 from functools import partial
+from itertools import islice
 from pathlib import Path
 from types import SimpleNamespace
-from typing import Literal
+from typing import Literal, NamedTuple
 import torch
 from torch import nn
 from .cli import nearest
@@ -37,6 +39,7 @@ from .outputs import never_over, place_below
 from .images import find_pictures, list_pictures, read_picture
 from .pictures import cut_windows, read_ahead, tile_grid
 from .detections import Detections, any_class, bring_back, changed_filter, join_windows, show_result
+from .video import Camera, VideoReader, VideoWriter, camera_number, is_video
 
 # %% ../nbs/65_inference.ipynb #99273b1e
 _all_ = ['read_picture', 'find_pictures', 'Detections', 'show_result']      # of the chapters before, and wanted here
@@ -179,7 +182,7 @@ class Predictor:
         self.bgr, self.on_bad, self.workers, self.progress, self.skipped = bgr, on_bad, workers, progress, []
 
     def __call__(self,
-        imgs:object,    # a picture of any kind; a list or folder of them; a generator of frames
+        imgs:object,    # a picture of any kind; a list or folder of them; a generator of frames, a VideoReader or a Camera
     ):                  # Detections; a list of them; a generator of them
         "Detect objects."
         items, form = list_pictures(imgs)
@@ -288,7 +291,7 @@ def _settings(model, cfg):
 @checked
 def inference_detector(
     model:nn.Module,                    # a detector, such as `init_detector` gives; or a TestTimeAug around one
-    imgs:object,                        # a picture: path, bytes, PIL image, array, tensor; or a list, a folder, a generator of them
+    imgs:object,                        # a picture: path, bytes, PIL image, array, tensor; or a list, a folder, a generator of them; a VideoReader or a Camera
     cfg:dict|None=None,                 # more settings: keywords of `Predictor`, such as iou, max_per_img, class_agnostic, tta, masks, on_bad; or a whole config, whose test pipeline says the size
     device:str|torch.device|None=None,  # move the detector there; None: where it is
     bs:int=1,                           # pictures at once
@@ -305,10 +308,69 @@ def _image_ids(paths):
     numbers = [int(p.stem) if re.fullmatch(r'[0-9]{1,18}', p.stem) else None for p in paths]
     return numbers if None not in numbers and len(set(numbers)) == len(numbers) else list(range(1, len(paths) + 1))
 
+# %% ../nbs/65_inference.ipynb #e6e09c0d
+class _Film(NamedTuple):
+    "The frames of a video or a camera that are looked at."
+    source: object          # VideoReader or Camera
+    frames: Iterator        # of number, seconds, frame
+    total: int|None         # how many; None: until somebody ends it
+    writer: object          # VideoWriter, or None
+
+def _open_film(images, on_bad, out_dir, out, overwrite, start, stop, every):
+    "Open the video or the camera that was named, and prepare the video to write; None where pictures were named."
+    check('start int 0.., stop? int 1.., every int 1..', start, stop, every)
+    if out is None and not is_video(images):
+        alone = dict(overwrite=overwrite, start=start, stop=stop is not None, every=every != 1)
+        if odd := [f'--{k}' for k,v in alone.items() if v]: raise ValueError(f'{odd[0]} is for a video or a camera, and {images} is neither')
+        return None
+    if out_dir is not None: raise ValueError(f'--out_dir {out_dir} is for pictures; of {images} --out writes a video')
+    if out and not overwrite and os.path.lexists(out): raise FileExistsError(f'--out {out} is there already; --overwrite replaces it')
+    number = camera_number(images)
+    try: source = VideoReader(images, on_bad)[start:stop:every] if number is None else Camera(number)
+    except ImportError as e: raise ValueError(str(e)) from None
+    if number is None and not len(source): raise ValueError(f'{images}: no frame is from --start {start} on' + f' and before --stop {stop}'*(stop is not None))
+    fps = source.fps if number is None else source.fps/every
+    frames = source.timed() if number is None else islice(source.timed(), start, stop, every)
+    total  = len(source) if number is None else None if stop is None else len(range(start, stop, every))
+    return _Film(source, frames, total, None if out is None else VideoWriter(out, fps, overwrite=overwrite))
+
+@contextmanager
+def _rows_file(path):
+    "A function that adds rows to a file of JSON, which is there when the block ends."
+    with whole_file(path) as part:
+        with open(part, 'w') as f:
+            def add(rows):
+                for row in rows: f.write(('[', ', ')[f.tell() > 0] + json.dumps(row))
+            yield add
+            f.write(']' if f.tell() else '[]')
+
+def _look_at_film(ask, film, path, min_score, rows, counts):
+    "Detect, draw and write, frame by frame; how many there were. Ctrl-C is how one ends a camera."
+    held, n, begin = deque(), 0, None
+    def given():
+        for at in film.frames: held.append(at); yield at[2]
+    with ExitStack() as block:
+        add = block.enter_context(_rows_file(path)) if path else None
+        if film.writer: block.enter_context(film.writer)
+        try:
+            for found in ask.stream(given(), film.total):
+                i, seconds, frame = held.popleft()
+                begin, sure = seconds if begin is None else begin, found[found['scores'] >= min_score]
+                more  = dict(file_name=film.source.path.name, seconds=round(seconds, 6))
+                rows += [row | more | dict(category=name) for row, name in zip(sure.to_coco(i), sure.names)]
+                if add: add([row | more | dict(category=name) for row, name in zip(found.to_coco(i), found.names)])
+                counts.update(sure.names)
+                if film.writer: film.writer.write(show_result(frame, sure, min_score=min_score, max_side=max(film.source.size)), seconds - begin)
+                n += 1
+        except KeyboardInterrupt:
+            if not isinstance(film.source, Camera) or not n: raise
+    return n
+
+
 # %% ../nbs/65_inference.ipynb #d68dff0e
 @checked('min_score 0..1')
 def detbook_predict(
-    images:str,                     # a picture, a folder, or a pattern such as 'photos/*.jpg'
+    images:str,                     # a picture, a folder, a pattern such as 'photos/*.jpg', a video, or the number of a camera
     config:str,                     # a config, its path or name; or weights that need none
     checkpoint:str|None=None,       # path, URL or name of weights
     out_dir:str|None=None,          # folder for the drawn pictures
@@ -325,12 +387,19 @@ def detbook_predict(
     tiles:list[int]|None=None,      # height and width of tiles to look at as well, pixels
     overlap:float=.25,              # of neighbouring tiles, share of their side
     skip_bad:bool=False,            # the same as `on_bad` skip
-    on_bad:Literal['raise', 'skip']='raise',    # a picture that cannot be read: stop there, or leave it out and say so
+    on_bad:Literal['raise', 'skip']='raise',    # a picture or frame that cannot be read: stop there, or leave it out and say so
     set:list|None=None,             # changes to the config: model.roi_head.bbox_head.num_classes=3
     own:list|None=None,             # classes of yours that config or weights name, by the file that they stand in: FILE.py:Name
-)->list:                            # COCO results, with file_name and category in each row
-    "Detect objects in pictures: draw them, write them down, count them."
-    paths = find_pictures(images)
+    out:str|None=None,              # of a video or a camera: the video to write, with what was found drawn in
+    overwrite:bool=False,           # replace the file of --out?
+    start:int=0,                    # of a video or a camera: the first frame to look at
+    stop:int|None=None,             # of a video or a camera: the frame before which to end
+    every:int=1,                    # of a video or a camera: look at every frame, every second one, ...
+)->list:                            # COCO results, with file_name and category in each row; of a video those that score min_score or more
+    "Detect objects in pictures or a video: draw them, write them down, count them."
+    film = _open_film(images, 'skip' if skip_bad else on_bad, out_dir, out, overwrite, start, stop, every)
+    never_over(out, [p for p in (images, config, checkpoint) if isinstance(p, (str, Path))], '--out')
+    paths = [Path(images)] if film else find_pictures(images)
     drawn = [p.name if p.suffix.lower() in ('.jpg', '.jpeg', '.png', '.bmp', '.webp') else p.name + '.png' for p in paths]
     places = place_below(out_dir, drawn, paths, None, '--out_dir') if out_dir else paths
     never_over(json, [*paths, *(p for p in (config, checkpoint) if isinstance(p, (str, Path)))], '--json')
@@ -343,21 +412,28 @@ def detbook_predict(
     ask = Predictor(model, bs=bs, score_thr=score_thr, iou=iou, max_per_img=max_per_img, class_agnostic=class_agnostic or None,
                     scale=scale and tuple(scale), tta=tta, tiles=tiles and tuple(tiles), overlap=overlap, masks='rle', on_bad='skip' if skip_bad else on_bad)
     rows, counts, begun = [], Counter(), time.monotonic()
+    if film:
+        n = _look_at_film(ask, film, json, min_score, rows, counts)
+        _sum_up(n, 'frame', begun, counts, min_score, film.source.skipped, (out, json))
+        return rows
     for path, place, i, found in zip(paths, places, _image_ids(paths), ask.stream(paths, len(paths))):
         if found is None: continue
         rows += [row | dict(file_name=path.name, category=name) for row, name in zip(found.to_coco(i), found.names)]
         counts.update(found[found['scores'] >= min_score].names)
         if out_dir: show_result(path, found, min_score=min_score, out_file=place)
-    seconds, sure = time.monotonic() - begun, ', '.join(f'{n} {name}' for name,n in counts.most_common(12))
-    n = len(paths) - len(ask.skipped)
-    print(f'{n} picture{"s" * (n != 1)}, {seconds:.1f} s; {counts.total()} objects of score {min_score:g} or more: {sure or "none"}')
-    for line in ask.skipped: print(f'skipped: {line}')
     if json: _write_json(json, rows)
-    for what in filter(None, (out_dir, json)): print(what)
+    _sum_up(len(paths) - len(ask.skipped), 'picture', begun, counts, min_score, ask.skipped, (out_dir, json))
     return rows
 
 def _write_json(path, rows):
     with whole_file(path) as part: part.write_text(json.dumps(rows))
+
+def _sum_up(n, what, begun, counts, min_score, skipped, written):
+    "Print what the command has done."
+    sure = ', '.join(f'{n} {name}' for name,n in counts.most_common(12))
+    print(f'{n} {what}{"s" * (n != 1)}, {time.monotonic() - begun:.1f} s; {counts.total()} objects of score {min_score:g} or more: {sure or "none"}')
+    for line in skipped: print(f'skipped: {line}')
+    for path in filter(None, written): print(path)
 
 # %% ../nbs/65_inference.ipynb #e016b2b1
 if __name__ == '__main__' and '__file__' in globals():     # python -m detbook.inference: not in a notebook
