@@ -71,6 +71,10 @@ class World:
         from detbook.toy import write_coco
         return write_coco(w.folder/'toy', 3, size=64, crowd=0, empty=0)
     @functools.cached_property
+    def film(w):
+        from detbook.video import write_video
+        return write_video(w.folder/'film.mp4', w.images*3, fps=10)
+    @functools.cached_property
     def ds(w): return importlib.import_module('detbook.data').CocoDataset(w.coco)
     @functools.cached_property
     def results(w):
@@ -493,7 +497,8 @@ calls('outputs', Progress=lambda w: dict(total=3, what='pictures', wanted=False)
 calls('cli', make_parser=lambda w: dict(f=importlib.import_module('detbook.testing').test), run_command=lambda w: dict(f=lambda: {}, argv=[]), nearest=lambda w: dict(name='dept', options=['depth', 'width']))
 calls('outputs',
     free_path=lambda w: dict(path=w.folder/'free.json'), never_over=lambda w: dict(path=w.folder/'free.json', sources=[w.png]), keep_pictures=lambda w: dict(paths=[w.folder/'drawn/a.png'], folder=w.folder/'drawn', sources=[w.png]),
-    place_below=lambda w: dict(folder=w.folder/'drawn', names=['one.png'], sources=[w.png], suffix='.jpg'))
+    place_below=lambda w: dict(folder=w.folder/'drawn', names=['one.png'], sources=[w.png], suffix='.jpg'),
+    map_files=lambda w: dict(f=len, items=['a', 'bc'], workers=2, progress=False))
 left_out('of the commands themselves: it takes a caught error, or a function of the package', 'cli.is_slip', 'cli.read_function')
 
 alone = lambda f: f
@@ -513,6 +518,15 @@ calls('detections',
     bring_back=lambda w: dict(found=dict(bare(w), masks=w.masks, keypoints=w.points), seen=(64, 64), window=(2, 3, 34, 35)), join_windows=lambda w: dict(found=[there(w), there(w)], windows=[(0, 0, 64, 64), (0, 0, 64, 64)], size=(64, 64)),
     merge_tiles=lambda w: dict(boxes=w.boxes, scores=w.scores, labels=w.labels, windows=torch.tensor([[0., 0, 64, 64]]*3), size=(64, 64), iou=.5),
     show_result=lambda w: dict(image=w.image, result=w.found, classes=list('abcd'), min_score=.3, out_file=w.folder/'s.png', skeleton=((0, 1),)))
+def entered(writer):
+    writer.__enter__()
+    return writer
+calls('video',
+    VideoReader=lambda w: dict(path=w.film), VideoReader__frame_at=lambda w: (new('video.VideoReader', path=w.film), dict(seconds=.1)), VideoWriter=lambda w: dict(path=w.folder/'new.mp4', fps=10., crf=30),
+    VideoWriter__write=lambda w: (entered(new('video.VideoWriter', path=w.folder/'new.mp4')), dict(frame=w.image, seconds=1.)), write_video=lambda w: dict(path=w.folder/'new.mkv', frames=w.images, fps=10., crf=30, overwrite=True),
+    is_video=lambda w: dict(name=w.film), camera_number=lambda w: dict(name='7'))
+left_out('a generator: the chapter and tests/test_video.py go through it', 'video.VideoReader__timed')
+left_out('there may be no camera: tests/test_video.py puts a test pattern in its place', 'video.Camera*')
 calls('inference',
     init_detector=lambda w: dict(config=None, checkpoint=str(w.saved), device='cpu'), Predictor=lambda w: dict(model=w.mask, progress=False),
     Predictor____call__=lambda w: (new('inference.Predictor', model=w.mask, progress=False), dict(imgs=[w.image])), inference_detector=lambda w: dict(model=w.mask, imgs=w.image))
@@ -583,6 +597,7 @@ RIGHT = {
     'hooks.Hooks__load:*:no keys': 'nothing was kept', 'boards.Boards:boards:no keys': 'none', 'boards.Boards__add:group:*': 'any name', 'boards.Boards__add:figures:*': 'what is no finite number is left out',
     'adapt.adapt_config:val:text': 'a share may be a text, as a command line gives it',
     'writers.to_coco:path:missing': 'a new file',
+    'outputs.map_files:items:list of*': 'an error of the function, which names the item', 'video.is_video:name:missing': 'no file is opened',
     'outputs.Progress:total:zero': 'there is nothing to count', 'outputs.Progress__step:count:zero': 'nothing was done',
     'records.find_folder:annotations:missing': 'its place is enough', 'annotations.Faults____call__:kind:*': 'any words', 'annotations.table_objects:rows:list of*': 'a row to pass over, or a fault', 'annotations.table_objects:columns:* text': 'a fault of each row',
     'annotations.list_objects:r:*': 'no objects, or a fault',
