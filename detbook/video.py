@@ -63,7 +63,7 @@ def _open(path):
     except ValueError: box.close(); raise
     return box, films[0]
 
-# %% ../nbs/64_video.ipynb #d5883edb
+# %% ../nbs/64_video.ipynb #d9b8d46d
 class _Index(NamedTuple):
     "Where the frames of a file are."
     times: np.ndarray   # (N,) int64: when each is shown, in units, increasing
@@ -84,7 +84,7 @@ def _decoded(box, stream):
             time.sleep(.005)
             packets = box.demux(stream)
             continue
-        except av.FFmpegError: packet = None                # the packets break off here
+        except (av.FFmpegError, IndexError): packet = None  # the packets break off; or all are read, and PyAV stumbles over a stream that began later
         try: frames = stream.decode(packet)                 # None: what the decoder still holds
         except av.FFmpegError: continue
         yield from frames
@@ -106,7 +106,7 @@ def _read_index(path):
                 last = float((p.duration or 0) * p.time_base) or last
                 if p.is_keyframe: keys.append(p.pts)
                 if keys: times.append(p.pts)
-        except av.FFmpegError: pass                         # the packets break off here
+        except (av.FFmpegError, IndexError): pass           # as above
         at, first = np.unique(np.array(times, np.int64)), keys[0] if keys else 0
         if len(at) == len(times): sure = sure and bool((np.abs(np.argsort(times) - np.arange(len(at))) < 64).all())      # else times begin anew
         guessed = bool('avi' in box.format.name and stream.codec_context.has_b_frames or stream.codec_context.name == 'vp8')
