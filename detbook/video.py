@@ -63,7 +63,7 @@ def _open(path):
     except ValueError: box.close(); raise
     return box, films[0]
 
-# %% ../nbs/64_video.ipynb #d9b8d46d
+# %% ../nbs/64_video.ipynb #2205e8d9
 class _Index(NamedTuple):
     "Where the frames of a file are."
     times: np.ndarray   # (N,) int64: when each is shown, in units, increasing
@@ -113,7 +113,7 @@ def _read_index(path):
         tells = box.duration and any(f in box.format.name for f in ('mov', 'matroska', 'avi', 'flv'))
         lost = box.duration/1e6 - (end - max(box.start_time or 0, 0)/1e6) if tells else 0.
         if 'mov' in box.format.name and stream.frames > n: lost = max(lost, (stream.frames - n) * (last or .04))
-        elif lost < max(.5, .02*(box.duration or 0)/1e6): lost = 0.
+        elif lost < max(.25, .001*(box.duration or 0)/1e6): lost = 0.      # sound ends a little earlier or later
     counted = guessed or not sure or len(at) < len(times) or not len(at)
     if counted: at, keys = _count(path, rate, unit), ()
     else: at = at[at >= first]
