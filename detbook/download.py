@@ -8,10 +8,11 @@ Docs: https://detbook.github.io/detbook/download.html.md"""
 __all__ = ['download']
 
 # %% ../nbs/18_download.ipynb #3a4f685f
-import hashlib, http.client, os, re, shutil, sys, time, urllib.error, urllib.request, warnings
+import hashlib, http.client, os, re, shutil, sys, time, urllib.error, urllib.request
 from contextlib import contextmanager
 from pathlib import Path
 from urllib.parse import unquote, urlsplit
+from .core import warn_once
 from .outputs import Progress
 from .files import check_file, shown
 
@@ -58,7 +59,7 @@ class _Redirect(urllib.request.HTTPRedirectHandler):
         if urlsplit(url).scheme not in ('http', 'https'):
             raise ValueError(f'{shown(old, 200)} leads to {shown(url, 100)!r}, which is neither http nor https: that is not followed')
         if urlsplit(old).scheme == 'https' and urlsplit(url).scheme == 'http':
-            warnings.warn(f'{shown(old, 200)} leads from https to {shown(url, 100)}: what comes from there could be anybody\'s', stacklevel=2)
+            warn_once(f'{shown(old, 200)} leads from https to {shown(url, 100)}: what comes from there could be anybody\'s', key=object())     # each time
         return super().redirect_request(request, *args)
 
 _UNDECLARED = 2 * 10**9     # bytes that may come from a server that does not say how many

@@ -1,4 +1,6 @@
 "What several files of tests share."
+import signal
+
 import pytest, torch
 
 @pytest.fixture(scope='module')
@@ -9,3 +11,14 @@ def one_thread():
         for k in ('OMP_NUM_THREADS', 'MKL_NUM_THREADS'): m.setenv(k, '1')
         yield
     torch.set_num_threads(n)
+
+@pytest.fixture
+def cpu_limit():
+    "What should be refused at once and runs for a minute of CPU time is ended, so that a missing budget fails a test and does not hang it."
+    if not hasattr(signal, 'setitimer'): yield; return          # Windows has none
+    def over(*_): raise TimeoutError('a minute of CPU time went by')
+    old = signal.signal(signal.SIGVTALRM, over)
+    signal.setitimer(signal.ITIMER_VIRTUAL, 60)
+    yield
+    signal.setitimer(signal.ITIMER_VIRTUAL, 0)
+    signal.signal(signal.SIGVTALRM, old)

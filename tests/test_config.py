@@ -1,5 +1,5 @@
 "Configs and recipes: equal to what mmdetection's own reader gives, safe to read, and built into detectors with mmdetection's weights."
-import copy, gzip, hashlib, importlib.util, json, os, re, subprocess, sys, textwrap, time
+import copy, gzip, hashlib, importlib.util, json, os, re, subprocess, sys, textwrap
 from pathlib import Path
 from pickle import dumps, loads
 import pytest, torch
@@ -310,11 +310,10 @@ COSTLY = ['a = 9**9**9', 'a = 2**-(9**8)', 'a = 1 << 9**9', 'a = [0] * 10**9', '
           'a = [1, 2]\n' + 'a.extend(a)\n'*60, 'a = [1] * 100\n' + 'a[0:0] = a\n'*60, 'a = zip(*[range(1000)] * 1000)', 'a = 9' + '9'*399, 'a = 0x' + 'f'*90_000, 'a = 9.0**999999', 'a = 10**400', '#'*200_000,
           'a = f"' + '{1}'*20_000 + '"', '_base_ = ["empty.py"] * 9999', 'with read_base():\n  from .empty import *\n'*2500, 'a = 1\n' + 'a = dict(a=a)\n'*200, 'a = {}\na["a"] = a', 'a = [[y for y in [1]] for x in range(15_000)]']
 @pytest.mark.parametrize('text', COSTLY)
-def test_a_small_file_costs_little(tmp_path, text):
+def test_a_small_file_costs_little(tmp_path, text, cpu_limit):
     write(tmp_path, empty='')
-    start = time.process_time()
     with pytest.raises(ConfigError, match=r'(costly|empty)\.py') as e: Config.fromfile(write(tmp_path, costly=text))
-    assert time.process_time() - start < 5 and len(str(e.value)) < len(str(tmp_path)) + 300
+    assert len(str(e.value)) < len(str(tmp_path)) + 300
 
 def test_other_formats_are_safe(tmp_path):
     for name,text in dict(a__yaml='a: !!python/object/apply:os.system ["touch x"]', b__yaml='a: &a [1]\n' + ''.join(f'a{i}: &a{i} [*a{i-1 if i else ""}, *a{i-1 if i else ""}]\n' for i in range(40)),
@@ -334,11 +333,10 @@ UNREAD = {  # file, what it holds, what is said
     'large.yaml': ('#'*200_000, 'at most 100,000 bytes'), 'twice.json': ('{"model": {"type": "A",\n "type": "B"}}', "line 2: 'type' is given twice"), 'deep.json': ('{"a": ' + '['*3000 + ']'*3000 + '}', 'nested too deeply'), 'int.json': ('{"a": ' + '9'*400 + '}', 'number is too large'),
     'int2.json': ('{"a": ' + '9'*50_000 + '}', 'number is too large'), 'base.json': ('{"_base_": "' + 'a'*5000 + '"}', 'there is no such file')}
 @pytest.mark.parametrize('name', UNREAD)
-def test_a_small_file_of_any_format_costs_little(tmp_path, name):
+def test_a_small_file_of_any_format_costs_little(tmp_path, name, cpu_limit):
     (tmp_path/name).write_text(UNREAD[name][0])
-    start = time.process_time()
     with pytest.raises(ConfigError, match=UNREAD[name][1]) as e: Config.fromfile(tmp_path/name)
-    assert time.process_time() - start < 5 and name in str(e.value) and len(str(e.value)) < 2*len(str(tmp_path)) + 250 and '\n' not in str(e.value)
+    assert name in str(e.value) and len(str(e.value)) < 2*len(str(tmp_path)) + 250 and '\n' not in str(e.value)
 
 def test_numbers_that_json_has_not(tmp_path):
     cfg = Config.fromfile(write(tmp_path, a__json='{"a": [Infinity,\n -Infinity], "b": NaN}'))
@@ -364,13 +362,11 @@ def test_odd_bases(tmp_path):
     (tmp_path/'mark.py').write_bytes(b'\xef\xbb\xbfa = 1\r\nb = 2\r')
     assert Config.fromfile(tmp_path/'mark.py') == dict(a=1, b=2)
 
-def test_costly_settings_of_a_command_line():
-    start = time.process_time()
+def test_costly_settings_of_a_command_line(cpu_limit):
     for text,said in {'a=' + '['*100_000: '10,000 letters', 'a=' + '['*3000 + ']'*3000: 'nested too deeply', 'a=[' + '('*2000 + '1' + ')'*2000 + ']': 'nested too deeply', 'a' + '.a'*4000 + '=1': 'nested', 'model.backbone.depth=' + '9'*400: 'too large', 'optim_wrapper.optimizer.lr=' + '9'*400: 'too large',
                       'train_pipeline.' + '9'*5000 + '.x=1': '5 items', 'a=' + 'x'*10**7: '10,000 letters', 'model.backbone.depth=\udc80': 'not allowed', 'a=dict(x=[i for i in range(10**9)])': 'costs more'}.items():
         with pytest.raises(ConfigError, match=said) as e: Config.fromfile('faster_rcnn_r50_fpn_1x_coco').override([text])
         assert len(str(e.value)) < 400
-    assert time.process_time() - start < 10
 
 # ---- bases that are imported
 
