@@ -16,7 +16,8 @@ from detbook.efficientnet import LITES, EfficientNetLite
 from detbook.fast_rcnn import BoxHead, RoIHead
 from detbook.faster_rcnn import FasterRCNN
 from detbook.inference import init_detector
-from detbook.metrics import evaluate, to_coco
+from detbook.results import to_coco
+from detbook.metrics import evaluate
 from detbook.neck import FPN
 from detbook.nodes import ConfigError
 from detbook.rpn import RPN, RPNHead

@@ -8,7 +8,8 @@ from pycocotools.cocoeval import COCOeval
 from detbook.images import read_image, read_picture
 from detbook.coco import check_mask, decode_masks, decode_runs, plain_id, read_coco, segmentation_to_rle, written_id
 from detbook.data import CocoDataset
-from detbook.metrics import encode_mask, evaluate, match_categories, to_coco
+from detbook.results import encode_mask, match_categories, to_coco
+from detbook.metrics import evaluate
 from detbook.pipeline import build_dataset, read_proposals
 
 H, W = 64, 96
