@@ -23,7 +23,7 @@ from detbook.nodes import ConfigError
 from detbook.rpn import RPN, RPNHead
 from detbook.tiny import toy_detector
 from detbook.toy import CLASSES, scene, write_coco
-from detbook.training import build_model
+from detbook.trainer import build_model
 from detbook.weights import load_detector
 
 GOLDEN = json.loads((Path(__file__).parent/'golden'/'efficientnet.json').read_text())
