@@ -9,13 +9,13 @@ __all__ = ['guess_format', 'read_dataset', 'VocDataset']
 
 # %% ../nbs/49_formats.ipynb #560a4fa0
 import json, os, re
-from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 from typing import NamedTuple
 from PIL import Image
 from .cli import nearest
 from .core import checked, warn_once
 from .files import shown, some_of
+from .outputs import map_files
 from .images import picture_formats, upright_size
 from .coco import read_coco
 from .records import find_folder
@@ -201,7 +201,7 @@ def _sizes(files, faults):
     def size(f):
         try: return upright_size(f), None
         except (ValueError, OSError) as e: return None, str(e)
-    with ThreadPoolExecutor() as pool: found = list(pool.map(size, files))
+    found = map_files(size, files, what='pictures')
     for f, (_, e) in zip(files, found):
         if e: faults('damaged picture', f, None, e.removeprefix(f'{f}: '))
     return [s for s,_ in found]

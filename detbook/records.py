@@ -10,11 +10,11 @@ __all__ = []
 # %% ../nbs/46_records.ipynb #7617d678
 import os, re
 from collections import Counter
-from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 from .cli import nearest
 from .core import checked, warn_once
 from .files import shown, some_of
+from .outputs import map_files
 from .images import read_image, upright_size
 from .coco import check_mask, check_size, plain_id, source_name, whole_number
 
@@ -234,7 +234,7 @@ def _scan(images, folder, bad):
     def look(r):
         try: return 'size mismatch', wrong_size(read_image(folder/r[1]).shape[1:], r[2:])
         except (ValueError, OSError) as e: return 'damaged picture', str(e)
-    with ThreadPoolExecutor() as pool: wrong = list(pool.map(look, images))
+    wrong = map_files(look, images, what='pictures')
     for r, (kind, words) in zip(images, wrong):
         if words: bad(kind, f'image {shown(r[0], 80)} ({shown(r[1], 80)}): {words}')
     bad.lost |= {r[0] for r,(_,w) in zip(images, wrong) if w}

@@ -10,14 +10,13 @@ __all__ = []
 # %% ../nbs/51_scan.ipynb #e1c7b832
 import hashlib, os, warnings
 from collections import Counter
-from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 from typing import NamedTuple
 import numpy as np
 from PIL import Image, ImageOps
 from .core import checked
 from .files import shown
-from .outputs import Progress
+from .outputs import map_files
 from .images import open_picture
 
 # %% ../nbs/51_scan.ipynb #fd95455f
@@ -79,14 +78,9 @@ def scan_pictures(
     progress:bool=True,         # count aloud when it takes more than a few seconds?
 )->list:                        # of Look, in the order of the paths
     "Look at many pictures at once."
-    bar, looks = Progress(len(paths), wanted=progress), []
-    with warnings.catch_warnings(), ThreadPoolExecutor(workers or (os.cpu_count() or 1) + 1) as pool:
+    with warnings.catch_warnings():
         warnings.simplefilter('ignore')                 # of Pillow's, about EXIF blocks and large pictures
-        for look in pool.map(look_at, paths):
-            looks.append(look)
-            bar.step()
-    bar.step(0, last=True)
-    return looks
+        return map_files(look_at, paths, workers, what='pictures', progress=progress)
 
 # %% ../nbs/51_scan.ipynb #4f6f6b9e
 def _bits(looks):

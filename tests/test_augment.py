@@ -13,7 +13,8 @@ from detbook.data import CocoDataset
 from detbook.loader import SeededItems, build_loader, build_plan
 from detbook.mixing import Mosaic, MixUp
 from detbook.nodes import ConfigError
-from detbook.pipeline import build_dataset, build_transforms
+from detbook.steps import build_transforms
+from detbook.pipeline import build_dataset
 from detbook.policies import Albu, AutoAugment, ColorTransform, GeomTransform, RandAugment, RandomChoice
 from detbook.transforms import Augment, Crop, Flip, RandomResize, Resize, original_size
 
@@ -282,7 +283,7 @@ FAMILY = dict(simple_copy_paste=4, ssd=3, pascal_voc=6, swin=5, convnext=3, wide
 @pytest.mark.skipif(CONFIGS is None, reason="mmdet is not installed: pip install '.[dev]'")
 @pytest.mark.parametrize('family', FAMILY)
 def test_training_pipelines_of_mmdetection_build(family):
-    from detbook.pipeline import Pipeline, _add_steps
+    from detbook.steps import Pipeline, add_steps
     def pipelines(ds, path):
         if 'pipeline' in ds: yield ds['pipeline'], path, ds.get('type') == 'MultiImageMixDataset'
         for d in [ds['dataset']] if 'dataset' in ds else ds.get('datasets', ()): yield from pipelines(d, path)
@@ -292,7 +293,7 @@ def test_training_pipelines_of_mmdetection_build(family):
         for steps, path, several in pipelines(cfg.get('train_dataloader', {}).get('dataset', {}), f.name):
             made = Pipeline()
             made.mixes = made.masks = several
-            _add_steps(made, steps, path)
+            add_steps(made, steps, path)
         built += 'train_dataloader' in cfg
     assert built == FAMILY[family]
 

@@ -5,7 +5,8 @@ from detbook import models
 from detbook.assign import EverySampler, RandomSampler, draw_samples
 from detbook.data import CocoDataset
 from detbook.distributed import agree, barrier, broadcast_value, gather_list, is_main, mean_values, parallel, place, run_on, shard
-from detbook.metrics import evaluate, to_coco
+from detbook.results import to_coco
+from detbook.metrics import evaluate
 from detbook.rpn import ProposalFilter
 from detbook.toy import CLASSES, scene, write_coco
 

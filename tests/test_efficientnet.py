@@ -16,13 +16,14 @@ from detbook.efficientnet import LITES, EfficientNetLite
 from detbook.fast_rcnn import BoxHead, RoIHead
 from detbook.faster_rcnn import FasterRCNN
 from detbook.inference import init_detector
-from detbook.metrics import evaluate, to_coco
+from detbook.results import to_coco
+from detbook.metrics import evaluate
 from detbook.neck import FPN
 from detbook.nodes import ConfigError
 from detbook.rpn import RPN, RPNHead
 from detbook.tiny import toy_detector
 from detbook.toy import CLASSES, scene, write_coco
-from detbook.training import build_model
+from detbook.trainer import build_model
 from detbook.weights import load_detector
 
 GOLDEN = json.loads((Path(__file__).parent/'golden'/'efficientnet.json').read_text())

@@ -8,7 +8,8 @@ from detbook.nodes import ConfigError
 from detbook.reading import read_checkpoint
 from detbook.runs import read_state
 from detbook.timetable import read_hooks
-from detbook.training import Trainer, read_training_config, train
+from detbook.trainer import Trainer
+from detbook.training import read_training_config, train
 from test_training import refuses, same_run, start, stopped_at, timeless, wait_for, write_toy   # noqa: F401
 
 pytestmark = pytest.mark.usefixtures('one_thread')
@@ -77,8 +78,8 @@ def test_a_resumed_average_is_the_same(config, averaged, tmp_path, monkeypatch):
 
 def test_killed_while_the_average_was_in_place(config, averaged, tmp_path, monkeypatch):
     "The weights come back before the state is saved."
-    import detbook.training as training
-    monkeypatch.setattr(training, 'detect_all', lambda *a: (_ for _ in ()).throw(OSError('no room')))
+    import detbook.trainer as trainer
+    monkeypatch.setattr(trainer, 'detect_all', lambda *a: (_ for _ in ()).throw(OSError('no room')))
     with pytest.raises(OSError): train(config, work_dir=tmp_path, set=[EMA])
     monkeypatch.undo()
     same_run(averaged, train(config, work_dir=tmp_path, set=[EMA], resume=True))

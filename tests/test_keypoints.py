@@ -7,7 +7,8 @@ from detbook.core import test_same as same
 from detbook.data import CocoDataset, collate
 from detbook.fast_rcnn import BoxHead, DetectionFilter, RoIHead
 from detbook.keypoint_rcnn import KeypointHead, KeypointRCNN
-from detbook.metrics import evaluate, to_coco
+from detbook.results import to_coco
+from detbook.metrics import evaluate
 from detbook.neck import FPN
 from detbook.rpn import RPNHead
 from detbook.transforms import test_transforms as at_test, to_original, train_transforms

@@ -1,11 +1,10 @@
-"What the pipeline chapter cannot show on its page: every recipe's data sets, mmengine's own batches, workers that were spawned, pickles from elsewhere."
-import json, pickle, sys, types
+"What the pipeline chapter cannot show on its page: every recipe's data sets, mmengine's own batches, workers that were spawned."
+import json
 from pathlib import Path
 import numpy as np, pytest, torch
 from detbook import toy
-from detbook.nodes import ConfigError
 from detbook.config import Config
-from detbook.pipeline import JoinedDataset, build_dataset, build_transforms, read_proposals
+from detbook.pipeline import JoinedDataset, build_dataset
 from detbook.loader import BatchPlan, SeededItems, build_loader, build_plan, item_seed
 from detbook.recipes import recipe_names
 from detbook.transforms import original_size
@@ -139,61 +138,3 @@ def test_seeds_stay_as_they_are():
     assert [item_seed(*k) for k in ((0, 0, 0), (0, 0, 1), (0, 1, 0), (1, 0, 0))] == SEEDS
 
 SEEDS = [5842066033578894005, 887048953310598387, 7343659353664005012, 1020301385773720546]
-
-
-IMAGES = [(1, 'val2017/a.jpg'), (2, 'val2017/b.jpg')]
-
-@pytest.mark.parametrize('protocol', range(2, 6))         # mmengine writes 2
-def test_mmdetections_dumped_proposals_are_read(tmp_path, monkeypatch, protocol):
-    "Pickled InstanceData, of a module that is not there when it is read."
-    names = ['mmengine', 'mmengine.structures', 'mmengine.structures.instance_data']
-    for n in names: monkeypatch.setitem(sys.modules, n, types.ModuleType(n))
-    kind = type('InstanceData', (), {'__module__': names[-1]})
-    sys.modules[names[-1]].InstanceData = kind
-    found = {}
-    for i, (_, name) in enumerate(IMAGES):
-        o = kind()
-        o.__dict__.update(_metainfo_fields=set(), _data_fields={'bboxes', 'scores'}, bboxes=np.full((i+1, 4), 7, 'float32'), scores=np.full(i+1, .5, 'float32'))
-        found[name] = o
-    (tmp_path/'p.pkl').write_bytes(pickle.dumps(found, protocol))
-    for n in names: monkeypatch.delitem(sys.modules, n)
-    table = read_proposals(tmp_path/'p.pkl', IMAGES)
-    assert [table[i].tolist() for i in (1, 2)] == [[[7, 7, 7, 7, .5]], [[7, 7, 7, 7, .5]]*2]
-
-
-def test_images_without_proposals_stand_beside_those_with_scores(tmp_path):
-    "An RPN may find nothing; scores for a part of the images are a slip in the file."
-    table = lambda a, b: ((tmp_path/'p.json').write_text(json.dumps({n: r for (_,n),r in zip(IMAGES, (a, b))})), read_proposals(tmp_path/'p.json', IMAGES))[1]
-    found = table([], [[1, 2, 3, 4, .5]])
-    assert (found[1].shape, found[2].tolist()) == ((0, 5), [[1, 2, 3, 4, .5]])
-    with pytest.raises(ValueError, match=r'p\.json: rows of image 2 have scores, those of image 1 have none'): table([[1, 2, 3, 4]], [[1, 2, 3, 4, .5]])
-
-
-def test_no_pickle_runs_anything(tmp_path):
-    class Evil:
-        def __reduce__(self): return (Path.write_text, (tmp_path/'pwned', 'x'))
-    for what in (Evil(), {'val2017/a.jpg': Evil()}, [Evil()]):
-        (tmp_path/'p.pkl').write_bytes(pickle.dumps(what))
-        with pytest.raises(ValueError, match='refused'): read_proposals(tmp_path/'p.pkl', IMAGES)
-    assert not (tmp_path/'pwned').exists()
-    for raw in (b'', b'no pickle', pickle.dumps([1, 2])[:-3]):
-        (tmp_path/'p.pkl').write_bytes(raw)
-        with pytest.raises(ValueError, match='p.pkl'): read_proposals(tmp_path/'p.pkl', IMAGES)
-
-
-@pytest.mark.parametrize('step, text', [
-    (dict(type='RandomChoiceResize', scales=[(100, 50), 'x']), 'expected a pair'), (dict(type='RandomResize', scale=(100, 50)), 'ratio_range'),
-    (dict(type='RandomResize', scale=[(1, 2), (3, 4), (5, 6)]), 'two pairs'), (dict(type='RandomResize', scale=[(1, 2), (3, 4)], ratio_range=(1, 2)), 'no effect'),
-    (dict(type='RandomCrop', crop_size=(9, 3), crop_type='absolute_range'), 'least, most'), (dict(type='RandomCrop', crop_size=(.5, .5), crop_type='relativ'), 'relative'),
-    (dict(type='RandomFlip'), 'prob is missing'), (dict(type='RandomFlip', prob=[.5, .7], direction=['horizontal', 'vertical']), 'probabilities'),
-    (dict(type='FilterAnnotations', by_mask=True), 'no masks'), (dict(type='Resize', scale_factor=2.), 'scale_factor'),
-    (dict(type='Resize', scale=(10, 10), interpolation='bicubic'), 'bilinear'), (dict(type='RandomCenterCropPad'), 'does not have'), (dict(type='Collect', keys=[]), '2.x'),
-    (dict(type='ProposalBroadcaster', transforms=[]), 'no LoadProposals'), (dict(type='TestTimeAug', transforms=[]), 'tta'), (7, 'expected a dict'), (dict(prob=.5), 'no type')])
-def test_a_step_that_cannot_be_built_is_named(step, text):
-    with pytest.raises(ConfigError, match=text) as e: build_transforms([dict(type='PackDetInputs'), step], 'the.pipeline')
-    assert str(e.value).startswith('the.pipeline.1') and '\n' not in str(e.value)
-
-
-def test_the_file_and_line_of_a_wrong_step_are_told(tmp_path):
-    (tmp_path/'c.py').write_text("pipeline = [\n    dict(type='LoadImageFromFile'),\n    dict(type='RandomFlip', probability=.5, prob=.5),\n]\n")
-    with pytest.raises(ConfigError, match=r'c\.py:3.*did you mean'): build_transforms(Config.fromfile(tmp_path/'c.py').pipeline)

@@ -2,7 +2,7 @@
 import json, os, re, resource, shutil, signal, subprocess, sys, time
 from pathlib import Path
 import pytest, torch
-import detbook.runs as runs, detbook.training as training
+import detbook.runs as runs, detbook.trainer as trainer
 from detbook.reading import read_checkpoint
 from detbook.checkpoint import save_checkpoint
 from detbook.nodes import ConfigError
@@ -11,7 +11,8 @@ from detbook.settings import check_names
 from detbook.recipes import recipe_names
 from detbook.runs import checksum
 from detbook.runs import Run, lock_folder, read_state
-from detbook.training import Trainer, read_training_config, train
+from detbook.trainer import Trainer
+from detbook.training import read_training_config, train
 from test_training import COMMAND, SLOW, config, refuses, same_run, start, stopped_at, straight, toy, wait_for
 
 pytestmark = pytest.mark.usefixtures('one_thread')
@@ -172,11 +173,11 @@ def test_what_kills_have_left_is_swept_away(config, tmp_path):
 @pytest.mark.parametrize('error', [ImportError('cannot import name __version__'), OSError(28, 'No space left on device'), ZeroDivisionError('division by zero')])
 def test_no_weights_are_lost(straight, config, tmp_path, monkeypatch, capsys, what, error):
     "Whatever fails after step 8: its state is there, it is said where, and the run can go on."
-    plain = getattr(training, what)
+    plain = getattr(trainer, what)
     def fails(*args):
         if '.trial' in str(args[0]) or what == 'save_detector' and 'epoch_2' not in str(args[0]): return plain(*args)
         raise error
-    monkeypatch.setattr(training, what, fails)
+    monkeypatch.setattr(trainer, what, fails)
     with pytest.raises(type(error)): train(config, work_dir=tmp_path)
     monkeypatch.undo()
     assert f'training ended after step 8 of 12 with an error: the state after step 8 is in {tmp_path}/resume.safetensors: --resume goes on from there' in capsys.readouterr().out
@@ -223,7 +224,7 @@ def test_a_limit_on_the_size_of_files(config, tmp_path, kilobytes, hint):
 
 def test_beside_the_clone(config, tmp_path):
     "A script in the parent folder of a clone: the folder detbook/ is a namespace package there, and has no __version__."
-    root = Path(training.__file__).parents[1]
+    root = Path(trainer.__file__).parents[1]
     (tmp_path/'detbook').symlink_to(root)
     code = ("import sys; sys.path.insert(1, '') ; import detbook; assert not hasattr(detbook, '__version__') or True\n"
             f"import detbook; vars(detbook).pop('__version__', None)\nfrom detbook.training import train\ntrain({str(config)!r}, work_dir='run', set=['train_cfg.max_epochs=1'])\n")

@@ -71,6 +71,10 @@ class World:
         from detbook.toy import write_coco
         return write_coco(w.folder/'toy', 3, size=64, crowd=0, empty=0)
     @functools.cached_property
+    def film(w):
+        from detbook.video import write_video
+        return write_video(w.folder/'film.mp4', w.images*3, fps=10)
+    @functools.cached_property
     def ds(w): return importlib.import_module('detbook.data').CocoDataset(w.coco)
     @functools.cached_property
     def results(w):
@@ -374,7 +378,7 @@ calls('coco',
     spellings=lambda w: dict(records=[dict(id='1')]),
     link_record=lambda w: dict(r=dict(image_id='1', category_id=1), images={1: 1}, categories={1: 1}),
     read_json=lambda w: dict(path=w.coco),
-    decode_runs=lambda w: dict(counts=importlib.import_module('detbook.metrics').encode_mask(w.masks[0])['counts']),
+    decode_runs=lambda w: dict(counts=importlib.import_module('detbook.results').encode_mask(w.masks[0])['counts']),
     has_mask=lambda w: dict(segmentation=[[1., 1, 9, 1, 9, 9]]),
     check_mask=lambda w: dict(segmentation=[[1., 1, 9, 1, 9, 9, 1, 9]], height=16, width=16),
     check_size=lambda w: dict(h=9, w=9),
@@ -424,10 +428,14 @@ calls('formats',
 def new_place(w): return w.folder/f'new_{len(list(w.folder.iterdir()))}'
 calls('writers', to_coco=lambda w: dict(ds=w.ds, path=w.folder/'written.json'), **{n: lambda w: dict(ds=w.ds, folder=new_place(w), pictures='link') for n in ('to_voc', 'to_yolo')})
 
-calls('metrics',
+calls('results',
     encode_mask=lambda w: dict(mask=w.masks[0]), to_coco=lambda w: dict(preds=[{k: v for k,v in w.found.items() if k != 'keypoints'}], image_ids=[7], category_ids=[1, 2, 3], keypoint_offset=.5),
+    match_categories=lambda w: dict(truth=w.ds.to_coco(), classes=list(w.ds.classes), category_ids=[7, 8, 9, 10][:len(w.ds.classes)]))
+boxes_of = lambda w: np.concatenate([np.zeros((3, 1)), w.boxes.numpy()], 1)
+calls('voc', voc_curve=lambda w: dict(truths=boxes_of(w), ignored=np.zeros(3, bool), found=boxes_of(w), scores=w.scores.numpy()), voc_ap=lambda w: dict(precision=np.array([1., .5]), recall=np.array([.5, .5]), way='area'))
+left_out('a step of `evaluate`, called by it: tests/test_voc.py', 'voc.voc_classes')
+calls('metrics',
     cover_truths=lambda w: dict(truths=[w.boxes.numpy()], proposals=[w.more.numpy()], nums=(1, 10), least=.5), evaluate=lambda w: dict(truth=w.ds, preds=w.results, metrics=('bbox',)),
-    match_categories=lambda w: dict(truth=w.ds.to_coco(), classes=list(w.ds.classes), category_ids=[7, 8, 9, 10][:len(w.ds.classes)]),
     Result__to_dict=lambda w: (result(w), {}), Result__to_json=lambda w: (result(w), {}), Result__save=lambda w: (result(w), dict(path=w.folder/'r.json')), Result__table=lambda w: (result(w), {}), Result__plot_pr=lambda w: (result(w), dict(metric='bbox', iou=.5, ax=w.ax())))
 def result(w):
     from detbook.metrics import evaluate
@@ -493,7 +501,8 @@ calls('outputs', Progress=lambda w: dict(total=3, what='pictures', wanted=False)
 calls('cli', make_parser=lambda w: dict(f=importlib.import_module('detbook.testing').test), run_command=lambda w: dict(f=lambda: {}, argv=[]), nearest=lambda w: dict(name='dept', options=['depth', 'width']))
 calls('outputs',
     free_path=lambda w: dict(path=w.folder/'free.json'), never_over=lambda w: dict(path=w.folder/'free.json', sources=[w.png]), keep_pictures=lambda w: dict(paths=[w.folder/'drawn/a.png'], folder=w.folder/'drawn', sources=[w.png]),
-    place_below=lambda w: dict(folder=w.folder/'drawn', names=['one.png'], sources=[w.png], suffix='.jpg'))
+    place_below=lambda w: dict(folder=w.folder/'drawn', names=['one.png'], sources=[w.png], suffix='.jpg'),
+    map_files=lambda w: dict(f=len, items=['a', 'bc'], workers=2, progress=False))
 left_out('of the commands themselves: it takes a caught error, or a function of the package', 'cli.is_slip', 'cli.read_function')
 
 alone = lambda f: f
@@ -513,21 +522,34 @@ calls('detections',
     bring_back=lambda w: dict(found=dict(bare(w), masks=w.masks, keypoints=w.points), seen=(64, 64), window=(2, 3, 34, 35)), join_windows=lambda w: dict(found=[there(w), there(w)], windows=[(0, 0, 64, 64), (0, 0, 64, 64)], size=(64, 64)),
     merge_tiles=lambda w: dict(boxes=w.boxes, scores=w.scores, labels=w.labels, windows=torch.tensor([[0., 0, 64, 64]]*3), size=(64, 64), iou=.5),
     show_result=lambda w: dict(image=w.image, result=w.found, classes=list('abcd'), min_score=.3, out_file=w.folder/'s.png', skeleton=((0, 1),)))
+def entered(writer):
+    writer.__enter__()
+    return writer
+calls('video',
+    VideoReader=lambda w: dict(path=w.film), VideoReader__frame_at=lambda w: (new('video.VideoReader', path=w.film), dict(seconds=.1)), VideoWriter=lambda w: dict(path=w.folder/'new.mp4', fps=10., crf=30),
+    VideoWriter__write=lambda w: (entered(new('video.VideoWriter', path=w.folder/'new.mp4')), dict(frame=w.image, seconds=1.)), write_video=lambda w: dict(path=w.folder/'new.mkv', frames=w.images, fps=10., crf=30, overwrite=True),
+    is_video=lambda w: dict(name=w.film), camera_number=lambda w: dict(name='7'))
+left_out('a generator: the chapter and tests/test_video.py go through it', 'video.VideoReader__timed')
+left_out('there may be no camera: tests/test_video.py puts a test pattern in its place', 'video.Camera*')
 calls('inference',
     init_detector=lambda w: dict(config=None, checkpoint=str(w.saved), device='cpu'), Predictor=lambda w: dict(model=w.mask, progress=False),
     Predictor____call__=lambda w: (new('inference.Predictor', model=w.mask, progress=False), dict(imgs=[w.image])), inference_detector=lambda w: dict(model=w.mask, imgs=w.image))
 left_out('a generator: Predictor() is the same call', 'inference.Predictor__stream')
 
+calls('proposals', ProposalTable=lambda w: dict(ids=[1], rows=[w.boxes]))
+calls('steps',
+    Pipeline=lambda w: {}, Pipeline__add=lambda w: (new('steps.Pipeline'), dict(name='a', step=lambda i, t: (i, t))), Pipeline____call__=lambda w: (new('steps.Pipeline'), sample(w)),
+    build_transforms=lambda w: dict(pipeline=[dict(type='LoadImageFromFile'), dict(type='PackDetInputs')]))
+left_out('a step of `build_transforms`, called by it: tests/test_steps.py', 'steps.add_steps')
 calls('pipeline',
-    Pipeline=lambda w: {}, Pipeline__add=lambda w: (new('pipeline.Pipeline'), dict(name='a', step=lambda i, t: (i, t))), Pipeline____call__=lambda w: (new('pipeline.Pipeline'), sample(w)),
-    build_transforms=lambda w: dict(pipeline=[dict(type='LoadImageFromFile'), dict(type='PackDetInputs')]), ProposalTable=lambda w: dict(ids=[1], rows=[w.boxes]), JoinedDataset=lambda w: dict(parts=[w.ds, w.ds]), class_balanced=lambda w: dict(ds=w.ds, threshold=.5),
+    JoinedDataset=lambda w: dict(parts=[w.ds, w.ds]), class_balanced=lambda w: dict(ds=w.ds, threshold=.5),
     JoinedDataset__summary=lambda w: (new('pipeline.JoinedDataset', parts=[w.ds, w.ds]), {}))
 calls('loader',
     item_seed=lambda w: dict(seed=1, epoch=2, index=3), SeededItems=lambda w: dict(dataset=w.ds), group_by_shape=lambda w: dict(order=[2, 0, 1], upright=[True, False, True], batch_size=2), BatchPlan=lambda w: dict(sizes=torch.tensor([[64, 64], [64, 32], [32, 64]]), batch_size=2),
     BatchPlan__indices=lambda w: (new('loader.BatchPlan', sizes=torch.tensor([[64, 64], [64, 32], [32, 64]])), dict(epoch=1)), BatchPlan__epoch=lambda w: (new('loader.BatchPlan', sizes=torch.tensor([[64, 64], [64, 32], [32, 64]])), dict(epoch=1)),
     PlannedBatches=lambda w: dict(plan=new('loader.BatchPlan', sizes=torch.tensor([[64, 64], [64, 32]]))), PlannedBatches__go_to=lambda w: (new('loader.PlannedBatches', plan=new('loader.BatchPlan', sizes=torch.tensor([[64, 64], [64, 32]]))), dict(epoch=1)))
 calls('settings', inner_datasets=lambda w: dict(cfg=w.config(), loader='train_dataloader'), check_names=lambda w: dict(cfg=w.config()), inner_dataset=lambda w: dict(cfg=w.config(), loader='train_dataloader'))
-left_out('settings of a config, whose errors name the path: tests/test_pipeline.py', 'pipeline.build_dataset', 'loader.build_plan', 'loader.build_loader', 'pipeline.read_proposals')
+left_out('settings of a config, whose errors name the path: tests/test_pipeline.py', 'pipeline.build_dataset', 'loader.build_plan', 'loader.build_loader', 'proposals.read_proposals')
 
 calls('testing',
     check_metrics=lambda w: dict(metrics=('bbox',), model=w.mask), detect_all=lambda w: dict(model=w.mask, ds=w.ds), label_categories=lambda w: dict(model=w.mask, ds=w.ds), read_truths=lambda w: dict(ds=w.ds, ann_file=w.coco),
@@ -556,10 +578,11 @@ calls('hooks', Hooks=lambda w: dict(parts=[]), Hooks____call__=lambda w: (new('h
 calls('boards', Boards=lambda w: dict(boards={}), Boards__add=lambda w: (new('boards.Boards', boards={}), dict(group='train', figures=dict(loss=1.), step=1)), open_board=lambda w: dict(cfg=w.config(), work_dir=w.folder, step=1))
 calls('curves', read_log=lambda w: dict(folder=w.run))
 left_out('what `read_log` makes', 'curves.RunLog')
+calls('trainer', clock=lambda w: dict(seconds=2.5))
 calls('training', read_training_config=lambda w: dict(config='rpn_r50_fpn_1x_coco'))
 calls('adapt', adapt_config=lambda w: dict(cfg=w.config(), data=w.coco, folder=w.folder/'data', choices=new('adapt.Choices', val=.5, epochs=1, size=64, batch_size=1)), small_config=lambda w: {})
 left_out('trial steps in a process of its own: tests/test_folder.py', 'adapt.fit_batch')
-left_out('steps of `train`, called by it: tests/test_training.py', 'training.Trainer*', 'runs.Log__write', 'runs.begin_folder', 'training.build_model', 'training.next_commands')
+left_out('steps of `train`, called by it: tests/test_training.py', 'trainer.Trainer*', 'runs.Log__write', 'runs.begin_folder', 'trainer.build_model', 'training.next_commands')
 
 calls('bench', toy_batch=lambda w: dict(batch=1, size=64, device=torch.device('cpu')), kept_bytes=lambda w: dict(model=nn.Linear(2, 2), forward=lambda: nn.Linear(2, 2)(torch.ones(1, 2)).sum()))
 calls('tiny', TinyNet=lambda w: dict(channels=(4, 8)), TinyNet__forward=lambda w: (new('tiny.TinyNet', channels=(4, 8)), dict(x=torch.randn(1, 3, 16, 16))), tiny_detector=lambda w: dict(num_classes=2, channels=16), toy_detector=lambda w: {})
@@ -583,6 +606,7 @@ RIGHT = {
     'hooks.Hooks__load:*:no keys': 'nothing was kept', 'boards.Boards:boards:no keys': 'none', 'boards.Boards__add:group:*': 'any name', 'boards.Boards__add:figures:*': 'what is no finite number is left out',
     'adapt.adapt_config:val:text': 'a share may be a text, as a command line gives it',
     'writers.to_coco:path:missing': 'a new file',
+    'outputs.map_files:items:list of*': 'an error of the function, which names the item', 'video.is_video:name:missing': 'no file is opened',
     'outputs.Progress:total:zero': 'there is nothing to count', 'outputs.Progress__step:count:zero': 'nothing was done',
     'records.find_folder:annotations:missing': 'its place is enough', 'annotations.Faults____call__:kind:*': 'any words', 'annotations.table_objects:rows:list of*': 'a row to pass over, or a fault', 'annotations.table_objects:columns:* text': 'a fault of each row',
     'annotations.list_objects:r:*': 'no objects, or a fault',
@@ -613,7 +637,7 @@ RIGHT = {
     'cascade_rcnn.refine_*:*:*n*': 'nan stays nan', 'cascade_rcnn.refine_*:deltas:as int': 'any numbers', 'keypoint_rcnn.heatmaps*:maps:*n*': 'nan scores nan', 'keypoint_rcnn.heatmaps*:boxes:turned': 'a side counts as one pixel at least', 'keypoint_rcnn.heatmaps*:maps:another S': 'it need not be square',
     'fcos.PointMatcher:ranges:one*': 'any number of levels', 'fcos.PointMatcher____call__:*:*n*': 'inside of nothing', 'fcos.Scale*:*:*': 'any number', 'fcos.PointMatcher*:no rows': 'the splits say how many', 'fcos.FCOSHead__distances:*': 'any numbers, with any leading dimensions',
     'tta.View*:points:*n*': 'nan stays nan', 'tta.View*:image:as float': 'a picture of floats', 'tta.*:scales:one*': 'a pair of limits, or two factors', 'tta.*:flips:list of None': 'no mirror', 'tta.*:flips:one*': 'any number of mirrors', '*:need:empty': 'nothing is needed', 'detector.Detector:fpn:no keys': 'the defaults', 'detector.check_detections:need:one*': 'any keys',
-    '*.save*:path:missing': 'a new file', '*__save:path:missing': 'a new file', '*__dump:file:missing': 'a new file', 'metrics.*:*_ids:*': 'any ids', 'metrics.cover_truths:least:zero': 'any overlap', 'metrics.evaluate:sigmas:*': 'not asked for boxes', 'metrics.match_categories:truth:images text': 'handed on',
+    '*.save*:path:missing': 'a new file', '*__save:path:missing': 'a new file', '*__dump:file:missing': 'a new file', 'results.*:*_ids:*': 'any ids', 'metrics.cover_truths:least:zero': 'any overlap', 'metrics.evaluate:sigmas:*': 'not asked for boxes', 'results.match_categories:truth:images text': 'handed on',
     'nodes.ConfigDict*:*': 'any values', 'config.Config__merge_from_dict:settings:*': 'looked at when it is built', 'build.load_own:names:list': 'or a list', 'checkpoint.load_checkpoint:ignore:text': 'a module that is not there', 'checkpoint.save_checkpoint:metadata:*': 'notes of any kind', 'files.Budget:units:zero': 'nothing may be spent',
     'files.Budget__spend:n:*': 'called for every item of a file, by its reader alone', 'files.shown:text:*': 'anything is shown', 'describe.check_weights_fit:weights:* nan': 'shapes are compared', 'reading.Checkpoint:*:*': 'what was read, of any kind', '*:cfg:no keys': 'it says nothing', 'outputs.keep_pictures:paths:list of text': 'a text is a path', 'distributed.mean_values:*': 'numbers like any other', 'reading.unwrap:found:*': 'what a file held, of any kind', 'names.con*:tensors:*': 'a tensor of any shape and value is renamed', 'names.weights_kind:*': 'names alone tell', 'names.from_*:tensors:*': 'a tensor of any shape and value is renamed', 'weights.picture_size:notes:*': 'a note that is no dict says nothing', 'outputs.keep_pictures:sources:*': 'any pictures',
  '*:classes:empty': 'no names are known', 'coco.plain_*:*': 'what is plain is handed on, and what is not is for the checks to name', 'coco.w*:x:*': 'None: it is none', 'coco.has_mask:*': 'whether it says anything', 'coco.link_record:*': 'what has no partner stays',
@@ -639,8 +663,8 @@ RIGHT = {
     '*.nearest:*': 'anything is compared as text', 'core.test_same:*tol:zero': 'no difference', 'core.mean_over_ranks:*n*': 'a number like any other',
     'anchors.*Generator:*:empty': 'no anchors', 'anchors.*:*offset:*e*': 'a shift may be negative or none', 'assign.*:*:zero': 'a share of 0', 'losses.SmoothL1Loss:beta:zero': 'the absolute difference',
     'backbone.*:x:*n*': 'nan features stay nan', 'efficientnet.*:x:*n*': 'nan features stay nan', 'tiny.*:x:*n*': 'nan features stay nan', 'neck.*:*:nan': 'nan features stay nan', 'neck.*:x:inf': 'arithmetic', 'neck.NoNeck__forward:stages:one more': 'all are handed on', 'coder.DeltaCoder:means:negative': 'any mean', 'coder.DeltaCoder:means:zero': 'any mean', 'rpn.ProposalFilter:*:zero': 'no proposals', 'rpn.ProposalFilter:min_size:negative': 'any size', 'rpn.rank_scores:scores:inf': 'the best',
-    'pipeline.Pipeline____call__:target:*nan': 'nan stays nan', 'pipeline.Pipeline____call__:target:label *': 'check_batch names it', 'pipeline.Pipeline____call__:target:no labels': 'what is not there does not move', 'pipeline.Pipeline____call__:target:* text': 'a field that a step does not use is handed on',
-    '*:seed:zero': 'any integer', 'pipeline.ProposalTable:ids:list of text': 'an id may be a text', 'pipeline.ProposalTable:ids:negative': 'any whole number is an id', 'pipeline.ProposalTable:ids:zero': 'likewise', 'loader.group_by_shape:order:zero': 'an image may come twice', 'loader.group_by_shape:upright:one more': 'an order of some images',
+    'steps.Pipeline____call__:target:*nan': 'nan stays nan', 'steps.Pipeline____call__:target:label *': 'check_batch names it', 'steps.Pipeline____call__:target:no labels': 'what is not there does not move', 'steps.Pipeline____call__:target:* text': 'a field that a step does not use is handed on',
+    '*:seed:zero': 'any integer', 'proposals.ProposalTable:ids:list of text': 'an id may be a text', 'proposals.ProposalTable:ids:negative': 'any whole number is an id', 'proposals.ProposalTable:ids:zero': 'likewise', 'loader.group_by_shape:order:zero': 'an image may come twice', 'loader.group_by_shape:upright:one more': 'an order of some images',
     'loader.BatchPlan:sizes:number 99': 'a larger picture', 'loader.BatchPlan:sizes:no rows': 'ValueError: nothing to plan', 'demo.smooth:values:negative': 'any number', 'demo.smooth:values:zero': 'any number', 'learner.sum_losses:losses:a nan': 'the sum is nan',
     'runs.save_state:tensors:no keys': 'nothing but notes', 'runs.save_state:tensors:a one less': 'any shape', 'runs.save_state:tensors:a nan': 'any value', 'runs.save_state:notes:no keys': 'looked at by check_notes when it is read', 'runs.save_state:notes:step text': 'likewise', 'timetable.Watch:best:text': 'one figure',
     'timetable.Watch__better:*:negative': 'any number', 'timetable.Watch__better:*:zero': 'any number', 'runs.Log__add:losses:loss a list': 'a number', 'timetable.flat_settings:value:no keys': 'one setting', 'timetable.flat_settings:value:a text': 'any value', 'timetable.setting_changes:*:no keys': 'no settings', 'timetable.setting_changes:*:a text': 'any value', 'timetable.show_changes:changed:no keys': 'no lines',
