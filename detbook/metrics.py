@@ -8,14 +8,14 @@ Docs: https://detbook.github.io/detbook/metrics.html.md"""
 __all__ = ['Result', 'evaluate']
 
 # %% ../nbs/61_metrics.ipynb #cb6f8166
-import contextlib, io, json, math, re, time, warnings
+import contextlib, io, json, math, re, time
 from collections import Counter
 from pathlib import Path
 import numpy as np, torch, pycocotools.mask as mask_utils
 from pycocotools.coco import COCO
 from pycocotools.cocoeval import COCOeval, Params
 from .cli import nearest
-from .core import checked, moved
+from .core import checked, moved, warn_once
 from .boxes import iou_matrix
 from .files import shown
 from .coco import check_mask, has_mask, link_record, plain_id, plain_record, plain_value, read_coco, read_json
@@ -104,7 +104,7 @@ def _check_masks(entries, sizes, name, kind):
         if s is None: raise ValueError(f'{where}: {wrong[0][1]}')
         lost += [f'{kind} {n}: {words}' for _, words in wrong]
         out.append(dict(p, segmentation=s))
-    if lost: warnings.warn(f'{name}: left out {len(lost)} polygons whose objects keep others; the first: {lost[0]}', stacklevel=5)
+    if lost: warn_once(f'{name}: left out {len(lost)} polygons whose objects keep others; the first: {lost[0]}', key=object())      # each time
     return out
 
 def _labelled(a):
