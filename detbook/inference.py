@@ -309,14 +309,14 @@ def _image_ids(paths):
     return numbers if None not in numbers and len(set(numbers)) == len(numbers) else list(range(1, len(paths) + 1))
 
 # %% ../nbs/67_inference.ipynb #e6e09c0d
-class _Film(NamedTuple):
+class _Video(NamedTuple):
     "The frames of a video or a camera that are looked at."
     source: object          # VideoReader or Camera
     frames: Iterator        # of number, seconds, frame
     total: int|None         # how many; None: until somebody ends it
     writer: object          # VideoWriter, or None
 
-def _open_film(images, on_bad, out_dir, out, overwrite, start, stop, every):
+def _open_video(images, on_bad, out_dir, out, overwrite, start, stop, every):
     "Open the video or the camera that was named, and prepare the video to write; None where pictures were named."
     check('start int 0.., stop? int 1.., every int 1..', start, stop, every)
     if out is None and not is_video(images):
@@ -332,7 +332,7 @@ def _open_film(images, on_bad, out_dir, out, overwrite, start, stop, every):
     fps = source.fps if number is None else source.fps/every
     frames = source.timed() if number is None else islice(source.timed(), start, stop, every)
     total  = len(source) if number is None else None if stop is None else len(range(start, stop, every))
-    return _Film(source, frames, total, None if out is None else VideoWriter(out, fps, overwrite=overwrite))
+    return _Video(source, frames, total, None if out is None else VideoWriter(out, fps, overwrite=overwrite))
 
 @contextmanager
 def _rows_file(path):
@@ -344,26 +344,26 @@ def _rows_file(path):
             yield add
             f.write(']' if f.tell() else '[]')
 
-def _look_at_film(ask, film, path, min_score, rows, counts):
+def _look_at_video(ask, video, path, min_score, rows, counts):
     "Detect, draw and write, frame by frame; how many there were. Ctrl-C is how one ends a camera."
     held, n, begin = deque(), 0, None
     def given():
-        for at in film.frames: held.append(at); yield at[2]
+        for at in video.frames: held.append(at); yield at[2]
     with ExitStack() as block:
         add = block.enter_context(_rows_file(path)) if path else None
-        if film.writer: block.enter_context(film.writer)
+        if video.writer: block.enter_context(video.writer)
         try:
-            for found in ask.stream(given(), film.total):
+            for found in ask.stream(given(), video.total):
                 i, seconds, frame = held.popleft()
                 begin, sure = seconds if begin is None else begin, found[found['scores'] >= min_score]
-                more  = dict(file_name=film.source.path.name, seconds=round(seconds, 6))
+                more  = dict(file_name=video.source.path.name, seconds=round(seconds, 6))
                 rows += [row | more | dict(category=name) for row, name in zip(sure.to_coco(i), sure.names)]
                 if add: add([row | more | dict(category=name) for row, name in zip(found.to_coco(i), found.names)])
                 counts.update(sure.names)
-                if film.writer: film.writer.write(show_result(frame, sure, min_score=min_score, max_side=max(film.source.size)), seconds - begin)
+                if video.writer: video.writer.write(show_result(frame, sure, min_score=min_score, max_side=max(video.source.size)), seconds - begin)
                 n += 1
         except KeyboardInterrupt:
-            if not isinstance(film.source, Camera) or not n: raise
+            if not isinstance(video.source, Camera) or not n: raise
     return n
 
 
@@ -397,9 +397,9 @@ def detbook_predict(
     every:int=1,                    # of a video or a camera: look at every frame, every second one, ...
 )->list:                            # COCO results, with file_name and category in each row; of a video those that score min_score or more
     "Detect objects in pictures or a video: draw them, write them down, count them."
-    film = _open_film(images, 'skip' if skip_bad else on_bad, out_dir, out, overwrite, start, stop, every)
+    video = _open_video(images, 'skip' if skip_bad else on_bad, out_dir, out, overwrite, start, stop, every)
     never_over(out, [p for p in (images, config, checkpoint) if isinstance(p, (str, Path))], '--out')
-    paths = [Path(images)] if film else find_pictures(images)
+    paths = [Path(images)] if video else find_pictures(images)
     drawn = [p.name if p.suffix.lower() in ('.jpg', '.jpeg', '.png', '.bmp', '.webp') else p.name + '.png' for p in paths]
     places = place_below(out_dir, drawn, paths, None, '--out_dir') if out_dir else paths
     never_over(json, [*paths, *(p for p in (config, checkpoint) if isinstance(p, (str, Path)))], '--json')
@@ -412,9 +412,9 @@ def detbook_predict(
     ask = Predictor(model, bs=bs, score_thr=score_thr, iou=iou, max_per_img=max_per_img, class_agnostic=class_agnostic or None,
                     scale=scale and tuple(scale), tta=tta, tiles=tiles and tuple(tiles), overlap=overlap, masks='rle', on_bad='skip' if skip_bad else on_bad)
     rows, counts, begun = [], Counter(), time.monotonic()
-    if film:
-        n = _look_at_film(ask, film, json, min_score, rows, counts)
-        _sum_up(n, 'frame', begun, counts, min_score, film.source.skipped, (out, json))
+    if video:
+        n = _look_at_video(ask, video, json, min_score, rows, counts)
+        _sum_up(n, 'frame', begun, counts, min_score, video.source.skipped, (out, json))
         return rows
     for path, place, i, found in zip(paths, places, _image_ids(paths), ask.stream(paths, len(paths))):
         if found is None: continue

@@ -1,4 +1,4 @@
-"""A film as a list of frames: each by its number, exactly; and frames written back as a film.
+"""A video as a list of frames: each by its number, exactly; and frames written back as a video.
 
 Docs: https://detbook.github.io/detbook/video.html.md"""
 
@@ -52,16 +52,16 @@ def _open(path):
     except (av.FFmpegError, UnicodeError):
         known = ', '.join(s[1:] for s in _SUFFIXES)
         raise ValueError(f'{name}: its {os.path.getsize(path)} bytes are not a whole video of a known format: {known}') from None
-    films = [s for s in box.streams.video if not s.disposition & av.stream.Disposition.attached_pic]       # covers of albums are none
+    streams = [s for s in box.streams.video if not s.disposition & av.stream.Disposition.attached_pic]       # covers of albums are none
     error = None
-    if not films: error = f'{name}: there is no video in this file, only {", ".join(sorted({s.type for s in box.streams})) or "nothing"}'
-    elif films[0].codec_context is None: error = f'{name}: its video has a codec that this FFmpeg does not know'
+    if not streams: error = f'{name}: there is no video in this file, only {", ".join(sorted({s.type for s in box.streams})) or "nothing"}'
+    elif streams[0].codec_context is None: error = f'{name}: its video has a codec that this FFmpeg does not know'
     try:
         if error: raise ValueError(error)
-        c = films[0].codec_context
+        c = streams[0].codec_context
         c.options = _allowed(name, c.height, c.width)
     except ValueError: box.close(); raise
-    return box, films[0]
+    return box, streams[0]
 
 # %% ../nbs/66_video.ipynb #2205e8d9
 class _Index(NamedTuple):
@@ -161,7 +161,7 @@ def _turns(frame):
     return swap, (c if swap else a) < 0, (b if swap else d) < 0
 
 def _upright(frame, size=None):
-    "A frame of PyAV's as (3,H,W) uint8 RGB; resized where the film has changed the size (h,w) of its frames."
+    "A frame of PyAV's as (3,H,W) uint8 RGB; resized where the video has changed the size (h,w) of its frames."
     h, w = size or (frame.height, frame.width)
     x = torch.from_numpy(frame.to_ndarray(format='rgb24', width=w, height=h)).permute(2, 0, 1)
     swap, across, down = _turns(frame)
