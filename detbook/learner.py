@@ -19,6 +19,7 @@ with warnings.catch_warnings():         # fastai compiles a helper as it is impo
 import copy, inspect, math
 from collections.abc import Callable
 from functools import partial
+from pathlib import Path
 from typing import Any
 import torch
 from torch import nn, Tensor
@@ -42,6 +43,7 @@ from .coco import written_id
 from .data import collate
 from .transforms import Crop, Flip, RandomResize, Resize, original_size, to_original
 from .metrics import evaluate, to_coco
+from .features import FeatureSet
 
 # %% ../nbs/61_learner.ipynb #d9548dc4
 def _rows(ds):
@@ -127,6 +129,7 @@ class DetectionDL(DataLoader):
     ):
         "Show images with their truths, as the model gets them."
         images, targets = self.one_batch() if b is None else b
+        if 'stages' in targets[0]: raise ValueError('the batches of kept features have no pixels to show; those of the loaders that detection_learner was given have')
         show_grid(list(zip([i.cpu() for i in images], targets))[:max_n], cols=3, classes=self.dataset.classes)
 
 # %% ../nbs/61_learner.ipynb #a6c5b3bd
@@ -294,6 +297,15 @@ def _instead(name, sentence):
 
 def _as_is(image, target): return image, target
 
+def _with_pixels(ds): return ds.dataset if isinstance(ds, FeatureSet) else ds
+
+def _keep_features(dls, model, folder):
+    "The same loaders, whose training batches have the features of a frozen trunk in place of pixels."
+    kept = FeatureSet(dls.train_ds, model.to(dls.device), None if folder is True else folder)
+    new = _Loaders(dls.train.new(dataset=kept), dls.valid, device=dls.device)
+    new.classes = dls.classes
+    return new
+
 class DetectionLearner(Learner):
     "A fastai `Learner` whose model is a detector."
     export  = _instead('export', 'learn.save_detector(path) writes one file of weights, names and settings, and detbook.weights.load_detector(path) opens it')
@@ -301,6 +313,7 @@ class DetectionLearner(Learner):
     tta     = _instead('tta', 'detbook.inference.inference_detector(learn.model, picture, dict(tta=True)) looks in a mirror too')
 
     def _do_fit(self):
+        if isinstance(self.dls.train_ds, FeatureSet): self.dls.train_ds.still_fits(self.model)
         if 'keypoints' in self.detection_step.measures: _check_sigmas(self.detection_step.sigmas, self.model, self.dls.valid_ds)
         super()._do_fit()
 
@@ -317,7 +330,7 @@ class DetectionLearner(Learner):
     def _measured(self, dl):
         "A loader whose pictures can be measured: all of them, in order, without chance, with the classes of the model."
         if not hasattr(dl, 'dataset'): raise TypeError(f'a {type(dl).__name__} is no loader of a data set: detection_dls(train, other).valid is one')
-        ds = _pictures(dl.dataset)
+        ds = _pictures(_with_pixels(dl.dataset))
         if list(ds.classes) != list(self.dls.classes): raise ValueError(f'{ds.name} has the classes {list(ds.classes)}, the model was made for {list(self.dls.classes)}')
         if not hasattr(ds, 'to_coco') or any(not hasattr(p, 'to_coco') for p in getattr(ds, 'parts', ())):
             if self.detection_step.measures: raise TypeError(f'{ds.name} has no truths to measure by: expected a CocoDataset; metrics=() trains without measuring')
@@ -380,7 +393,8 @@ class DetectionLearner(Learner):
         "Draw truths and predictions side by side, on the first images of the validation set."
         dl = self.dls.valid if dl is None else dl
         device = next(self.model.parameters()).device
-        for image,target in (dl.dataset[i] for i in range(min(max_n, len(dl.dataset)))):
+        ds = _with_pixels(dl.dataset)
+        for image,target in (ds[i] for i in range(min(max_n, len(ds)))):
             found, = self._look(lambda: self.model.predict([image.as_subclass(Tensor).to(device)]))
             show_pair(image, target, found, self.dls.classes, min_score)
 
@@ -496,6 +510,7 @@ def detection_learner(
     metrics:tuple|None=None,            # 'bbox', 'segm', 'keypoints'; None: what the model predicts and the validation set knows
     lr:float=1e-3,                      # default learning rate
     cbs=None,                           # one more fastai callback, or several
+    cache_features:bool|str|Path=False, # compute the features of a frozen trunk once, and keep them: in this folder; True: below ~/.cache/detbook
 )->DetectionLearner:                    # ready for lr_find, fit_one_cycle, fine_tune
     "Put a detector and its data together; a builder without weights trains all its layers, norms included."
     if not isinstance(model, nn.Module):
@@ -505,6 +520,7 @@ def detection_learner(
     if metrics is None: metrics = ('bbox', *_finds_more(model, dls.valid_ds))
     _check_measures(metrics, model, dls.valid_ds)
     _keep_size(model, dls)
+    if cache_features: dls = _keep_features(dls, model, cache_features)
     step = DetectionStep(metrics)
     named = [ValueMetric(_Figure(step, f'{m}_{k}'), f'{m}_{k}') for m in metrics for k in ('mAP', 'mAP_50')]
     return DetectionLearner(dls, model, sum_losses, opt_func=adamw, lr=lr, splitter=split_backbone, metrics=named, cbs=[step, *([cbs] if isinstance(cbs, Callback) else cbs or [])])

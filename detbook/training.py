@@ -21,6 +21,7 @@ from .checkpoint import load_checkpoint
 from .describe import save_detector
 from .detector import load_backbone
 from .efficientnet import TimmBackbone
+from .features import FeatureSet, check_features
 from .rpn import RPN
 from .nodes import ConfigError
 from .parts import ConfigPart, finish_part
@@ -157,8 +158,9 @@ class Trainer:
         state:State|None=None,  # to go on from
         own:tuple=(),           # classes of yours that the config names
         dry:bool=False,         # is this a rehearsal, of which nothing stays?
+        cache_features:bool|str|Path=False, # keep the features of a frozen trunk, and learn from them: in this folder; True: below ~/.cache/detbook
     ):
-        self.dry = dry
+        self.dry, self.cache_features = dry, cache_features
         self.cfg, self.work_dir, self.seed, self.save_every, self.place = cfg, Path(work_dir), seed, save_every, place()
         part, among = ConfigPart(cfg, 'the config'), dict(rank=self.place.rank, world_size=self.place.world_size)
         loads, workers = part('train_dataloader'), read_environment(cfg)
@@ -195,6 +197,7 @@ class Trainer:
         self.log = Log(self.work_dir/'log.jsonl' if is_main() else None, logged['step'], logged['sums'], logged['steps'], log)
         self.figures = Lines(self.work_dir/'metrics.jsonl' if is_main() else None, logged['measured'], metrics)
         self.board = open_board(cfg, self.work_dir, self.step) if is_main() and not dry else None
+        if cache_features and self.step < self.times.steps: self._keep_features(workers)
 
     def _average(self, asked):
         "The running average that the config asks for, or None; and the step after which it begins."
@@ -205,6 +208,17 @@ class Trainer:
         if begin > self.times.steps: raise ConfigError(f'EMAHook begins after step {begin}, and the run has {self.times.steps}: set begin_{"epoch" if epoch else "iter"} to less')
         return WeightAverage(self.model, **asked), begin
 
+    def _keep_features(self, workers):
+        "Let the trunk look at every picture once; from then on a batch has features in place of pixels."
+        if self.dry:
+            check_features(self.data, self.model)
+            return say('a rehearsal keeps no features: the step below is one with pictures')
+        folder = None if self.cache_features is True else self.cache_features
+        for first in (True, False):             # what rank 0 has computed the others find
+            if is_main() is first: kept = FeatureSet(self.data, self.model, folder)
+            if self.place.world_size > 1: dist.barrier()
+        self.loader = build_loader(kept, ConfigPart(self.cfg, 'the config')('train_dataloader'), self.plan, context=workers, path='train_dataloader')
+
     def averaged(self):
         "Put the average, if there is one, in the place of the weights inside of a `with` block."
         return self.average.in_place() if self.average else contextlib.nullcontext()
@@ -214,7 +228,7 @@ class Trainer:
         def seen(data): return {f'content of {d["file"]}': f'sha256 {d["sha256"][:12]}, {d["images"]} images, {d["objects"]} objects' for d in fingerprint(data)}
         p, v = self.place, versions()
         return deciding_settings(self.cfg) | {'number of processes': p.world_size, 'device': _device_name(p), 'torch': v['torch'], 'detbook': v['detbook'],
-            'what is measured': list(self.measures.metrics) if self.measures else 'nothing'} | (seen(self.val) if self.measures else {}) | seen(self.data)
+            'what is measured': list(self.measures.metrics) if self.measures else 'nothing'} | ({'features': 'kept, in float16'} if self.cache_features else {}) | (seen(self.val) if self.measures else {}) | seen(self.data)
 
     def _same_run(self, state):
         "Refuse a state of other classes; say each setting that is another now."
@@ -557,7 +571,7 @@ def next_commands(
     config, found = q(Path(work_dir)/'config.py'), q(Run(work_dir).detector)
     return f'next:\n  detbook_test {config} {found}\n  detbook_predict PICTURE {found}\n  detbook_test {config} {found} --show_dir {q(Path(work_dir)/"found")}'
 
-def _in_process(cfg, work_dir, resume, validate, seed, save_every, launcher, arguments, news, own, keep_state, dry):
+def _in_process(cfg, work_dir, resume, validate, seed, save_every, launcher, arguments, news, own, keep_state, dry, cache_features):
     "What each process of a run does; the signal that stopped it, or 0. Of a rehearsal, where `dry` is the folder that the run would have, what was seen."
     with process_group(launcher), contextlib.ExitStack() as lock:
         seed, state, wrong, over = _settings(cfg, seed), None, None, False
@@ -575,7 +589,7 @@ def _in_process(cfg, work_dir, resume, validate, seed, save_every, launcher, arg
         if state and seed not in (None, state.notes['seed']): raise ValueError(f'{path} is of a run with the seed {state.notes["seed"]}, and now the seed is {seed}')
         seed, start = state.notes['seed'] if state else seed or 0, time.time()
         for line in news: say(line)
-        run = Trainer(cfg, work_dir, seed, validate, save_every, state, load_own(own), dry is not None)
+        run = Trainer(cfg, work_dir, seed, validate, save_every, state, load_own(own), dry is not None, cache_features)
         run.introduce(arguments)
         if dry is not None:
             seen = run.rehearse()
@@ -598,14 +612,14 @@ def _in_process(cfg, work_dir, resume, validate, seed, save_every, launcher, arg
         if not run.signal and is_main(): say(_last_line(Run(work_dir)))
         return run.signal
 
-def _what_to_train(config, model, data, set):
+def _what_to_train(config, model, data, set, frozen):
     "The config that is meant, and what is to be said about it."
     if (config is None) == (model is None):
         raise ValueError('expected a config: a file, or the name of a recipe; or --model small with --data' if config is None else f'--model {model} takes the place of a config, and {str(config)[:60]!r} is one: give one of them')
     if model is None: return read_training_config(config, set), []
     if model != 'small': raise ValueError(f'model is {model!r}; expected small')
     if data is None: raise ValueError('--model small goes with --data, the folder of your pictures and boxes')
-    cfg, about = small_config()
+    cfg, about = small_config(frozen)
     return read_training_config(cfg), [about]
 
 # %% ../nbs/79_training.ipynb #89018fc6
@@ -633,12 +647,13 @@ def detbook_train(
     anchors:Literal['auto', 'keep']|None=None,  # with `data`, fit anchors that reach too few of the boxes, or keep the config's; None: auto
     on_bad:Literal['raise', 'skip', 'clip']|None=None,  # records and pictures that cannot be read: stop, leave out and count, or likewise and cut boxes that stick out; None: as the config has it, mostly raise
     model:Literal['small']|None=None,   # with `data`, a small detector for a laptop in place of a config
+    cache_features:bool|str=False,      # compute the features of a frozen trunk once, and learn from them: kept in this folder, or below ~/.cache/detbook
 )->Run|dict:                            # what the run has left; of a dry run what was seen: shapes, losses, seconds, when what happens
     "Train the detector that a config describes."
-    cfg, about = _what_to_train(config, model, data, set if data is None else ())
+    cfg, about = _what_to_train(config, model, data, set if data is None else (), bool(cache_features))
     name = Path(cfg.filename).stem if getattr(cfg, 'filename', None) else model or 'run'
-    for k,v in dict(work_dir=work_dir, resume=resume).items():
-        if not (v is None or isinstance(v, (str, os.PathLike)) or k == 'resume' and isinstance(v, bool)): raise TypeError(f'{k} is {v!r:.60}; expected a path')
+    for k,v in dict(work_dir=work_dir, resume=resume, cache_features=cache_features).items():
+        if not (v is None or isinstance(v, (str, os.PathLike)) or k != 'work_dir' and isinstance(v, bool)): raise TypeError(f'{k} is {v!r:.60}; expected a path')
     for k,v in dict(validate=validate, dry_run=dry_run).items():
         if not isinstance(v, bool): raise TypeError(f'{k} is {v!r:.60}; expected True or False')
     real = Path(work_dir or cfg.get('work_dir') or f'work_dirs/{name}')
@@ -672,7 +687,8 @@ def detbook_train(
         if ema is not None:
             _keep_average(cfg, ema)
             arguments['ema'] = ema
-        how = cfg, folder, resume, validate, seed, save_every, launcher, arguments, about + said, own, keep_state, real if dry_run else None
+        if cache_features: arguments['cache_features'] = str(cache_features)
+        how = cfg, folder, resume, validate, seed, save_every, launcher, arguments, about + said, own, keep_state, real if dry_run else None, cache_features
         stopped = _in_process(*how) if gpus == 1 or launcher != 'none' else run_on(gpus, _in_process, *how)
     if dry_run: return stopped
     if stopped: raise SystemExit(128 + stopped)
