@@ -7,10 +7,10 @@ Docs: https://detbook.github.io/detbook/features.html.md"""
 # %% auto #0
 __all__ = ['FeatureSet']
 
-# %% ../nbs/81_features.ipynb #6a69e8d6
+# %% ../nbs/81_features.ipynb #f652d960
 import hashlib, json, os, shutil
 from pathlib import Path
-from typing import Literal
+from typing import Any, Literal
 import safetensors.torch, torch, torchvision
 from torch import nn, Tensor
 from torch.utils.data import Dataset
@@ -22,23 +22,28 @@ from .outputs import Progress
 from .data import CocoDataset
 from .transforms import DropSmall, Flip, RandomResize, Resize
 
-# %% ../nbs/81_features.ipynb #88b2080b
+# %% ../nbs/81_features.ipynb #03ac4989
 def _steps_of(transforms):
     "The steps of an `Augment`, or of a config's pipeline."
     if transforms is None: return []
-    if not hasattr(transforms, 'steps'): raise ValueError(f'the transforms are a {type(transforms).__name__}; features can be kept where they are an Augment, such as train_transforms gives, whose steps can be looked at')
-    return list(transforms.steps)
+    if hasattr(transforms, 'steps'): return list(transforms.steps)
+    raise ValueError(f'the transforms are a {type(transforms).__name__}; features can be kept where they are an Augment, '
+                     'such as train_transforms gives, whose steps can be looked at')
 
 def _how(step):
     "What a step always does to the pixels of a picture, as text; None where it may mirror them. Raises ValueError for any other."
-    if isinstance(step, Resize) and tuple(step.jitter) == (1, 1): return f'resize within {list(step.scale)}, antialias {step.antialias}'
-    if isinstance(step, RandomResize) and len(step.scales) == 1 and step.jitter == (1, 1):
-        return f'resize {"within" if step.keep_ratio else "to"} {list(step.scales[0])}, antialias {step.antialias}'
-    if isinstance(step, Flip) and all(way == 'horizontal' for way,_ in step.ways): return None
+    what, more = type(step).__name__, ''
     if isinstance(step, DropSmall): return ''
-    more = ' that draws its sizes' if isinstance(step, (Resize, RandomResize)) else ' that also mirrors upside down' if isinstance(step, Flip) else ''
-    raise ValueError(f'features are kept of a picture in one size, as it is and mirrored, and the transforms of the training set have a {type(step).__name__}{more}: '
-                     'leave it out, or train without kept features')
+    if isinstance(step, Flip):
+        if all(way == 'horizontal' for way,_ in step.ways): return None
+        more = ' that also mirrors upside down'
+    if isinstance(step, (Resize, RandomResize)):
+        scales, keeps = ([step.scale], True) if isinstance(step, Resize) else (step.scales, step.keep_ratio)
+        if len(scales) == 1 and tuple(step.jitter) == (1, 1):
+            return f'resize {"within" if keeps else "to"} {list(scales[0])}, antialias {step.antialias}'
+        more = ' that draws its sizes'
+    raise ValueError(f'features are kept of a picture in one size, as it is and mirrored, and the transforms of the training '
+                     f'set have a {what}{more}: leave it out, or train without kept features')
 
 def _mirrors(steps): return any(isinstance(s, Flip) and s.ways[-1][1] > 0 for s in steps)
 
@@ -46,26 +51,30 @@ def _rows(ds):
     "(CocoDataset, index, transforms, image id or None) of each picture, through what joins and chooses."
     if isinstance(ds, CocoDataset): return [(ds, i, ds.transforms, None) for i in range(len(ds))]
     if hasattr(ds, 'rows') and hasattr(ds, 'own'):                  # a PictureSet of the Learner
-        found = [(*r, name) for (part, k), name in zip(ds.rows, ds.image_ids) for r in [(part, k, part.transforms if ds.own is None else ds.own)]]
-        for part in ds.parts: _rows(part)
-        return found
+        for part in ds.parts: _rows(part)                           # refuses what it does not know
+        how = lambda part: part.transforms if ds.own is None else ds.own
+        return [(part, k, how(part), name) for (part, k), name in zip(ds.rows, ds.image_ids)]
     if hasattr(ds, 'parts'): return [r for part in ds.parts for r in _rows(part)]
-    raise TypeError(f'features are kept of the pictures of a CocoDataset, or of several that are joined; a {type(ds).__name__} makes new pictures, or hides where they come from')
+    raise TypeError('features are kept of the pictures of a CocoDataset, or of several that are joined; '
+                    f'a {type(ds).__name__} makes new pictures, or hides where they come from')
 
-# %% ../nbs/81_features.ipynb #73595c39
-_NO_MATTER = 'training', 'trained', 'loaded_from', 'frozen_stages', 'norm_grad', 'arguments'     # of a trunk that is only looked through
+# %% ../nbs/81_features.ipynb #0af012fb
+# what is no matter where a trunk is only looked through
+_NO_MATTER = 'training', 'trained', 'loaded_from', 'frozen_stages', 'norm_grad', 'arguments'
 
 def _trunk_key(model):
     "A number for all that decides what the trunk of a detector gives for a picture: weights, settings, colours and padding."
     seen, p = hashlib.blake2b(digest_size=16), model.preprocess
-    plain = lambda v: isinstance(v, (bool, int, float, str)) or isinstance(v, (tuple, list)) and all(map(plain, v))
+    def plain(v): return isinstance(v, (bool, int, float, str)) or isinstance(v, (tuple, list)) and all(map(plain, v))
     for name, m in model.backbone.named_modules():
-        own = {k: v for k,v in vars(m).items() if not k.startswith('_') and k not in _NO_MATTER and plain(v)}
+        own = {k: v for k,v in vars(m).items() if k[0] != '_' and k not in _NO_MATTER and plain(v)}
         seen.update(repr((name, type(m).__name__, m.extra_repr(), sorted(own.items()))).encode())
     for name, w in model.backbone.state_dict().items():
         seen.update(f'{name} {w.dtype} {tuple(w.shape)}'.encode())
         seen.update(w.detach().cpu().contiguous().flatten().view(torch.uint8).numpy())
-    seen.update(repr((p.mean.flatten().tolist(), p.std.flatten().tolist(), p.bgr, p.pad_divisor, p.train_size, torch.__version__, torchvision.__version__, __version__)).encode())
+    colours = p.mean.flatten().tolist(), p.std.flatten().tolist(), p.bgr
+    versions = torch.__version__, torchvision.__version__, __version__
+    seen.update(repr((colours, p.pad_divisor, p.train_size, versions)).encode())
     return seen.hexdigest()
 
 @checked
@@ -73,28 +82,36 @@ def check_frozen(
     model:nn.Module,    # a detector
 ):
     "Raise ValueError where the backbone of a detector learns, and TypeError where it has none."
-    if not all(isinstance(getattr(model, k, None), nn.Module) for k in ('backbone', 'preprocess')): raise TypeError(f'{type(model).__name__} has no backbone and preprocess, whose features could be kept')
-    learn = [k for k,p in model.backbone.named_parameters() if p.requires_grad]
+    if not all(isinstance(getattr(model, k, None), nn.Module) for k in ('backbone', 'preprocess')):
+        raise TypeError(f'{type(model).__name__} has no backbone and preprocess, whose features could be kept')
+    trunk:Any = model.backbone
+    learn = [k for k,p in trunk.named_parameters() if p.requires_grad]
     if not learn: return
-    stages = len(getattr(model.backbone, 'stages', ()))
-    how = f'build it with frozen_stages={stages} (in a config: model.backbone.frozen_stages={stages})' if hasattr(model.backbone, 'frozen_stages') and stages else 'call model.backbone.requires_grad_(False)'
-    raise ValueError(f'features are kept of a trunk that is frozen, and {len(learn)} tensors of {type(model.backbone).__name__} learn, such as {learn[0]}: {how}')
+    n = len(getattr(trunk, 'stages', ()))
+    how = f'build it with frozen_stages={n} (in a config: model.backbone.frozen_stages={n})'
+    if not (hasattr(trunk, 'frozen_stages') and n): how = 'call model.backbone.requires_grad_(False)'
+    raise ValueError(f'features are kept of a trunk that is frozen, and {len(learn)} tensors of {type(trunk).__name__} learn, '
+                     f'such as {learn[0]}: {how}')
 
-# %% ../nbs/81_features.ipynb #76b2ec8e
+# %% ../nbs/81_features.ipynb #5b827fe0
 @checked
 def check_features(
     dataset:Dataset,    # CocoDataset, or several that are joined
     model:nn.Module,    # a detector
-)->tuple:               # for each picture: its CocoDataset, index, transforms and image id or None; and what each of the transforms always does, as text
-    "Raise ValueError or TypeError where features of these pictures cannot be kept: the trunk learns, or pictures change in other ways than by a mirror."
+)->list:                # for each picture: CocoDataset, index, transforms, image id or None, and what is always done, as text
+    "List pictures; ValueError or TypeError where their features cannot be kept: other changes than a mirror, a trunk that learns."
     check_frozen(model)
     rows = _rows(dataset)
-    return rows, {id(t): '; '.join(filter(None, map(_how, _steps_of(t)))) for _,_,t,_ in rows}
+    hows = {id(t): '; '.join(filter(None, map(_how, _steps_of(t)))) for _,_,t,_ in rows}
+    return [(*r, hows[id(r[2])]) for r in rows]
 
-# %% ../nbs/81_features.ipynb #315b8f08
+# %% ../nbs/81_features.ipynb #a2969f99
 def _default_folder(): return Path(os.environ.get('DETBOOK_HOME') or Path.home()/'.cache'/'detbook')/'features'
 
-def _size(n): return f'{n/1e9:.2f} GB' if n >= 1e9 else f'{n/1e6:.1f} MB' if n >= 1e6 else f'{n/1e3:.0f} kB'
+def _size(n):
+    "A number of bytes, for people."
+    if n >= 1e9: return f'{n/1e9:.2f} GB'
+    return f'{n/1e6:.1f} MB' if n >= 1e6 else f'{n/1e3:.0f} kB'
 
 @torch.no_grad()
 def _look(model, image):
@@ -105,7 +122,7 @@ def _look(model, image):
     finally:
         for m in learns: m.training = True
 
-# %% ../nbs/81_features.ipynb #61f65d6e
+# %% ../nbs/81_features.ipynb #d5f33d05
 class FeatureSet(Dataset):
     "Pictures whose features a frozen trunk has computed once: an item has them in its target, as 'stages', and no pixels."
     @checked
@@ -115,48 +132,49 @@ class FeatureSet(Dataset):
         folder:str|Path|None=None,  # where they are kept; None: below $DETBOOK_HOME or ~/.cache/detbook
         dtype:Literal['float16', 'bfloat16', 'float32']='float16',  # in which they are kept
     ):
-        self.rows, hows = check_features(dataset, model)
+        self.rows, self.trunk = check_features(dataset, model), _trunk_key(model)
         self.dataset, self.folder, self.dtype = dataset, Path(folder) if folder else _default_folder(), dtype
-        self.classes, self.name, self.sizes = dataset.classes, getattr(dataset, 'name', type(dataset).__name__), getattr(dataset, 'sizes', None)
-        self.transforms, self.has_masks = getattr(dataset, 'transforms', None), getattr(dataset, 'has_masks', False)
-        self.trunk, digests = _trunk_key(model), {}
-        self.keys = []
-        for ds, k, t, _ in self.rows:
-            path = ds.path(k)
-            if path not in digests: digests[path] = hashlib.sha256(path.read_bytes()).hexdigest()
-            self.keys.append(hashlib.blake2b(json.dumps([self.trunk, digests[path], hows[id(t)], dtype]).encode(), digest_size=16).hexdigest())
+        self.classes, self.name = getattr(dataset, 'classes'), getattr(dataset, 'name', type(dataset).__name__)
+        paths = [ds.path(k) for ds, k, *_ in self.rows]
+        digests = {p: hashlib.sha256(p.read_bytes()).hexdigest() for p in set(paths)}
+        key = lambda path, how: hashlib.blake2b(json.dumps([self.trunk, digests[path], how, dtype]).encode(), digest_size=16)
+        self.keys = [key(p, how).hexdigest() for p, (*_, how) in zip(paths, self.rows)]
         self._compute(model)
 
-    def _file(self, i, mirrored): return self.folder/self.keys[i][:2]/f'{self.keys[i]}{"_mirrored" if mirrored else ""}.safetensors'
+    def _file(self, i, mirrored):
+        return self.folder/self.keys[i][:2]/f'{self.keys[i]}{"_mirrored"*mirrored}.safetensors'
 
     def _compute(self, model):
         "Let the trunk look at all pictures of which nothing is there yet."
-        wanted = {self._file(i, m): (i, m) for i,(_,_,t,_) in enumerate(self.rows) for m in ((False, True) if _mirrors(_steps_of(t)) else (False,))}
-        there = [p for p in wanted if p.exists()]
-        lacks = [p for p in wanted if p not in set(there)]
+        ways = lambda transforms: (False, True) if _mirrors(_steps_of(transforms)) else (False,)
+        wanted = {self._file(i, m): (i, m) for i, (_, _, t, *_) in enumerate(self.rows) for m in ways(t)}
+        lacks = [p for p in wanted if not p.exists()]
         bar = Progress(len(lacks), 'pictures')
         for n, path in enumerate(lacks):
-            i, mirrored = wanted[path]
-            self._write(path, model, i, mirrored)
+            self._write(path, model, *wanted[path])
             bar.step(last=n == len(lacks) - 1)
             if n == 0: self._has_room(path.stat().st_size, len(lacks) - 1)
-        size = sum(p.stat().st_size for p in wanted)
-        say(f'features of {len({self.keys[i] for i,_ in wanted.values()})} pictures{", as they are and mirrored" if any(m for _,m in wanted.values()) else ""}: {_size(size)} in {self.folder}; '
-            f'{len(lacks)} of {len(wanted)} files were computed now' if lacks else f'features of {len(self.rows)} pictures: all are there, {_size(size)} in {self.folder}')
+        size, where = sum(p.stat().st_size for p in wanted), f'in {self.folder}'
+        what = f'features of {len(set(self.keys))} pictures' + ', as they are and mirrored'*any(m for _, m in wanted.values())
+        if lacks: say(f'{what}: {_size(size)} {where}; {len(lacks)} of {len(wanted)} files were computed now')
+        else: say(f'{what}: all are there, {_size(size)} {where}')
 
     def _has_room(self, each, more):
         "Raise OSError before a disk is full."
         free = shutil.disk_usage(self.folder).free
-        if each*more > .9*free: raise OSError(f'features of {more} more pictures would take about {_size(each*more)} in {self.folder}, and {_size(free)} are free: name another folder, take smaller pictures, or train without kept features')
+        if each*more <= .9*free: return
+        raise OSError(f'features of {more} more pictures would take about {_size(each*more)} in {self.folder}, and {_size(free)} '
+                      'are free: name another folder, take smaller pictures, or train without kept features')
 
     def _write(self, path, model, i, mirrored):
-        ds, k, t, _ = self.rows[i]
+        ds, k, t, *_ = self.rows[i]
         image = ds.image(k)
         for s in _steps_of(t):
             if isinstance(s, Flip): image = image.flip(-1) if mirrored else image
             elif not isinstance(s, DropSmall): image = s(image, {})[0]
         stages = [s.to('cpu', getattr(torch, self.dtype)).contiguous() for s in _look(model, image.as_subclass(Tensor))]
-        if not all(bool(s.isfinite().all()) for s in stages): raise ValueError(f"the features of {ds.path(k)} are not finite in {self.dtype}: dtype='float32' keeps larger numbers")
+        if not all(bool(s.isfinite().all()) for s in stages):
+            raise ValueError(f"the features of {ds.path(k)} are not finite in {self.dtype}: dtype='float32' keeps larger numbers")
         with whole_file(path) as part: safetensors.torch.save_file({str(n): s for n,s in enumerate(stages)}, part)
 
     @checked
@@ -168,7 +186,10 @@ class FeatureSet(Dataset):
         if not 0 <= i < len(self): raise IndexError(f'i is {i}; {self.name} has the pictures 0 to {len(self) - 1}')
         path = self._file(i, mirrored)
         try: found = safetensors.torch.load_file(path)
-        except Exception as e: raise ValueError(f'{path}, the features of {self.rows[i][0].path(self.rows[i][1])}, cannot be read ({e}): delete it, and a new FeatureSet computes it again') from None
+        except Exception as e:
+            ds, k, *_ = self.rows[i]
+            raise ValueError(f'{path}, the features of {ds.path(k)}, cannot be read ({e}): '
+                             'delete it, and a new FeatureSet computes it again') from None
         return tuple(found[str(n)] for n in range(len(found)))
 
     @checked
@@ -177,19 +198,23 @@ class FeatureSet(Dataset):
     ):
         "Raise ValueError where the trunk of a detector is not the one that the features are of, or learns."
         check_frozen(model)
-        if _trunk_key(model) != self.trunk: raise ValueError(f'the trunk of {type(model).__name__} is no longer the one that these features are of: build the FeatureSet after its weights are loaded')
+        if _trunk_key(model) == self.trunk: return
+        raise ValueError(f'the trunk of {type(model).__name__} is no longer the one that these features are of: '
+                         'build the FeatureSet after its weights are loaded')
 
     def __len__(self): return len(self.rows)
 
     def __getitem__(self, i):
         if not -len(self) <= i < len(self): raise IndexError(f'picture {i} of {len(self)}')
         i %= len(self)
-        ds, k, t, name = self.rows[i]
+        ds, k, t, name, _ = self.rows[i]
         target = ds.target(k)
-        image = tv_tensors.Image(torch.empty(3, *target['ori_size'], dtype=torch.uint8, device='meta'))      # has a size and no pixels: steps cost nothing
+        no_pixels = torch.empty(3, *target['ori_size'], dtype=torch.uint8, device='meta')       # has a size: steps cost nothing
+        image = tv_tensors.Image(no_pixels)
         if t is not None:
             moved = t(image, target)
             if moved is None: return None
             image, target = moved
         if name is not None: target = {**target, 'image_id': name}
-        return torch.full((1, 1, 1), torch.nan).expand(3, *image.shape[-2:]), {**target, 'stages': self.stages(i, target.get('flipped', False))}
+        stages = self.stages(i, target.get('flipped', False))
+        return torch.full((1, 1, 1), torch.nan).expand(3, *image.shape[-2:]), {**target, 'stages': stages}
