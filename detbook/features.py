@@ -7,7 +7,7 @@ Docs: https://detbook.github.io/detbook/features.html.md"""
 # %% auto #0
 __all__ = ['FeatureSet']
 
-# %% ../nbs/81_features.ipynb #f652d960
+# %% ../nbs/81_features.ipynb #fa57a4ae
 import hashlib, json, os, shutil
 from pathlib import Path
 from typing import Any, Literal
@@ -22,7 +22,7 @@ from .outputs import Progress
 from .data import CocoDataset
 from .transforms import DropSmall, Flip, RandomResize, Resize
 
-# %% ../nbs/81_features.ipynb #03ac4989
+# %% ../nbs/81_features.ipynb #73d59b4e
 def _steps_of(transforms):
     "The steps of an `Augment`, or of a config's pipeline."
     if transforms is None: return []
@@ -58,7 +58,7 @@ def _rows(ds):
     raise TypeError('features are kept of the pictures of a CocoDataset, or of several that are joined; '
                     f'a {type(ds).__name__} makes new pictures, or hides where they come from')
 
-# %% ../nbs/81_features.ipynb #0af012fb
+# %% ../nbs/81_features.ipynb #524ef08c
 # what is no matter where a trunk is only looked through
 _NO_MATTER = 'training', 'trained', 'loaded_from', 'frozen_stages', 'norm_grad', 'arguments'
 
@@ -93,7 +93,7 @@ def check_frozen(
     raise ValueError(f'features are kept of a trunk that is frozen, and {len(learn)} tensors of {type(trunk).__name__} learn, '
                      f'such as {learn[0]}: {how}')
 
-# %% ../nbs/81_features.ipynb #5b827fe0
+# %% ../nbs/81_features.ipynb #5af0e643
 @checked
 def check_features(
     dataset:Dataset,    # CocoDataset, or several that are joined
@@ -105,7 +105,7 @@ def check_features(
     hows = {id(t): '; '.join(filter(None, map(_how, _steps_of(t)))) for _,_,t,_ in rows}
     return [(*r, hows[id(r[2])]) for r in rows]
 
-# %% ../nbs/81_features.ipynb #a2969f99
+# %% ../nbs/81_features.ipynb #f921a4f2
 def _default_folder(): return Path(os.environ.get('DETBOOK_HOME') or Path.home()/'.cache'/'detbook')/'features'
 
 def _size(n):
@@ -122,7 +122,7 @@ def _look(model, image):
     finally:
         for m in learns: m.training = True
 
-# %% ../nbs/81_features.ipynb #d5f33d05
+# %% ../nbs/81_features.ipynb #0c571ee4
 class FeatureSet(Dataset):
     "Pictures whose features a frozen trunk has computed once: an item has them in its target, as 'stages', and no pixels."
     @checked

@@ -129,7 +129,7 @@ class DetectionDL(DataLoader):
     ):
         "Show images with their truths, as the model gets them."
         images, targets = self.one_batch() if b is None else b
-        if 'stages' in targets[0]: raise ValueError('the batches of kept features have no pixels to show; those of the loaders that detection_learner was given have')
+        if 'stages' in targets[0]: raise ValueError('the batches of kept features have no pixels to show; those of the loaders that detection_learner was given have them')
         show_grid(list(zip([i.cpu() for i in images], targets))[:max_n], cols=3, classes=self.dataset.classes)
 
 # %% ../nbs/61_learner.ipynb #a6c5b3bd
@@ -299,12 +299,6 @@ def _as_is(image, target): return image, target
 
 def _with_pixels(ds): return ds.dataset if isinstance(ds, FeatureSet) else ds
 
-def _keep_features(dls, model, folder):
-    "The same loaders, whose training batches have the features of a frozen trunk in place of pixels."
-    kept = FeatureSet(dls.train_ds, model.to(dls.device), None if folder is True else folder)
-    new = _Loaders(dls.train.new(dataset=kept), dls.valid, device=dls.device)
-    new.classes = dls.classes
-    return new
 
 class DetectionLearner(Learner):
     "A fastai `Learner` whose model is a detector."
@@ -397,6 +391,17 @@ class DetectionLearner(Learner):
         for image,target in (ds[i] for i in range(min(max_n, len(ds)))):
             found, = self._look(lambda: self.model.predict([image.as_subclass(Tensor).to(device)]))
             show_pair(image, target, found, self.dls.classes, min_score)
+
+    @strict
+    def cache_features(self,
+        folder:str|Path|None=None,  # where they are kept; None: below ~/.cache/detbook
+    ):                              # this Learner
+        "Compute the features of a frozen trunk once, and let training read them in place of pixels; ValueError where the trunk learns."
+        old = self.dls
+        kept = FeatureSet(_with_pixels(old.train_ds), self.model.to(old.device), folder)
+        self.dls = _Loaders(old.train.new(dataset=kept), old.valid, device=old.device)
+        self.dls.classes = old.classes
+        return self
 
     def save_detector(self,
         path:str,   # file to write, by custom `.safetensors`
@@ -510,7 +515,6 @@ def detection_learner(
     metrics:tuple|None=None,            # 'bbox', 'segm', 'keypoints'; None: what the model predicts and the validation set knows
     lr:float=1e-3,                      # default learning rate
     cbs=None,                           # one more fastai callback, or several
-    cache_features:bool|str|Path=False, # compute the features of a frozen trunk once, and keep them: in this folder; True: below ~/.cache/detbook
 )->DetectionLearner:                    # ready for lr_find, fit_one_cycle, fine_tune
     "Put a detector and its data together; a builder without weights trains all its layers, norms included."
     if not isinstance(model, nn.Module):
@@ -520,7 +524,6 @@ def detection_learner(
     if metrics is None: metrics = ('bbox', *_finds_more(model, dls.valid_ds))
     _check_measures(metrics, model, dls.valid_ds)
     _keep_size(model, dls)
-    if cache_features: dls = _keep_features(dls, model, cache_features)
     step = DetectionStep(metrics)
     named = [ValueMetric(_Figure(step, f'{m}_{k}'), f'{m}_{k}') for m in metrics for k in ('mAP', 'mAP_50')]
     return DetectionLearner(dls, model, sum_losses, opt_func=adamw, lr=lr, splitter=split_backbone, metrics=named, cbs=[step, *([cbs] if isinstance(cbs, Callback) else cbs or [])])

@@ -266,12 +266,13 @@ def test_what_is_no_set_of_pictures(ds, tmp_path):
 def test_the_learner_learns_from_them(ds, coco, tmp_path):
     "The same losses, step by step, with the trunk asked for the validation set alone; measuring on the training set looks at pictures."
     valid, terms = CocoDataset(coco, transforms=seen(scale=(96, 96))), []
-    for how in ({}, dict(cache_features=tmp_path/'kept')):
+    for how in (False, True):
         model = detector()
         asked = []
         model.backbone.register_forward_hook(lambda m, x, y: asked.append(model.training))
         dls = detection_dls(Subset(ConcatDataset([ds, ds]), [0, 5, 2, 3]), valid, bs=2)
-        learn = quiet(detection_learner, dls, model, metrics=('bbox',), **how)[0]
+        learn = detection_learner(dls, model, metrics=('bbox',))
+        if how: assert quiet(learn.cache_features, tmp_path/'kept')[0] is learn
         asked.clear()
         torch.manual_seed(5); random.seed(5); dls.train.rng.seed(5); learn.dls.train.rng.seed(5)
         with learn.no_bar(), learn.no_logging(): learn.fit(2, 1e-3)
@@ -288,11 +289,11 @@ def test_the_learner_learns_from_them(ds, coco, tmp_path):
             with pytest.raises(ValueError, match='is no longer the one'), learn.no_bar(): learn.fit(1)
     for k in terms[0]: torch.testing.assert_close(torch.tensor(terms[1][k]), torch.tensor(terms[0][k]), rtol=.05, atol=.01)
     model.backbone.requires_grad_(True)
-    with pytest.raises(ValueError, match='tensors of Little learn'): detection_learner(dls, model, cache_features=tmp_path)
+    with pytest.raises(ValueError, match='tensors of Little learn'): learn.cache_features(tmp_path)
 
 def test_ids_of_joined_sets_and_workers(ds, tmp_path):
     dls = detection_dls(Subset(ConcatDataset([ds, ds]), [0, 4, 2, 7]), ds.subset([1]), bs=2, num_workers=1)
-    learn = quiet(detection_learner, dls, detector(), cache_features=str(tmp_path))[0]
+    learn = quiet(detection_learner(dls, detector()).cache_features, str(tmp_path))[0]
     ids = [t['image_id'] for _, targets in learn.dls.train for t in targets]
     assert sorted(ids) == sorted(dls.train_ds.image_ids) == [1, 2, 3, 4]
 
