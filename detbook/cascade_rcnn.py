@@ -219,7 +219,7 @@ class CascadeRCNN(Detector):
     )->dict:            # loss_rpn_cls, loss_rpn_bbox, s0.loss_cls, s0.loss_bbox, (s0.loss_mask,) s1... : scalars to be added up
         "What the network has to learn from these images."
         batch, truths = prepare(self, images, targets, self.num_classes, () if self.roi_head.mask_head is None else ('masks',))
-        feats = self.neck(self.backbone(batch.pixels))
+        feats = self.neck(self.stages(batch))
         out = self.rpn_head(feats)
         losses = self.rpn_head.loss(out, batch, truths)
         proposals, canvas = self.rpn_head.propose(out, batch, train=True), self.roi_head.bbox_extractor.canvas(feats)

@@ -150,6 +150,21 @@ def _warn_untrained(model):
                   "load weights (weights=, weights_backbone=), or build the backbone with frozen_stages=-1, norm_eval=False", key=(type(model), 'untrained'))
 
 # %% ../nbs/21_detector.ipynb #eac9b5ec
+def _given_stages(targets, batch):
+    "What the backbone gives for each picture, where the targets bring it along, with zeros beyond it as in a batch of pixels; None where they do not."
+    given = [t.get('stages') for t in targets]
+    if all(s is None for s in given): return None
+    for i,s in enumerate(given):
+        if s is None: raise ValueError(f"targets[{i}] has no 'stages', and others of the batch have; expected them in all targets or in none")
+        check('stages some (C,h,w)', s, where=f'targets[{i}]')
+        if len(s) != len(given[0]): raise ValueError(f"targets[{i}]['stages'] has {len(s)} tensors, targets[0] {len(given[0])}")
+    out = []
+    for level in zip(*given):
+        padded = batch.pixels.new_zeros(len(level), level[0].shape[0], *(max(s.shape[d] for s in level) for d in (1, 2)))
+        for p,s in zip(padded, level): p[:, :s.shape[1], :s.shape[2]] = s.to(p.device, non_blocking=True)
+        out.append(padded)
+    return tuple(out)
+
 def prepare(
     model:nn.Module,            # a detector
     images:list,                # B tensors (3,h,w) RGB, 0..255
@@ -165,7 +180,7 @@ def prepare(
         _warn_untrained(model)
         model.trained = True        # from here on it learns, and it was said
     batch = model.preprocess(images, train=True)
-    return batch, pad_truths(targets, batch, need)
+    return batch._replace(stages=_given_stages(targets, batch)), pad_truths(targets, batch, need)
 
 # %% ../nbs/21_detector.ipynb #aca24608
 def prepare_images(
@@ -244,6 +259,13 @@ class Detector(nn.Module):
         self.preprocess = Preprocess(*_colours(backbone)) if preprocess is None else preprocess
         self.backbone = backbone
         self.neck = FPN(self.backbone.out_channels, **fpn) if neck is None else neck
+
+    def stages(self,
+        batch:Batch,    # of `prepare` or `prepare_images`
+    )->tuple:           # tensors (B,C_i,H_i,W_i), finest first
+        "What the backbone gives for a batch; where that was computed before, and came with the targets, nothing is computed."
+        check('batch Batch', batch)
+        return self.backbone(batch.pixels) if batch.stages is None else batch.stages
 
     def features(self,
         images:list,    # B tensors (3,h,w) RGB, 0..255

@@ -293,7 +293,7 @@ class FastRCNN(Detector):
         "What the network has to learn from these images."
         stage = self.roi_head
         batch, truths = prepare(self, images, targets, self.num_classes, () if stage.mask_head is None else ('masks',))
-        canvas = stage.bbox_extractor.canvas(self.neck(self.backbone(batch.pixels)))
+        canvas = stage.bbox_extractor.canvas(self.neck(self.stages(batch)))
         rois = stage.sample(canvas, pad_proposals(proposals, batch), truths)
         feats = stage.read(canvas, rois.boxes)
         losses = stage.bbox_head.loss(*stage.boxes(canvas, rois.boxes, feats), rois)

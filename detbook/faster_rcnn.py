@@ -45,7 +45,7 @@ class FasterRCNN(Detector):
     )->dict:            # loss_rpn_cls, loss_rpn_bbox, loss_cls, loss_bbox: scalars whose sum is the objective
         "What the network has to learn from these images."
         batch, truths = prepare(self, images, targets, self.num_classes)
-        feats = self.neck(self.backbone(batch.pixels))
+        feats = self.neck(self.stages(batch))
         out = self.rpn_head(feats)
         losses = self.rpn_head.loss(out, batch, truths)
         proposals, canvas = self.rpn_head.propose(out, batch, train=True), self.roi_head.bbox_extractor.canvas(feats)

@@ -230,7 +230,7 @@ class FCOS(Detector):
     )->dict:            # loss_cls, loss_bbox, loss_centerness: scalars whose sum is the objective
         "What the network has to learn from these images."
         batch, truths = prepare(self, images, targets, self.num_classes)
-        out = self.bbox_head(self.neck(self.backbone(batch.pixels)))
+        out = self.bbox_head(self.neck(self.stages(batch)))
         return self.bbox_head.loss(out, batch, truths)
 
     @torch.no_grad()

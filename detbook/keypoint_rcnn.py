@@ -230,7 +230,7 @@ class KeypointRCNN(Detector):
         _check_keypoints(targets, self.num_keypoints)
         batch, truths = prepare(self, images, targets, self.num_classes, ('keypoints',))
         if truths.keypoints is None: truths = truths._replace(keypoints=truths.boxes.new_zeros(*truths.labels.shape, self.num_keypoints, 3))
-        feats = self.neck(self.backbone(batch.pixels))
+        feats = self.neck(self.stages(batch))
         out = self.rpn_head(feats)
         losses = self.rpn_head.loss(out, batch, truths)
         proposals = self.rpn_head.propose(out, batch, train=True)

@@ -19,6 +19,7 @@ with warnings.catch_warnings():         # fastai compiles a helper as it is impo
 import copy, inspect, math
 from collections.abc import Callable
 from functools import partial
+from pathlib import Path
 from typing import Any
 import torch
 from torch import nn, Tensor
@@ -43,6 +44,7 @@ from .data import collate
 from .transforms import Crop, Flip, RandomResize, Resize, original_size, to_original
 from .results import to_coco
 from .metrics import evaluate
+from .features import FeatureSet
 
 # %% ../nbs/63_learner.ipynb #d9548dc4
 def _rows(ds):
@@ -128,6 +130,7 @@ class DetectionDL(DataLoader):
     ):
         "Show images with their truths, as the model gets them."
         images, targets = self.one_batch() if b is None else b
+        if 'stages' in targets[0]: raise ValueError('the batches of kept features have no pixels to show; those of the loaders that detection_learner was given have them')
         show_grid(list(zip([i.cpu() for i in images], targets))[:max_n], cols=3, classes=self.dataset.classes)
 
 # %% ../nbs/63_learner.ipynb #a6c5b3bd
@@ -295,6 +298,9 @@ def _instead(name, sentence):
 
 def _as_is(image, target): return image, target
 
+def _with_pixels(ds): return ds.dataset if isinstance(ds, FeatureSet) else ds
+
+
 class DetectionLearner(Learner):
     "A fastai `Learner` whose model is a detector."
     export  = _instead('export', 'learn.save_detector(path) writes one file of weights, names and settings, and detbook.weights.load_detector(path) opens it')
@@ -302,6 +308,7 @@ class DetectionLearner(Learner):
     tta     = _instead('tta', 'detbook.inference.inference_detector(learn.model, picture, dict(tta=True)) looks in a mirror too')
 
     def _do_fit(self):
+        if isinstance(self.dls.train_ds, FeatureSet): self.dls.train_ds.still_fits(self.model)
         if 'keypoints' in self.detection_step.measures: _check_sigmas(self.detection_step.sigmas, self.model, self.dls.valid_ds)
         super()._do_fit()
 
@@ -318,7 +325,7 @@ class DetectionLearner(Learner):
     def _measured(self, dl):
         "A loader whose pictures can be measured: all of them, in order, without chance, with the classes of the model."
         if not hasattr(dl, 'dataset'): raise TypeError(f'a {type(dl).__name__} is no loader of a data set: detection_dls(train, other).valid is one')
-        ds = _pictures(dl.dataset)
+        ds = _pictures(_with_pixels(dl.dataset))
         if list(ds.classes) != list(self.dls.classes): raise ValueError(f'{ds.name} has the classes {list(ds.classes)}, the model was made for {list(self.dls.classes)}')
         if not hasattr(ds, 'to_coco') or any(not hasattr(p, 'to_coco') for p in getattr(ds, 'parts', ())):
             if self.detection_step.measures: raise TypeError(f'{ds.name} has no truths to measure by: expected a CocoDataset; metrics=() trains without measuring')
@@ -381,9 +388,21 @@ class DetectionLearner(Learner):
         "Draw truths and predictions side by side, on the first images of the validation set."
         dl = self.dls.valid if dl is None else dl
         device = next(self.model.parameters()).device
-        for image,target in (dl.dataset[i] for i in range(min(max_n, len(dl.dataset)))):
+        ds = _with_pixels(dl.dataset)
+        for image,target in (ds[i] for i in range(min(max_n, len(ds)))):
             found, = self._look(lambda: self.model.predict([image.as_subclass(Tensor).to(device)]))
             show_pair(image, target, found, self.dls.classes, min_score)
+
+    @strict
+    def cache_features(self,
+        folder:str|Path|None=None,  # where they are kept; None: below ~/.cache/detbook
+    ):                              # this Learner
+        "Compute the features of a frozen trunk once, and let training read them in place of pixels; ValueError where the trunk learns."
+        old = self.dls
+        kept = FeatureSet(_with_pixels(old.train_ds), self.model.to(old.device), folder)
+        self.dls = _Loaders(old.train.new(dataset=kept), old.valid, device=old.device)
+        self.dls.classes = old.classes
+        return self
 
     def save_detector(self,
         path:str,   # file to write, by custom `.safetensors`

@@ -55,7 +55,7 @@ class MaskRCNN(Detector):
     )->dict:            # loss_rpn_cls, loss_rpn_bbox, loss_cls, loss_bbox, loss_mask: scalars to be added up
         "What the network has to learn from these images."
         batch, truths = prepare(self, images, targets, self.num_classes, ('masks',))
-        feats = self.neck(self.backbone(batch.pixels))
+        feats = self.neck(self.stages(batch))
         out = self.rpn_head(feats)
         losses = self.rpn_head.loss(out, batch, truths)
         proposals = self.rpn_head.propose(out, batch, train=True)

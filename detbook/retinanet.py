@@ -277,7 +277,7 @@ class RetinaNet(Detector):
     )->dict:            # loss_cls, loss_bbox: scalars whose sum is the objective
         "What the network has to learn from these images."
         batch, truths = prepare(self, images, targets, self.num_classes)
-        out = self.bbox_head(self.neck(self.backbone(batch.pixels)))
+        out = self.bbox_head(self.neck(self.stages(batch)))
         return self.bbox_head.loss(out, batch, truths)
 
     @torch.no_grad()

@@ -210,7 +210,7 @@ class RPN(Detector):
     )->dict:            # loss_rpn_cls, loss_rpn_bbox: scalars whose sum is the objective
         "What the network has to learn from these images."
         batch, truths = prepare(self, images, targets)
-        out = self.bbox_head(self.neck(self.backbone(batch.pixels)))
+        out = self.bbox_head(self.neck(self.stages(batch)))
         return self.bbox_head.loss(out, batch, truths)
 
     def predict(self,

@@ -19,6 +19,7 @@ from .checkpoint import load_checkpoint
 from .describe import save_detector
 from .detector import load_backbone
 from .efficientnet import TimmBackbone
+from .features import FeatureSet, check_features
 from .rpn import RPN
 from .nodes import ConfigError
 from .parts import ConfigPart, finish_part
@@ -162,9 +163,10 @@ class Trainer:
         state:State|None=None,  # to go on from
         own:tuple=(),           # classes of yours that the config names
         dry:bool=False,         # is this a rehearsal, of which nothing stays?
+        cache_features:bool|str|Path=False, # keep the features of a frozen trunk, and learn from them: in this folder; True: below ~/.cache/detbook
     ):
         self.cfg, self.work_dir, self.seed, self.save_every, self.dry = cfg, Path(work_dir), seed, save_every, dry
-        self.place = place()
+        self.place, self.cache_features = place(), cache_features
         self.device_name = torch.cuda.get_device_name(self.place.device) if self.place.device.type == 'cuda' else 'CPU'
         self._build_data()
         self.times, hooks = read_timetable(cfg, len(self.plan), own), read_hooks(cfg, own)
@@ -180,6 +182,7 @@ class Trainer:
         self.average, self.averages_from = self._build_average(hooks['average'])
         self.optim, self.rate = self._build_optimizer()
         self._begin(state)
+        if cache_features and self.step < self.times.steps: self._keep_features()
 
     def _build_data(self)->None:
         "What is learnt from, in which order, and the loader that brings it."
@@ -196,6 +199,17 @@ class Trainer:
         _same_classes(self.data, self.val)
         plan = build_plan(loads | dict(batch_size=loads.get('batch_size', 1)), self.val, path='val_dataloader')
         build_loader(self.val, loads, plan, path='val_dataloader')
+
+    def _keep_features(self):
+        "Let the trunk look at every picture once; from then on a batch has features in place of pixels."
+        if self.dry:
+            check_features(self.data, self.model)
+            return say('a rehearsal keeps no features: the step below is one with pictures')
+        folder = None if self.cache_features is True else self.cache_features
+        for first in (True, False):             # what rank 0 has computed the others find
+            if is_main() is first: kept = FeatureSet(self.data, self.model, folder)
+            if self.place.world_size > 1: dist.barrier()
+        self.loader = build_loader(kept, ConfigPart(self.cfg, 'the config')('train_dataloader'), self.plan, context=read_environment(self.cfg), path='train_dataloader')
 
     def _build_average(self, asked):
         "The running average that the config asks for, or None; and the step after which it begins."
@@ -235,7 +249,7 @@ class Trainer:
         def seen(data): return {f'content of {d["file"]}': f'sha256 {d["sha256"][:12]}, {d["images"]} images, {d["objects"]} objects' for d in fingerprint(data)}
         v = versions()
         return deciding_settings(self.cfg) | {'number of processes': self.place.world_size, 'device': self.device_name, 'torch': v['torch'], 'detbook': v['detbook'],
-            'what is measured': list(self.measures.metrics) if self.measures else 'nothing'} | (seen(self.val) if self.measures else {}) | seen(self.data)
+            'what is measured': list(self.measures.metrics) if self.measures else 'nothing'} | ({'features': 'kept, in float16'} if self.cache_features else {}) | (seen(self.val) if self.measures else {}) | seen(self.data)
 
     def _compare_settings(self, state):
         "Refuse a state of other classes; say each setting that is another now."

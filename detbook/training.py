@@ -229,7 +229,7 @@ def _end(trainer, seconds, keep_state, advise):
     if advise: say(next_commands(trainer.work_dir))
     if is_main(): say(_last_line(Run(trainer.work_dir)))
 
-def _in_process(cfg, work_dir, resume, validate, seed, save_every, launcher, arguments, news, own, keep_state, dry):
+def _in_process(cfg, work_dir, resume, validate, seed, save_every, launcher, arguments, news, own, keep_state, dry, cache_features):
     "What each process of a run does; the signal that stopped it, or 0. Of a rehearsal, where `dry` is the folder that the run would have, what was seen."
     with process_group(launcher), contextlib.ExitStack() as lock:
         seed = _set_machine(cfg, seed)
@@ -238,7 +238,7 @@ def _in_process(cfg, work_dir, resume, validate, seed, save_every, launcher, arg
         if state and seed not in (None, state.notes['seed']): raise ValueError(f'{state.path} is of a run with the seed {state.notes["seed"]}, and now the seed is {seed}')
         seed, start = state.notes['seed'] if state else seed or 0, time.time()
         for line in news: say(line)
-        trainer = Trainer(cfg, work_dir, seed, validate, save_every, state, load_own(own), dry is not None)
+        trainer = Trainer(cfg, work_dir, seed, validate, save_every, state, load_own(own), dry is not None, cache_features)
         _introduce(trainer, arguments)
         if dry is not None:
             seen = _rehearse(trainer)
@@ -249,21 +249,21 @@ def _in_process(cfg, work_dir, resume, validate, seed, save_every, launcher, arg
         return trainer.signal
 
 # %% ../nbs/85_training.ipynb #42a75dab
-def _which_config(config, model, data, set):
+def _which_config(config, model, data, set, frozen):
     "The config that is meant, and what is to be said about it."
     if (config is None) == (model is None):
         raise ValueError('expected a config: a file, or the name of a recipe; or --model small with --data' if config is None else f'--model {model} takes the place of a config, and {str(config)[:60]!r} is one: give one of them')
     if model is None: return read_training_config(config, set), []
     if model != 'small': raise ValueError(f'model is {model!r}; expected small')
     if data is None: raise ValueError('--model small goes with --data, the folder of your pictures and boxes')
-    cfg, about = small_config()
+    cfg, about = small_config(frozen)
     return read_training_config(cfg), [about]
 
 def _check_words(words):
     "One sentence for a word of the command that has another type or value than it may have."
-    for k in ('work_dir', 'resume'):
+    for k in ('work_dir', 'resume', 'cache_features'):
         v = words[k]
-        if not (v is None or isinstance(v, (str, os.PathLike)) or k == 'resume' and isinstance(v, bool)): raise TypeError(f'{k} is {v!r:.60}; expected a path')
+        if not (v is None or isinstance(v, (str, os.PathLike)) or k != 'work_dir' and isinstance(v, bool)): raise TypeError(f'{k} is {v!r:.60}; expected a path')
     for k in ('validate', 'dry_run'):
         if not isinstance(words[k], bool): raise TypeError(f'{k} is {words[k]!r:.60}; expected True or False')
     launcher, gpus, seed, minutes = (words[k] for k in ('launcher', 'gpus', 'seed', 'save_every'))
@@ -304,10 +304,11 @@ def detbook_train(
     anchors:Literal['auto', 'keep']|None=None,  # with `data`, fit anchors that reach too few of the boxes, or keep the config's; None: auto
     on_bad:Literal['raise', 'skip', 'clip']|None=None,  # records and pictures that cannot be read: stop, leave out and count, or likewise and cut boxes that stick out; None: as the config has it, mostly raise
     model:Literal['small']|None=None,   # with `data`, a small detector for a laptop in place of a config
+    cache_features:bool|str=False,      # compute the features of a frozen trunk once, and learn from them: kept in this folder, or below ~/.cache/detbook
 )->Run|dict:                            # what the run has left; of a dry run what was seen: shapes, losses, seconds, when what happens
     "Train the detector that a config describes."
-    cfg, about = _which_config(config, model, data, set if data is None else ())
-    _check_words(dict(work_dir=work_dir, resume=resume, validate=validate, dry_run=dry_run, launcher=launcher, gpus=gpus, seed=seed, save_every=save_every))
+    cfg, about = _which_config(config, model, data, set if data is None else (), bool(cache_features))
+    _check_words(dict(work_dir=work_dir, resume=resume, cache_features=cache_features, validate=validate, dry_run=dry_run, launcher=launcher, gpus=gpus, seed=seed, save_every=save_every))
     name = Path(cfg.filename).stem if getattr(cfg, 'filename', None) else model or 'run'
     real, own = Path(work_dir or cfg.get('work_dir') or f'work_dirs/{name}'), _listed(own, (str, type))
     if not resume and cfg.get('resume'): resume = cfg.get('load_from') or True
@@ -335,7 +336,8 @@ def detbook_train(
         if ema is not None:
             _add_average(cfg, ema)
             arguments['ema'] = ema
-        how = cfg, folder, resume, validate, seed, save_every, launcher, arguments, news, own, keep_state, real if dry_run else None
+        if cache_features: arguments['cache_features'] = str(cache_features)
+        how = cfg, folder, resume, validate, seed, save_every, launcher, arguments, news, own, keep_state, real if dry_run else None, cache_features
         ended = _in_process(*how) if gpus == 1 or launcher != 'none' else run_on(gpus, _in_process, *how)
     if dry_run: return ended
     if ended: raise SystemExit(128 + ended)

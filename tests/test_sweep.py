@@ -352,7 +352,7 @@ calls('schedule',
 calls('detector',
     prepare=lambda w: dict(model=w.mask, images=w.images, targets=w.targets, num_classes=4, need=('masks',)), prepare_images=lambda w: dict(model=w.mask, images=w.images),
     scale_detections=lambda w: dict(detections=two_found(w), have=[(64, 64)]*2, want=[(32, 32)]*2), Proposals__to_list=lambda w: (w.proposals, {}), check_fit=lambda w: dict(model=w.mask), check_detections=lambda w: dict(detections=two_found(w), images=2, need=('boxes', 'labels')),
-    Detector=lambda w: dict(backbone=w.mask.backbone, neck=w.mask.neck), Detector__features=lambda w: (w.mask, dict(images=w.images)), Detector__propose=lambda w: (w.mask, dict(images=w.images)),
+    Detector=lambda w: dict(backbone=w.mask.backbone, neck=w.mask.neck), Detector__features=lambda w: (w.mask, dict(images=w.images)), Detector__propose=lambda w: (w.mask, dict(images=w.images)), Detector__stages=lambda w: (w.mask, dict(batch=w.batch)),
     Detector__forward=lambda w: (w.mask, dict(images=w.images, targets=w.targets)), load_backbone=lambda w: dict(backbone=w.mask.backbone, weights=str(w.saved)))
 left_out('the last call of a detector\'s constructor, whose arguments are the constructor\'s', 'detector.finish_init')
 
@@ -574,13 +574,17 @@ average = lambda: new('ema.WeightAverage', model=nn.Linear(2, 2))
 calls('ema', WeightAverage=lambda w: dict(model=w.mask, momentum=.1, gamma=3, interval=2), WeightAverage__share=lambda w: (average(), dict(count=1)), WeightAverage__load=lambda w: (average(), dict(averages=dict(weight=torch.ones(2, 2), bias=torch.ones(2)), count=2)))
 left_out('without arguments', 'ema.WeightAverage__update', 'ema.WeightAverage__exchange', 'hooks.Hooks__state', 'boards.Boards__close')
 left_out('a block', 'ema.WeightAverage__in_place')
+def resting(w): torch.manual_seed(0); return new('detector.Detector', backbone=new('backbone.ResNet', depth=18, frozen_stages=4, norm_eval=True))
+def features(w): return new('features.FeatureSet', dataset=w.ds, model=resting(w), folder=w.folder/'features')
+calls('features', FeatureSet=lambda w: dict(dataset=w.ds, model=resting(w), folder=w.folder/'features', dtype='float16'), FeatureSet__stages=lambda w: (features(w), dict(i=1, mirrored=False)),
+    FeatureSet__still_fits=lambda w: (features(w), dict(model=resting(w))), check_frozen=lambda w: dict(model=resting(w)), check_features=lambda w: dict(dataset=w.ds, model=resting(w)))
 calls('hooks', Hooks=lambda w: dict(parts=[]), Hooks____call__=lambda w: (new('hooks.Hooks', parts=[]), dict(event='after_step', run=w.mask)), Hooks__load=lambda w: (new('hooks.Hooks', parts=[]), dict(tensors={}, values={})))
 calls('boards', Boards=lambda w: dict(boards={}), Boards__add=lambda w: (new('boards.Boards', boards={}), dict(group='train', figures=dict(loss=1.), step=1)), open_board=lambda w: dict(cfg=w.config(), work_dir=w.folder, step=1))
 calls('curves', read_log=lambda w: dict(folder=w.run))
 left_out('what `read_log` makes', 'curves.RunLog')
 calls('trainer', clock=lambda w: dict(seconds=2.5))
 calls('training', read_training_config=lambda w: dict(config='rpn_r50_fpn_1x_coco'))
-calls('adapt', adapt_config=lambda w: dict(cfg=w.config(), data=w.coco, folder=w.folder/'data', choices=new('adapt.Choices', val=.5, epochs=1, size=64, batch_size=1)), small_config=lambda w: {})
+calls('adapt', adapt_config=lambda w: dict(cfg=w.config(), data=w.coco, folder=w.folder/'data', choices=new('adapt.Choices', val=.5, epochs=1, size=64, batch_size=1)), small_config=lambda w: dict(frozen=True))
 left_out('trial steps in a process of its own: tests/test_folder.py', 'adapt.fit_batch')
 left_out('steps of `train`, called by it: tests/test_training.py', 'trainer.Trainer*', 'runs.Log__write', 'runs.begin_folder', 'trainer.build_model', 'training.next_commands')
 
