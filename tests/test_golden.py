@@ -73,6 +73,7 @@ def test_proposals(case):
         same_rows(p.numpy()[:len(stored)], stored, 1e-2)
 
 def test_detections(case):
+    if HEAVY(case.stem) and case.stem.startswith('faster') and not os.environ.get('DETBOOK_SLOW'): pytest.skip('heavy, and Mask R-CNN on C4 has the same boxes: set DETBOOK_SLOW=1')
     for i,p in enumerate(case.model.predict(case.images, **case.more)):
         found = torch.cat([p['boxes'], p['scores'][:,None], p['labels'][:,None].float()], 1).numpy()
         same_rows(found, case.stored[f'det{i}'], 1e-2)
