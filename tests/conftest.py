@@ -24,3 +24,9 @@ def cpu_limit():
     yield
     signal.setitimer(signal.ITIMER_VIRTUAL, 0)
     signal.signal(signal.SIGVTALRM, old)
+
+LONGEST = 'test_golden test_resume test_sweep test_parity test_training'.split()
+
+def pytest_collection_modifyitems(items):
+    "Files that take long come first."
+    items.sort(key=lambda i: LONGEST.index(i.path.stem) if i.path.stem in LONGEST else len(LONGEST))
