@@ -420,7 +420,7 @@ class _Figure:
     def __call__(self): return self.step.figure(self.name)
 
 # %% ../nbs/63_learner.ipynb #b29fd2bd
-adamw = partial(OptimWrapper, opt=torch.optim.AdamW, betas=(.9,.99), eps=1e-8, weight_decay=.01, fused=True)   # weights get smaller by lr*weight_decay a step
+adamw = partial(OptimWrapper, opt=torch.optim.AdamW, betas=(.9,.99), eps=1e-8, weight_decay=.01, fused=True, foreach=False)   # weights get smaller by lr*weight_decay a step
 
 # %% ../nbs/63_learner.ipynb #d4d084e8
 def computes_bfloat16(
