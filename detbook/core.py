@@ -395,12 +395,21 @@ def moved(
     return __getattr__
 
 # %% ../nbs/01_core.ipynb #4b6cd4d0
+_own_counts = []        # not empty: each rank counts for itself
+
+@contextmanager
+def own_counts():
+    "Let each rank count for itself inside of the `with` block, where ranks make unequal numbers of steps: nobody waits for the others."
+    _own_counts.append(True)
+    try: yield
+    finally: _own_counts.pop()
+
 def mean_over_ranks(
     x:Tensor,   # a loss normaliser, such as the number of positive samples on this rank
 )->Tensor:      # its mean over all ranks
-    "Average `x` over the process group; outside of one, `x` itself."
+    "Average `x` over the process group; outside of one and inside of `own_counts`, `x` itself."
     check('x (...)', x)
-    if not (dist.is_available() and dist.is_initialized()): return x
+    if _own_counts or not (dist.is_available() and dist.is_initialized()): return x
     x = x.detach() / dist.get_world_size()
     dist.all_reduce(x)
     return x

@@ -119,7 +119,7 @@ calls('core',
     test_same=lambda w: dict(actual=w.boxes, expected=w.boxes, rtol=1e-5, atol=1e-6),
     strict=lambda w: dict(f=len), component=lambda w: dict(cls=type('A', (), dict(__init__=lambda self, a=1: None))), checked=lambda w: dict(f=w.ax),
     warn_once=lambda w: dict(message='sweep'), mean_over_ranks=lambda w: dict(x=torch.tensor(3.)), check=lambda w: dict(text='a (N)'), check_keys=lambda w: dict(d=dict(a=1)), settings=lambda w: dict(x=new('nms.NMS')), constructor_parameters=lambda w: dict(cls=type(new('nms.NMS'))), say=lambda w: dict(text='sweep'))
-left_out('a block: counts what runs inside', 'core.count_syncs', 'core.counted_as')
+left_out('a block: counts what runs inside', 'core.count_syncs', 'core.counted_as', 'core.own_counts')
 left_out('a line at the end of a chapter: tests/test_project.py looks for the names', 'core.moved')
 
 calls('show',
@@ -582,6 +582,8 @@ calls('hooks', Hooks=lambda w: dict(parts=[]), Hooks____call__=lambda w: (new('h
 calls('boards', Boards=lambda w: dict(boards={}), Boards__add=lambda w: (new('boards.Boards', boards={}), dict(group='train', figures=dict(loss=1.), step=1)), open_board=lambda w: dict(cfg=w.config(), work_dir=w.folder, step=1))
 calls('curves', read_log=lambda w: dict(folder=w.run))
 left_out('what `read_log` makes', 'curves.RunLog')
+calls('callbacks', SaveState=lambda w: dict(folder=w.folder/'fit', every=2), Distributed=lambda w: {})
+left_out('fastai calls it: the chapter and tests/test_callbacks.py', 'callbacks.SaveState__*', 'callbacks.Distributed__*')
 calls('trainer', clock=lambda w: dict(seconds=2.5))
 calls('training', read_training_config=lambda w: dict(config='rpn_r50_fpn_1x_coco'))
 calls('adapt', adapt_config=lambda w: dict(cfg=w.config(), data=w.coco, folder=w.folder/'data', choices=new('adapt.Choices', val=.5, epochs=1, size=64, batch_size=1)), small_config=lambda w: dict(frozen=True))
