@@ -228,6 +228,7 @@ def _check_sigmas(sigmas, model, ds):
 class DetectionStep(Callback):
     "Hand images and targets to the model, keep every loss term, and predict while validating."
     order = -1
+    gather = staticmethod(list)     # the detections of all processes from those of this one: all there are, with one process
     @checked('every int 1..')
     def __init__(self,
         metrics:tuple=('bbox',),    # what `evaluate` measures when validating: 'bbox', 'segm', 'keypoints'; (): nothing
@@ -271,6 +272,7 @@ class DetectionStep(Callback):
         if self._skips: raise CancelValidException()        # fastai calls after_validate all the same
 
     def after_validate(self):
+        if not self._skips: self.found, self._seen = self.gather(self.found), self.gather(self._seen)
         if self.measures and not self._skips and self._seen: self.evaluation = evaluate(self._truths(), self.found, self.measures, sigmas=self.sigmas)
 
     def _truths(self):
@@ -282,6 +284,17 @@ class DetectionStep(Callback):
 
     def after_fit(self):
         if self._steps: self.terms = {k:torch.stack([s[k] for s in self._steps]).tolist() for k in self._steps[0]}
+
+    def state_dict(self)->dict: # name of a term -> (T,) its value at each step of this fit
+        "Give what a fit that goes on later has to know of the steps so far."
+        return {k:torch.stack([s[k] for s in self._steps]).cpu() for k in self._steps[0]} if self._steps else {}
+
+    def load_state_dict(self,
+        state:dict, # of `state_dict`
+    ):
+        "Go on after the steps of another fit; to be called when that of now begins to train."
+        names, steps = list(state), zip(*(v.unbind() for v in state.values()))
+        self._steps, self._new = [dict(zip(names, s)) for s in steps], False
 
     def figure(self,
         name:str,   # such as 'bbox_mAP'
@@ -305,6 +318,8 @@ class DetectionLearner(Learner):
     "A fastai `Learner` whose model is a detector."
     export  = _instead('export', 'learn.save_detector(path) writes one file of weights, names and settings, and detbook.weights.load_detector(path) opens it')
     summary = _instead('summary', 'print(learn.model) shows its parts, detbook.checkpoint.describe(learn.model) their settings')
+    to_distributed = _instead('to_distributed', 'detbook.callbacks.Distributed, among the cbs, lets several processes learn together')
+    distrib_ctx    = _instead('distrib_ctx', 'detbook.callbacks.Distributed, among the cbs, lets several processes learn together')
     tta     = _instead('tta', 'detbook.inference.inference_detector(learn.model, picture, dict(tta=True)) looks in a mirror too')
 
     def _do_fit(self):
@@ -424,7 +439,7 @@ class _Figure:
     def __call__(self): return self.step.figure(self.name)
 
 # %% ../nbs/64_learner.ipynb #b29fd2bd
-adamw = partial(OptimWrapper, opt=torch.optim.AdamW, betas=(.9,.99), eps=1e-8, weight_decay=.01, fused=True)   # weights get smaller by lr*weight_decay a step
+adamw = partial(OptimWrapper, opt=torch.optim.AdamW, betas=(.9,.99), eps=1e-8, weight_decay=.01, fused=True, foreach=False)   # weights get smaller by lr*weight_decay a step
 
 # %% ../nbs/64_learner.ipynb #d4d084e8
 def computes_bfloat16(
