@@ -16,6 +16,7 @@ import numpy as np
 import torch
 import torch.distributed as dist
 from torch import Tensor
+from .learner import AverageWeights       # first: it passes over a FutureWarning that fastai brings about
 from fastcore.foundation import L
 from fastai.callback.core import Callback, CancelEpochException
 from fastai.callback.progress import CSVLogger, ProgressCallback, ShowGraphCallback
@@ -26,7 +27,6 @@ from fastai.torch_core import to_detach
 from .core import checked, own_counts, say, warn_once
 from .files import shown
 from .describe import describe
-from .learner import AverageWeights
 from .distributed import barrier, broadcast_value, gather_list, is_main, parallel, place, shard
 from .runs import STATES, fingerprint, lock_folder, read_state, save_state
 
