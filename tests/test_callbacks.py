@@ -1,5 +1,5 @@
 "A fit of the Learner that is killed and taken up again, one that two processes share, and fastai's own callbacks on a detector."
-import signal, subprocess, sys
+import os, signal, subprocess, sys
 from importlib import import_module
 import pytest, torch
 from detbook.toy import write_coco
@@ -71,6 +71,8 @@ def both(folder, out, kill):
 if __name__ == '__main__': fit(sys.argv[1], sys.argv[2], sys.argv[3], sys.argv[4] == 'kill', int(sys.argv[5]))
 '''
 
+slow = pytest.mark.skipif(os.environ.get('DETBOOK_SLOW') != '1', reason='DETBOOK_SLOW=1 runs it')
+
 @pytest.fixture(scope='module')
 def scene(tmp_path_factory):
     folder = tmp_path_factory.mktemp('callbacks')
@@ -87,7 +89,7 @@ def fits(scene):
 def killed(scene, out, how, workers):
     return subprocess.run([sys.executable, '-W', 'ignore', scene/'killed_fit.py', scene, out, how, 'kill', str(workers)], capture_output=True, text=True, timeout=300)
 
-@pytest.mark.parametrize('how,workers', [('plain', 0), ('plain', 2), ('average, adam', 0), ('tune', 0)])
+@pytest.mark.parametrize('how,workers', [pytest.param('plain', 0, marks=slow), ('plain', 2), ('average, adam', 0), pytest.param('tune', 0, marks=slow)])
 def test_a_fit_that_was_killed_ends_as_one_that_was_not(scene, fits, tmp_path, one_thread, how, workers):
     alone, cut = tmp_path/'alone', tmp_path/'cut'
     for d in (alone, cut): d.mkdir()
@@ -144,6 +146,7 @@ def test_validating_and_finding_a_rate_leave_the_state_alone(scene, fits, tmp_pa
         learn.validate()
         assert (tmp_path/'run'/'resume.safetensors').read_bytes() == before
 
+@slow           # the chapter has two processes learn as one in every run
 def test_two_processes_go_on_exactly(scene, fits, tmp_path, one_thread):
     from detbook.distributed import run_on
     whole = run_on(1, fits.both, str(scene), str(tmp_path/'alone'), False, per_gpu=2)
