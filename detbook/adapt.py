@@ -368,7 +368,8 @@ def adapt_config(
         tried.override(list(set))
         loader.batch_size, about_batch = fit_batch(tried, built, own, processes)
     else: loader.batch_size, about_batch = c.batch_size or loader.batch_size, ''
-    steps = len(build_plan(loader, built))
+    ranks = max(processes, place().world_size)      # started here, or by a launcher
+    steps = len(build_plan(loader, built, world_size=ranks))
     was_epochs = _set_epochs(cfg, c.epochs, steps)
     if cfg.get('auto_scale_lr'): cfg.auto_scale_lr.enable = True
     n = cfg.train_cfg.max_epochs
@@ -376,7 +377,7 @@ def adapt_config(
     count = lambda d: f'{len(d["images"])} pictures with {sum(not a["iscrowd"] for a in d["annotations"])} objects'
     said = [how, 'left out: ' + ', '.join(f'{n} x {kind}' for kind,n in left.items()) if left else '',
             f'learning from {count(sets["train"])}, measured on {count(sets["val"])}', f'{len(train.classes)} classes: {some_of(train.classes)}', about_batch,
-            f'{n} epoch{"s" * (n > 1)} of {steps} steps ({len(built)} pictures, {loader.batch_size} a step)'
+            f'{n} epoch{"s" * (n > 1)} of {steps} steps ({len(built)} pictures, {loader.batch_size} a step{f" on each of {ranks} processes" if ranks > 1 else ""})'
             + f' instead of {was_epochs}' * (n != was_epochs) + (f'; the rate falls after epoch{"s" * (len(falls) > 1)} {some_of(falls)}' if falls else ''),
             f'pictures of {c.size} pixels on the short side instead of {was_size}' if c.size and c.size != was_size else '', about_anchors]
     return cfg, [s for s in said if s]

@@ -211,6 +211,14 @@ def test_anchors_of_other_ratios(tmp_path):
     now = cfg.model.rpn_head.anchor_generator
     assert all(4.9 < r < 7.5 for r in now.ratios) and len(now.ratios) == 3 and 'ratios' in line and covered(cfg, (333, 200)) > .9
 
+def test_steps_are_counted_for_all_processes(pictures, tmp_path):
+    "Nine pictures, one a step: nine steps alone; three for three processes, so a warm-up of a tenth of twenty epochs is six steps and not eighteen."
+    from detbook.adapt import Choices, adapt_config
+    for processes, steps, words in ((1, 9, '(9 pictures, 1 a step)'), (3, 3, '(9 pictures, 1 a step on each of 3 processes)')):
+        made, said = adapt_config(Config.fromfile('faster-rcnn_r50_fpn_1x_coco'), pictures, tmp_path/str(processes), Choices(val=.25, epochs=20, batch_size=1), processes=processes)
+        assert f'20 epochs of {steps} steps {words}' in next(l for l in said if 'epochs of' in l)
+        assert made.param_scheduler[0]['end'] == 2*steps
+
 def test_points_need_no_anchors(pictures, tmp_path):
     assert anchored(pictures, tmp_path, 'faster-rcnn_r50_fpn_fcos-rpn_1x_coco')[2] == 'FCOSHead has points and no anchors: nothing to fit'
 
