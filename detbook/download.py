@@ -14,7 +14,7 @@ from pathlib import Path
 from urllib.parse import unquote, urlsplit
 from .core import warn_once
 from .outputs import Progress
-from .files import check_file, shown
+from .files import cache_folder, check_file, shown
 
 # %% ../nbs/18_download.ipynb #bc639ee9
 def _hash_wanted(name, sha256):
@@ -138,8 +138,7 @@ def download(
         check_file(path)
         if not _matches(path, want): raise wrong(path)
         return path
-    home = Path(os.environ.get('DETBOOK_HOME') or Path.home()/'.cache'/'detbook')
-    folder = Path(folder) if folder else home/hashlib.sha256(url.rpartition('/')[0].encode()).hexdigest()[:8]
+    folder = Path(folder) if folder else cache_folder()/hashlib.sha256(url.rpartition('/')[0].encode()).hexdigest()[:8]
     path, part = folder/name, folder/f'{name}.part'
     if path.is_file() and _matches(path, want): return path
     folder.mkdir(parents=True, exist_ok=True)

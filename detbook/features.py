@@ -8,7 +8,7 @@ Docs: https://detbook.github.io/detbook/features.html.md"""
 __all__ = ['FeatureSet']
 
 # %% ../nbs/63_features.ipynb #fa57a4ae
-import hashlib, json, os, shutil
+import hashlib, json, shutil
 from pathlib import Path
 from typing import Any, Literal
 import safetensors.torch, torch, torchvision
@@ -17,7 +17,7 @@ from torch.utils.data import Dataset
 from torchvision import tv_tensors
 from . import __version__
 from .core import checked, say
-from .files import whole_file
+from .files import cache_folder, whole_file
 from .outputs import Progress
 from .data import CocoDataset
 from .transforms import DropSmall, Flip, RandomResize, Resize
@@ -106,8 +106,6 @@ def check_features(
     return [(*r, hows[id(r[2])]) for r in rows]
 
 # %% ../nbs/63_features.ipynb #f921a4f2
-def _default_folder(): return Path(os.environ.get('DETBOOK_HOME') or Path.home()/'.cache'/'detbook')/'features'
-
 def _size(n):
     "A number of bytes, for people."
     if n >= 1e9: return f'{n/1e9:.2f} GB'
@@ -133,7 +131,7 @@ class FeatureSet(Dataset):
         dtype:Literal['float16', 'bfloat16', 'float32']='float16',  # in which they are kept
     ):
         self.rows, self.trunk = check_features(dataset, model), _trunk_key(model)
-        self.dataset, self.folder, self.dtype = dataset, Path(folder) if folder else _default_folder(), dtype
+        self.dataset, self.folder, self.dtype = dataset, Path(folder) if folder else cache_folder()/'features', dtype
         self.classes, self.name = getattr(dataset, 'classes'), getattr(dataset, 'name', type(dataset).__name__)
         paths = [ds.path(k) for ds, k, *_ in self.rows]
         digests = {p: hashlib.sha256(p.read_bytes()).hexdigest() for p in set(paths)}

@@ -123,3 +123,9 @@ def whole_file(
             try: os.fsync(d)
             finally: os.close(d)
     finally: part.unlink(missing_ok=True)
+
+# %% ../nbs/02_files.ipynb #bf6bc97a
+def cache_folder(
+)->Path:    # it may not be there yet
+    "Name the folder of what can be made again: $DETBOOK_HOME, or ~/.cache/detbook."
+    return Path(os.environ.get('DETBOOK_HOME') or Path.home()/'.cache'/'detbook')

@@ -72,6 +72,11 @@ def test_proposals(case):
         stored = case.stored[f'proposals{i}']
         same_rows(p.numpy()[:len(stored)], stored, 1e-2)
 
+def test_both_c4_detectors_have_the_same_boxes():
+    "So one of them is enough on every day."
+    faster, mask = (np.load(here/f'{c}.npz') for c in CASES if HEAVY(c))
+    for i in range(2): assert len(faster[f'det{i}']) and np.array_equal(faster[f'det{i}'], mask[f'det{i}'])
+
 def test_detections(case):
     if HEAVY(case.stem) and case.stem.startswith('faster') and not os.environ.get('DETBOOK_SLOW'): pytest.skip('heavy, and Mask R-CNN on C4 has the same boxes: set DETBOOK_SLOW=1')
     for i,p in enumerate(case.model.predict(case.images, **case.more)):

@@ -458,7 +458,7 @@ calls('checkpoint',
     find_weights=lambda w: dict(source=w.saved), read_weights=lambda w: dict(source=w.saved), load_checkpoint=lambda w: dict(model=w.mask, source=w.saved),
     save_checkpoint=lambda w: dict(path=w.folder/'c.safetensors', model=nn.Linear(2, 2), metadata=dict(a='b')))
 calls('files',
-    Budget=lambda w: dict(units=3, error=lambda n: ValueError(f'{n} units')), Budget__spend=lambda w: (new('files.Budget', units=3, error=lambda n: ValueError(f'{n} units')), dict(n=1)), check_file=lambda w: dict(path=w.saved),
+    Budget=lambda w: dict(units=3, error=lambda n: ValueError(f'{n} units')), Budget__spend=lambda w: (new('files.Budget', units=3, error=lambda n: ValueError(f'{n} units')), dict(n=1)), check_file=lambda w: dict(path=w.saved), cache_folder=lambda w: {},
     folder_names=lambda w: dict(folder=w.folder), parse_json=lambda w: dict(text='{"a": 1}'), DoubleKey=lambda w: dict(key='a'), some_of=lambda w: dict(names=['a', 'b'], n=1), shown=lambda w: dict(text='a', n=9))
 calls('reading',
     read_checkpoint=lambda w: dict(path=w.saved), strip_wrappers=lambda w: dict(key='module.a'), unwrap=lambda w: dict(found=dict(a=torch.ones(1)), budget=new('files.Budget', units=99, error=ValueError)), file_budget=lambda w: dict(path=w.saved), notes_budget=lambda w: dict(path=w.saved), read_arrays=lambda w: dict(path=w.pickle), Checkpoint=lambda w: dict(tensors=dict(a=torch.ones(1)), path='a', kind='b', metadata={}))
