@@ -360,7 +360,7 @@ class _Lines(logging.StreamHandler):
     "Write each record as a line to what `sys.stdout` is now, over a progress line that stands there."
     def __init__(self): logging.Handler.__init__(self)
     @property
-    def stream(self): return sys.stdout
+    def stream(self, sys=sys): return sys.stdout        # asked once more as Python ends, when a notebook's names are gone
     def format(self, record):
         at_terminal = sys.stdout.isatty() and sys.stderr.isatty()
         return ('\r\033[K' if at_terminal else '') + super().format(record)
