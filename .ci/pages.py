@@ -10,11 +10,12 @@ SITE = 'https://detbook.github.io/detbook/'
 IGNORED = ('reader-mode', 'format-links', 'execute.enabled', 'commonmark', 'fig-responsive', 'format.html.grid')     # what smalldocs leaves to Quarto
 
 class Page(HTMLParser):
-    "The anchors of a page, and what it links to or shows."
+    "The anchors of a page, what it links to or shows, and what was meant as a link and stands there as text."
     def __init__(self, text):
         super().__init__()
-        self.ids, self.targets = set(), []
+        self.ids, self.targets, self.unlinked = set(), [], []
         self.feed(text)
+    def handle_data(self, text): self.unlinked += re.findall(r'\]\([\w/.]+\.ipynb[^)\s]*\)', text)       # [`name`](page): nbdev has made a link of the name
     def handle_starttag(self, tag, attrs):
         attrs = dict(attrs)
         self.ids |= {attrs[k] for k in ('id', 'name') if attrs.get(k)}
@@ -56,6 +57,7 @@ def broken(site):
     "What the pages link to or show that is not there."
     pages = {p.resolve():Page(p.read_text(encoding='utf-8')) for p in site.rglob('*.html')}
     for path, page in pages.items():
+        for text in page.unlinked: yield f'{path.relative_to(site.resolve())}: {text!r} is no link: where nbdev links a name, write the name alone'
         for target in page.targets:
             inside = target[len(SITE):] if target.startswith(SITE) else None
             parts = urlsplit(target if inside is None else inside)
