@@ -15,9 +15,9 @@ import safetensors.torch, torch, torchvision
 from torch import nn, Tensor
 from torch.utils.data import Dataset
 from torchvision import tv_tensors
-from . import __version__
 from .core import checked, say
 from .files import cache_folder, whole_file
+from .checkpoint import VERSION
 from .outputs import Progress
 from .data import CocoDataset
 from .transforms import DropSmall, Flip, RandomResize, Resize
@@ -73,7 +73,7 @@ def _trunk_key(model):
         seen.update(f'{name} {w.dtype} {tuple(w.shape)}'.encode())
         seen.update(w.detach().cpu().contiguous().flatten().view(torch.uint8).numpy())
     colours = p.mean.flatten().tolist(), p.std.flatten().tolist(), p.bgr
-    versions = torch.__version__, torchvision.__version__, __version__
+    versions = torch.__version__, torchvision.__version__, VERSION
     seen.update(repr((colours, p.pad_divisor, p.train_size, versions)).encode())
     return seen.hexdigest()
 

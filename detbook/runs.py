@@ -10,7 +10,6 @@ __all__ = []
 # %% ../nbs/84_runs.ipynb #846b503e
 import contextlib, fnmatch, hashlib, json, math, os, platform, re, sys, time, zlib
 from collections.abc import Callable
-from importlib import metadata
 from pathlib import Path
 from typing import Literal, NamedTuple
 import torch, torchvision
@@ -20,7 +19,7 @@ from .core import checked, moved, say, warn_once
 from .show import panels
 from .files import whole_file
 from .reading import read_checkpoint
-from .checkpoint import save_checkpoint
+from .checkpoint import VERSION, save_checkpoint
 from .config import Config
 from .distributed import mean_values
 from .timetable import deciding_settings
@@ -309,9 +308,7 @@ def fingerprint(
 
 def versions()->dict: # name -> version
     "The versions of all that decides the last bits of a run."
-    try: own = metadata.version('detbook')
-    except metadata.PackageNotFoundError: own = 'not installed'
-    return dict(detbook=own, torch=torch.__version__, torchvision=torchvision.__version__, python=platform.python_version(), platform=platform.platform())
+    return dict(detbook=VERSION, torch=torch.__version__, torchvision=torchvision.__version__, python=platform.python_version(), platform=platform.platform())
 
 @checked
 def read_card(

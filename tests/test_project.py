@@ -127,7 +127,8 @@ def test_imports_only_earlier_chapters_by_name(path):
             if level: faults.append(f'{c.where}: relative import'); continue
             if module.split('.')[0] != 'detbook': continue
             if names and '*' in names: faults.append(f'{c.where}: star import from {module}')
-            if c.exported and (names is None or module == 'detbook' and names != ['__version__']): faults.append(f'{c.where}: write `from detbook.word import name`')
+            if c.exported and (names is None or module == 'detbook'): faults.append(f'{c.where}: write `from detbook.word import name`')
+            # beside a clone the folder detbook/ is a namespace package, which has no __version__: `VERSION` of the chapter checkpoint is there, too
             private = [n for n in names or [] if n.startswith('_') and n != '__version__']
             if private: faults.append(f'{c.where}: imports {", ".join(private)} of {module}, which are its own business')
             words = [module.split('.')[1]] if '.' in module else [n for n in names or [] if n in NUMBER]
