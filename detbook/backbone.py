@@ -8,10 +8,12 @@ Docs: https://detbook.github.io/detbook/backbone.html.md"""
 __all__ = ['ResNet']
 
 # %% ../nbs/13_backbone.ipynb #900defe4
+from contextlib import contextmanager, nullcontext
 from typing import Any
 import torch
 from torch import nn, Tensor
 from torch.nn import functional as F
+from torch.utils.checkpoint import checkpoint
 from .cli import nearest
 from .core import check, component
 
@@ -173,6 +175,29 @@ def _check_values(x, block, size):
                      'needs more than one: use a batch size (bs) of 2 or more, larger pictures, or a backbone with norm_eval=True')
 
 # %% ../nbs/13_backbone.ipynb #5f9d63b6
+@contextmanager
+def _still(norms):
+    "Batch norms keep their statistics meanwhile: what runs a second time has been counted."
+    kept = [(m, m.momentum, m.num_batches_tracked.clone()) for m in norms]
+    try:
+        for m in norms: m.momentum = 0.
+        yield
+    finally:
+        for m, momentum, n in kept:
+            m.momentum = momentum
+            m.num_batches_tracked.copy_(n)
+
+def _again(stage, x):
+    "Run the blocks of a stage so that each keeps its input alone, and runs again when its gradients are wanted."
+    for block in stage:
+        if not x.requires_grad and not any(p.requires_grad for p in block.parameters()):     # frozen: nothing is kept anyway
+            x = block(x)
+            continue
+        norms = [m for m in block.modules() if isinstance(m, nn.BatchNorm2d) and m.num_batches_tracked is not None]
+        x = checkpoint(block, x, use_reentrant=False, preserve_rng_state=False, context_fn=lambda norms=norms: (nullcontext(), _still(norms)))
+    return x
+
+# %% ../nbs/13_backbone.ipynb #8432edb4
 @component
 class ResNet(nn.Module):
     "A residual network (ResNet, table 1) that returns the stages asked for. Raises ValueError for bad settings."
@@ -187,10 +212,11 @@ class ResNet(nn.Module):
         dilations:tuple=(1,1,1,1),      # of the stages
         groups:int=1,                   # of the 3x3 convolutions (ResNeXt); depth 50 and more
         base_width:int=64,              # channels of a group in the first stage; each stage doubles them
+        with_cp:bool=False,             # run each block again on the way back, and keep its input alone?
     ):
         super().__init__()
         self._check(depth, style, out_indices, frozen_stages, strides, dilations, groups, base_width)
-        self.out_indices, self.frozen_stats = tuple(out_indices), norm_eval or frozen_stages >= 0
+        self.out_indices, self.frozen_stats, self.with_cp = tuple(out_indices), norm_eval or frozen_stages >= 0, with_cp
         self.conv1, self.bn1 = nn.Conv2d(3, 64, 7, 2, 3, bias=False), nn.BatchNorm2d(64)
         self.stages, self.out_channels, width = [], [], 64
         for i,(stride,dilation) in enumerate(zip(strides, dilations)):
@@ -229,7 +255,7 @@ class ResNet(nn.Module):
         x, out = F.max_pool2d(x, 3, 2, 1), []
         for i,stage in enumerate(self.stages):
             if self.training and len(x) == 1: _check_values(x, getattr(self, stage)[0], size)
-            x = getattr(self, stage)(x)
+            x = _again(getattr(self, stage), x) if self.with_cp and torch.is_grad_enabled() else getattr(self, stage)(x)
             if i in self.out_indices: out.append(x)
         return tuple(out)
 

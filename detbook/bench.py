@@ -1,4 +1,4 @@
-"""One training step and one inference call beside torchvision's, in one run, as a ratio.
+"""A training step and an inference call beside torchvision's, with the same weights, in one run, as a ratio.
 
 Docs: https://detbook.github.io/detbook/bench.html.md"""
 
@@ -8,51 +8,61 @@ Docs: https://detbook.github.io/detbook/bench.html.md"""
 __all__ = ['detbook_bench']
 
 # %% ../nbs/69_bench.ipynb #f6d55478
-import json, statistics, time
+import json, statistics, time, zlib
 from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 import torch, torchvision
-from torch import nn
-from torchvision.models.detection import MaskRCNN as TorchvisionMaskRCNN
-from torchvision.models import resnet50
-from torchvision.models.detection.backbone_utils import BackboneWithFPN
+from torch import nn, Tensor
+from torch.nn import functional as F
+from torch.utils._python_dispatch import TorchDispatchMode
+from torch.utils.flop_counter import FlopCounterMode
+from torchvision.models import detection
 from torchvision.ops.misc import FrozenBatchNorm2d
-from .outputs import Progress
+from .cli import nearest
 from .core import checked, count_syncs
-from .toy import scene, CLASSES
-from .models import mask_rcnn
 from .files import whole_file
+from .outputs import Progress
+from .show import panels
+from .toy import scene, CLASSES
+from .checkpoint import load_checkpoint
+from .weights import build_arch
 
-# %% ../nbs/69_bench.ipynb #d29adf08
-@checked('batch int 1..')
-def toy_batch(
-    batch:int,      # images
-    size:int,       # their side, pixels
-    device:torch.device, # where they go
-)->tuple:           # images, targets
-    "Toy scenes for timing: the same ones every time."
-    images, targets, seed = [], [], 0
-    while len(images) < batch:
-        image, target = scene(seed, size=size); seed += 1
-        if not len(target['boxes']) or target['ignore'].any(): continue
-        images.append(image.to(device))
-        targets.append({k:v.to(device) for k,v in target.items() if k in ('boxes', 'labels', 'masks')})
-    return images, targets
+# %% ../nbs/69_bench.ipynb #3ba4fb63
+# our name: torchvision's
+PEERS = dict(faster_rcnn='fasterrcnn_resnet50_fpn', mask_rcnn='maskrcnn_resnet50_fpn', retinanet='retinanet_resnet50_fpn', fcos='fcos_resnet50_fpn')
 
-# %% ../nbs/69_bench.ipynb #af3c67ec
+# %% ../nbs/69_bench.ipynb #b89218a2
+def lively_weight(
+    name:str,       # in the state dict: decides the numbers
+    like:Tensor,    # of the wanted shape
+)->Tensor:          # random; whole numbers stay as they are
+    "Draw a weight so that activations keep their size and scores spread."
+    if not like.is_floating_point(): return like
+    gen, leaf = torch.Generator().manual_seed(zlib.crc32(name.encode())), name.rsplit('.', 1)[-1]
+    if leaf == 'running_var': return torch.rand(like.shape, generator=gen) + .5
+    if leaf in ('running_mean', 'bias'): return torch.randn(like.shape, generator=gen)*.05
+    if like.ndim == 1: return torch.rand(like.shape, generator=gen)*.4 + .6
+    gain = 4. if any(w in name for w in ('cls_score', 'cls_logits', 'mask_fcn_logits', 'bbox_ctrness')) else .5 if 'bbox_' in name else 1.
+    return torch.randn(like.shape, generator=gen) * gain / like[0].numel()**.5
+
+# %% ../nbs/69_bench.ipynb #9a67112a
+def _freeze_norms(module):
+    for name, child in module.named_children():
+        if isinstance(child, nn.BatchNorm2d): setattr(module, name, FrozenBatchNorm2d(child.num_features, child.eps))
+        else: _freeze_norms(child)
+
 class TorchvisionPeer(nn.Module):
-    "torchvision's Mask R-CNN R-50-FPN with frozen norms, fed as detbook is; images are not resized."
+    "A detector of torchvision's with a frozen first stage and frozen norms, fed as detbook is; images are not resized."
     def __init__(self,
-        num_classes:int,    # classes of objects
-        size:int,           # side of the images, pixels
-        channels:int=256,   # of the pyramid
+        kind:str,       # one of `PEERS`
+        size:tuple,     # (h,w) of the images, pixels
     ):
         super().__init__()
-        body = resnet50(weights=None, norm_layer=FrozenBatchNorm2d)
-        for name, p in body.named_parameters(): p.requires_grad_(name.startswith(('layer2', 'layer3', 'layer4')))
-        backbone = BackboneWithFPN(body, {f'layer{i}': str(i-1) for i in range(1, 5)}, [256, 512, 1024, 2048], channels)
-        self.model = TorchvisionMaskRCNN(backbone, num_classes + 1, min_size=size, max_size=size)
+        self.model = getattr(detection, PEERS[kind])(weights=None, weights_backbone=None, num_classes=len(CLASSES) + 1, min_size=min(size), max_size=max(size))
+        _freeze_norms(self.model)
+        for part in (self.model.backbone.body.conv1, self.model.backbone.body.layer1): part.requires_grad_(False)
+        self.model.load_state_dict({k: lively_weight(k, v) for k,v in self.model.state_dict().items()})
 
     def loss(self,
         images:list,    # B tensors (3,h,w) uint8
@@ -69,6 +79,32 @@ class TorchvisionPeer(nn.Module):
         "One inference call."
         self.model.eval()
         return self.model([i.float() / 255 for i in images])
+
+def bench_pair(
+    kind:str,       # one of `PEERS`
+    size:tuple,     # (h,w) of the images, pixels
+)->dict:            # detbook, torchvision: detectors with the same weights
+    "Build a detector of both, with the same weights."
+    peer = TorchvisionPeer(kind, size)
+    ours = build_arch(PEERS[kind], len(CLASSES) + (0 if 'rcnn' in kind else 1))
+    load_checkpoint(ours, peer.model.state_dict())
+    return dict(detbook=ours, torchvision=peer)
+
+# %% ../nbs/69_bench.ipynb #d29adf08
+@checked('batch int 1..')
+def toy_batch(
+    batch:int,      # images
+    size:int|tuple, # their side or (h,w), pixels
+    device:torch.device, # where they go
+)->tuple:           # images, targets
+    "Toy scenes for timing: the same ones every time."
+    images, targets, seed = [], [], 0
+    while len(images) < batch:
+        image, target = scene(seed, size=size); seed += 1
+        if not len(target['boxes']) or target['ignore'].any(): continue
+        images.append(image.to(device))
+        targets.append({k:v.to(device) for k,v in target.items() if k in ('boxes', 'labels', 'masks')})
+    return images, targets
 
 # %% ../nbs/69_bench.ipynb #9adef8ae
 def _wait(device):
@@ -116,7 +152,37 @@ def _peak_mb(step, device):
     step()
     return (torch.cuda.max_memory_allocated(device) - before) / 2**20
 
-# %% ../nbs/69_bench.ipynb #e3fb3410
+# %% ../nbs/69_bench.ipynb #87e7b599
+def count_flops(
+    job:Callable,   # called without arguments
+)->int:             # additions and multiplications of convolutions and matrix products
+    "Count the arithmetic of a job."
+    with FlopCounterMode(display=False) as counter: job()
+    return counter.get_total_flops()
+
+class _Operations(TorchDispatchMode):
+    n = 0
+    def __torch_dispatch__(self, func, types, args=(), kwargs=None):
+        self.n += 1
+        return func(*args, **(kwargs or {}))
+
+def count_operations(
+    job:Callable,   # called without arguments
+)->int:             # operations on tensors, views included
+    "Count the operations that a job starts."
+    with _Operations() as counter: job()
+    return counter.n
+
+def best_flops(
+    device:torch.device,    # to be measured
+)->float:                   # operations a second, float32
+    "What the machine reaches at best, in a matrix product or a convolution."
+    a, x, w = (torch.randn(s, device=device) for s in ((1024, 1024), (2, 256, 32, 40), (256, 256, 3, 3)))
+    jobs = dict(product=lambda: a @ a, convolution=lambda: F.conv2d(x, w, padding=1))
+    spent = time_in_turn(jobs, 5, device)
+    return max(count_flops(job) / min(spent[name]) for name,job in jobs.items())
+
+# %% ../nbs/69_bench.ipynb #a18b6974
 def train_step(
     model:nn.Module,                    # with `loss(images, targets)`
     images:list,                        # B tensors (3,h,w)
@@ -129,59 +195,95 @@ def train_step(
     loss.backward()
     optimizer.step()
 
-# %% ../nbs/69_bench.ipynb #a18b6974
+# key of a report: what it is
+ROWS = dict(train_s='training step, s', predict_s='inference call, s', kept_mb='kept for backward, MB', peak_mb='peak of a step, MB', operations='operations a step', syncs='of them data-dependent')
+
 def bench_table(
     report:dict,    # of `detbook_bench`
-)->str:             # a few lines of text
+)->str:             # a table in text
     "The report as a table."
+    lines = []
+    for name, r in report['models'].items():
+        lines.append(f'{name:<26}{"detbook":>10}{"torchvision":>13}{"ratio":>8}{"spread":>15}')
+        for key, what in ROWS.items():
+            a, b = (r[key][side] for side in ('detbook', 'torchvision'))
+            if a is None: continue
+            line = f'  {what:<24}{a:>10.3f}{b:>13.3f}{a/b:>8.2f}' if key.endswith('_s') else f'  {what:<24}{a:>10.0f}{b:>13.0f}{a/b:>8.2f}'
+            if key.endswith('_s'): line += f'{r["spread"][key][0]:>8.2f} to {r["spread"][key][1]:.2f}'
+            lines.append(line)
+        lines.append(f'  {"at the floor, share":<24}{r["share"]["detbook"]:>10.0%}{r["share"]["torchvision"]:>13.0%}')
     r = report
-    rows = [('training step, s', 'train_s', 'train_ratio'), ('inference call, s', 'predict_s', 'predict_ratio')]
-    lines = [f'{"Mask R-CNN R-50-FPN":<28}{"detbook":>10}{"torchvision":>13}{"ratio":>8}']
-    lines += [f'{what:<28}{r[k]["detbook"]:>10.3f}{r[k]["torchvision"]:>13.3f}{r[ratio]:>8.2f}' for what,k,ratio in rows]
-    if r['peak_mb']['detbook'] is not None: lines.append(f'{"peak of a step, MB":<28}{r["peak_mb"]["detbook"]:>10.0f}{r["peak_mb"]["torchvision"]:>13.0f}')
-    lines += [f'{"kept for backward, MB":<28}{r["kept_mb"]["detbook"]:>10.0f}{r["kept_mb"]["torchvision"]:>13.0f}{r["kept_ratio"]:>8.2f}',
-              f'{"data-dependent operations":<28}{r["syncs"]["detbook"]:>10}{r["syncs"]["torchvision"]:>13}',
-              f'{r["channels"]} channels, {r["batch"]} images of {r["size"]}x{r["size"]}, median of {r["repeats"]}, {r["device"]}, {r["threads"]} threads, torch {r["torch"]}, torchvision {r["torchvision"]}']
+    lines.append(f'{r["batch"]} images of {r["size"][0]}x{r["size"][1]}, median of {r["repeats"]}, {r["device"]} ({r["best_gflops"]:.0f} GFLOP/s at best), {r["threads"]} threads, torch {r["torch"]}, torchvision {r["torchvision"]}')
     return '\n'.join(lines)
 
+def show_bench(
+    report:dict,    # of `detbook_bench`
+)->Any:             # the Axes
+    "Draw the ratios to torchvision, the lower the better."
+    ax, = panels(size=(4.6, .5 + .45*len(report['models'])))
+    keys = dict(train_s='#2e9e44', predict_s='#1f77b4', kept_mb='#9467bd')
+    for i, (name, r) in enumerate(report['models'].items()):
+        for j, (key, colour) in enumerate(keys.items()):
+            ratio = r[key]['detbook'] / r[key]['torchvision']
+            ax.barh(i + (j - 1)*.27, ratio, .25, color=colour, label=ROWS[key].partition(',')[0] if i == 0 else None)
+            ax.text(ratio, i + (j - 1)*.27, f' {ratio:.2f}', va='center', fontsize=6)
+    ax.axvline(1, color='#888888', lw=.8)
+    ax.set_yticks(range(len(report['models'])), list(report['models']), fontsize=7)
+    ax.invert_yaxis()
+    ax.tick_params(axis='x', labelsize=7)
+    ax.set_xlabel('detbook / torchvision', fontsize=8)
+    ax.legend(fontsize=6, loc='upper left', bbox_to_anchor=(1, 1))
+    return ax
+
 # %% ../nbs/69_bench.ipynb #9b1f5cb5
-@checked('size int 1.., batch int 1.., channels int 1.., repeats int 1..')
+def _bench_one(kind, size, batch, repeats, device, best):
+    images, targets = toy_batch(batch, size, device)
+    models, jobs, calls = bench_pair(kind, size), {}, {}
+    for name, m in models.items():
+        m.to(device)
+        optimizer = torch.optim.SGD([p for p in m.parameters() if p.requires_grad], lr=1e-6, momentum=.9)
+        jobs[name] = lambda m=m, optimizer=optimizer: train_step(m, images, targets, optimizer)
+        calls[name] = lambda m=m: m.predict(images)
+    found = dict(predict_s=time_in_turn(calls, repeats, device), train_s=time_in_turn(jobs, repeats, device))
+    r = {key: {n: statistics.median(s) for n,s in spent.items()} for key,spent in found.items()}
+    r['spread'] = {key: (min(q), max(q)) for key,spent in found.items() for q in [[a/b for a,b in zip(spent['detbook'], spent['torchvision'])]]}
+    r['kept_mb'] = {n: kept_bytes(m, lambda m=m: m.loss(images, targets)) / 2**20 for n,m in models.items()}
+    r['peak_mb'] = {n: _peak_mb(job, device) for n,job in jobs.items()}
+    r['operations'] = {n: count_operations(job) for n,job in jobs.items()}
+    r['syncs'] = {}
+    for n, job in jobs.items():
+        with count_syncs() as waits: job()
+        r['syncs'][n] = len(waits)
+    r['gflop'] = {n: count_flops(job) / 1e9 for n,job in jobs.items()}
+    r['share'] = {n: r['gflop'][n]*1e9 / r['train_s'][n] / best for n in jobs}
+    r['found'] = {n: [len(d['boxes']) for d in m.predict(images)] for n,m in models.items()}
+    return r
+
+@checked('size text, batch int 1.., repeats int 1..')
 def detbook_bench(
-    size:int=320,           # side of the square images, pixels
+    models:list[str]=('mask_rcnn',),    # which: faster_rcnn, mask_rcnn, retinanet, fcos
+    size:str='320x320',     # height and width of the images, pixels
     batch:int=2,            # images a step
-    channels:int=256,       # of the pyramid
     repeats:int=5,          # timed calls of each
     device:str|None=None,   # 'cpu', 'cuda'; default: a GPU if there is one
     threads:int|None=None,  # CPU threads; default: PyTorch's choice
-    out:str|None=None,      # JSON file to write
-)->dict:                    # medians in seconds, MB kept, ratios, counts of data-dependent operations, versions
-    "Time Mask R-CNN R-50-FPN beside torchvision's: one training step, one inference call."
+    out:str|None=None,      # JSON file to write, and beside it a picture
+)->dict:                    # for each model seconds, MB, counts and their ratios; versions
+    "Time detectors with a ResNet-50 pyramid beside torchvision's with the same weights: one training step, one inference call."
+    for name in models:
+        if name not in PEERS: raise ValueError(f'models: there is no {name!r} to compare{nearest(name, PEERS) or "; there are " + ", ".join(PEERS)}')
+    h, _, w = size.partition('x')
+    if not (h.isdecimal() and (w or h).isdecimal() and min(int(h), int(w or h)) >= 32): raise ValueError(f"size is {size!r}; expected height and width of at least 32 pixels, such as '512x640'")
     on = torch.device(device or ('cuda' if torch.cuda.is_available() else 'cpu'))
     if threads: torch.set_num_threads(threads)
     torch.manual_seed(0)
-    images, targets = toy_batch(batch, size, on)
-    models = {'detbook': mask_rcnn(50, len(CLASSES), channels=channels), 'torchvision': TorchvisionPeer(len(CLASSES), size, channels)}
-    models['detbook'].trained = True      # random weights on both sides, on purpose
-    optimizers = {}
-    for name,m in models.items():
-        m.to(on)
-        optimizers[name] = torch.optim.SGD([p for p in m.parameters() if p.requires_grad], lr=1e-4, momentum=.9)
-    steps = time_in_turn({n:lambda n=n: train_step(models[n], images, targets, optimizers[n]) for n in models}, repeats, on)
-    calls = time_in_turn({n:lambda n=n: models[n].predict(images) for n in models}, repeats, on)
-    syncs, kept, peak = {}, {}, {}
-    for n,m in models.items():
-        with count_syncs() as ops: train_step(m, images, targets, optimizers[n])
-        syncs[n] = len(ops)
-        kept[n] = kept_bytes(m, lambda: m.loss(images, targets)) / 2**20
-        peak[n] = _peak_mb(lambda: train_step(m, images, targets, optimizers[n]), on)
-    median = lambda s: {n:statistics.median(v) for n,v in s.items()}
-    train, predict = median(steps), median(calls)
-    report = dict(train_s=train, predict_s=predict, train_ratio=train['detbook']/train['torchvision'], predict_ratio=predict['detbook']/predict['torchvision'],
-                  kept_mb=kept, kept_ratio=kept['detbook']/kept['torchvision'], peak_mb=peak, syncs=syncs, size=size, batch=batch, channels=channels, repeats=repeats, device=torch.cuda.get_device_name(on) if on.type == 'cuda' else 'cpu',
-                  threads=torch.get_num_threads(), torch=torch.__version__, torchvision=torchvision.__version__)
+    sides, best = (int(h), int(w or h)), best_flops(on)
+    report = dict(models={name: _bench_one(name, sides, batch, repeats, on, best) for name in models}, size=sides, batch=batch, repeats=repeats, best_gflops=best / 1e9,
+                  device=torch.cuda.get_device_name(on) if on.type == 'cuda' else 'cpu', threads=torch.get_num_threads(), torch=torch.__version__, torchvision=torchvision.__version__)
     print(bench_table(report))
     if out:
         with whole_file(out) as part: Path(part).write_text(json.dumps(report, indent=2))
+        with whole_file(Path(out).with_suffix('.png')) as part: show_bench(report).figure.savefig(part, format='png', dpi=150, bbox_inches='tight')
     return report
 
 # %% ../nbs/69_bench.ipynb #291854b9

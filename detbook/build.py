@@ -160,13 +160,13 @@ def _norm_grad(p, eps=1e-5):
 
 def _resnet(p, **more):
     p.only(dict(in_channels=3, stem_channels=None, base_channels=64, deep_stem=False, avg_down=False, conv_cfg=None, dcn=None,
-           plugins=None, with_cp=False))
+           plugins=None))
     p.unused('stage_with_dcn')
     n = p('num_stages', 4)
     strides, dilations = tuple(p('strides', (1,2,2,2)[:n])), tuple(p('dilations', (1,1,1,1)[:n]))
     if not len(strides) == len(dilations) == n: raise ValueError(f'num_stages={n}, but strides={strides} and dilations={dilations}')
     net = p.make(ResNet, p('depth'), p('style', 'pytorch'), tuple(p('out_indices', range(4))), p('frozen_stages', -1), p('norm_eval', True),
-                 _norm_grad(p), strides, dilations, **more)
+                 _norm_grad(p), strides, dilations, with_cp=p('with_cp', False), **more)
     if not p('zero_init_residual', True):           # the last norm of a block begins at one, as all others
         for m in net.modules():
             if isinstance(m, nn.BatchNorm2d): nn.init.ones_(m.weight)

@@ -168,7 +168,7 @@ class CascadeRoIHead(nn.Module):
         test_filter:DetectionFilter|None=None,  # what to let through; None: this head's own
     )->list:                    # B dicts: boxes, scores, labels
         "Improve the boxes stage by stage; the classes are what all heads say."
-        sizes, said = batch.size_tensor(), []
+        sizes, said, proposals = batch.size_tensor(), [], proposals.trimmed()
         for i, head in enumerate(self.bbox_head):
             logits, deltas = self.stage(i).boxes(canvas, proposals.boxes)
             said.append(logits.float())

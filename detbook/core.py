@@ -246,10 +246,12 @@ def _checked(f, more={}):
     return look
 
 
+
 # %% ../nbs/01_core.ipynb #c3c1f7ec
 def _leaves(v):
     "What is in a tuple, and in the tuples in it."
     return [n for o in v for n in _leaves(o)] if _is_row(v) else [v]
+
 
 
 # %% ../nbs/01_core.ipynb #c6e9055f
@@ -415,7 +417,7 @@ def mean_over_ranks(
     return x
 
 # %% ../nbs/01_core.ipynb #ea8bf38d
-_part_of = []       # names that `counted_as` gives to what runs inside it
+_counting = []      # not empty inside of `count_syncs`
 
 class _SyncCounter(TorchDispatchMode):
     "Note every operation whose result shape, or whose use on the host, depends on the data."
@@ -427,9 +429,7 @@ class _SyncCounter(TorchDispatchMode):
         super().__init__()
         self.ops, self.quiet = [], False
     def note(self, name):
-        name  = _part_of[-1] if _part_of else name
-        again = name == 'nms' and self.ops[-1:] == ['nms']              # one suppression, split by group
-        if not (self.quiet or again): self.ops.append(name)
+        if not self.quiet: self.ops.append(name)
     def __torch_dispatch__(self, func, types, args=(), kwargs=None):
         name = func._schema.name
         if name in self.names: self.note(name.split('::')[1])
@@ -451,17 +451,17 @@ def count_syncs():
             finally: counter.quiet = was
         return method
     for m in methods: setattr(Tensor, m, noted(m))
+    _counting.append(True)
     try:
         with counter: yield counter.ops
     finally:
+        _counting.pop()
         for m in methods: setattr(Tensor, m, plain[m]) if m in own else delattr(Tensor, m)
 
 # %% ../nbs/01_core.ipynb #e8fd952c
-@contextmanager
-def counted_as(
-    name:str,   # of the operation that it all belongs to
-):
-    "Let `count_syncs` take what runs inside for parts of one operation, which on a GPU is a single one."
-    _part_of.append(name)
-    try: yield
-    finally: _part_of.pop()
+def on_host(
+    x:Tensor,   # what a function is about to look at
+)->bool:        # False inside of `count_syncs`
+    "Are the values at hand, as on a CPU, so that looking at them makes nobody wait?"
+    check('x any (...)', x)
+    return x.device.type == 'cpu' and not _counting

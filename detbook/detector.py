@@ -12,7 +12,7 @@ from typing import NamedTuple
 import torch, torchvision
 from torch import nn, Tensor
 from .cli import nearest
-from .core import check, check_keys, checked, say, warn_once
+from .core import check, check_keys, checked, on_host, say, warn_once
 from .batch import IMAGENET_MEAN, IMAGENET_STD, Batch, Preprocess, check_batch, check_images, looks_dim, warn_dim, pad_truths
 from .backbone import ResNet
 from .neck import FPN
@@ -241,6 +241,12 @@ class Proposals(NamedTuple):
     def to_list(self)->list: # B tensors (P_i,5) xyxy and score
         "The proposals of each image, without the empty slots."
         return [torch.cat([b[v], s[v,None]], 1) for b,s,v in zip(*self)]
+
+    def trimmed(self)->'Proposals': # the same proposals, in fewer slots
+        "Leave out the last slots as far as they are empty in every image; a GPU, which would have to wait for their number, keeps them."
+        if not on_host(self.valid): return self
+        n = int((self.valid.any(0) * torch.arange(1, self.valid.shape[1] + 1)).max()) if self.valid.numel() else 0
+        return Proposals(*(x[:,:max(n, 1)] for x in self))
 
 # %% ../nbs/21_detector.ipynb #49fdfd61
 class Detector(nn.Module):

@@ -262,6 +262,7 @@ class RoIHead(nn.Module):
         test_filter:DetectionFilter|None=None,  # what to let through; None: this head's own
     )->list:                    # B dicts: boxes, scores, labels
         "Detect objects in the proposals."
+        proposals = proposals.trimmed()
         logits, deltas = self.boxes(canvas, proposals.boxes)
         return (test_filter or self.test_filter)(logits, deltas, proposals, self.bbox_head.coder, batch.size_tensor())
 

@@ -60,7 +60,7 @@ def _rows(ds):
 
 # %% ../nbs/63_features.ipynb #524ef08c
 # what is no matter where a trunk is only looked through
-_NO_MATTER = 'training', 'trained', 'loaded_from', 'frozen_stages', 'norm_grad', 'arguments'
+_NO_MATTER = 'training', 'trained', 'loaded_from', 'frozen_stages', 'norm_grad', 'with_cp', 'arguments'
 
 def _trunk_key(model):
     "A number for all that decides what the trunk of a detector gives for a picture: weights, settings, colours and padding."

@@ -12,7 +12,7 @@ from typing import Any
 import torch
 from torch import nn, Tensor
 from torch.nn import functional as F
-from .core import check, checked, component
+from .core import check, checked, component, on_host
 from .batch import Batch, Truths
 from .detector import check_detections, scale_detections
 from .losses import sigmoid_loss, weighted_sum
@@ -47,6 +47,13 @@ def paste_weights(
     return (1 - (at[...,None] - torch.arange(cells, device=low.device)).abs()).clamp(min=0)
 
 # %% ../nbs/26_masks.ipynb #62c3130c
+def _reach(boxes, cells, size):
+    "The pixels of an image of this size that boxes and the blur around them, a cell wide, can touch: a list of x1, y1, x2, y2."
+    rim = (boxes[:,2:] - boxes[:,:2]).clamp(min=0) / boxes.new_tensor([cells[1], cells[0]]) + 2
+    most = boxes.new_tensor([size[1], size[0]]).repeat(2)
+    grown = torch.cat([boxes[:,:2] - rim, boxes[:,2:] + rim], 1).nan_to_num(0.)
+    return torch.minimum(grown.clamp(min=0), most).long().tolist()
+
 @checked
 def paste_masks(
     masks:Tensor,           # (K,m,m) probabilities
@@ -60,13 +67,16 @@ def paste_masks(
     check('masks float (K,m,n), boxes (K,4), size pair int 1.., threshold 0..1, budget int 1..',
           masks, boxes, size, threshold, budget)
     (h, w), masks, boxes, weights = size, masks.float(), boxes.float(), whole_pixel_weights if whole else paste_weights
-    out = torch.zeros(len(masks), h, w, dtype=torch.bool, device=masks.device)
+    out = torch.full((len(masks), h, w), threshold <= 0, device=masks.device)
     step = max(1, budget // (4*h*w))
     for start in range(0, len(masks), step):
         i = slice(start, start + step)
         rows = weights(boxes[i,1], boxes[i,3], masks.shape[1], h)
         cols = weights(boxes[i,0], boxes[i,2], masks.shape[2], w)
-        out[i] = rows @ masks[i] @ cols.transpose(1, 2) >= threshold
+        if not on_host(masks): out[i] = rows @ masks[i] @ cols.transpose(1, 2) >= threshold
+        else:
+            for o, m, r, c, (x1, y1, x2, y2) in zip(out[i], masks[i], rows, cols, _reach(boxes[i], masks.shape[1:], size)):
+                o[y1:y2,x1:x2] = r[y1:y2] @ m @ c[x1:x2].T >= threshold
     return out
 
 # %% ../nbs/26_masks.ipynb #c0ad0515

@@ -12,7 +12,7 @@ import torch, torchvision
 from torch import Tensor
 from .boxes import iou_matrix
 from .cli import nearest
-from .core import check, component
+from .core import check, component, on_host
 
 # %% ../nbs/11_nms.ipynb #60c7e756
 def _no_nan(boxes, scores):
@@ -66,7 +66,7 @@ def nms_groups(
     check('boxes (N,4), scores (N), groups int (N), iou 0..1', boxes, scores, groups, iou)
     if len(boxes) == 0: return groups.long()
     boxes, scores = _no_nan(boxes.double(), scores)
-    if not boxes.is_cuda and len(boxes) > 1000:     # a CPU is faster group by group
+    if on_host(boxes) and len(boxes) > 1000:     # a CPU is faster group by group
         members = [torch.nonzero(groups == g)[:,0] for g in groups.unique()]
         found = torch.cat([i[nms(boxes[i], scores[i], iou)] for i in members]).sort()[0]
         return found[scores[found].argsort(descending=True, stable=True)]
@@ -89,7 +89,7 @@ def nms_fixed(
     if sum(splits) != N: raise ValueError(f'splits {list(splits)} add up to {sum(splits)}, but there are {N} boxes an image')
     boxes, ranked = _no_nan(boxes.double(), scores)
     ranked = ranked.masked_fill(~valid, -torch.inf)
-    if boxes.is_cuda:
+    if not on_host(boxes):
         run = torch.cat([torch.full((n,), i, device=boxes.device) for i,n in enumerate(splits)])
         groups = run + torch.arange(B, device=boxes.device)[:,None] * len(splits)
         found = nms_groups(boxes.flatten(0, 1), ranked.flatten(), groups.flatten(), iou)

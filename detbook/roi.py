@@ -12,60 +12,70 @@ from typing import NamedTuple
 import torch, torchvision
 from torch import Tensor
 from torch.nn import functional as F
-from .core import check, component
+from .core import check, component, on_host
 from .boxes import box_area
 from .nms import has_compiled_ops
 
-# %% ../nbs/23_roi.ipynb #d133bafc
-def sampling_weights(
+# %% ../nbs/23_roi.ipynb #140a44aa
+def bin_cells(
     start:Tensor,       # (K,) where the interval begins, in cells of the map
     length:Tensor,      # (K,) how long it is, in cells
     bins:int,           # into how many bins it is cut
     ratio:int,          # samples a bin; 0: one for every started cell of its length
     size:int,           # cells of the map along this axis
-)->Tensor:              # (K,bins,size) how much each cell counts in each bin
-    "One axis of RoIAlign as a matrix: the mean of linear interpolations (Mask R-CNN, section 3)."
-    check('start (K), length (K), bins int 1.., ratio int .., size int 1..',
-          start, length, bins, ratio, size)
-    count = (length / bins).ceil().clamp(min=0) if ratio <= 0 else torch.full_like(length, ratio)
+)->tuple:               # the cells of each bin (K,bins,n) int64, and how much each counts (K,bins,n); what is not needed of n counts 0
+    "One axis of RoIAlign: which cells the samples of each bin lie between, each cell once."
+    check('start (K), length (K), bins int 1.., ratio int .., size int 1..', start, length, bins, ratio, size)
+    step  = length / bins
+    count = step.ceil().clamp(min=0) if ratio <= 0 else torch.full_like(length, ratio)              # samples a bin
     steps = torch.arange(max(1, int(count.max())) if len(count) else 1, device=start.device)
-    used  = steps < count[:,None]                                                                 # (K,S)
-    where = torch.arange(bins, device=start.device)[:,None] + ((steps + .5) / count.clamp(min=1)[:,None])[:,None]
-    at    = start[:,None,None] + where * (length / bins)[:,None,None]                             # (K,bins,S) positions
-    seen  = used[:,None] & (at >= -1) & (at <= size)
-    tent  = 1 - (at.clamp(0, size - 1)[...,None] - torch.arange(size, device=start.device)).abs() # (K,bins,S,size)
-    return (tent.clamp(min=0) * seen[...,None]).sum(2) / count.clamp(min=1)[:,None,None]
+    used, some = steps < count[:,None], count.clamp(min=1)[:,None]
+    first = start[:,None] + torch.arange(bins, device=start.device) * step[:,None] + step.clamp(max=0)[:,None]   # (K,bins); inside out, a bin begins at its end
+    at    = first[...,None] + ((torch.minimum(steps, some - 1) + .5) * step.abs()[:,None] / some)[:,None]    # (K,bins,S) positions
+    share = (used[:,None] & (at >= -1) & (at <= size)) / some[...,None]
+    at    = at.clamp(0, size - 1)
+    low   = at.floor()
+    place = F.pad(low.diff(dim=2).clamp(max=2), (1, 0)).cumsum(2).long()                            # of `low` in the list
+    n     = int(place.max()) + 2 if place.numel() else 2
+    cells = place.new_zeros(*first.shape, n).scatter(2, place, low.long()).scatter(2, place + 1, low.long() + 1)
+    parts = at.new_zeros(*first.shape, n).scatter_add(2, place, share * (1 - at + low)).scatter_add(2, place + 1, share * (at - low))
+    return cells.clamp(max=size - 1), parts
 
-# %% ../nbs/23_roi.ipynb #0baaae6d
+# %% ../nbs/23_roi.ipynb #0b41b202
 def _readable(rois, images):
     "A row with nan, beyond a million pixels, or of no image becomes an empty box far outside, which reads zeros."
     ok  = (rois.abs() < 1e6).all(1) & (rois[:,0] >= 0) & (rois[:,0] < images)
     far = (torch.arange(5, device=rois.device) > 0) * -1e6
     return torch.where(ok[:,None], rois, far.to(rois.dtype))
 
-def roi_align_plain(
-    feats:Tensor,       # (B,C,H,W)
+def roi_align_sparse(
+    feats:Tensor,       # (B,C,H,W); channels-last it need not be copied
     rois:Tensor,        # (K,5) image index, then xyxy
     size:int,           # bins along each side
     scale:float=1.,     # cells of `feats` a unit of `rois`
     ratio:int=0,        # samples a bin along each axis; 0: as many as cells
     aligned:bool=True,  # do cell centres lie at half coordinates?
-)->Tensor:              # (K,C,size,size)
-    "RoIAlign as two small matrices a box, rows, then columns; a box with nan, or of no image, reads zeros."
+)->Tensor:              # (K,C,size,size), channels-last
+    "RoIAlign as a weighted sum of the few cells that each bin reads; a box with nan, or of no image, reads zeros."
     check('feats float (B,C,H,W), rois (K,5), size int 1.., scale >0.., ratio int .., aligned flag',
           feats, rois, size, scale, ratio, aligned)
-    (H, W), rois = feats.shape[-2:], _readable(rois, len(feats))
-    boxes = rois[:,1:].to(torch.promote_types(feats.dtype, torch.float32)) * scale - (.5 if aligned else 0)
-    sides = boxes[:,2:] - boxes[:,:2]
-    if not aligned: sides = sides.clamp(min=1)
-    if len(rois) == 0: return feats.new_zeros(0, feats.shape[1], size, size) + feats.sum() * 0
-    done, order = [], []
-    for b in range(len(feats)):
-        for i in torch.nonzero(rois[:,0] == b)[:,0].split(64):              # 64 boxes at a time, for the memory's sake
-            rows = sampling_weights(boxes[i,1], sides[i,1], size, ratio, H).to(feats.dtype)
-            cols = sampling_weights(boxes[i,0], sides[i,0], size, ratio, W).to(feats.dtype)
-            done.append(torch.einsum('kph,chw,kqw->kcpq', rows, feats[b], cols)); order.append(i)
-    return torch.cat(done)[torch.cat(order).argsort()]
+    (B, C, H, W), index, weight, counts = feats.shape, [], [], []
+    with torch.no_grad():
+        rois = _readable(rois.to(torch.promote_types(feats.dtype, torch.float32)), B)
+        for r in rois.split(256):
+            box   = r[:,1:] * scale - (.5 if aligned else 0)
+            sides = box[:,2:] - box[:,:2]
+            if not aligned: sides = sides.clamp(min=1)
+            (x, wx), (y, wy) = (bin_cells(box[:,i], sides[:,i], size, ratio, n) for i,n in ((0, W), (1, H)))
+            y = y + r[:,0].long().clamp(min=0)[:,None,None] * H                          # row of the table, but for W
+            part  = wy[:,:,None,:,None] * wx[:,None,:,None,:]                            # (K,size,size,n,m)
+            cell  = y[:,:,None,:,None] * W + x[:,None,:,None,:]
+            count = part != 0
+            index.append(cell[count]); weight.append(part[count]); counts.append(count.sum((3, 4)).flatten())
+        n = torch.cat(counts)
+    table = feats.permute(0, 2, 3, 1).reshape(B*H*W, C)
+    sums  = F.embedding_bag(torch.cat(index), table, n.cumsum(0) - n, mode='sum', per_sample_weights=torch.cat(weight).to(table.dtype))
+    return sums.view(len(rois), size, size, C).permute(0, 3, 1, 2)
 
 # %% ../nbs/23_roi.ipynb #b9fb3c22
 def roi_align(
@@ -76,11 +86,11 @@ def roi_align(
     ratio:int=0,        # samples a bin along each axis; 0: as many as cells
     aligned:bool=True,  # do cell centres lie at half coordinates?
 )->Tensor:              # (K,C,size,size) in the dtype of `feats`
-    "RoIAlign by torchvision's operation where it is there, else by matrices; a box with nan, or of no image, reads zeros."
+    "RoIAlign by the faster of two ways that give the same: `roi_align_sparse`, or torchvision's operation; a box with nan, or of no image, reads zeros."
     check('feats float (B,C,H,W), rois (K,5), size int 1.., scale >0.., ratio int .., aligned flag',
           feats, rois, size, scale, ratio, aligned)
-    if not has_compiled_ops(): return roi_align_plain(feats, rois, size, scale, ratio, aligned)
     exact = feats.to(torch.promote_types(feats.dtype, torch.float32))
+    if not has_compiled_ops() or on_host(feats) and feats.shape[1] >= 16: return roi_align_sparse(exact, rois, size, scale, ratio, aligned).to(feats.dtype)
     return torchvision.ops.roi_align(exact, _readable(rois.to(exact.dtype), len(feats)), size, scale, ratio, aligned).to(feats.dtype)
 
 # %% ../nbs/23_roi.ipynb #fb34bf21
@@ -102,14 +112,26 @@ class Canvas(NamedTuple):
     sizes: list = ()    # L pairs (w,h): how many cells each level has
 
 # %% ../nbs/23_roi.ipynb #ac41424f
+class _Rim(torch.autograd.Function):
+    "Repeat the borders of a map; PyTorch's own way back would keep the whole map for the sake of its shape."
+    @staticmethod
+    def forward(ctx, x, sides):
+        ctx.shape, ctx.sides = x.shape, sides       # left, right, top, bottom
+        return F.pad(x, sides, mode='replicate')
+
+    @staticmethod
+    def backward(ctx, grad):
+        return torch.ops.aten.replication_pad2d_backward(grad, grad.new_empty(1).expand(ctx.shape), ctx.sides), None
+
 def make_canvas(
     levels:tuple,   # L tensors (B,C,H_l,W_l), finest first
 )->Canvas:          # a single level is taken as it is
     "Lay the levels side by side: the first in the lower right corner, the others in a column on its left."
     check('levels some float (B,C,H,W)', levels)
     sizes = [(l.shape[3], l.shape[2]) for l in levels]
+    if on_host(levels[0]): levels = [l.contiguous(memory_format=torch.channels_last) for l in levels]   # as `roi_align_sparse` reads
     if len(levels) == 1: return Canvas(levels[0], [(0,0)], sizes)
-    finest, *rest = [F.pad(l, (1,i,1,i), mode='replicate') for l,i in zip(levels, [0] + [1]*len(levels))]
+    finest, *rest = [_Rim.apply(l, (1,i,1,i)) for l,i in zip(levels, [0] + [1]*len(levels))]
     height, width = max(finest.shape[2], sum(r.shape[2] for r in rest)), max(r.shape[3] for r in rest)
     column, origins, y = [], [(width + 1, height - levels[0].shape[2])], 0
     for r in rest:

@@ -13,7 +13,7 @@ from typing import NamedTuple
 import torch
 from torch import nn, Tensor
 from torch.nn import functional as F
-from .core import check, checked, component, counted_as
+from .core import check, checked, component, on_host
 from .batch import Batch, Preprocess, Truths
 from .anchors import AnchorGenerator, inside_border
 from .coder import DeltaCoder
@@ -39,9 +39,9 @@ def rank_scores(
     "Number the scores of each row by their size; nan counts as 0."
     check('scores float (B,N), usable bool (B,N)', scores, usable)
     scores = scores.masked_fill(scores.isnan(), 0.)
-    if scores.is_cuda: order = scores.masked_fill(~usable, -1.).sort(dim=1, descending=True)[1]
+    if not on_host(scores): order = scores.masked_fill(~usable, -1.).sort(dim=1, descending=True)[1]
     else:
-        with counted_as('nms'): counts = usable.sum(1).tolist()
+        counts = usable.sum(1).tolist()
         own   = usable.int().argsort(dim=1, descending=True, stable=True)
         best  = [i[:n][s[i[:n]].sort(descending=True)[1]] for s,i,n in zip(scores, own, counts)]
         order = torch.stack([torch.cat([b, i[n:]]) for b,i,n in zip(best, own, counts)])
@@ -99,6 +99,46 @@ def box_losses(
     deltas = torch.where(positive[...,None], deltas, 0.)
     return loss(coder.decode(anchors, deltas), gt_boxes) if decoded else loss(deltas, coder.encode(anchors, gt_boxes))
 
+# %% ../nbs/22_rpn.ipynb #2b2f01a8
+def _plain(conv, size):
+    "Is this PyTorch's own convolution of this size, with nobody listening?"
+    return (type(conv) is nn.Conv2d and conv.bias is not None and not conv._forward_hooks and not conv._forward_pre_hooks and conv.padding_mode == 'zeros' and
+            (conv.kernel_size, conv.stride, conv.padding, conv.dilation, conv.groups) == ((size, size), (1, 1), (size//2, size//2), (1, 1), 1))
+
+def _ask_all(x, w, b, w_cls, b_cls, w_reg, b_reg):
+    h = F.relu(F.conv2d(x, w, b, padding=1))
+    return F.conv2d(h, w_cls, b_cls), F.conv2d(h, w_reg, b_reg)
+
+class _AskCells(torch.autograd.Function):
+    "The layers of the head on a map (B,C,H,W); on the way back only cells that have a gradient are looked at, and of the way there only the map is kept."
+    @staticmethod
+    def forward(ctx, x, *weights):          # of the 3x3 convolution and of the two 1x1, each with its bias
+        ctx.save_for_backward(x, *weights)
+        return _ask_all(x, *weights)
+
+    @staticmethod
+    def backward(ctx, g_cls, g_reg):
+        x, *weights = ctx.saved_tensors
+        image, i, j = ((g_cls != 0).any(1) | (g_reg != 0).any(1)).nonzero(as_tuple=True)                # (N) each
+        if len(image) > len(x)*x.shape[2]*x.shape[3] // 8:
+            with torch.enable_grad():
+                again = [t.detach().to(weights[0].dtype).requires_grad_() for t in (x, *weights)]
+                return torch.autograd.grad(_ask_all(*again), again, (g_cls.to(again[0].dtype), g_reg.to(again[0].dtype)))
+        w, b, w_cls, b_cls, w_reg, b_reg = weights
+        step = torch.arange(-1, 2, device=x.device)
+        rows, cols = i[:,None,None] + step[:,None], j[:,None,None] + step                               # (N,3,1), (N,1,3)
+        there = ((rows >= 0) & (rows < x.shape[2]) & (cols >= 0) & (cols < x.shape[3]))[...,None]       # beyond the border is zero
+        at = image[:,None,None], rows.clamp(0, x.shape[2]-1), cols.clamp(0, x.shape[3]-1)
+        near = (x.permute(0, 2, 3, 1)[at].to(w.dtype) * there).flatten(1)                               # (N,9C)
+        g_cls, g_reg = (g.permute(0, 2, 3, 1)[image, i, j].to(w.dtype) for g in (g_cls, g_reg))         # (N,A), (N,4A)
+        flat = w.permute(0, 2, 3, 1).flatten(1)                                                         # (mid,9C)
+        h = F.relu(F.linear(near, flat, b))
+        g = (g_cls @ w_cls[...,0,0] + g_reg @ w_reg[...,0,0]) * (h > 0)
+        dx = torch.zeros_like(x)
+        dx.permute(0, 2, 3, 1).index_put_(at, ((g @ flat).view(*there.shape[:3], x.shape[1]) * there).to(x.dtype), accumulate=True)
+        dw = (g.T @ near).view(len(w), 3, 3, x.shape[1]).permute(0, 3, 1, 2)
+        return dx, dw, g.sum(0), (g_cls.T @ h)[...,None,None], g_cls.sum(0), (g_reg.T @ h)[...,None,None], g_reg.sum(0)
+
 # %% ../nbs/22_rpn.ipynb #f0363aa6
 @component
 class RPNHead(nn.Module):
@@ -136,13 +176,20 @@ class RPNHead(nn.Module):
     )->RPNOutput:       # for all N anchors
         "Ask every anchor of every level."
         check('feats some float (B,C,H,W)', feats)
-        hidden = [F.relu(self.rpn_conv(f)) for f in feats]
+        answers = [self._ask(f) for f in feats]
         flat = lambda x, k: x.permute(0, 2, 3, 1).reshape(x.shape[0], -1, k)
-        logits = torch.cat([flat(self.rpn_cls(h), 1) for h in hidden], 1)[...,0]
-        deltas = torch.cat([flat(self.rpn_reg(h), 4) for h in hidden], 1)
+        logits = torch.cat([flat(a, 1) for a,_ in answers], 1)[...,0]
+        deltas = torch.cat([flat(a, 4) for _,a in answers], 1)
         sizes = [f.shape[-2:] for f in feats]
         anchors = self.anchors.grid(sizes, logits.device)
         return RPNOutput(logits, deltas, torch.cat(anchors), sizes, [len(a) for a in anchors])
+
+    def _ask(self, x):
+        conv, cls, reg = self.rpn_conv, self.rpn_cls, self.rpn_reg
+        if torch.is_grad_enabled() and on_host(x) and not torch.compiler.is_compiling() and _plain(conv, 3) and _plain(cls, 1) and _plain(reg, 1):
+            return _AskCells.apply(x, conv.weight, conv.bias, cls.weight, cls.bias, reg.weight, reg.bias)
+        h = F.relu(conv(x))
+        return cls(h), reg(h)
 
     def loss(self,
         out:RPNOutput,  # the head's answers

@@ -1,5 +1,5 @@
 "A fit of the Learner that is killed and taken up again, one that two processes share, and fastai's own callbacks on a detector."
-import os, signal, subprocess, sys
+import signal, subprocess, sys
 from importlib import import_module
 import pytest, torch
 from detbook.toy import write_coco
@@ -71,7 +71,7 @@ def both(folder, out, kill):
 if __name__ == '__main__': fit(sys.argv[1], sys.argv[2], sys.argv[3], sys.argv[4] == 'kill', int(sys.argv[5]))
 '''
 
-slow = pytest.mark.skipif(os.environ.get('DETBOOK_SLOW') != '1', reason='DETBOOK_SLOW=1 runs it')
+slow = pytest.mark.slow
 
 @pytest.fixture(scope='module')
 def scene(tmp_path_factory):

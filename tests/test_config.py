@@ -156,7 +156,7 @@ WRONG = {   # setting -> what the message says
     'model.train_cfg.rcnn.assigner.pos_iou_th=.5': ('model.train_cfg.rcnn.assigner.pos_iou_th', "'pos_iou_thr'"),
     'model.test_cfg.rcnn.score_th=.5': ('model.test_cfg.rcnn.score_th', "'score_thr'"), 'model.test_cfg.rpn.nms_post=10': ('model.test_cfg.rpn.nms_post', 'nms_pre'),
     'model.neck.add_extra_convs=on_inputs': ('model.neck', "'on_input'"), 'model.backbone.norm_cfg.type=SyncBN': (r"model\.backbone\.norm_cfg\.type = 'SyncBN'", 'BN'),
-    'model.rpn_head.anchor_generator.scale=8': ('model.rpn_head.anchor_generator.scale', "'scales'"), 'model.backbone.with_cp=true': (r'with_cp = True', 'False'),
+    'model.rpn_head.anchor_generator.scale=8': ('model.rpn_head.anchor_generator.scale', "'scales'"), 'model.backbone.deep_stem=true': (r'deep_stem = True', 'False'),
     'model.roi_head.bbox_head.loss_cls.class_weight=[1]': ('class_weight', 'None'), 'model.nek=1': (r'model\.nek = 1', "'neck'"), 'model.roi_head=3': (r'model\.roi_head is 3', 'dict'),
     'model.train_cfg.rcnn.pos_weight=2': ('pos_weight', '1'), 'model.data_preprocessor.type=DataPreprocessor': ('DataPreprocessor', 'DetDataPreprocessor'),
     'model.roi_head.bbox_head.reg_decoded_bboxes=true': ('reg_decoded_bboxes', "'reg_decoded_bbox'")}

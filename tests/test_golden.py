@@ -1,5 +1,5 @@
 "The figures measured on mmdetection 3.3.0 are met by what its configs say: features, proposals, detections, losses, gradients of 22 models."
-import os, sys, warnings
+import sys, warnings
 from pathlib import Path
 import numpy as np, pytest, torch
 from detbook.config import Config, build_detector
@@ -78,7 +78,6 @@ def test_both_c4_detectors_have_the_same_boxes():
     for i in range(2): assert len(faster[f'det{i}']) and np.array_equal(faster[f'det{i}'], mask[f'det{i}'])
 
 def test_detections(case):
-    if HEAVY(case.stem) and case.stem.startswith('faster') and not os.environ.get('DETBOOK_SLOW'): pytest.skip('heavy, and Mask R-CNN on C4 has the same boxes: set DETBOOK_SLOW=1')
     for i,p in enumerate(case.model.predict(case.images, **case.more)):
         found = torch.cat([p['boxes'], p['scores'][:,None], p['labels'][:,None].float()], 1).numpy()
         same_rows(found, case.stored[f'det{i}'], 1e-2)
@@ -86,7 +85,6 @@ def test_detections(case):
         if 'masks' in p: assert np.abs(p['masks'].sum((1,2)).numpy() - case.stored[f'det{i}_mask_area']).max() <= 2
 
 def test_losses_and_gradients(case):
-    if HEAVY(case.stem) and not os.environ.get('DETBOOK_SLOW'): pytest.skip('heavy: set DETBOOK_SLOW=1')
     model, stored = case.model, case.stored
     model.zero_grad()
     losses = model.loss(case.images, case.targets, **case.more)

@@ -387,6 +387,8 @@ def test_detections():
     with pytest.raises(TypeError, match='found is a list of 1; expected a dict'): Detections([d])
 
 def test_show_result(tmp_path):
+    import matplotlib.pyplot as plt
+    open_figures = plt.get_fignums()          # of tests before this one
     d = Detections(dict(boxes=torch.tensor([[5., 5, 20, 20]]), scores=torch.tensor([.9]), labels=torch.tensor([0]), keypoints=torch.rand(1, 17, 3)*20, masks=torch.ones(1, 30, 40, dtype=torch.bool)), (30, 40))
     code = 'import sys\nfrom detbook.inference import show_result\nimport torch\nshow_result(torch.zeros(3, 30, 40), dict(boxes=torch.zeros(1, 4), scores=torch.ones(1), labels=torch.zeros(1).long()), out_file=sys.argv[1])'
     env = {k: v for k,v in os.environ.items() if k not in ('DISPLAY', 'MPLBACKEND', 'WAYLAND_DISPLAY')}
@@ -397,8 +399,7 @@ def test_show_result(tmp_path):
     assert (tmp_path/'sub'/'a.png').read_bytes() == before and os.listdir(tmp_path/'sub') == ['a.png']
     show_result(canvas(30, 40), d, out_file=tmp_path/'b.webp')
     show_result(canvas(30, 40), {k: v for k,v in d.items() if k != 'masks'})
-    import matplotlib.pyplot as plt
-    assert not plt.get_fignums()
+    assert plt.get_fignums() == open_figures
 
 # ---------------------------------------------------------------- memory
 

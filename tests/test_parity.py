@@ -1,5 +1,5 @@
 "Other people's detectors and this book's on the same weights: torchvision's run beside ours, Detectron2's as stored figures in `golden/detectron2`."
-import gzip, importlib.util, json, os, re
+import gzip, importlib.util, json, re
 from pathlib import Path
 import numpy as np, pytest, torch, torchvision
 from torchvision.models.detection import _utils, backbone_utils
@@ -138,7 +138,6 @@ def test_both_c4_detectors_have_the_same_boxes():
 
 @pytest.mark.parametrize('path', STORED, ids=[p.stem.split('__')[1] for p in STORED])
 def test_detectron2_figures(path, tmp_path):
-    if 'faster_rcnn_R_50_C4' in path.stem and not os.environ.get('DETBOOK_SLOW'): pytest.skip('heavy, and mask_rcnn_R_50_C4 has the same boxes: set DETBOOK_SLOW=1')
     arch, stored = path.stem.replace('__', '/'), np.load(path)
     settings = STATES[arch + '.yaml']
     state = {k: torch.from_numpy(THEIRS.fill(k, shape)) for k,shape in settings['keys'].items() if not k.startswith('pixel') and 'cell_anchors' not in k}

@@ -120,8 +120,7 @@ def test_same_without_compiled_operations(name, hidden):
     model.load_state_dict(start)                                # statistics moved
     hidden()
     plain_losses, plain_grads, plain_found, plain_ops = everything(model)
-    has_rois = hasattr(model, 'roi_head')
-    assert 'nms' in ops and ('roi_align' in ops) == has_rois and plain_ops == set()                    # the two did go different ways
+    assert 'nms' in ops and plain_ops == set()                                                         # the two did go different ways
     assert losses.keys() == plain_losses.keys() and grads.keys() == plain_grads.keys() and len(grads) > 50
     for k, v in losses.items():
         assert v.isfinite(), k

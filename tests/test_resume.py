@@ -13,7 +13,7 @@ from detbook.runs import checksum
 from detbook.runs import Run, lock_folder, read_state
 from detbook.trainer import Trainer
 from detbook.training import read_training_config, train
-from test_training import COMMAND, SLOW, config, refuses, same_run, start, stopped_at, straight, toy, wait_for
+from test_training import COMMAND, config, refuses, same_run, start, stopped_at, straight, toy, wait_for
 
 pytestmark = pytest.mark.usefixtures('one_thread')
 
@@ -376,7 +376,7 @@ def test_a_signal_to_all_processes_of_a_run_with_workers(straight, config, tmp_p
     same_run(straight, train(config, work_dir=tmp_path, resume=True))
 
 TWO = ['--gpus', 2, '--save_every', 0]
-@pytest.mark.parametrize('number, to', [(signal.SIGINT, 'all'), (signal.SIGTERM, 'all'), (signal.SIGTERM, 'parent'), (signal.SIGTERM, 'rank 1'), (signal.SIGINT, 'parent')] if SLOW else [(signal.SIGINT, 'all'), (signal.SIGTERM, 'rank 1')])
+@pytest.mark.parametrize('number, to', [(signal.SIGINT, 'all'), (signal.SIGTERM, 'all'), (signal.SIGTERM, 'parent'), (signal.SIGTERM, 'rank 1'), (signal.SIGINT, 'parent')])
 def test_two_processes_are_asked_to_stop(config, tmp_path, number, to):
     "Within one step, whoever hears it; nobody is killed, and nothing but sentences is said."
     process = in_session(config, '--work_dir', tmp_path, *TWO, '--set', 'train_dataloader.batch_size=1', 'train_cfg.max_epochs=40')
@@ -403,7 +403,7 @@ def test_a_rank_that_is_killed(config, tmp_path, rank):
     run = train(config, work_dir=tmp_path, resume=True, set=['train_cfg.max_epochs=3'])          # one process of two images goes on
     assert run.card['resumed'] == [state] and run.card['calls'][-1]['changed']['number of processes'] == [2, 1]
 
-@pytest.mark.skipif(not SLOW, reason='DETBOOK_SLOW=1 runs it')
+@pytest.mark.slow
 def test_from_two_processes_to_one_of_the_same_batch(config, tmp_path):
     "Epochs become twice as long: all that is left is measured and logged."
     process = in_session(config, '--work_dir', tmp_path, *TWO)

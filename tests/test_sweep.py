@@ -118,8 +118,8 @@ def left_out(reason, *names): LEFT_OUT.update(dict.fromkeys(names, reason))
 calls('core',
     test_same=lambda w: dict(actual=w.boxes, expected=w.boxes, rtol=1e-5, atol=1e-6),
     strict=lambda w: dict(f=len), component=lambda w: dict(cls=type('A', (), dict(__init__=lambda self, a=1: None))), checked=lambda w: dict(f=w.ax),
-    warn_once=lambda w: dict(message='sweep'), mean_over_ranks=lambda w: dict(x=torch.tensor(3.)), check=lambda w: dict(text='a (N)'), check_keys=lambda w: dict(d=dict(a=1)), settings=lambda w: dict(x=new('nms.NMS')), constructor_parameters=lambda w: dict(cls=type(new('nms.NMS'))), say=lambda w: dict(text='sweep'))
-left_out('a block: counts what runs inside', 'core.count_syncs', 'core.counted_as', 'core.own_counts')
+    on_host=lambda w: dict(x=w.boxes), warn_once=lambda w: dict(message='sweep'), mean_over_ranks=lambda w: dict(x=torch.tensor(3.)), check=lambda w: dict(text='a (N)'), check_keys=lambda w: dict(d=dict(a=1)), settings=lambda w: dict(x=new('nms.NMS')), constructor_parameters=lambda w: dict(cls=type(new('nms.NMS'))), say=lambda w: dict(text='sweep'))
+left_out('a block: counts what runs inside', 'core.count_syncs', 'core.own_counts')
 left_out('a line at the end of a chapter: tests/test_project.py looks for the names', 'core.moved')
 
 calls('show',
@@ -204,8 +204,8 @@ calls('neck',
     NoNeck=lambda w: dict(in_channels=8), NoNeck__forward=lambda w: (new('neck.NoNeck', in_channels=8), dict(stages=(torch.randn(1, 8, 8, 8),))))
 
 calls('roi',
-    sampling_weights=lambda w: dict(start=torch.tensor([1., 2]), length=torch.tensor([3., 4]), bins=2, ratio=2, size=8),
-    roi_align_plain=lambda w: dict(feats=torch.randn(2, 3, 64, 64), rois=torch.cat([torch.tensor([[0.], [1], [0]]), w.boxes], 1), size=2, scale=1., ratio=0, aligned=True),
+    bin_cells=lambda w: dict(start=torch.tensor([1., 2]), length=torch.tensor([3., 4]), bins=2, ratio=2, size=8),
+    roi_align_sparse=lambda w: dict(feats=torch.randn(2, 3, 64, 64), rois=torch.cat([torch.tensor([[0.], [1], [0]]), w.boxes], 1), size=2, scale=1., ratio=0, aligned=True),
     roi_align=lambda w: dict(feats=torch.randn(2, 3, 64, 64), rois=torch.cat([torch.tensor([[0.], [1], [0]]), w.boxes], 1), size=2, scale=1., ratio=0, aligned=True),
     roi_levels=lambda w: dict(boxes=w.boxes, num_levels=4), make_canvas=lambda w: dict(levels=w.feats[:4]), RoIExtractor=lambda w: {},
     RoIExtractor__canvas=lambda w: (new('roi.RoIExtractor'), dict(feats=w.feats)),
@@ -593,7 +593,7 @@ left_out('steps of `train`, called by it: tests/test_training.py', 'trainer.Trai
 calls('bench', toy_batch=lambda w: dict(batch=1, size=64, device=torch.device('cpu')), kept_bytes=lambda w: dict(model=nn.Linear(2, 2), forward=lambda: nn.Linear(2, 2)(torch.ones(1, 2)).sum()))
 calls('tiny', TinyNet=lambda w: dict(channels=(4, 8)), TinyNet__forward=lambda w: (new('tiny.TinyNet', channels=(4, 8)), dict(x=torch.randn(1, 3, 16, 16))), tiny_detector=lambda w: dict(num_classes=2, channels=16), toy_detector=lambda w: {})
 left_out('a training of minutes: the slow cell of the chapter', 'tiny.train_toy_detector')
-left_out('a step of `bench`, called by it: tests/test_demo.py', 'bench.TorchvisionPeer*', 'bench.bench_table', 'bench.time_in_turn', 'bench.train_step', 'demo.demo_data', 'demo.save_pictures')
+left_out('a step of `bench`, called by it: tests/test_demo.py', 'bench.TorchvisionPeer*', 'bench.bench_table', 'bench.show_bench', 'bench.bench_pair', 'bench.lively_weight', 'bench.count_flops', 'bench.count_operations', 'bench.best_flops', 'bench.time_in_turn', 'bench.train_step', 'demo.demo_data', 'demo.save_pictures')
 calls('demo', small_detector=lambda w: dict(num_classes=2, channels=16), smooth=lambda w: dict(values=[1., 2., 3.], width=2))
 calls('learner', computes_bfloat16=lambda w: dict(device='cpu'), sum_losses=lambda w: dict(losses=dict(a=torch.ones(()))), split_backbone=lambda w: dict(model=w.mask), PictureSet=lambda w: dict(dataset=w.ds),
     PictureSet__target=lambda w: (new('learner.PictureSet', dataset=w.ds), dict(i=1)), PictureSet__to_coco=lambda w: (new('learner.PictureSet', dataset=w.ds), {}), still=lambda w: dict(transforms=new('transforms.test_transforms')))

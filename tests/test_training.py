@@ -157,7 +157,7 @@ def test_measuring_changes_nothing(straight, config, tmp_path):
 
 # ---- killed, stopped, resumed
 
-@pytest.mark.parametrize('round', range(12 if SLOW else 1))
+@pytest.mark.parametrize('round', range(12))
 def test_kill_9(straight, config, tmp_path, round):
     "SIGKILL at a random moment, as often as it takes; then the run ends as the one that was left alone."
     chance = random.Random(f'{round} {time.time() if SLOW else 0}')
@@ -309,7 +309,7 @@ def test_two_processes_learn_as_one(toy, tmp_path, how):
     assert [l['loss'] for l in two.log] == pytest.approx([l['loss'] for l in one.log], rel=1e-3)
     assert two.metrics[-1]['bbox_mAP'] == pytest.approx(one.metrics[-1]['bbox_mAP'], abs=.02)
 
-@pytest.mark.skipif(not SLOW, reason='DETBOOK_SLOW=1 runs it')
+@pytest.mark.slow
 def test_two_processes_are_stopped_and_resumed(toy, tmp_path):
     words = [toy/'faster.py', '--gpus', 2, '--set', 'train_dataloader.batch_size=1']
     whole = start(*words, '--work_dir', tmp_path/'whole')
