@@ -62,7 +62,7 @@ def roi_align_sparse(
     (B, C, H, W), index, weight, counts = feats.shape, [], [], []
     with torch.no_grad():
         rois = _readable(rois.to(torch.promote_types(feats.dtype, torch.float32)), B)
-        for r in rois.split(256):
+        for r in rois.split(max(1, 2**16 // size**2)):
             box   = r[:,1:] * scale - (.5 if aligned else 0)
             sides = box[:,2:] - box[:,:2]
             if not aligned: sides = sides.clamp(min=1)
