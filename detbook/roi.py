@@ -62,7 +62,10 @@ def roi_align_sparse(
     (B, C, H, W), index, weight, counts = feats.shape, [], [], []
     with torch.no_grad():
         rois = _readable(rois.to(torch.promote_types(feats.dtype, torch.float32)), B)
-        for r in rois.split(max(1, 2**16 // size**2)):
+        longest = float((rois[:,3:] - rois[:,1:3]).abs().max()) * scale if len(rois) else 0
+        samples = max(ratio, int(longest / size) + 1)                                    # of a bin
+        cells   = min(samples, max(H, W)) + 1                                            # that it reads along an axis
+        for r in rois.split(max(1, 2**22 // max((size*cells)**2, size*samples))):
             box   = r[:,1:] * scale - (.5 if aligned else 0)
             sides = box[:,2:] - box[:,:2]
             if not aligned: sides = sides.clamp(min=1)
