@@ -48,6 +48,12 @@ def _readable(rois, images):
     far = (torch.arange(5, device=rois.device) > 0) * -1e6
     return torch.where(ok[:,None], rois, far.to(rois.dtype))
 
+def _most(rois, size, scale, ratio, longest):
+    "Of the largest box: how many samples a bin has along an axis, and how many cells it reads, on a map whose longer side is given."
+    side = float((rois[:,3:] - rois[:,1:3]).abs().max()) * scale if len(rois) else 0.
+    samples = max(ratio, int(side / size) + 1)
+    return samples, min(samples, longest) + 1
+
 def roi_align_sparse(
     feats:Tensor,       # (B,C,H,W); channels-last it need not be copied
     rois:Tensor,        # (K,5) image index, then xyxy
@@ -62,9 +68,7 @@ def roi_align_sparse(
     (B, C, H, W), index, weight, counts = feats.shape, [], [], []
     with torch.no_grad():
         rois = _readable(rois.to(torch.promote_types(feats.dtype, torch.float32)), B)
-        longest = float((rois[:,3:] - rois[:,1:3]).abs().max()) * scale if len(rois) else 0
-        samples = max(ratio, int(longest / size) + 1)                                    # of a bin
-        cells   = min(samples, max(H, W)) + 1                                            # that it reads along an axis
+        samples, cells = _most(rois, size, scale, ratio, max(H, W))
         for r in rois.split(max(1, 2**22 // max((size*cells)**2, size*samples))):
             box   = r[:,1:] * scale - (.5 if aligned else 0)
             sides = box[:,2:] - box[:,:2]
@@ -81,6 +85,10 @@ def roi_align_sparse(
     return sums.view(len(rois), size, size, C).permute(0, 3, 1, 2)
 
 # %% ../nbs/23_roi.ipynb #b9fb3c22
+def _few_cells(feats, rois, size, scale, ratio):
+    "Is reading each cell once the faster way? Not for a few channels, nor for bins of very many cells."
+    return feats.shape[1] >= 16 and len(rois) * (size * _most(_readable(rois.detach().float(), len(feats)), size, scale, ratio, max(feats.shape[2:]))[1])**2 < 2**26
+
 def roi_align(
     feats:Tensor,       # (B,C,H,W)
     rois:Tensor,        # (K,5) image index, then xyxy; float32 or float64
@@ -93,7 +101,7 @@ def roi_align(
     check('feats float (B,C,H,W), rois (K,5), size int 1.., scale >0.., ratio int .., aligned flag',
           feats, rois, size, scale, ratio, aligned)
     exact = feats.to(torch.promote_types(feats.dtype, torch.float32))
-    if not has_compiled_ops() or on_host(feats) and feats.shape[1] >= 16: return roi_align_sparse(exact, rois, size, scale, ratio, aligned).to(feats.dtype)
+    if not has_compiled_ops() or on_host(feats) and _few_cells(feats, rois, size, scale, ratio): return roi_align_sparse(exact, rois, size, scale, ratio, aligned).to(feats.dtype)
     return torchvision.ops.roi_align(exact, _readable(rois.to(exact.dtype), len(feats)), size, scale, ratio, aligned).to(feats.dtype)
 
 # %% ../nbs/23_roi.ipynb #fb34bf21
