@@ -30,14 +30,14 @@ class _ConvScale(torch.autograd.Function):
     def forward(ctx, x, weight, scale, shift, options, fold):
         ctx.save_for_backward(x, weight, scale)
         ctx.options = options                   # stride, padding, dilation, groups
-        if fold: return F.conv2d(x, weight * scale[:,None,None,None], shift, *options)
+        if fold: return F.conv2d(x, weight * scale.view(-1, 1, 1, 1), shift, *options)
         y = F.conv2d(x, weight, None, *options)
-        return torch.addcmul(shift.to(y.dtype)[:,None,None], y, scale.to(y.dtype)[:,None,None])
+        return torch.addcmul(shift.to(y.dtype).view(-1, 1, 1), y, scale.to(y.dtype).view(-1, 1, 1))
 
     @staticmethod
     def backward(ctx, grad):
         (x, weight, scale), (stride, padding, dilation, groups) = ctx.saved_tensors, ctx.options
-        factor, (of_x, of_weight, of_scale, of_shift) = scale[:,None,None,None], ctx.needs_input_grad[:4]
+        factor, (of_x, of_weight, of_scale, of_shift) = scale.view(-1, 1, 1, 1), ctx.needs_input_grad[:4]
         dx, dw, shift = torch.ops.aten.convolution_backward(grad, x.to(grad.dtype), (weight * factor).to(grad.dtype), [len(scale)],
             stride, padding, dilation, False, [0, 0], groups, [of_x, of_weight or of_scale, of_shift])
         if dw is not None: dw = dw.to(weight.dtype)

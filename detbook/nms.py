@@ -43,6 +43,11 @@ def has_compiled_ops()->bool: # can torchvision's own operations be called?
     return known and torchvision.extension._has_ops()
 
 # %% ../nbs/11_nms.ipynb #a8f36e29
+def _suppress(boxes, scores, iou):
+    "What `nms` does with numbers that are numbers."
+    exact = torch.promote_types(torch.promote_types(boxes.dtype, scores.dtype), torch.float32)
+    return (torchvision.ops.nms if has_compiled_ops() else nms_plain)(boxes.to(exact), scores.to(exact), iou)
+
 def nms(
     boxes:Tensor,   # (N,4) xyxy, pixels
     scores:Tensor,  # (N,)
@@ -50,10 +55,7 @@ def nms(
 )->Tensor:          # (K,) int64 indices of the kept boxes, best first
     "Suppress by torchvision's operation where it is there, else by the plain loop; a box with nan comes last."
     check('boxes (N,4), scores (N), iou 0..1', boxes, scores, iou)
-    exact = torch.promote_types(torch.promote_types(boxes.dtype, scores.dtype), torch.float32)
-    boxes, scores = _no_nan(boxes, scores)
-    f = torchvision.ops.nms if has_compiled_ops() else nms_plain
-    return f(boxes.to(exact), scores.to(exact), iou)
+    return _suppress(*_no_nan(boxes, scores), iou)
 
 # %% ../nbs/11_nms.ipynb #5af2ea41
 def nms_groups(
@@ -68,10 +70,10 @@ def nms_groups(
     boxes, scores = _no_nan(boxes.double(), scores)
     if on_host(boxes) and len(boxes) > 1000:     # a CPU is faster group by group
         members = [torch.nonzero(groups == g)[:,0] for g in groups.unique()]
-        found = torch.cat([i[nms(boxes[i], scores[i], iou)] for i in members]).sort()[0]
+        found = torch.cat([i[_suppress(boxes[i], scores[i], iou)] for i in members]).sort()[0]
         return found[scores[found].argsort(descending=True, stable=True)]
     span = boxes.max() - boxes.min() + 1
-    return nms(boxes + (groups * span)[:,None], scores, iou)
+    return _suppress(boxes + (groups * span)[:,None], scores, iou)
 
 # %% ../nbs/11_nms.ipynb #200f58b6
 def nms_fixed(
@@ -96,7 +98,7 @@ def nms_fixed(
     else:
         ends  = [sum(splits[:i+1]) for i in range(len(splits))]
         runs  = [(b, e-n, e) for b in range(B) for n,e in zip(splits, ends)]
-        found = torch.cat([nms(boxes[b,i:j], ranked[b,i:j], iou) + (b*N + i) for b,i,j in runs])
+        found = torch.cat([_suppress(boxes[b,i:j], ranked[b,i:j], iou) + (b*N + i) for b,i,j in runs])
     kept = torch.zeros(B*N, dtype=torch.bool, device=boxes.device).index_fill(0, found, True).view(B, N)
     best, index = ranked.masked_fill(~kept, -torch.inf).topk(min(max_out, N), 1)
     return index, best > -torch.inf
