@@ -328,6 +328,16 @@ def test_the_small_detector_from_kept_features(tmp_path, pictures):
     _, said = go(tmp_path, pictures, model='small', epochs=3, cache_features=True, resume=True)
     assert 'all are there' in said and 'going on after step 4 of 6' in said
 
+@pytest.mark.slow
+def test_two_processes_share_what_one_has_kept(tmp_path, pictures):
+    "Rank 0 computes the features, both learn from them, and a run of one process finds them all."
+    run, _ = go(tmp_path, pictures, model='small', epochs=1, cache_features=True, gpus=2)
+    files = sorted((tmp_path/'home'/'features').rglob('*.safetensors'))
+    when = [f.stat().st_mtime_ns for f in files]
+    assert len(files) == 12 and run.card['world_size'] == 2 and run.card['step'] == 1
+    _, said = go(tmp_path/'alone', pictures, model='small', epochs=1, cache_features=True)
+    assert 'all are there' in said and [f.stat().st_mtime_ns for f in files] == when
+
 def test_a_config_whose_trunk_learns_is_told_what_to_set(tmp_path, pictures):
     with pytest.raises(ValueError, match='model.backbone.frozen_stages=4'): go(tmp_path, pictures, config='faster-rcnn_r50_fpn_1x_coco', set=['model.backbone.init_cfg=None', 'model.backbone.frozen_stages=1'], epochs=1, cache_features=str(tmp_path/'kept'))
     assert not (tmp_path/'kept').exists()
