@@ -23,7 +23,7 @@ from .assign import Matcher, BACKGROUND
 from .nms import NMS, nms_fixed
 from .losses import FocalLoss, L1Loss, weighted_sum
 from .detector import Detector, Proposals, finish_init, prepare, prepare_images, scale_detections
-from .rpn import box_losses
+from .rpn import box_losses, conv_few
 
 # %% ../nbs/30_retinanet.ipynb #b9a959cc
 @checked
@@ -63,8 +63,8 @@ class HeadConv(nn.Module):
     )->Tensor:      # (B,C',H,W), not negative
         "Convolve, normalise, clip."
         check('x float (B,C,H,W)', x)
-        x = self.conv(x)
-        return F.relu(x if self.gn is None else self.gn(x), inplace=True)
+        x = conv_few(x, self.conv) if self.gn is None else self.gn(self.conv(x))     # a group norm spreads every gradient
+        return F.relu(x, inplace=True)
 
 # %% ../nbs/30_retinanet.ipynb #5b523a41
 def conv_tower(
@@ -222,7 +222,7 @@ class RetinaHead(nn.Module):
             for conv in self.cls_convs: what = conv(what)
             for conv in self.reg_convs: where = conv(where)
             logits.append(flatten_map(self.retina_cls(what), self.num_classes))
-            deltas.append(flatten_map(self.retina_reg(where), 4))
+            deltas.append(flatten_map(conv_few(where, self.retina_reg), 4))
         sizes = [f.shape[-2:] for f in feats]
         anchors = self.anchors.grid(sizes, feats[0].device)
         return DenseOutput(torch.cat(logits, 1), torch.cat(deltas, 1), torch.cat(anchors), sizes, [len(a) for a in anchors])

@@ -109,6 +109,20 @@ def _ask_all(x, w, b, w_cls, b_cls, w_reg, b_reg):
     h = F.relu(F.conv2d(x, w, b, padding=1))
     return F.conv2d(h, w_cls, b_cls), F.conv2d(h, w_reg, b_reg)
 
+def _around(x, image, i, j):
+    "The nine cells around each of N cells, as an index into (B,H,W,C), and whether there is such a cell: beyond the border is zero."
+    step = torch.arange(-1, 2, device=x.device)
+    rows, cols = i[:,None,None] + step[:,None], j[:,None,None] + step                               # (N,3,1), (N,1,3)
+    there = (rows >= 0) & (rows < x.shape[2]) & (cols >= 0) & (cols < x.shape[3])
+    return (image[:,None,None], rows.clamp(0, x.shape[2]-1), cols.clamp(0, x.shape[3]-1)), there[...,None]
+
+def _back_to_cells(x, w, at, there, near, g):
+    "Gradients of a map, of a 3x3 convolution (mid,C,3,3) and of its bias, from those of its N answers (N,mid)."
+    dx = torch.zeros_like(x)
+    moved = (g @ w.permute(0, 2, 3, 1).flatten(1)).view(*there.shape[:3], x.shape[1]) * there
+    dx.permute(0, 2, 3, 1).index_put_(at, moved.to(x.dtype), accumulate=True)
+    return dx, (g.T @ near).view(len(w), 3, 3, x.shape[1]).permute(0, 3, 1, 2), g.sum(0)
+
 class _AskCells(torch.autograd.Function):
     "The layers of the head on a map (B,C,H,W); on the way back only cells that have a gradient are looked at, and of the way there only the map is kept."
     @staticmethod
@@ -125,19 +139,40 @@ class _AskCells(torch.autograd.Function):
                 again = [t.detach().to(weights[0].dtype).requires_grad_() for t in (x, *weights)]
                 return torch.autograd.grad(_ask_all(*again), again, (g_cls.to(again[0].dtype), g_reg.to(again[0].dtype)))
         w, b, w_cls, b_cls, w_reg, b_reg = weights
-        step = torch.arange(-1, 2, device=x.device)
-        rows, cols = i[:,None,None] + step[:,None], j[:,None,None] + step                               # (N,3,1), (N,1,3)
-        there = ((rows >= 0) & (rows < x.shape[2]) & (cols >= 0) & (cols < x.shape[3]))[...,None]       # beyond the border is zero
-        at = image[:,None,None], rows.clamp(0, x.shape[2]-1), cols.clamp(0, x.shape[3]-1)
+        at, there = _around(x, image, i, j)
         near = (x.permute(0, 2, 3, 1)[at].to(w.dtype) * there).flatten(1)                               # (N,9C)
         g_cls, g_reg = (g.permute(0, 2, 3, 1)[image, i, j].to(w.dtype) for g in (g_cls, g_reg))         # (N,A), (N,4A)
-        flat = w.permute(0, 2, 3, 1).flatten(1)                                                         # (mid,9C)
-        h = F.relu(F.linear(near, flat, b))
+        h = F.relu(F.linear(near, w.permute(0, 2, 3, 1).flatten(1), b))
         g = (g_cls @ w_cls[...,0,0] + g_reg @ w_reg[...,0,0]) * (h > 0)
-        dx = torch.zeros_like(x)
-        dx.permute(0, 2, 3, 1).index_put_(at, ((g @ flat).view(*there.shape[:3], x.shape[1]) * there).to(x.dtype), accumulate=True)
-        dw = (g.T @ near).view(len(w), 3, 3, x.shape[1]).permute(0, 3, 1, 2)
-        return dx, dw, g.sum(0), (g_cls.T @ h)[...,None,None], g_cls.sum(0), (g_reg.T @ h)[...,None,None], g_reg.sum(0)
+        return *_back_to_cells(x, w, at, there, near, g), (g_cls.T @ h)[...,None,None], g_cls.sum(0), (g_reg.T @ h)[...,None,None], g_reg.sum(0)
+
+# %% ../nbs/22_rpn.ipynb #4bb53b89
+class _FewCells(torch.autograd.Function):
+    "A 3x3 convolution (B,C,H,W) that goes back only to the cells that have a gradient."
+    @staticmethod
+    def forward(ctx, x, w, b):
+        ctx.save_for_backward(x, w)
+        return F.conv2d(x, w, b, padding=1)
+
+    @staticmethod
+    def backward(ctx, g):
+        x, w = ctx.saved_tensors
+        image, i, j = (g != 0).any(1).nonzero(as_tuple=True)                                            # (N) each
+        if len(image) > len(x)*x.shape[2]*x.shape[3] // 4:
+            dx, dw, db = torch.ops.aten.convolution_backward(g, x.to(g.dtype), w.to(g.dtype), [len(w)], [1, 1], [1, 1], [1, 1], False, [0, 0], 1, [True]*3)
+            return dx.to(x.dtype), dw.to(w.dtype), db.to(w.dtype)
+        at, there = _around(x, image, i, j)
+        near = (x.permute(0, 2, 3, 1)[at].to(w.dtype) * there).flatten(1)
+        return _back_to_cells(x, w, at, there, near, g.permute(0, 2, 3, 1)[image, i, j].to(w.dtype))
+
+def conv_few(
+    x:Tensor,           # (B,C,H,W)
+    conv:nn.Module,     # usually a 3x3 convolution; another layer is called as it is
+)->Tensor:              # what the layer answers
+    "Convolve; where most cells will have no gradient, the way back is short."
+    check('x float (B,C,H,W), conv callable', x, conv)
+    if torch.is_grad_enabled() and on_host(x) and not torch.compiler.is_compiling() and _plain(conv, 3): return _FewCells.apply(x, conv.weight, conv.bias)
+    return conv(x)
 
 # %% ../nbs/22_rpn.ipynb #f0363aa6
 @component
