@@ -10,7 +10,7 @@ def scattered(n):
     centre, size = torch.rand(n, 2)*4000, torch.rand(n, 2)*60 + 4
     return torch.cat([centre - size/2, centre + size/2], 1)
 def peak(): return resource.getrusage(resource.RUSAGE_SELF).ru_maxrss
-G, N = 3000, 60_000
+G, N = 900, 200_000
 boxes, some = scattered(N), scattered(G)
 valid  = torch.rand(1, G) < .95
 truths = Truths(some[None], labels=valid*0, valid=valid, ignore=~valid)
