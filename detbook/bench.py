@@ -196,7 +196,7 @@ def train_step(
     optimizer.step()
 
 # key of a report: what it is
-ROWS = dict(train_s='training step, s', predict_s='inference call, s', kept_mb='kept for backward, MB', peak_mb='peak of a step, MB', operations='operations a step', syncs='of them data-dependent')
+ROWS = dict(train_s='training step, s', predict_s='inference call, s', kept_mb='kept for backward, MB', peak_mb='peak of a step, MB', operations='operations a step', syncs='waits on a GPU')
 
 def bench_table(
     report:dict,    # of `detbook_bench`
@@ -244,8 +244,9 @@ def _bench_one(kind, size, batch, repeats, device, best):
         optimizer = torch.optim.SGD([p for p in m.parameters() if p.requires_grad], lr=1e-6, momentum=.9)
         jobs[name] = lambda m=m, optimizer=optimizer: train_step(m, images, targets, optimizer)
         calls[name] = lambda m=m: m.predict(images)
+    same = {n: [len(d['boxes']) for d in m.predict(images)] for n,m in models.items()}      # before the first step makes the weights differ
     found = dict(predict_s=time_in_turn(calls, repeats, device), train_s=time_in_turn(jobs, repeats, device))
-    r = {key: {n: statistics.median(s) for n,s in spent.items()} for key,spent in found.items()}
+    r = dict(found=same) | {key: {n: statistics.median(s) for n,s in spent.items()} for key,spent in found.items()}
     r['spread'] = {key: (min(q), max(q)) for key,spent in found.items() for q in [[a/b for a,b in zip(spent['detbook'], spent['torchvision'])]]}
     r['kept_mb'] = {n: kept_bytes(m, lambda m=m: m.loss(images, targets)) / 2**20 for n,m in models.items()}
     r['peak_mb'] = {n: _peak_mb(job, device) for n,job in jobs.items()}
@@ -256,7 +257,6 @@ def _bench_one(kind, size, batch, repeats, device, best):
         r['syncs'][n] = len(waits)
     r['gflop'] = {n: count_flops(job) / 1e9 for n,job in jobs.items()}
     r['share'] = {n: r['gflop'][n]*1e9 / r['train_s'][n] / best for n in jobs}
-    r['found'] = {n: [len(d['boxes']) for d in m.predict(images)] for n,m in models.items()}
     return r
 
 @checked('size text, batch int 1.., repeats int 1..')

@@ -50,8 +50,8 @@ def _readable(rois, images):
 
 def _most(rois, size, scale, ratio, longest):
     "Of the largest box: how many samples a bin has along an axis, and how many cells it reads, on a map whose longer side is given."
-    side = float((rois[:,3:] - rois[:,1:3]).abs().max()) * scale if len(rois) else 0.
-    samples = max(ratio, int(side / size) + 1)
+    side = float((rois[:,3:] - rois[:,1:3]).abs().nan_to_num(0.).max()) * scale if len(rois) else 0.
+    samples = max(ratio, int(min(side, 2e6) / size) + 1)
     return samples, min(samples, longest) + 1
 
 def roi_align_sparse(
@@ -65,9 +65,9 @@ def roi_align_sparse(
     "RoIAlign as a weighted sum of the few cells that each bin reads; a box with nan, or of no image, reads zeros."
     check('feats float (B,C,H,W), rois (K,5), size int 1.., scale >0.., ratio int .., aligned flag',
           feats, rois, size, scale, ratio, aligned)
+    rois = _readable(rois.to(torch.promote_types(feats.dtype, torch.float32)), len(feats))
     (B, C, H, W), index, weight, counts = feats.shape, [], [], []
     with torch.no_grad():
-        rois = _readable(rois.to(torch.promote_types(feats.dtype, torch.float32)), B)
         samples, cells = _most(rois, size, scale, ratio, max(H, W))
         for r in rois.split(max(1, 2**22 // max((size*cells)**2, size*samples))):
             box   = r[:,1:] * scale - (.5 if aligned else 0)
@@ -87,7 +87,7 @@ def roi_align_sparse(
 # %% ../nbs/23_roi.ipynb #b9fb3c22
 def _few_cells(feats, rois, size, scale, ratio):
     "Is reading each cell once the faster way? Not for a few channels, nor for bins of very many cells."
-    return feats.shape[1] >= 16 and len(rois) * (size * _most(_readable(rois.detach().float(), len(feats)), size, scale, ratio, max(feats.shape[2:]))[1])**2 < 2**26
+    return feats.shape[1] >= 16 and len(rois) * (size * _most(rois, size, scale, ratio, max(feats.shape[2:]))[1])**2 < 2**26
 
 def roi_align(
     feats:Tensor,       # (B,C,H,W)

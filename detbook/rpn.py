@@ -102,51 +102,29 @@ def box_losses(
 # %% ../nbs/22_rpn.ipynb #2b2f01a8
 def _plain(conv, size):
     "Is this PyTorch's own convolution of this size, with nobody listening?"
-    return (type(conv) is nn.Conv2d and conv.bias is not None and not conv._forward_hooks and not conv._forward_pre_hooks and conv.padding_mode == 'zeros' and
+    listening = conv._forward_hooks, conv._forward_pre_hooks, conv._backward_hooks, conv._backward_pre_hooks
+    return (type(conv) is nn.Conv2d and conv.bias is not None and not any(listening) and conv.padding_mode == 'zeros' and
             (conv.kernel_size, conv.stride, conv.padding, conv.dilation, conv.groups) == ((size, size), (1, 1), (size//2, size//2), (1, 1), 1))
 
-def _ask_all(x, w, b, w_cls, b_cls, w_reg, b_reg):
-    h = F.relu(F.conv2d(x, w, b, padding=1))
-    return F.conv2d(h, w_cls, b_cls), F.conv2d(h, w_reg, b_reg)
+def _may_go_back_short(x, *convs):
+    "May these convolutions, the first of 3x3 and the others of 1x1, look at where their gradients are?"
+    return torch.is_grad_enabled() and on_host(x) and not torch.compiler.is_compiling() and all(isinstance(c, nn.Module) and _plain(c, 1 if i else 3) for i,c in enumerate(convs))
 
 def _around(x, image, i, j):
-    "The nine cells around each of N cells, as an index into (B,H,W,C), and whether there is such a cell: beyond the border is zero."
+    "The nine cells around each of N cells, side by side (N,9C); and where they are: an index into (B,H,W,C), and if there is such a cell, for beyond the border is zero."
     step = torch.arange(-1, 2, device=x.device)
     rows, cols = i[:,None,None] + step[:,None], j[:,None,None] + step                               # (N,3,1), (N,1,3)
-    there = (rows >= 0) & (rows < x.shape[2]) & (cols >= 0) & (cols < x.shape[3])
-    return (image[:,None,None], rows.clamp(0, x.shape[2]-1), cols.clamp(0, x.shape[3]-1)), there[...,None]
+    there = ((rows >= 0) & (rows < x.shape[2]) & (cols >= 0) & (cols < x.shape[3]))[...,None]
+    at = image[:,None,None], rows.clamp(0, x.shape[2]-1), cols.clamp(0, x.shape[3]-1)
+    return (x.permute(0, 2, 3, 1)[at] * there).flatten(1), at, there
 
-def _back_to_cells(x, w, at, there, near, g):
+def _back_to_cells(x, w, near, at, there, g):
     "Gradients of a map, of a 3x3 convolution (mid,C,3,3) and of its bias, from those of its N answers (N,mid)."
     dx = torch.zeros_like(x)
     moved = (g @ w.permute(0, 2, 3, 1).flatten(1)).view(*there.shape[:3], x.shape[1]) * there
     dx.permute(0, 2, 3, 1).index_put_(at, moved.to(x.dtype), accumulate=True)
     return dx, (g.T @ near).view(len(w), 3, 3, x.shape[1]).permute(0, 3, 1, 2), g.sum(0)
 
-class _AskCells(torch.autograd.Function):
-    "The layers of the head on a map (B,C,H,W); on the way back only cells that have a gradient are looked at, and of the way there only the map is kept."
-    @staticmethod
-    def forward(ctx, x, *weights):          # of the 3x3 convolution and of the two 1x1, each with its bias
-        ctx.save_for_backward(x, *weights)
-        return _ask_all(x, *weights)
-
-    @staticmethod
-    def backward(ctx, g_cls, g_reg):
-        x, *weights = ctx.saved_tensors
-        image, i, j = ((g_cls != 0).any(1) | (g_reg != 0).any(1)).nonzero(as_tuple=True)                # (N) each
-        if len(image) > len(x)*x.shape[2]*x.shape[3] // 8:
-            with torch.enable_grad():
-                again = [t.detach().to(weights[0].dtype).requires_grad_() for t in (x, *weights)]
-                return torch.autograd.grad(_ask_all(*again), again, (g_cls.to(again[0].dtype), g_reg.to(again[0].dtype)))
-        w, b, w_cls, b_cls, w_reg, b_reg = weights
-        at, there = _around(x, image, i, j)
-        near = (x.permute(0, 2, 3, 1)[at].to(w.dtype) * there).flatten(1)                               # (N,9C)
-        g_cls, g_reg = (g.permute(0, 2, 3, 1)[image, i, j].to(w.dtype) for g in (g_cls, g_reg))         # (N,A), (N,4A)
-        h = F.relu(F.linear(near, w.permute(0, 2, 3, 1).flatten(1), b))
-        g = (g_cls @ w_cls[...,0,0] + g_reg @ w_reg[...,0,0]) * (h > 0)
-        return *_back_to_cells(x, w, at, there, near, g), (g_cls.T @ h)[...,None,None], g_cls.sum(0), (g_reg.T @ h)[...,None,None], g_reg.sum(0)
-
-# %% ../nbs/22_rpn.ipynb #4bb53b89
 class _FewCells(torch.autograd.Function):
     "A 3x3 convolution (B,C,H,W) that goes back only to the cells that have a gradient."
     @staticmethod
@@ -159,11 +137,10 @@ class _FewCells(torch.autograd.Function):
         x, w = ctx.saved_tensors
         image, i, j = (g != 0).any(1).nonzero(as_tuple=True)                                            # (N) each
         if len(image) > len(x)*x.shape[2]*x.shape[3] // 4:
-            dx, dw, db = torch.ops.aten.convolution_backward(g, x.to(g.dtype), w.to(g.dtype), [len(w)], [1, 1], [1, 1], [1, 1], False, [0, 0], 1, [True]*3)
-            return dx.to(x.dtype), dw.to(w.dtype), db.to(w.dtype)
-        at, there = _around(x, image, i, j)
-        near = (x.permute(0, 2, 3, 1)[at].to(w.dtype) * there).flatten(1)
-        return _back_to_cells(x, w, at, there, near, g.permute(0, 2, 3, 1)[image, i, j].to(w.dtype))
+            grads = torch.ops.aten.convolution_backward(g, x.to(g.dtype), w.to(g.dtype), [len(w)], [1, 1], [1, 1], [1, 1], False, [0, 0], 1, ctx.needs_input_grad)
+            return *(None if d is None else d.to(t.dtype) for d,t in zip(grads, (x, w, w))),
+        near, at, there = _around(x, image, i, j)
+        return _back_to_cells(x, w, near.to(w.dtype), at, there, g.permute(0, 2, 3, 1)[image, i, j].to(w.dtype))
 
 def conv_few(
     x:Tensor,           # (B,C,H,W)
@@ -171,8 +148,35 @@ def conv_few(
 )->Tensor:              # what the layer answers
     "Convolve; where most cells will have no gradient, the way back is short."
     check('x float (B,C,H,W), conv callable', x, conv)
-    if torch.is_grad_enabled() and on_host(x) and not torch.compiler.is_compiling() and _plain(conv, 3): return _FewCells.apply(x, conv.weight, conv.bias)
-    return conv(x)
+    return _FewCells.apply(x, conv.weight, conv.bias) if _may_go_back_short(x, conv) else conv(x)
+
+# %% ../nbs/22_rpn.ipynb #eb2e9a31
+def _ask_all(x, w, b, w_cls, b_cls, w_reg, b_reg):
+    h = F.relu(F.conv2d(x, w, b, padding=1))
+    return F.conv2d(h, w_cls, b_cls), F.conv2d(h, w_reg, b_reg)
+
+class _AskCells(torch.autograd.Function):
+    "The layers of the head on a map (B,C,H,W); on the way back only cells that have a gradient are looked at, and of the way there only the map is kept."
+    @staticmethod
+    def forward(ctx, x, *weights):          # of the 3x3 convolution and of the two 1x1, each with its bias
+        ctx.save_for_backward(x, *weights)
+        return _ask_all(x, *weights)
+
+    @staticmethod
+    def backward(ctx, g_cls, g_reg):
+        x, *weights = ctx.saved_tensors
+        image, i, j = ((g_cls != 0).any(1) | (g_reg != 0).any(1)).nonzero(as_tuple=True)                # (N) each
+        if len(image) > len(x)*x.shape[2]*x.shape[3] // 4:
+            with torch.enable_grad():
+                again = [t.detach().to(weights[0].dtype).requires_grad_() for t in (x, *weights)]
+                return torch.autograd.grad(_ask_all(*again), again, (g_cls.to(again[0].dtype), g_reg.to(again[0].dtype)))
+        w, b, w_cls, b_cls, w_reg, b_reg = weights
+        near, at, there = _around(x, image, i, j)
+        near = near.to(w.dtype)
+        g_cls, g_reg = (g.permute(0, 2, 3, 1)[image, i, j].to(w.dtype) for g in (g_cls, g_reg))         # (N,A), (N,4A)
+        h = F.relu(F.linear(near, w.permute(0, 2, 3, 1).flatten(1), b))
+        g = (g_cls @ w_cls[...,0,0] + g_reg @ w_reg[...,0,0]) * (h > 0)
+        return *_back_to_cells(x, w, near, at, there, g), (g_cls.T @ h)[...,None,None], g_cls.sum(0), (g_reg.T @ h)[...,None,None], g_reg.sum(0)
 
 # %% ../nbs/22_rpn.ipynb #f0363aa6
 @component
@@ -221,7 +225,7 @@ class RPNHead(nn.Module):
 
     def _ask(self, x):
         conv, cls, reg = self.rpn_conv, self.rpn_cls, self.rpn_reg
-        if torch.is_grad_enabled() and on_host(x) and not torch.compiler.is_compiling() and _plain(conv, 3) and _plain(cls, 1) and _plain(reg, 1):
+        if _may_go_back_short(x, conv, cls, reg):
             return _AskCells.apply(x, conv.weight, conv.bias, cls.weight, cls.bias, reg.weight, reg.bias)
         h = F.relu(conv(x))
         return cls(h), reg(h)

@@ -132,7 +132,7 @@ def test_detectron2_keys_and_settings(name):
     if rpn is not None: assert (rpn.test_filter.nms_pre, rpn.test_filter.max_per_img) == (stored['rpn']['pre'], stored['rpn']['post'])
 
 def test_both_c4_detectors_have_the_same_boxes():
-    "So one of them is enough on every day."
+    "So that one of them would do."
     faster, mask = (np.load(p) for p in STORED if 'cnn_R_50_C4' in p.stem)
     for k in (k for k in faster if re.fullmatch(r'det\d', k)): assert len(faster[k]) and np.array_equal(faster[k], mask[k])
 
