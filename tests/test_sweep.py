@@ -595,9 +595,10 @@ calls('tiny', TinyNet=lambda w: dict(channels=(4, 8)), TinyNet__forward=lambda w
 left_out('a training of minutes: the slow cell of the chapter', 'tiny.train_toy_detector')
 left_out('a step of `bench`, called by it: tests/test_demo.py', 'bench.TorchvisionPeer*', 'bench.bench_table', 'bench.show_bench', 'bench.bench_pair', 'bench.lively_weight', 'bench.count_flops', 'bench.count_operations', 'bench.best_flops', 'bench.time_in_turn', 'bench.train_step', 'demo.demo_data', 'demo.save_pictures')
 calls('demo', small_detector=lambda w: dict(num_classes=2, channels=16), smooth=lambda w: dict(values=[1., 2., 3.], width=2))
-calls('learner', computes_bfloat16=lambda w: dict(device='cpu'), sum_losses=lambda w: dict(losses=dict(a=torch.ones(()))), split_backbone=lambda w: dict(model=w.mask), PictureSet=lambda w: dict(dataset=w.ds),
-    PictureSet__target=lambda w: (new('learner.PictureSet', dataset=w.ds), dict(i=1)), PictureSet__to_coco=lambda w: (new('learner.PictureSet', dataset=w.ds), {}), still=lambda w: dict(transforms=new('transforms.test_transforms')))
-left_out('fastai calls it, or it needs a fit: the chapter and tests/test_testing.py', 'learner.AverageWeights*', 'learner.Bfloat16*', 'learner.DetectionDL*', 'learner.DetectionLearner*', 'learner.DetectionStep*', 'learner.detection_dls')
+calls('learner', computes_bfloat16=lambda w: dict(device='cpu'), sum_losses=lambda w: dict(losses=dict(a=torch.ones(()))), split_backbone=lambda w: dict(model=w.mask))
+calls('dataloaders', PictureSet=lambda w: dict(dataset=w.ds), PictureSet__target=lambda w: (new('dataloaders.PictureSet', dataset=w.ds), dict(i=1)),
+    PictureSet__to_coco=lambda w: (new('dataloaders.PictureSet', dataset=w.ds), {}), still=lambda w: dict(transforms=new('transforms.test_transforms')), as_pictures=lambda w: dict(ds=w.ds))
+left_out('fastai calls it, or it needs a fit: the chapter and tests/test_testing.py', 'learner.AverageWeights*', 'learner.Bfloat16*', 'dataloaders.DetectionDL*', 'dataloaders.DetectionLoaders*', 'learner.DetectionLearner*', 'learner.DetectionStep*', 'dataloaders.detection_dls')
 left_out('the parts of a result, as `evaluate` makes them', 'metrics.Result')
 left_out('the parts of a report, as `check_dataset` makes them', 'check.CheckReport', 'check.Checks')
 left_out('makes the constructor of a detector', 'retinanet.one_stage')
