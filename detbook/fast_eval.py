@@ -101,6 +101,42 @@ def mask_pairs(
     keep = iou >= least
     return d[keep], t[keep], iou[keep]
 
+# %% ../nbs/89_fast_eval.ipynb #19bf6c36
+def _runs_fit(texts, pixels):
+    c = np.frombuffer(''.join(texts).encode('ascii'), np.uint8).astype(np.int64) - 48
+    chars = np.array([len(t) for t in texts])
+    if c.min() < 0 or c.max() > 63: return np.zeros(len(texts), bool)
+    mask, last = np.repeat(np.arange(len(texts)), chars), (c & 32) == 0
+    ends   = np.flatnonzero(last)
+    starts = np.append(0, ends[:-1] + 1)
+    length = ends - starts + 1
+    whole  = last[chars.cumsum() - 1]                           # the last character of each text ends a number
+    if not whole.all() or length.max() > 7: return np.zeros(len(texts), bool)
+    k = np.arange(len(c)) - np.repeat(starts, length)
+    x = np.add.reduceat((c & 31) << (5*k), starts) - (((c[ends] & 16) != 0) * (np.int64(1) << (5*length)))
+    mask  = mask[starts]
+    n     = np.bincount(mask, minlength=len(texts))
+    begin = (n + 1)//2                                          # two columns for the even and the odd places: so many rows each
+    begin = begin.cumsum() - begin
+    place = np.arange(len(x)) + np.repeat(2*begin - n.cumsum() + n, n)
+    runs  = np.zeros((n + 1).sum()//2 * 2 + 2*len(texts), np.int64)
+    runs[place] = x
+    runs  = runs.reshape(-1, 2)[:((n + 1)//2).sum()]
+    zeros = runs[begin, 0].copy()                               # the first run stands for itself
+    runs[begin, 0] = 0
+    total = np.concatenate([np.zeros((1, 2), np.int64), runs.cumsum(0)])
+    runs  = total[1:] - np.repeat(total[begin], (n + 1)//2, axis=0)
+    runs[np.append(begin[1:], len(runs))[n % 2 == 1] - 1, 1] = 0        # what only fills up the columns
+    return (zeros >= 0) & (np.minimum.reduceat(runs.min(1), begin) >= 0) & (np.add.reduceat(runs.sum(1), begin) + zeros == pixels)
+
+def runs_fit(
+    texts:list,         # compressed run lengths as ASCII text, none empty
+    pixels:np.ndarray,  # (N,) height times width of the image of each
+)->np.ndarray:          # (N,) bool; False also where it is not certain
+    "Tell which run lengths are from 0 and add up to their image."
+    parts = [slice(k, k + 500) for k in range(0, len(texts), 500)]
+    return np.concatenate([np.zeros(0, bool), *(_runs_fit(texts[own], pixels[own]) for own in parts)])
+
 # %% ../nbs/89_fast_eval.ipynb #ef5c8cd1
 def point_pairs(
     sigmas:np.ndarray,  # (K,) tolerance of each keypoint, a share of the object's size

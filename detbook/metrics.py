@@ -17,13 +17,13 @@ from .cli import nearest
 from .core import checked, moved, warn_once
 from .boxes import iou_matrix
 from .files import shown
-from .coco import check_mask, has_mask, link_record, plain_id, plain_record, plain_value, read_coco, read_json
+from .coco import check_mask, check_size, has_mask, link_record, plain_id, plain_record, plain_value, read_coco, read_json
 from .coco import segmentation_to_rle, spellings, whole_number
 from .records import class_names
 from .data import CocoDataset
 from .show import label_color, panels
 from .voc import voc_classes
-from .fast_eval import SIZES, Columns, box_pairs, curves, mask_pairs, match_all, measure_masks, point_pairs
+from .fast_eval import SIZES, Columns, box_pairs, curves, mask_pairs, match_all, measure_masks, point_pairs, runs_fit
 
 
 
@@ -91,10 +91,21 @@ def _check_points(anns, preds, n, name, pname):
         if not isinstance(p['keypoints'], list) or len(p['keypoints']) != 3*n or not all(map(_finite, p['keypoints'])):
             raise ValueError(f'{k} has the keypoints {shown(repr(p["keypoints"]))}, expected {n} times x, y and flag or score, all finite')
 
+def _fit(entries, sizes):
+    "Which entries have compressed run lengths that fit to their pictures: these need no further look."
+    rows, texts, pixels = [], [], []
+    for n, p in enumerate(entries):
+        s, size = p['segmentation'], list(sizes[p['image_id']])
+        if type(s) is not dict or check_size(*size) or s.get('size') != size: continue
+        text = s.get('counts')
+        if type(text) is str and text and text.isascii(): rows.append(n), texts.append(text), pixels.append(size[0]*size[1])
+    return set(np.array(rows, int)[runs_fit(texts, np.array(pixels))].tolist())
+
 def _check_masks(entries, sizes, name, kind):
     "The entries with masks that can be drawn on pictures of these sizes; polygons that cannot are left out and said, unless none is left."
-    lost, out = [], []
+    lost, out, fit = [], [], _fit(entries, sizes)
     for n, p in enumerate(entries):
+        if n in fit: out.append(p); continue
         where = f'{name}: {kind} {p.get("id", n) if kind == "annotation" else n}'
         h, w = sizes.get(p['image_id'], (None, None))
         if h is None and isinstance(p['segmentation'], dict):           # a picture of unknown size is as large as its masks
@@ -123,7 +134,7 @@ def _points(rows, n, truth):
 def _draw(s, h, w):
     "The compressed run lengths of a mask that was checked."
     if isinstance(s, list): return mask_utils.merge(mask_utils.frPyObjects(s, h, w))
-    return mask_utils.frPyObjects(s, h, w) if isinstance(s['counts'], list) else dict(size=[h, w], counts=s['counts'])
+    return mask_utils.frPyObjects(s, h, w) if isinstance(s['counts'], list) else s if s['size'] == [h, w] else dict(size=[h, w], counts=s['counts'])
 
 def _columns(rows, metric, sizes, n, truth):
     "Truths or results as columns; the area is that of the box or mask that is measured, or what a truth says of itself."
@@ -411,12 +422,35 @@ def _check_ids(d, name):
             if key == 'categories' and not isinstance(r.get('name'), str): raise ValueError(f'{name}: category {r["id"]} has the name {shown(repr(r.get("name")))}, expected a text')
         if len(spellings(d[key])) < len(d[key]): raise ValueError(f'{name}: two of its {key} have the same id')
 
+def _types(values): return set(map(type, values))
+
+def _all_plain(preds, d, keys):
+    "Is a whole list of results as JSON has it and right in every respect that is measured? Then no record needs a look of its own."
+    if _types(preds) != {dict}: return False
+    try: columns = {k: [p[k] for p in preds] for k in ('image_id', 'category_id', 'score', *keys)}
+    except KeyError: return False
+    for k, known in (('image_id', d['images']), ('category_id', d['categories'])):
+        ids = {r['id'] for r in known}
+        if _types(columns[k]) | _types(ids) != {int} or not ids.issuperset(columns[k]): return False
+    if any(k in p for p in preds for k in ('area', 'iscrowd', 'ignore', *['bbox']*('bbox' not in keys and 'keypoints' in keys))): return False
+    if not _types(columns['score']) <= {int, float}: return False
+    numbers = [np.array(columns['score'], float)]
+    for k in {'bbox', 'keypoints'}.intersection(keys):
+        rows = columns[k]
+        if _types(rows) != {list} or len({len(r) for r in rows}) != 1 or not _types(v for r in rows for v in r) <= {int, float}: return False
+        numbers.append(np.array(rows, float))
+        if k == 'bbox' and (numbers[-1].shape[1] != 4 or numbers[-1][:, 2:].min() < 0): return False
+    for s in columns.get('segmentation', ()):
+        if type(s) is not dict or type(s.get('counts')) is not str or not s['counts'] or type(s.get('size')) is not list or _types(s['size']) != {int}: return False
+    return all((np.abs(n) < 1e12).all() for n in numbers)
+
 def _linked(preds, d, pname):
     "Results with ids and numbers as the truths spell them."
     for n, p in enumerate(preds):
         if not isinstance(p, dict): raise ValueError(f'{pname}: result {n} is {_kind(p)}, expected a dict with image_id, category_id, bbox, score')
     known = spellings(d['images']), spellings(d['categories'])
-    return [link_record(plain_record(p), *known) for p in preds]
+    same = lambda p: all(type(i) is int and type(ids.get(i)) is int for i, ids in zip((p.get('image_id'), p.get('category_id')), known))
+    return [p if same(p) else link_record(p, *known) for p in map(plain_record, preds)]
 
 def _read_both(truth, preds, pname, metrics):
     "Truths and results that can be measured: dict, results list, boxes by picture or None, class names by id, sizes by image id, name of the truths."
@@ -427,8 +461,10 @@ def _read_both(truth, preds, pname, metrics):
     for n, a in enumerate(d['annotations']): _check_entry(a, f'{name}: annotation {a.get("id", n)}', images, cats, need)
     if isinstance(preds, dict) and classes: raise ValueError(f'{pname} are {_kind(preds)}; for {metrics[0]} expected a COCO results list')
     boxes = _boxes_of(preds, pname, images) if isinstance(preds, dict) else None
-    preds = [] if boxes is not None else _linked(preds, d, pname)
-    for n, p in enumerate(preds): _check_entry(p, f'{pname}: result {n}', images, cats, ['score', *keys], classes)
+    if boxes is not None: preds = []
+    elif not preds or not _all_plain(preds, d, keys):
+        preds = _linked(preds, d, pname)
+        for n, p in enumerate(preds): _check_entry(p, f'{pname}: result {n}', images, cats, ['score', *keys], classes)
     sizes = {im['id']: (im.get('height'), im.get('width')) for im in d['images']}
     if 'segm' in metrics: d, preds = dict(d, annotations=_check_masks(d['annotations'], sizes, name, 'annotation')), _check_masks(preds, sizes, pname, 'result')
     d, preds, boxes, cats, sizes = _number(d, preds, boxes, cats, sizes)
