@@ -8,22 +8,22 @@ Docs: https://detbook.github.io/detbook/metrics.html.md"""
 __all__ = ['Result', 'evaluate']
 
 # %% ../nbs/61_metrics.ipynb #cb6f8166
-import contextlib, io, json, math, re, time
+import json, math, re, time
 from collections import Counter
 from pathlib import Path
 import numpy as np, torch, pycocotools.mask as mask_utils
-from pycocotools.coco import COCO
-from pycocotools.cocoeval import COCOeval, Params
+from pycocotools.cocoeval import Params
 from .cli import nearest
 from .core import checked, moved, warn_once
 from .boxes import iou_matrix
 from .files import shown
-from .coco import check_mask, has_mask, link_record, plain_id, plain_record, plain_value, read_coco, read_json
+from .coco import check_mask, check_size, has_mask, link_record, plain_id, plain_record, plain_value, read_coco, read_json
 from .coco import segmentation_to_rle, spellings, whole_number
 from .records import class_names
 from .data import CocoDataset
 from .show import label_color, panels
 from .voc import voc_classes
+from .fast_eval import SIZES, Columns, box_pairs, curves, mask_pairs, match_all, measure_masks, point_pairs, runs_fit
 
 
 
@@ -91,10 +91,21 @@ def _check_points(anns, preds, n, name, pname):
         if not isinstance(p['keypoints'], list) or len(p['keypoints']) != 3*n or not all(map(_finite, p['keypoints'])):
             raise ValueError(f'{k} has the keypoints {shown(repr(p["keypoints"]))}, expected {n} times x, y and flag or score, all finite')
 
+def _fit(entries, sizes):
+    "Which entries have compressed run lengths that fit to their pictures: these need no further look."
+    rows, texts, pixels = [], [], []
+    for n, p in enumerate(entries):
+        s, size = p['segmentation'], list(sizes[p['image_id']])
+        if type(s) is not dict or check_size(*size) or s.get('size') != size: continue
+        text = s.get('counts')
+        if type(text) is str and text and text.isascii(): rows.append(n), texts.append(text), pixels.append(size[0]*size[1])
+    return set(np.array(rows, int)[runs_fit(texts, np.array(pixels))].tolist())
+
 def _check_masks(entries, sizes, name, kind):
     "The entries with masks that can be drawn on pictures of these sizes; polygons that cannot are left out and said, unless none is left."
-    lost, out = [], []
+    lost, out, fit = [], [], _fit(entries, sizes)
     for n, p in enumerate(entries):
+        if n in fit: out.append(p); continue
         where = f'{name}: {kind} {p.get("id", n) if kind == "annotation" else n}'
         h, w = sizes.get(p['image_id'], (None, None))
         if h is None and isinstance(p['segmentation'], dict):           # a picture of unknown size is as large as its masks
@@ -114,44 +125,35 @@ def _labelled(a):
 
 
 # %% ../nbs/61_metrics.ipynb #358d21b1
-def _coco(d, anns):
-    "A COCO object over `anns`, numbered from 1."
-    coco = COCO()
-    coco.dataset = dict(images=d['images'], categories=d['categories'], annotations=[dict(a, id=n) for n,a in enumerate(anns, 1)])
-    coco.createIndex()
-    return coco
+def _points(rows, n, truth):
+    "Keypoints (N,n,3) of entries, zeros where a truth has none, and (N,4) boxes: an entry's own, or for a result without one the box around its points."
+    points = np.array([r.get('keypoints') or [0]*3*n for r in rows], float).reshape(-1, n, 3)
+    around = np.concatenate([points[:, :, :2].min(1), np.ptp(points[:, :, :2], axis=1)], 1)
+    return points, np.array([r['bbox'] if truth or r.get('bbox') else b for r, b in zip(rows, around.tolist())], float).reshape(-1, 4)
 
-def _points_entry(a, n, found):
-    "The `n` keypoints and what COCOeval wants with them: how many are labelled, and a box: the entry's own, or for a result without one the box around its points."
-    points = list(a.get('keypoints') or [0]*3*n)
-    x, y = points[0::3], points[1::3]
-    box = list(a['bbox']) if a.get('bbox') or not found else [min(x), min(y), max(x)-min(x), max(y)-min(y)]
-    return dict(keypoints=points, num_keypoints=_labelled(a), bbox=box, area=box[2]*box[3])
+def _draw(s, h, w):
+    "The compressed run lengths of a mask that was checked."
+    if isinstance(s, list): return mask_utils.merge(mask_utils.frPyObjects(s, h, w))
+    return mask_utils.frPyObjects(s, h, w) if isinstance(s['counts'], list) else s if s['size'] == [h, w] else dict(size=[h, w], counts=s['counts'])
 
-def _entry(a, metric, images, n, area=None, **extra):
-    "A copy with what `metric` needs, and its area: as given, or of the box, mask or `n` keypoints that are measured."
-    out = dict(image_id=a['image_id'], category_id=a.get('category_id'), **extra)
-    if metric in ('bbox', 'proposal'): out.update(bbox=list(a['bbox']), area=a['bbox'][2]*a['bbox'][3])
-    elif metric == 'keypoints': out.update(_points_entry(a, n, 'score' in extra))
+def _columns(rows, metric, sizes, n, truth):
+    "Truths or results as columns; the area is that of the box or mask that is measured, or what a truth says of itself."
+    ids = lambda key: np.array([r[key] or 0 for r in rows], np.int64)
+    if metric == 'segm':
+        shapes = [_draw(r['segmentation'], *sizes[r['image_id']]) for r in rows]
+        area = measure_masks(shapes)[1]
     else:
-        rle = segmentation_to_rle(a['segmentation'], *images[a['image_id']])
-        out.update(segmentation=rle, area=float(mask_utils.area(rle)))
-    return out if area is None else dict(out, area=area)
+        points, boxes = _points(rows, n, truth) if metric == 'keypoints' else (None, np.array([r['bbox'] for r in rows], float).reshape(-1, 4))
+        area, shapes  = boxes[:, 2]*boxes[:, 3], boxes if points is None else (points, boxes) if truth else points
+    if not truth: return Columns(ids('image_id'), ids('category_id'), area, shapes, np.array([r['score'] for r in rows], float))
+    area, crowd = np.array([own if r.get('area') is None else r['area'] for r, own in zip(rows, area.tolist())], float), np.array([bool(r.get('iscrowd')) for r in rows], bool)
+    return Columns(ids('image_id'), ids('category_id'), area, shapes, None, crowd, crowd | ~(points[:, :, 2] > 0).any(1) if metric == 'keypoints' else crowd)
 
-def _run(d, preds, metric, limits, sigmas, images):
-    "COCOeval after its work, silent; `images` are the sizes by id."
-    n = len(sigmas)
-    truths = [_entry(a, metric, images, n, a.get('area'), iscrowd=int(bool(a.get('iscrowd')))) for a in d['annotations']]
-    found  = [_entry(p, metric, images, n, score=p['score'], iscrowd=0) for p in preds]
-    with contextlib.redirect_stdout(io.StringIO()):
-        ev = COCOeval(_coco(d, truths), _coco(d, found), 'bbox' if metric == 'proposal' else metric)
-        ev.params.kpt_oks_sigmas, ev.params.maxDets = sigmas, limits
-        ev.params.useCats = int(metric != 'proposal')
-        ev.evaluate()
-        ev.accumulate()
-    return ev
-
-
+def _match(d, preds, metric, most, sigmas, sizes):
+    "Truths and results as columns, and what became of each result."
+    truths, found = (_columns(r, metric, sizes, len(sigmas), r is not preds) for r in (d['annotations'], preds))
+    pairs = point_pairs(sigmas) if metric == 'keypoints' else mask_pairs if metric == 'segm' else box_pairs
+    return truths, found, match_all(found, truths, pairs, most, tuple(SIZES[a] for a in _AREAS[metric]), metric != 'proposal')
 
 # %% ../nbs/61_metrics.ipynb #62c0f706
 _AREAS = dict.fromkeys(('bbox', 'segm', 'proposal'), ('all', 'small', 'medium', 'large')) | dict(keypoints=('all', 'medium', 'large'))
@@ -420,12 +422,35 @@ def _check_ids(d, name):
             if key == 'categories' and not isinstance(r.get('name'), str): raise ValueError(f'{name}: category {r["id"]} has the name {shown(repr(r.get("name")))}, expected a text')
         if len(spellings(d[key])) < len(d[key]): raise ValueError(f'{name}: two of its {key} have the same id')
 
+def _types(values): return set(map(type, values))
+
+def _all_plain(preds, d, keys):
+    "Is a whole list of results as JSON has it and right in every respect that is measured? Then no record needs a look of its own."
+    if _types(preds) != {dict}: return False
+    try: columns = {k: [p[k] for p in preds] for k in ('image_id', 'category_id', 'score', *keys)}
+    except KeyError: return False
+    for k, known in (('image_id', d['images']), ('category_id', d['categories'])):
+        ids = {r['id'] for r in known}
+        if _types(columns[k]) | _types(ids) != {int} or not ids.issuperset(columns[k]): return False
+    if any(k in p for p in preds for k in ('area', 'iscrowd', 'ignore', *['bbox']*('bbox' not in keys and 'keypoints' in keys))): return False
+    if not _types(columns['score']) <= {int, float}: return False
+    numbers = [np.array(columns['score'], float)]
+    for k in {'bbox', 'keypoints'}.intersection(keys):
+        rows = columns[k]
+        if _types(rows) != {list} or len({len(r) for r in rows}) != 1 or not _types(v for r in rows for v in r) <= {int, float}: return False
+        numbers.append(np.array(rows, float))
+        if k == 'bbox' and (numbers[-1].shape[1] != 4 or numbers[-1][:, 2:].min() < 0): return False
+    for s in columns.get('segmentation', ()):
+        if type(s) is not dict or type(s.get('counts')) is not str or not s['counts'] or type(s.get('size')) is not list or _types(s['size']) != {int}: return False
+    return all((np.abs(n) < 1e12).all() for n in numbers)
+
 def _linked(preds, d, pname):
     "Results with ids and numbers as the truths spell them."
     for n, p in enumerate(preds):
         if not isinstance(p, dict): raise ValueError(f'{pname}: result {n} is {_kind(p)}, expected a dict with image_id, category_id, bbox, score')
     known = spellings(d['images']), spellings(d['categories'])
-    return [link_record(plain_record(p), *known) for p in preds]
+    same = lambda p: all(type(i) is int and type(ids.get(i)) is int for i, ids in zip((p.get('image_id'), p.get('category_id')), known))
+    return [p if same(p) else link_record(p, *known) for p in map(plain_record, preds)]
 
 def _read_both(truth, preds, pname, metrics):
     "Truths and results that can be measured: dict, results list, boxes by picture or None, class names by id, sizes by image id, name of the truths."
@@ -436,8 +461,10 @@ def _read_both(truth, preds, pname, metrics):
     for n, a in enumerate(d['annotations']): _check_entry(a, f'{name}: annotation {a.get("id", n)}', images, cats, need)
     if isinstance(preds, dict) and classes: raise ValueError(f'{pname} are {_kind(preds)}; for {metrics[0]} expected a COCO results list')
     boxes = _boxes_of(preds, pname, images) if isinstance(preds, dict) else None
-    preds = [] if boxes is not None else _linked(preds, d, pname)
-    for n, p in enumerate(preds): _check_entry(p, f'{pname}: result {n}', images, cats, ['score', *keys], classes)
+    if boxes is not None: preds = []
+    elif not preds or not _all_plain(preds, d, keys):
+        preds = _linked(preds, d, pname)
+        for n, p in enumerate(preds): _check_entry(p, f'{pname}: result {n}', images, cats, ['score', *keys], classes)
     sizes = {im['id']: (im.get('height'), im.get('width')) for im in d['images']}
     if 'segm' in metrics: d, preds = dict(d, annotations=_check_masks(d['annotations'], sizes, name, 'annotation')), _check_masks(preds, sizes, pname, 'result')
     d, preds, boxes, cats, sizes = _number(d, preds, boxes, cats, sizes)
@@ -446,10 +473,10 @@ def _read_both(truth, preds, pname, metrics):
     return d, preds, boxes, cats, sizes, name
 
 def _add_coco(result, d, preds, metric, limits, sigmas, cats, sizes):
-    "Put COCO's figures into a result, by its own code."
-    ev = _run(d, preds, metric, limits, sigmas, sizes)
-    p, r = result.precision[metric], result.recall[metric] = ev.eval['precision'], ev.eval['recall']
-    result.stats.update(_summarize(p, r, ev.params.maxDets, metric))
+    "Put COCO's figures into a result."
+    truths, found, matches = _match(d, preds, metric, limits[-1], sigmas, sizes)
+    p, r = result.precision[metric], result.recall[metric] = curves(matches, 1 if metric == 'proposal' else len(cats), tuple(limits))
+    result.stats.update(_summarize(p, r, limits, metric))
     counts = Counter(a['category_id'] for a in d['annotations'] if not a.get('iscrowd') and (metric != 'keypoints' or _labelled(a)))
     result.per_class[metric] = {} if metric == 'proposal' else _per_class(p, r, {c: counts[k] for k,c in cats.items()})
 
