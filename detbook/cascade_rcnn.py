@@ -161,6 +161,24 @@ class CascadeRoIHead(nn.Module):
         "A RoI head whose masks are the mean of all mask heads'."
         return RoIHead(self.bbox_head[-1], _MeanMask(self.mask_head), bbox_extractor=self.bbox_extractor, mask_extractor=self.mask_extractor)
 
+    def ask(self,
+        canvas:Canvas,          # of the pyramid
+        boxes:Tensor,           # (B,P,4) xyxy, pixels: where to look
+        sizes:Tensor,           # (B,2) h,w of the images
+    )->list:                    # for each stage the boxes it looked at, logits (B*P,C+1) and deltas (B*P,C or 1,4)
+        "Ask one stage after the other, each about the boxes that the one before has improved."
+        said:list[Any] = []
+        for i, head in enumerate(self.bbox_head):
+            if i: boxes = refine_boxes(self.bbox_head[i-1], *said[-1], sizes)
+            said.append((boxes, *self.stage(i).boxes(canvas, boxes)))
+        return said
+
+    def agree(self,
+        said:list,      # what `ask` gave
+    )->Tensor:          # (B*P,C+1) logits
+        "What all stages together say of the classes."
+        return _mean_logits([logits.float() for _, logits, _ in said], self.mean_of)
+
     def detect(self,
         canvas:Canvas,          # of the pyramid
         proposals:Proposals,    # where to look
@@ -168,12 +186,10 @@ class CascadeRoIHead(nn.Module):
         test_filter:DetectionFilter|None=None,  # what to let through; None: this head's own
     )->list:                    # B dicts: boxes, scores, labels
         "Improve the boxes stage by stage; the classes are what all heads say."
-        sizes, said, proposals = batch.size_tensor(), [], proposals.trimmed()
-        for i, head in enumerate(self.bbox_head):
-            logits, deltas = self.stage(i).boxes(canvas, proposals.boxes)
-            said.append(logits.float())
-            if i < len(self.bbox_head) - 1: proposals = proposals._replace(boxes=refine_boxes(head, proposals.boxes, logits, deltas, sizes))
-        return (test_filter or self.test_filter)(_mean_logits(said, self.mean_of), deltas, proposals, head.coder, sizes)
+        sizes, proposals = batch.size_tensor(), proposals.trimmed()
+        said = self.ask(canvas, proposals.boxes, sizes)
+        boxes, _, deltas = said[-1]
+        return (test_filter or self.test_filter)(self.agree(said), deltas, proposals._replace(boxes=boxes), self.bbox_heads[-1].coder, sizes)
 
 # %% ../nbs/28_cascade_rcnn.ipynb #1f10dda0
 def _three_of(head):

@@ -134,6 +134,16 @@ class BoxHead(nn.Module):
         return dict(loss_cls=weighted_sum(self.loss_cls(logits, labels), used, used.sum()),
                     loss_bbox=weighted_sum(off, positive[:,:k], used.sum()))
 
+# %% ../nbs/24_fast_rcnn.ipynb #d40c71d9
+class ClassBoxes(NamedTuple):
+    "A box for each class that a proposal may be of: what detections are chosen from."
+    boxes: Tensor   # (K,4) xyxy, pixels
+    scores: Tensor  # (K,) probability of the class
+    labels: Tensor  # (K,) int64
+    image: Tensor   # (K,) int64: which image
+    place: Tensor   # (K,) int64: which proposal of that image
+    groups: Tensor  # (K,) int64: candidates of different groups do not suppress each other
+
 # %% ../nbs/24_fast_rcnn.ipynb #cd2ea7ec
 @component(helpers=('iou',))
 class DetectionFilter:
@@ -161,6 +171,26 @@ class DetectionFilter:
         if not hasattr(self.suppress, 'iou'): raise AttributeError(f'{type(self).__name__}.suppress is a {type(self.suppress).__name__}, which has no iou')
         self.suppress.iou = value
 
+    def candidates(self,
+        logits:Tensor,          # (B*P,C+1)
+        deltas:Tensor,          # (B*P,C or 1,4)
+        proposals:Proposals,    # P slots an image
+        coder:DeltaCoder,       # decodes the deltas
+        sizes:Tensor,           # (B,2) h,w of the images
+    )->ClassBoxes:              # of all images
+        "Keep what scores, and decode it."
+        check('logits float (K,C), deltas float (K,D,4), proposals Proposals, sizes (B,2)',
+              logits, deltas, proposals, sizes)
+        C, shape = logits.shape[-1] - 1, proposals.valid.shape
+        scores, deltas = logits.float().softmax(-1)[:,:-1].unflatten(0, shape), deltas.unflatten(0, shape)
+        image, place, label = torch.nonzero((scores > self.score_thr) & proposals.valid[...,None], as_tuple=True)
+        own = deltas[image, place, label if deltas.shape[2] > 1 else torch.zeros_like(label)]
+        boxes, scores = coder.decode(proposals.boxes[image, place][:,None], own[:,None], sizes[image])[:,0], scores[image, place, label]
+        if self.min_size > 0:
+            big = (boxes[:,2:] - boxes[:,:2] >= self.min_size).all(1)
+            boxes, scores, image, label, place = boxes[big], scores[big], image[big], label[big], place[big]
+        return ClassBoxes(boxes, scores, label, image, place, image if self.class_agnostic else image*C + label)
+
     def __call__(self,
         logits:Tensor,          # (B*P,C+1)
         deltas:Tensor,          # (B*P,C or 1,4)
@@ -169,19 +199,10 @@ class DetectionFilter:
         sizes:Tensor,           # (B,2) h,w of the images
     )->list:                    # B dicts: boxes (N,4), scores (N,), labels (N,), best first
         "Keep what scores, decode it, suppress within each class, keep the best."
-        check('logits float (K,C), deltas float (K,D,4), proposals Proposals, sizes (B,2)',
-              logits, deltas, proposals, sizes)
-        B, C, shape = len(sizes), logits.shape[-1] - 1, proposals.valid.shape
-        scores, deltas = logits.float().softmax(-1)[:,:-1].unflatten(0, shape), deltas.unflatten(0, shape)
-        image, place, label = torch.nonzero((scores > self.score_thr) & proposals.valid[...,None], as_tuple=True)
-        own = deltas[image, place, label if deltas.shape[2] > 1 else torch.zeros_like(label)]
-        boxes, scores = coder.decode(proposals.boxes[image, place][:,None], own[:,None], sizes[image])[:,0], scores[image, place, label]
-        if self.min_size > 0:
-            big = (boxes[:,2:] - boxes[:,:2] >= self.min_size).all(1)
-            boxes, scores, image, label = boxes[big], scores[big], image[big], label[big]
-        kept, scores = self.suppress(boxes, scores, image if self.class_agnostic else image*C + label)
+        boxes, scores, label, image, _, groups = self.candidates(logits, deltas, proposals, coder, sizes)
+        kept, scores = self.suppress(boxes, scores, groups)
         found = dict(boxes=boxes[kept], scores=scores, labels=label[kept])
-        best = [torch.nonzero(image[kept] == i)[:self.max_per_img,0] for i in range(B)]
+        best = [torch.nonzero(image[kept] == i)[:self.max_per_img,0] for i in range(len(sizes))]
         return [{k:v[rows] for k,v in found.items()} for rows in best]
 
 # %% ../nbs/24_fast_rcnn.ipynb #59becd43

@@ -133,6 +133,17 @@ def keypoint_loss(
 
 # %% ../nbs/29_keypoint_rcnn.ipynb #50ba044d
 @checked
+def keypoint_maps(
+    roi_head:RoIHead,   # with a keypoint head and a keypoint extractor
+    canvas:Canvas,      # of the pyramid
+    boxes:Tensor,       # (N,4) xyxy, pixels
+    image:Tensor,       # (N,) int64: the image of each box
+)->Tensor:              # (N,K,S,S) logits
+    "The heatmap of every keypoint inside of each box."
+    check('boxes float (N,4), image int (N)', boxes, image)
+    return roi_head.keypoint_head(roi_head.windows(roi_head.keypoint_extractor, canvas, boxes, image))
+
+@checked
 def predict_keypoints(
     roi_head:RoIHead,   # with a keypoint head and a keypoint extractor
     canvas:Canvas,      # of the pyramid
@@ -143,7 +154,7 @@ def predict_keypoints(
     counts = [len(d['boxes']) for d in detections]
     image = torch.cat([torch.full((n,), i, device=canvas.feats.device) for i,n in enumerate(counts)])
     boxes = torch.cat([d['boxes'] for d in detections])
-    maps = roi_head.keypoint_head(roi_head.windows(roi_head.keypoint_extractor, canvas, boxes, image))
+    maps = keypoint_maps(roi_head, canvas, boxes, image)
     points = heatmaps_to_keypoints(maps, boxes, roi_head.keypoint_head.score == 'probability')
     return [d | dict(keypoints=p) for d,p in zip(detections, points.split(counts))]
 

@@ -180,6 +180,18 @@ def mask_loss(
 
 # %% ../nbs/26_masks.ipynb #f1d977c9
 @checked
+def small_masks(
+    roi_head:RoIHead,   # with a mask head
+    canvas:Canvas,      # of the pyramid
+    boxes:Tensor,       # (K,4) xyxy, pixels
+    labels:Tensor,      # (K,) int64: the class whose mask is wanted
+    image:Tensor,       # (K,) int64: the image of each box
+)->Tensor:              # (K,m,m) probabilities, float32
+    "What the mask head says inside of each box."
+    check('boxes float (K,4), labels int (K), image int (K)', boxes, labels, image)
+    return roi_head.mask_head(roi_head.windows(roi_head.mask_extractor, canvas, boxes, image), labels).float().sigmoid()
+
+@checked
 def predict_masks(
     roi_head:RoIHead,   # with a mask head
     canvas:Canvas,      # of the pyramid
@@ -192,8 +204,7 @@ def predict_masks(
     counts = [len(d['boxes']) for d in detections]
     image = torch.cat([torch.full((n,), i, device=canvas.feats.device) for i,n in enumerate(counts)])
     boxes, labels = torch.cat([d['boxes'] for d in detections]), torch.cat([d['labels'] for d in detections])
-    logits = roi_head.mask_head(roi_head.windows(roi_head.mask_extractor, canvas, boxes, image), labels)
-    small, head = logits.float().sigmoid().split(counts), roi_head.mask_head
+    small, head = small_masks(roi_head, canvas, boxes, labels, image).split(counts), roi_head.mask_head
     paste = lambda m, d, size: paste_masks(m, d['boxes'], size, head.threshold, whole=getattr(head, 'whole', False))
     detections = scale_detections(detections, batch.sizes, sizes)
     return [d | dict(masks=paste(m, d, size)) for d,m,size in zip(detections, small, sizes or batch.sizes)]

@@ -129,14 +129,12 @@ class DenseFilter:
         if not hasattr(self.suppress, 'iou'): raise AttributeError(f'{type(self).__name__}.suppress is a {type(self.suppress).__name__}, which has no iou')
         self.suppress.iou = value
 
-    def candidates(self,
+    def pick(self,
         out:DenseOutput,    # the head's answers
-        coder:DeltaCoder,   # decodes its deltas; or a DistanceCoder
-        sizes:Tensor,       # (B,2) h,w of the images
-    )->tuple:               # boxes (B,K,4), scores (B,K), labels (B,K), and (B,K) bool: which are worth it
-        "The best answers of each level, decoded, without a gradient."
-        check('out DenseOutput, sizes (B,2)', out, sizes)
-        scores, deltas, C = out.logits.detach().float().sigmoid(), out.deltas.detach(), out.logits.shape[2]
+    )->tuple:               # (B,K) each: which anchor, label, score, and bool: does it score enough?
+        "The best answers of each level, without a gradient."
+        check('out DenseOutput', out)
+        scores, C = out.logits.detach().float().sigmoid(), out.logits.shape[2]
         picked, begin = [], 0
         quality = None if out.quality is None else out.quality.detach().float().sigmoid()
         if quality is not None and self.root: scores = (scores * quality[...,None]).sqrt()
@@ -148,7 +146,17 @@ class DenseFilter:
         index, labels, scores = picked // C, picked % C, scores.flatten(1).gather(1, picked)
         worth = scores > self.score_thr
         if quality is not None and not self.root: scores = scores * quality.gather(1, index)
-        deltas = deltas.gather(1, index[...,None].expand(-1, -1, 4))
+        return index, labels, scores, worth
+
+    def candidates(self,
+        out:DenseOutput,    # the head's answers
+        coder:DeltaCoder,   # decodes its deltas; or a DistanceCoder
+        sizes:Tensor,       # (B,2) h,w of the images
+    )->tuple:               # boxes (B,K,4), scores (B,K), labels (B,K), and (B,K) bool: which are worth it
+        "The best answers of each level, decoded, without a gradient."
+        check('out DenseOutput, sizes (B,2)', out, sizes)
+        index, labels, scores, worth = self.pick(out)
+        deltas = out.deltas.detach().gather(1, index[...,None].expand(-1, -1, 4))
         boxes = coder.decode(out.anchors[index], deltas, None if self.late_clip else sizes)
         return boxes, scores, labels, worth & ((boxes[...,2:] - boxes[...,:2]) > self.min_size).all(-1)
 
@@ -164,12 +172,26 @@ class DenseFilter:
         kept, scores = self.suppress(boxes, scores, image*out.logits.shape[2] + labels)
         best = [torch.nonzero(image[kept] == b)[:self.max_per_img,0] for b in range(len(sizes))]
         found = [dict(boxes=boxes[kept[i]], scores=scores[i], labels=labels[kept[i]]) for i in best]
-        return [self._clip(d, size) for d,size in zip(found, sizes)] if self.late_clip else found
+        return [self.clip(d, size) for d,size in zip(found, sizes)] if self.late_clip else found
 
-    def _clip(self, found, size):
+    def clip(self,
+        found:dict,     # boxes (N,4) xyxy, pixels, and more of N rows
+        size:Tensor,    # (2,) h,w of the image
+    )->dict:            # the rows whose boxes are still large enough
+        "Clip boxes after suppression, for `late_clip`."
+        check('size (2)', size)
         found = found | dict(boxes=clip_boxes(found['boxes'], size))
         left = ((found['boxes'][:,2:] - found['boxes'][:,:2]) > self.min_size).all(1)
         return {k:v[left] for k,v in found.items()}
+
+    def choose(self,
+        boxes:Tensor,           # (B,K,4) xyxy, pixels, as `candidates` gives them
+        scores:Tensor,          # (B,K)
+        valid:Tensor,           # (B,K) bool
+        max_out:int|None=None,  # slots an image; None: `max_per_img`
+    )->tuple:                   # which of them (B,P) int64 best first, kept (B,P) bool
+        "Drop answers that overlap a better one, of whatever level and class."
+        return nms_fixed(boxes, scores, valid, [scores.shape[1]], self.iou, self.max_per_img if max_out is None else max_out)
 
     def propose(self,
         out:DenseOutput,    # the head's answers
@@ -178,7 +200,7 @@ class DenseFilter:
     )->Proposals:           # best first, in a fixed shape
         "The same choice as places to look at; answers of all levels and classes suppress each other."
         boxes, scores, _, worth = self.candidates(out, coder, sizes)
-        best, kept = nms_fixed(boxes, scores, worth, [scores.shape[1]], self.iou, self.max_per_img)
+        best, kept = self.choose(boxes, scores, worth)
         return Proposals(boxes.gather(1, best[...,None].expand(-1, -1, 4)), scores.gather(1, best), kept)
 
 # %% ../nbs/30_retinanet.ipynb #5af160b0

@@ -17,6 +17,21 @@ from .boxes import box_area
 from .nms import has_compiled_ops
 
 # %% ../nbs/23_roi.ipynb #140a44aa
+def bin_samples(
+    start:Tensor,       # (K,) where the interval begins, in cells of the map
+    length:Tensor,      # (K,) how long it is, in cells
+    bins:int,           # into how many bins it is cut
+    ratio:int,          # samples a bin; 0: one for every started cell of its length
+)->tuple:               # (K,bins,S) positions, in cells; (K,S) bool: which of the S a bin has
+    "One axis of RoIAlign: where the samples of each bin lie."
+    check('start (K), length (K), bins int 1.., ratio int ..', start, length, bins, ratio)
+    step  = length / bins
+    count = step.ceil().clamp(min=0) if ratio <= 0 else torch.full_like(length, ratio)              # samples a bin
+    steps = torch.arange(max(1, int(count.max())) if len(count) else 1, device=start.device)
+    used, some = steps < count[:,None], count.clamp(min=1)[:,None]
+    first = start[:,None] + torch.arange(bins, device=start.device) * step[:,None] + step.clamp(max=0)[:,None]   # (K,bins); inside out, a bin begins at its end
+    return first[...,None] + ((torch.minimum(steps, some - 1) + .5) * step.abs()[:,None] / some)[:,None], used
+
 def bin_cells(
     start:Tensor,       # (K,) where the interval begins, in cells of the map
     length:Tensor,      # (K,) how long it is, in cells
@@ -26,19 +41,15 @@ def bin_cells(
 )->tuple:               # the cells of each bin (K,bins,n) int64, and how much each counts (K,bins,n); what is not needed of n counts 0
     "One axis of RoIAlign: which cells the samples of each bin lie between, each cell once."
     check('start (K), length (K), bins int 1.., ratio int .., size int 1..', start, length, bins, ratio, size)
-    step  = length / bins
-    count = step.ceil().clamp(min=0) if ratio <= 0 else torch.full_like(length, ratio)              # samples a bin
-    steps = torch.arange(max(1, int(count.max())) if len(count) else 1, device=start.device)
-    used, some = steps < count[:,None], count.clamp(min=1)[:,None]
-    first = start[:,None] + torch.arange(bins, device=start.device) * step[:,None] + step.clamp(max=0)[:,None]   # (K,bins); inside out, a bin begins at its end
-    at    = first[...,None] + ((torch.minimum(steps, some - 1) + .5) * step.abs()[:,None] / some)[:,None]    # (K,bins,S) positions
-    share = (used[:,None] & (at >= -1) & (at <= size)) / some[...,None]
+    at, used = bin_samples(start, length, bins, ratio)
+    some  = used.sum(1).clamp(min=1)[:,None,None].to(at.dtype)
+    share = (used[:,None] & (at >= -1) & (at <= size)) / some
     at    = at.clamp(0, size - 1)
     low   = at.floor()
     place = F.pad(low.diff(dim=2).clamp(max=2), (1, 0)).cumsum(2).long()                            # of `low` in the list
     n     = int(place.max()) + 2 if place.numel() else 2
-    cells = place.new_zeros(*first.shape, n).scatter(2, place, low.long()).scatter(2, place + 1, low.long() + 1)
-    parts = at.new_zeros(*first.shape, n).scatter_add(2, place, share * (1 - at + low)).scatter_add(2, place + 1, share * (at - low))
+    cells = place.new_zeros(*at.shape[:2], n).scatter(2, place, low.long()).scatter(2, place + 1, low.long() + 1)
+    parts = at.new_zeros(*at.shape[:2], n).scatter_add(2, place, share * (1 - at + low)).scatter_add(2, place + 1, share * (at - low))
     return cells.clamp(max=size - 1), parts
 
 # %% ../nbs/23_roi.ipynb #0b41b202

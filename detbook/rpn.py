@@ -48,6 +48,15 @@ def rank_scores(
     places = torch.arange(scores.shape[1], 0, -1, device=scores.device, dtype=torch.float64)
     return torch.empty_like(scores, dtype=torch.float64).scatter(1, order, places.expand_as(scores))
 
+# %% ../nbs/22_rpn.ipynb #f6cbab3e
+class Candidates(NamedTuple):
+    "The anchors of which proposals are chosen: K slots an image, level by level."
+    index: Tensor   # (B,K) int64: which anchor
+    boxes: Tensor   # (B,K,4) xyxy, pixels: where it leads
+    scores: Tensor  # (B,K) 0..1
+    valid: Tensor   # (B,K) bool: large enough
+    splits: list    # L numbers of candidates, K in sum
+
 # %% ../nbs/22_rpn.ipynb #fde9a433
 @component
 class ProposalFilter:
@@ -60,12 +69,12 @@ class ProposalFilter:
     ):
         self.nms_pre, self.max_per_img, self.iou, self.min_size = nms_pre, max_per_img, iou, min_size
 
-    def __call__(self,
+    def candidates(self,
         out:RPNOutput,      # the head's answers
         coder:DeltaCoder,   # decodes its deltas
         sizes:Tensor,       # (B,2) h,w of the images
-    )->Proposals:           # best first
-        "Turn the head's answers into proposals, without a gradient."
+    )->Candidates:          # level by level
+        "The best anchors of each level, decoded, without a gradient."
         check('out RPNOutput, sizes (B,2)', out, sizes)
         scores, deltas, picked, start = out.logits.detach().float().sigmoid(), out.deltas.detach(), [], 0
         for n in out.splits:
@@ -76,9 +85,25 @@ class ProposalFilter:
         splits, index = [i.shape[1] for i in picked], torch.cat(picked, 1)
         boxes = coder.decode(out.anchors[index], deltas.gather(1, index[...,None].expand(-1, -1, 4)), sizes)
         big = ((boxes[...,2:] - boxes[...,:2]) > self.min_size).all(-1)
-        scores = scores.gather(1, index)
-        best, kept = nms_fixed(boxes, rank_scores(scores, big), big, splits, self.iou, self.max_per_img)
-        return Proposals(boxes.gather(1, best[...,None].expand(-1, -1, 4)), scores.gather(1, best), kept)
+        return Candidates(index, boxes, scores.gather(1, index), big, splits)
+
+    def choose(self,
+        found:Candidates,       # what `candidates` gave
+        max_out:int|None=None,  # slots an image; None: `max_per_img`
+    )->tuple:                   # which of them (B,P) int64 best first, kept (B,P) bool
+        "Drop candidates that overlap a better one of their level."
+        ranks = rank_scores(found.scores, found.valid)
+        return nms_fixed(found.boxes, ranks, found.valid, found.splits, self.iou, self.max_per_img if max_out is None else max_out)
+
+    def __call__(self,
+        out:RPNOutput,      # the head's answers
+        coder:DeltaCoder,   # decodes its deltas
+        sizes:Tensor,       # (B,2) h,w of the images
+    )->Proposals:           # best first
+        "Turn the head's answers into proposals, without a gradient."
+        found = self.candidates(out, coder, sizes)
+        best, kept = self.choose(found)
+        return Proposals(found.boxes.gather(1, best[...,None].expand(-1, -1, 4)), found.scores.gather(1, best), kept)
 
 # %% ../nbs/22_rpn.ipynb #e86a06d9
 @checked
