@@ -8,15 +8,15 @@ Docs: https://detbook.github.io/detbook/detections.html.md"""
 __all__ = ['Detections', 'show_result']
 
 # %% ../nbs/66_detections.ipynb #e23cd5f5
-import copy, inspect, math, os
+import copy, functools, inspect, math, os
 from collections.abc import Callable
 from pathlib import Path
 import numpy as np, torch, torch.nn.functional as nnf, torchvision.transforms.v2.functional as F
-from PIL import Image
+from PIL import Image, ImageDraw, ImageFont
 from torch import Tensor, nn
 from .cli import nearest
 from .core import check, checked
-from .show import label_color, show_boxes, show_image, show_keypoints, show_masks
+from .show import ink, label_color, place_labels
 from .toy import mask_boxes
 from .nms import nms_groups
 from .files import whole_file
@@ -272,13 +272,45 @@ def _shrunk(result, factor, size):
         out['masks'] = m if m.shape[-2:] == size else m[:, rows][..., cols]
     return out
 
-def _draw(ax, found, classes, skeleton):
-    "Masks, boxes, keypoints; the best on top."
-    for l in found['labels'].unique().tolist() if 'masks' in found else (): show_masks(found['masks'][found['labels'] == l], label_color(l), ax)
-    for i in reversed(range(len(found['boxes']))):
-        l = int(found['labels'][i])
-        show_boxes(found['boxes'][i:i+1], label_color(l), [classes[l] if l < len(classes) else l], found['scores'][i:i+1], ax)
-        if 'keypoints' in found: show_keypoints(found['keypoints'][i:i+1], label_color(l), skeleton, ax)
+@functools.lru_cache(8)
+def _font(size):
+    import matplotlib
+    return ImageFont.truetype(str(Path(matplotlib.get_data_path())/'fonts'/'ttf'/'DejaVuSans.ttf'), size)
+
+def _rgb(label): return tuple(int(label_color(label)[k:k+2], 16) for k in (1, 3, 5))
+
+def _veil(pixels, masks, labels):
+    "Lay the masks of each class over the pixels (H,W,3), their rims stronger."
+    for l in labels.unique().tolist():
+        mask = masks[labels == l] != 0
+        rim = (mask & (nnf.max_pool2d((~mask).float(), 3, 1, 1) > 0)).any(0).numpy()
+        for where, alpha in ((mask.any(0).numpy() & ~rim, .35), (rim, .7)):
+            pixels[where] = (pixels[where]*(1 - alpha) + np.array(_rgb(l))*alpha).round().astype(np.uint8)
+
+def _paint(pixels, found, classes, skeleton, zoom):
+    "Masks, boxes, keypoints and names on pixels (H,W,3) that are enlarged by `zoom`; the best on top. Lines and letters grow with the picture."
+    if 'masks' in found and len(found['boxes']): _veil(pixels, found['masks'], found['labels'])
+    image = Image.fromarray(pixels).resize((pixels.shape[1]*zoom, pixels.shape[0]*zoom), Image.Resampling.NEAREST)
+    pen, side = ImageDraw.Draw(image), max(image.size)
+    line, font, pad = max(2, round(side/320)), _font(max(10, round(side/58))), max(1, side//480)
+    order  = list(reversed(range(len(found['boxes']))))
+    boxes, labels = (found['boxes']*zoom).tolist(), found['labels'].tolist()
+    for i in order:
+        x1, y1, x2, y2 = (round(v) for v in boxes[i])
+        x2, y2 = max(x1 + 1, x2), max(y1 + 1, y2)
+        pen.rectangle((x1 - 1, y1 - 1, x2, y2), outline=(255, 255, 255))                    # a thin halo outside
+        pen.rectangle((x1, y1, x2 - 1, y2 - 1), outline=_rgb(labels[i]), width=line)
+        for points in found['keypoints'][i:i+1].mul(zoom).tolist() if 'keypoints' in found else ():
+            for a, b in skeleton: pen.line((*points[a][:2], *points[b][:2]), fill=_rgb(labels[i]), width=line)
+            for x, y, *_ in points: pen.ellipse((x - 1.5*line, y - 1.5*line, x + 1.5*line, y + 1.5*line), fill=_rgb(labels[i]), outline=(255, 255, 255))
+    texts  = [f'{classes[l] if l < len(classes) else l} {s:.2f}' for l,s in zip(labels, found['scores'].tolist())]
+    high   = sum(font.getmetrics()) + pad
+    spots  = place_labels(boxes, [(font.getlength(t) + 2*pad, high) for t in texts], (0, 0, *image.size))
+    for i in order:
+        (x, y), color = spots[i], label_color(labels[i])
+        pen.rectangle((x, y, x + font.getlength(texts[i]) + 2*pad - 1, y + high - 1), fill=color)
+        pen.text((x + pad, y), texts[i], font=font, fill=ink(color))
+    return image
 
 # %% ../nbs/66_detections.ipynb #6a3353d6
 def _picture_kind(path, sources):
@@ -301,8 +333,6 @@ def show_result(
     skeleton:tuple|None=None,   # pairs of keypoints to join; None: COCO's for 17
 )->Image.Image:                 # RGB
     "Draw a picture with what was found in it; no display is needed."
-    from matplotlib.backends.backend_agg import FigureCanvasAgg
-    from matplotlib.figure import Figure
     kind = None if out_file is None else _picture_kind(out_file, [s for s in (image, getattr(result, 'source', '')) if isinstance(s, (str, os.PathLike)) and s])
     pixels = read_picture(image, bgr).cpu()
     size  = getattr(result, 'size', None)
@@ -312,16 +342,10 @@ def show_result(
     found = found[found['scores'] >= min_score]
     side = max(found.size)
     if side > max_side: pixels = F.resize(pixels, list(view_size(found.size, max_side/side)))
-    (h, w), drawn = pixels.shape[-2:], _shrunk(found, pixels.shape[-1]/found.size[1], tuple(pixels.shape[-2:]))
-    zoom = max(1, -(-480 // side))
-    dpi = max(h, w)*zoom / 6.4
-    figure = Figure((w*zoom/dpi + 1e-6, h*zoom/dpi + 1e-6), dpi=dpi)
-    canvas, ax = FigureCanvasAgg(figure), figure.add_axes((0, 0, 1, 1))
-    show_image(pixels, ax)
+    drawn = _shrunk(found, pixels.shape[-1]/found.size[1], tuple(pixels.shape[-2:]))
     bones = _PERSON_BONES if skeleton is None and 'keypoints' in drawn and drawn['keypoints'].shape[1] == 17 else skeleton or ()
-    _draw(ax, {k: v.cpu() for k,v in drawn.items()}, found.classes, bones)
-    canvas.draw()
-    out = Image.fromarray(np.asarray(canvas.buffer_rgba())[..., :3].copy())
+    canvas = pixels.expand(3, -1, -1).permute(1, 2, 0).numpy().copy()
+    out = _paint(canvas, {k: v.cpu() for k,v in drawn.items()}, found.classes, bones, max(1, -(-480 // side)))
     if out_file is not None:
         with whole_file(out_file) as part: out.save(part, kind)
     return out

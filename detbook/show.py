@@ -8,6 +8,7 @@ Docs: https://detbook.github.io/detbook/show.html.md"""
 __all__ = ['show_image', 'show_boxes', 'show_masks', 'show_keypoints', 'show_target', 'show_prediction', 'show_pair']
 
 # %% ../nbs/04_show.ipynb #6dfd05b6
+import functools
 from collections.abc import Iterable
 from typing import Any
 import torch, torch.nn.functional as F
@@ -75,8 +76,9 @@ def _axes(ax):
     import matplotlib.pyplot as plt
     return plt.gca() if ax is None else ax
 
-def _scale(ax):     # small panel, thin lines
-    return min(1, max(.75, ax.get_window_extent().width / ax.figure.dpi / 2))
+def _scale(ax):     # small panel, thin lines; large panel, strong ones
+    inches = ax.get_window_extent().width / ax.figure.dpi
+    return min(max(inches / 2, .75), max(inches / 6.4, 1))
 
 def _texts(n, labels, scores):
     "One text for each of `n` boxes: name, score, both or neither."
@@ -87,14 +89,85 @@ def _texts(n, labels, scores):
     return names if scores is None else [f'{a} {float(s):.2f}'.strip() for a,s in zip(names, scores)]
 
 # %% ../nbs/04_show.ipynb #6f30d09e
+def ink(
+    color:str,  # matplotlib colour of the ground
+)->str:         # 'black' or 'white'
+    "The colour of letters on this ground: of black and white the one with the larger contrast."
+    from matplotlib.colors import to_rgb
+    linear = [v/12.92 if v <= .04045 else ((v + .055)/1.055)**2.4 for v in to_rgb(color)]
+    bright = .2126*linear[0] + .7152*linear[1] + .0722*linear[2]
+    return 'black' if (bright + .05)/.05 > 1.05/(bright + .05) else 'white'
+
+# %% ../nbs/04_show.ipynb #42dab76f
+def _places(box, w, h, frame):
+    "Where a label of (w,h) may stand, its left and top, the best first; y runs down."
+    (x1, y1, x2, y2), (X1, Y1, X2, Y2) = box, frame
+    for y in (y1 - h, y1, y2, y2 - h): yield x1, y; yield x2 - w, y
+    for k in range(1, 9):
+        for y in (y1 + k*h, y1 - (k + 1)*h): yield x1, y; yield x2, y; yield x1 - w, y
+    rows, cols = max(1, int((Y2 - Y1)//h)), max(1, int(3*(X2 - X1 - w)//w) + 1)
+    spots = [(X1 + i*w/3, Y1 + k*h) for k in range(min(rows, 99)) for i in range(min(cols, 99))]
+    yield from sorted(spots, key=lambda p: abs(p[0] - x1) + abs(p[1] + h - y1))
+
+def place_labels(
+    boxes:list,     # N boxes that are labelled: x1, y1, x2, y2, y running down; the first chooses first
+    sizes:list,     # N pairs: width and height of the labels
+    frame:tuple,    # x1, y1, x2, y2: labels stay inside, where they fit
+    )->list:        # N pairs: left and top of each label
+    "Find a place for each label on which no other one stands, where there is one."
+    taken, out = [], []
+    X1, Y1, X2, Y2 = frame
+    for box, (w, h) in zip(boxes, sizes):
+        best = None
+        for x, y in _places(box, w, h, frame):
+            x = max(X1, min(x, X2 - w))
+            if not Y1 <= y <= max(Y1, Y2 - h): continue
+            over = sum(max(0, min(x + w, b[2]) - max(x, b[0])) * max(0, min(y + h, b[3]) - max(y, b[1])) for b in taken)
+            if best is None or over < best[0]: best = over, x, y
+            if over <= 0: break
+        _, x, y = best or (0, max(X1, min(box[0], X2 - w)), Y1)
+        taken.append((x, y, x + w, y + h))
+        out.append((x, y))
+    return out
+
+# %% ../nbs/04_show.ipynb #a9fc9bfa
+@functools.cache
+def _label_class():
+    from matplotlib.text import Text
+    class Label(Text):
+        "The label of a box; the labels of an Axes find their places when the first of them is drawn."
+        def draw(self, renderer):
+            labels = [t for t in self.axes.texts if isinstance(t, Label) and t.get_visible()]
+            if labels and self is labels[0]: self.place(labels[::-1], renderer)
+            super().draw(renderer)
+
+        def place(self, labels, renderer):
+            to, back, frame = self.axes.transData.transform, self.axes.transData.inverted().transform, self.axes.bbox
+            pad = self.figure.dpi/72
+            corners = [(*to(t.box[:2]), *to(t.box[2:])) for t in labels]
+            extents = [t.get_window_extent(renderer) for t in labels]
+            down = lambda x1, y1, x2, y2: (min(x1, x2), -max(y1, y2), max(x1, x2), -min(y1, y2))        # a figure's y runs up
+            spots = place_labels([down(*c) for c in corners], [(e.width + 2*pad, e.height + 2*pad) for e in extents], down(*frame.extents))
+            for t, (x, y) in zip(labels, spots): t.set_position(back((x + pad, -y - pad)))
+    return Label
+
+def _write(ax, text, box, color):
+    "Label a box; the letters are nine pixels high or more."
+    size = max(7.5*_scale(ax), 9*72/ax.figure.dpi)
+    chip = dict(facecolor=color, edgecolor='none', pad=.8)
+    label = _label_class()(box[0], box[1], text, color=ink(color), fontsize=size, bbox=chip, in_layout=False, va='top', ha='left', clip_on=False)
+    label.box = box
+    ax.add_artist(label)
+
+# %% ../nbs/04_show.ipynb #a8a06628
 @checked('width >0..')
 def show_boxes(
     boxes:Tensor|list,      # (...,4) xyxy, pixels: one, a row or a grid of them
     kind:str='truth',       # name in PALETTE, or a matplotlib colour; 'ignored' is dashed
-    labels:list|str=None,   # N texts or numbers, written above the boxes
+    labels:list|str=None,   # N texts or numbers, written beside the boxes
     scores:Tensor|list=None, # (N,) written behind the labels
     ax:Any=None,         # matplotlib Axes to draw on; default: the current one
-    width:float=1.5,        # of the line, points
+    width:float=1.5,        # of the line, points; in a panel of two inches to six
 )->Any:                     # the Axes
     "Draw the outline of each box, with its label. Raises ValueError where labels or scores do not match the boxes."
     from matplotlib import patheffects, patches
@@ -103,14 +176,11 @@ def show_boxes(
     if corners.shape == (0,): corners = corners.reshape(0, 4)
     check('boxes finite (...,4)', corners)
     corners = corners.reshape(-1, 4)
-    size, width, far, bottom = 7.5*_scale(ax), width*_scale(ax), max(ax.get_xlim()), max(ax.get_ylim())
-    halo  = [patheffects.withStroke(linewidth=width+1, foreground='white', alpha=.6)]
-    dash, chip = '--' if kind == 'ignored' else '-', dict(facecolor=color, edgecolor='none', pad=.8, alpha=.85)
+    width = width*_scale(ax)
+    halo  = [patheffects.withStroke(linewidth=width+1.2, foreground='white', alpha=.75)]
     for (x1,y1,x2,y2), text in zip(corners.tolist(), _texts(len(corners), labels, scores)):
-        ax.add_patch(patches.Rectangle((x1,y1), x2-x1, y2-y1, fill=False, ec=color, lw=width, ls=dash, path_effects=halo))
-        high, right = y1 < .09*bottom, x1 > .75*far         # no room above, or to the right: write inside the box
-        if text: ax.text(x2 if right else x1, y1, text, color='white', fontsize=size, bbox=chip, in_layout=False,
-                         va='top' if high else 'bottom', ha='right' if right else 'left')
+        ax.add_patch(patches.Rectangle((x1,y1), x2-x1, y2-y1, fill=False, ec=color, lw=width, ls='--' if kind == 'ignored' else '-', path_effects=halo))
+        if text: _write(ax, text, (x1, y1, x2, y2), color)
     return ax
 
 # %% ../nbs/04_show.ipynb #2b8e2016
@@ -270,11 +340,17 @@ def show_grid(
     return axs[:len(items)]
 
 # %% ../nbs/04_show.ipynb #6758b7a5
+_OKABE_ITO = ('#0072b2', '#e69f00', '#009e73', '#d55e00', '#56b4e9', '#cc79a7', '#f0e442')  # blue, orange, green, vermilion, sky, purple, yellow
+
 @checked
 def label_color(
     i:int,      # class index, from 0
 )->str:         # '#rrggbb'
-    "Give class `i` its colour."
+    "Give class `i` its colour: Okabe and Ito's seven, then darker and lighter ones, then a wheel of hues."
     import colorsys
-    r, g, b = colorsys.hls_to_rgb((.58 + int(i)*.618034) % 1, .45, .75)
+    turn, k = divmod(int(i), 7)
+    if not 0 <= turn < 3: r, g, b = colorsys.hls_to_rgb((.58 + int(i)*.618034) % 1, .45, .75)
+    else:
+        r, g, b = (int(_OKABE_ITO[k][n:n+2], 16)/255 for n in (1, 3, 5))
+        if turn: r, g, b = (c*.55 if turn == 1 else (1 + c)/2 for c in (r, g, b))
     return f'#{round(r*255):02x}{round(g*255):02x}{round(b*255):02x}'
