@@ -231,6 +231,7 @@ def _check_gradients(p):
     model.zero_grad()
     losses = p.loss(model, range(min(4, len(p.images))))
     total = sum(losses.values())
+    if not bool(total.detach().isfinite()): return _skip('the loss is not finite', expected)
     if not total.requires_grad: return _fault('no term of the loss has a gradient', expected, 'all parts are frozen (requires_grad is False), or the loss is computed under no_grad')
     total.backward()
     norms  = {n: sum(float(q.grad.norm()) for q in qs if q.grad is not None) for n, qs in _parts(model).items()}
