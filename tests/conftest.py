@@ -42,6 +42,8 @@ SLOW = {
     r'test_training.*kill_9\[(?!0\])': 'one round of twelve',
     r'test_training.*two_processes_learn_as_one.*torchrun': 'torchrun starts two processes in test_launchers',
     r'test_demo.*on_own_data.*False': 'with masks it has boxes, too',
+    r'test_schedule.*mixed_precision\[(faster|rpn|fcos_rpn)\]': 'Mask R-CNN has their parts',
+    r'test_plain_ops.*compiled_operations\[(rpn|faster_rcnn|cascade_rcnn)\]': 'the same with masks, or with hard sampling and soft suppression',
     r'test_callbacks.*ends_as_one_that_was_not.*plain-2': 'without workers, and with an average',
 }
 

@@ -42,10 +42,10 @@ def test_mistakes_are_one_sentence(tmp_path, monkeypatch, capsys, words, expecte
     assert stop.value.code == 2 and expected in said and 'Traceback' not in said
 
 def test_bench(tmp_path):
-    done = run('detbook_bench', '--size', 64, '--repeats', 1, '--batch', 1, '--models', 'mask_rcnn', '--out', tmp_path/'bench.json')
+    done = run('detbook_bench', '--size', 64, '--repeats', 1, '--batch', 1, '--models', 'faster_rcnn', '--out', tmp_path/'bench.json')
     assert done.returncode == 0, done.stderr
     report = json.loads((tmp_path/'bench.json').read_text())
-    r = report['models']['mask_rcnn']
+    r = report['models']['faster_rcnn']
     assert r['syncs']['detbook'] <= 3 < r['syncs']['torchvision'] and r['found']['detbook'] == r['found']['torchvision'] and report['size'] == [64, 64]
     for what in ('train_s', 'predict_s', 'kept_mb', 'operations', 'gflop'): assert min(r[what].values()) > 0     # how fast is no matter for a test
     assert (tmp_path/'bench.png').read_bytes()[:4] == b'\x89PNG'
