@@ -285,11 +285,11 @@ class Trace:
         "Draw a stage, or all. Raises ValueError for a stage that there is not."
         if name is None:
             rows = -(-len(self.steps)//4)
-            axs = panels(4, rows, size=(8, 2.3*rows))
+            axs = panels(4, rows, size=(6, 1.75*rows))
             for a in axs: a.set_axis_off()
             for n,a in zip(self.steps, axs):
                 self.show(n, a)
-                a.set_title('\n'.join(textwrap.wrap(a.get_title(), 32)), fontsize=7)
+                a.set_title('\n'.join(textwrap.wrap(a.get_title(), 30)), fontsize=6.5)
             return axs[:len(self.steps)]
         if name not in self.steps: raise ValueError(f'this trace has no stage {name!r}{nearest(name, self.steps) or "; it has: " + ", ".join(self.steps)}')
         if ax is None: ax, = panels(size=(4, 4))
@@ -425,10 +425,10 @@ def _finish(model, roi, canvas, found, batch, sizes):
 # %% ../nbs/89_explain.ipynb #33d71f90
 def _walk(model, image, resized, proposals):
     "The trace of a prediction."
-    size, sizes = tuple(image.shape[-2:]), [tuple(image.shape[-2:])]
-    batch = prepare_images(model, [resized])
+    size, batch = tuple(image.shape[-2:]), prepare_images(model, [resized])
+    sizes = None if size == batch.sizes[0] else [size]
     scale_by = lambda b: scale_detections([dict(boxes=b.reshape(-1, 4))], batch.sizes, sizes)[0]['boxes'].view_as(b)
-    back = (lambda b: b) if size == batch.sizes[0] else scale_by
+    back = (lambda b: b) if sizes is None else scale_by
     feats, px = model.neck(model.backbone(batch.pixels)), batch.pixels.shape[-2:]
     y, x = size[0] / batch.sizes[0][0], size[1] / batch.sizes[0][1]
     t:dict[str,Any] = dict(image=image, resized=resized, pixels=batch.pixels[0], anchors=None, proposals=None, rois=None, stages=[], scores=None, grids=None, final=None, masks=None, heatmaps=None)
