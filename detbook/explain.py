@@ -265,6 +265,7 @@ class Trace:
     rois: Proposals|None        # the proposals (1,P,..) that the second stage looks at
     stages: list        # a Stage for each box head
     scores: Tensor|None # (P,C+1) what all box heads together say of the classes, background last
+    class_boxes: Tensor|None    # (P,C,4) xyxy: the last box head's box for each class; (P,1,4) if there is one for all
     grids: Grids|None   # where the box head's RoIAlign takes its samples
     final: Choice|None  # the choice of detections; None: the filter is your own
     masks: Masks|None   # before and after pasting
@@ -401,8 +402,9 @@ def _second_stage(roi, canvas, proposals, batch, back):
     boxes, _, deltas = said[-1]
     choice = _class_choice(roi.test_filter, logits, deltas, proposals._replace(boxes=boxes), heads[-1].coder, sizes, back)
     rois = proposals._replace(boxes=back(proposals.boxes))
+    every = heads[-1].coder.decode(boxes[0][:,None].expand_as(deltas), deltas, sizes[0])
     grids = sampling_grid(e, proposals.boxes[0]) if own else None
-    return rois, stages, logits.float().softmax(-1), grids, choice
+    return rois, stages, logits.float().softmax(-1), back(every), grids, choice
 
 # %% ../nbs/89_explain.ipynb #e93ffb31
 def _finish(model, roi, canvas, found, batch, sizes):
@@ -431,7 +433,7 @@ def _walk(model, image, resized, proposals):
     back = (lambda b: b) if sizes is None else scale_by
     feats, px = model.neck(model.backbone(batch.pixels)), batch.pixels.shape[-2:]
     y, x = size[0] / batch.sizes[0][0], size[1] / batch.sizes[0][1]
-    t:dict[str,Any] = dict(image=image, resized=resized, pixels=batch.pixels[0], anchors=None, proposals=None, rois=None, stages=[], scores=None, grids=None, final=None, masks=None, heatmaps=None)
+    t:dict[str,Any] = dict(image=image, resized=resized, pixels=batch.pixels[0], anchors=None, proposals=None, rois=None, stages=[], scores=None, class_boxes=None, grids=None, final=None, masks=None, heatmaps=None)
     t['pyramid'] = Pyramid(tuple(f[0] for f in feats), tuple((px[0] / f.shape[2] * y, px[1] / f.shape[3] * x) for f in feats))
     roi = getattr(model, 'roi_head', None)
     head = getattr(model, 'rpn_head' if roi is not None else 'bbox_head', None)
@@ -452,7 +454,7 @@ def _walk(model, image, resized, proposals):
         t['proposals'] = _proposal_choice(head.test_filter, seen, head.coder, batch.size_tensor(), back)
         given = head.propose(out, batch)
     canvas = roi.bbox_extractor.canvas(feats)
-    t['rois'], t['stages'], t['scores'], grids, t['final'] = _second_stage(roi, canvas, given, batch, back)
+    t['rois'], t['stages'], t['scores'], t['class_boxes'], grids, t['final'] = _second_stage(roi, canvas, given, batch, back)
     if grids is not None: t['grids'] = Grids(grids.x * x, grids.y * y)
     t['detections'], t['masks'], t['heatmaps'] = _finish(model, roi, canvas, roi.detect(canvas, given, batch), batch, sizes)
     return t, back

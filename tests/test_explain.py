@@ -118,6 +118,8 @@ def test_the_second_stage(name):
     if len(t.stages) == 1: assert torch.equal(t.scores, t.stages[0].scores)
     c = t.final
     torch.testing.assert_close(t.scores[c.source, c.labels], c.scores)      # a candidate is a class of a proposal
+    which = c.labels if t.class_boxes.shape[1] > 1 else torch.zeros_like(c.labels)
+    torch.testing.assert_close(t.class_boxes[c.source, which], c.boxes, rtol=1e-4, atol=1e-3)
     assert len(c.boxes) == int((t.scores[:len(t.rois.valid[0].nonzero()),:-1] > model.roi_head.test_filter.score_thr).sum())
     # the sampling grid, read by hand, is what RoIAlign reads
     e, rois = model.roi_head.bbox_extractor, t.rois.boxes[0][:8]
