@@ -265,6 +265,7 @@ class Trace:
     rois: Proposals|None        # the proposals (1,P,..) that the second stage looks at
     stages: list        # a Stage for each box head
     scores: Tensor|None # (P,C+1) what all box heads together say of the classes, background last
+    class_boxes: Tensor|None    # (P,C,4) xyxy: the last box head's box for each class; (P,1,4) if there is one for all
     grids: Grids|None   # where the box head's RoIAlign takes its samples
     final: Choice|None  # the choice of detections; None: the filter is your own
     masks: Masks|None   # before and after pasting
@@ -285,11 +286,11 @@ class Trace:
         "Draw a stage, or all. Raises ValueError for a stage that there is not."
         if name is None:
             rows = -(-len(self.steps)//4)
-            axs = panels(4, rows, size=(8, 2.3*rows))
+            axs = panels(4, rows, size=(6, 1.75*rows))
             for a in axs: a.set_axis_off()
             for n,a in zip(self.steps, axs):
                 self.show(n, a)
-                a.set_title('\n'.join(textwrap.wrap(a.get_title(), 32)), fontsize=7)
+                a.set_title('\n'.join(textwrap.wrap(a.get_title(), 30)), fontsize=6.5)
             return axs[:len(self.steps)]
         if name not in self.steps: raise ValueError(f'this trace has no stage {name!r}{nearest(name, self.steps) or "; it has: " + ", ".join(self.steps)}')
         if ax is None: ax, = panels(size=(4, 4))
@@ -401,8 +402,9 @@ def _second_stage(roi, canvas, proposals, batch, back):
     boxes, _, deltas = said[-1]
     choice = _class_choice(roi.test_filter, logits, deltas, proposals._replace(boxes=boxes), heads[-1].coder, sizes, back)
     rois = proposals._replace(boxes=back(proposals.boxes))
+    every = heads[-1].coder.decode(boxes[0][:,None].expand_as(deltas), deltas, sizes[0])
     grids = sampling_grid(e, proposals.boxes[0]) if own else None
-    return rois, stages, logits.float().softmax(-1), grids, choice
+    return rois, stages, logits.float().softmax(-1), back(every), grids, choice
 
 # %% ../nbs/89_explain.ipynb #e93ffb31
 def _finish(model, roi, canvas, found, batch, sizes):
@@ -425,13 +427,13 @@ def _finish(model, roi, canvas, found, batch, sizes):
 # %% ../nbs/89_explain.ipynb #33d71f90
 def _walk(model, image, resized, proposals):
     "The trace of a prediction."
-    size, sizes = tuple(image.shape[-2:]), [tuple(image.shape[-2:])]
-    batch = prepare_images(model, [resized])
+    size, batch = tuple(image.shape[-2:]), prepare_images(model, [resized])
+    sizes = None if size == batch.sizes[0] else [size]
     scale_by = lambda b: scale_detections([dict(boxes=b.reshape(-1, 4))], batch.sizes, sizes)[0]['boxes'].view_as(b)
-    back = (lambda b: b) if size == batch.sizes[0] else scale_by
+    back = (lambda b: b) if sizes is None else scale_by
     feats, px = model.neck(model.backbone(batch.pixels)), batch.pixels.shape[-2:]
     y, x = size[0] / batch.sizes[0][0], size[1] / batch.sizes[0][1]
-    t:dict[str,Any] = dict(image=image, resized=resized, pixels=batch.pixels[0], anchors=None, proposals=None, rois=None, stages=[], scores=None, grids=None, final=None, masks=None, heatmaps=None)
+    t:dict[str,Any] = dict(image=image, resized=resized, pixels=batch.pixels[0], anchors=None, proposals=None, rois=None, stages=[], scores=None, class_boxes=None, grids=None, final=None, masks=None, heatmaps=None)
     t['pyramid'] = Pyramid(tuple(f[0] for f in feats), tuple((px[0] / f.shape[2] * y, px[1] / f.shape[3] * x) for f in feats))
     roi = getattr(model, 'roi_head', None)
     head = getattr(model, 'rpn_head' if roi is not None else 'bbox_head', None)
@@ -452,7 +454,7 @@ def _walk(model, image, resized, proposals):
         t['proposals'] = _proposal_choice(head.test_filter, seen, head.coder, batch.size_tensor(), back)
         given = head.propose(out, batch)
     canvas = roi.bbox_extractor.canvas(feats)
-    t['rois'], t['stages'], t['scores'], grids, t['final'] = _second_stage(roi, canvas, given, batch, back)
+    t['rois'], t['stages'], t['scores'], t['class_boxes'], grids, t['final'] = _second_stage(roi, canvas, given, batch, back)
     if grids is not None: t['grids'] = Grids(grids.x * x, grids.y * y)
     t['detections'], t['masks'], t['heatmaps'] = _finish(model, roi, canvas, roi.detect(canvas, given, batch), batch, sizes)
     return t, back

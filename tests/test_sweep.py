@@ -204,6 +204,7 @@ calls('neck',
     NoNeck=lambda w: dict(in_channels=8), NoNeck__forward=lambda w: (new('neck.NoNeck', in_channels=8), dict(stages=(torch.randn(1, 8, 8, 8),))))
 
 calls('roi',
+    bin_samples=lambda w: dict(start=torch.tensor([1., 2]), length=torch.tensor([3., 4]), bins=2, ratio=2),
     bin_cells=lambda w: dict(start=torch.tensor([1., 2]), length=torch.tensor([3., 4]), bins=2, ratio=2, size=8),
     roi_align_sparse=lambda w: dict(feats=torch.randn(2, 3, 64, 64), rois=torch.cat([torch.tensor([[0.], [1], [0]]), w.boxes], 1), size=2, scale=1., ratio=0, aligned=True),
     roi_align=lambda w: dict(feats=torch.randn(2, 3, 64, 64), rois=torch.cat([torch.tensor([[0.], [1], [0]]), w.boxes], 1), size=2, scale=1., ratio=0, aligned=True),
@@ -213,6 +214,7 @@ calls('roi',
 
 calls('rpn',
     conv_few=lambda w: dict(x=torch.randn(2, 3, 8, 8), conv=nn.Conv2d(3, 4, 3, padding=1)), rank_scores=lambda w: dict(scores=torch.tensor([[.5, .9, .1]]), usable=torch.tensor([[True, False, True]])), ProposalFilter=lambda w: {},
+    ProposalFilter__candidates=lambda w: (new('rpn.ProposalFilter'), dict(out=w.rpn_out, coder=coder(w), sizes=w.sizes)), ProposalFilter__choose=lambda w: (new('rpn.ProposalFilter'), dict(found=new('rpn.ProposalFilter').candidates(w.rpn_out, coder(w), w.sizes), max_out=3)),
     ProposalFilter____call__=lambda w: (new('rpn.ProposalFilter'), dict(out=w.rpn_out, coder=coder(w), sizes=w.sizes)),
     box_losses=lambda w: dict(deltas=torch.ones(3, 4), anchors=w.boxes, gt_boxes=w.boxes + 1, positive=torch.tensor([True, False, True]), coder=coder(w), loss=new('losses.L1Loss')),
     RPNHead=lambda w: dict(in_channels=16, feat_channels=16), lone_rpn_head=lambda w: dict(in_channels=16, feat_channels=16), RPNHead__forward=lambda w: (w.mask.rpn_head, dict(feats=w.feats)),
@@ -240,6 +242,7 @@ calls('fast_rcnn',
     sample_rois=lambda w: dict(proposals=w.proposals, truths=w.truths, matcher=w.mask.roi_head.matcher, sampler=w.mask.roi_head.sampler), BoxHead=lambda w: dict(num_classes=4, in_channels=4, fc_channels=8),
     BoxHead__forward=lambda w: (w.mask.roi_head.bbox_head, dict(x=torch.randn(2, 16, 7, 7))),
     BoxHead__loss=lambda w: (w.mask.roi_head.bbox_head, dict(zip(('logits', 'deltas'), w.mask.roi_head.boxes(w.canvas, w.rois.boxes)), rois=w.rois)), DetectionFilter=lambda w: {},
+    DetectionFilter__candidates=lambda w: (new('fast_rcnn.DetectionFilter'), dict(zip(('logits', 'deltas'), box_out(w)), proposals=w.proposals, coder=coder(w), sizes=w.sizes)),
     DetectionFilter____call__=lambda w: (new('fast_rcnn.DetectionFilter'), dict(zip(('logits', 'deltas'), box_out(w)), proposals=w.proposals, coder=coder(w), sizes=w.sizes)),
     RoIHead=lambda w: dict(bbox_head=w.mask.roi_head.bbox_head),
     RoIHead__windows=lambda w: (w.mask.roi_head, dict(extractor=w.mask.roi_head.bbox_extractor, canvas=w.canvas, boxes=w.boxes, image=torch.tensor([0, 1, 0]))),
@@ -252,7 +255,7 @@ calls('masks',
     crop_masks=lambda w: dict(masks=w.masks, boxes=w.boxes, which=torch.tensor([0, 1, 2]), size=8), paste_weights=lambda w: dict(low=torch.tensor([1., 2]), high=torch.tensor([5., 9]), cells=4, size=16),
     paste_masks=lambda w: dict(masks=torch.rand(3, 8, 8), boxes=w.boxes, size=(64, 64), threshold=.5), whole_pixel_weights=lambda w: dict(low=torch.tensor([1., 2]), high=torch.tensor([5., 9]), cells=4, size=16),
     MaskHead=lambda w: dict(num_classes=4, in_channels=4, num_convs=1, channels=4), MaskHead__forward=lambda w: (w.mask.roi_head.mask_head, dict(x=torch.randn(3, 16, 14, 14), labels=w.labels)),
-    mask_loss=lambda w: dict(roi_head=w.mask.roi_head, canvas=w.canvas, rois=w.rois, truths=w.truths), predict_masks=lambda w: dict(roi_head=w.mask.roi_head, canvas=w.canvas, detections=two_found(w), batch=w.batch, sizes=[(64, 64), (32, 32)]),
+    mask_loss=lambda w: dict(roi_head=w.mask.roi_head, canvas=w.canvas, rois=w.rois, truths=w.truths), small_masks=lambda w: dict(roi_head=w.mask.roi_head, canvas=w.canvas, boxes=w.boxes, labels=w.labels, image=torch.tensor([0, 1, 1])), predict_masks=lambda w: dict(roi_head=w.mask.roi_head, canvas=w.canvas, detections=two_found(w), batch=w.batch, sizes=[(64, 64), (32, 32)]),
     MaskHead__loss=lambda w: (w.mask.roi_head.mask_head, dict(roi_head=w.mask.roi_head, canvas=w.canvas, rois=w.rois, truths=w.truths)),
     MaskHead__predict=lambda w: (w.mask.roi_head.mask_head, dict(roi_head=w.mask.roi_head, canvas=w.canvas, detections=two_found(w), batch=w.batch, sizes=[(64, 64), (32, 32)])))
 
@@ -269,10 +272,12 @@ calls('cascade_rcnn',
     cascade_heads=lambda w: dict(num_classes=3, in_channels=4, fc_channels=8), CascadeRoIHead=lambda w: dict(bbox_heads=new('cascade_rcnn.cascade_heads', num_classes=3, in_channels=4, fc_channels=8)),
     CascadeRoIHead__stage=lambda w: (w.model('cascade_rcnn', masks=True).roi_head, dict(i=1)), CascadeRoIHead__mask_ensemble=lambda w: (w.model('cascade_rcnn', masks=True).roi_head, {}),
     cascade_rpn_head=lambda w: dict(in_channels=16, feat_channels=16),
+    CascadeRoIHead__ask=lambda w: (w.model('cascade_rcnn').roi_head, dict(canvas=w.canvas, boxes=w.proposals.boxes, sizes=w.sizes)),
+    CascadeRoIHead__agree=lambda w: (w.model('cascade_rcnn').roi_head, dict(said=w.model('cascade_rcnn').roi_head.ask(w.canvas, w.proposals.boxes, w.sizes))),
     CascadeRoIHead__detect=lambda w: (w.model('cascade_rcnn').roi_head, dict(canvas=w.canvas, proposals=w.proposals, batch=w.batch)))
 
 calls('keypoint_rcnn',
-    keypoints_to_heatmap=lambda w: dict(keypoints=w.points, boxes=w.boxes, size=8), heatmaps_to_keypoints=lambda w: dict(maps=torch.randn(3, 2, 8, 8), boxes=w.boxes),
+    keypoints_to_heatmap=lambda w: dict(keypoints=w.points, boxes=w.boxes, size=8), keypoint_maps=lambda w: dict(roi_head=w.point.roi_head, canvas=w.canvas, boxes=w.boxes, image=torch.tensor([0, 1, 1])), heatmaps_to_keypoints=lambda w: dict(maps=torch.randn(3, 2, 8, 8), boxes=w.boxes),
     KeypointHead=lambda w: dict(num_keypoints=2, in_channels=4, num_convs=1, channels=4), KeypointHead__forward=lambda w: (w.point.roi_head.keypoint_head, dict(x=torch.randn(2, 16, 14, 14))),
     keypoint_loss=lambda w: dict(roi_head=w.point.roi_head, canvas=w.canvas, rois=w.rois, truths=w.truths), predict_keypoints=lambda w: dict(roi_head=w.point.roi_head, canvas=w.canvas, detections=two_found(w)),
     KeypointHead__loss=lambda w: (w.point.roi_head.keypoint_head, dict(roi_head=w.point.roi_head, canvas=w.canvas, rois=w.rois, truths=w.truths)),
@@ -286,6 +291,8 @@ calls('retinanet',
     pred_conv=lambda w: dict(in_channels=4, out_channels=4, prior=.01), HeadConv=lambda w: dict(in_channels=4, out_channels=4, groups=2), HeadConv__forward=lambda w: (new('retinanet.HeadConv', in_channels=4, out_channels=4), dict(x=torch.randn(1, 4, 8, 8))),
     conv_tower=lambda w: dict(num=1, in_channels=4, channels=4), flatten_map=lambda w: dict(x=torch.randn(2, 12, 3, 3), k=4), DenseFilter=lambda w: {}, RetinaHead=lambda w: dict(num_classes=2, in_channels=4, stacked_convs=1, feat_channels=4),
     DenseFilter__candidates=lambda w: (new('retinanet.DenseFilter'), dict(out=dense(w), coder=coder(w), sizes=w.sizes)), DenseFilter____call__=lambda w: (new('retinanet.DenseFilter'), dict(out=dense(w), coder=coder(w), sizes=w.sizes)),
+    DenseFilter__pick=lambda w: (new('retinanet.DenseFilter'), dict(out=dense(w))), DenseFilter__clip=lambda w: (new('retinanet.DenseFilter'), dict(found=dict(boxes=w.boxes, scores=w.scores), size=w.sizes[0])),
+    DenseFilter__choose=lambda w: (new('retinanet.DenseFilter'), dict(zip(('boxes', 'scores'), w.proposals[:2]), valid=w.proposals.valid, max_out=2)),
     DenseFilter__propose=lambda w: (new('retinanet.DenseFilter'), dict(out=dense(w), coder=coder(w), sizes=w.sizes)), RetinaHead__forward=lambda w: (w.model('retinanet').bbox_head, dict(feats=w.feats)),
     RetinaHead__loss=lambda w: (w.model('retinanet').bbox_head, dict(out=dense(w), batch=w.batch, truths=w.truths)), RetinaHead__detect=lambda w: (w.model('retinanet').bbox_head, dict(out=dense(w), batch=w.batch)))
 calls('fcos',
@@ -591,6 +598,10 @@ left_out('trial steps in a process of its own: tests/test_folder.py', 'adapt.fit
 left_out('steps of `train`, called by it: tests/test_training.py', 'trainer.Trainer*', 'runs.Log__write', 'runs.begin_folder', 'trainer.build_model', 'training.next_commands')
 
 calls('bench', toy_batch=lambda w: dict(batch=1, size=64, device=torch.device('cpu')), kept_bytes=lambda w: dict(model=nn.Linear(2, 2), forward=lambda: nn.Linear(2, 2)(torch.ones(1, 2)).sum()))
+calls('explain', explain=lambda w: dict(model=w.model('faster_rcnn'), image=w.image, target=w.target, scale=1.5),
+    find_suppressors=lambda w: dict(boxes=w.boxes, scores=w.scores, groups=w.labels, kept=torch.tensor([0, 1]), iou=.5), sampling_grid=lambda w: dict(extractor=w.mask.roi_head.bbox_extractor, boxes=w.boxes),
+    Grids__points=lambda w: (new('explain.sampling_grid', extractor=w.mask.roi_head.bbox_extractor, boxes=w.boxes), dict(i=1)), Trace__show=lambda w: (w.model('faster_rcnn').explain(w.image), dict(name='final', ax=w.ax())))
+left_out('the parts of a trace, as `explain` makes them', 'explain.Pyramid', 'explain.Anchors', 'explain.Choice*', 'explain.Stage', 'explain.Grids', 'explain.Masks', 'explain.Heatmaps', 'explain.Call', 'explain.Drawn', 'explain.Step', 'explain.Trace')
 calls('tiny', TinyNet=lambda w: dict(channels=(4, 8)), TinyNet__forward=lambda w: (new('tiny.TinyNet', channels=(4, 8)), dict(x=torch.randn(1, 3, 16, 16))), tiny_detector=lambda w: dict(num_classes=2, channels=16), toy_detector=lambda w: {})
 left_out('a training of minutes: the slow cell of the chapter', 'tiny.train_toy_detector')
 left_out('a step of `bench`, called by it: tests/test_demo.py', 'bench.TorchvisionPeer*', 'bench.bench_table', 'bench.show_bench', 'bench.bench_pair', 'bench.lively_weight', 'bench.count_flops', 'bench.count_operations', 'bench.best_flops', 'bench.time_in_turn', 'bench.train_step', 'demo.demo_data', 'demo.save_pictures')
