@@ -306,6 +306,22 @@ def fingerprint(
         return dict(file=str(name), sha256=raw.hexdigest(), **{k: d.report[k] for k in ('images', 'empty', 'objects', 'ignored', 'clipped', 'left_out', 'dropped')})
     return [one(n, d) for n,d in parts.items()]
 
+@checked('most int 0..')
+def fingerprint_pictures(
+    data:Dataset,       # a CocoDataset, or a JoinedDataset of some
+    most:int=1 << 26,   # bytes: of so many in all the content counts as well, of more it would take too long
+)->list:                # for each data set a dict: folder, number and bytes of its pictures, a hash, and what the hash is of
+    "Say which pictures were learned from: their names and sizes, and of small sets every byte."
+    def one(d):
+        paths = [d.path(i) for i in range(len(d))]
+        sizes = [p.stat().st_size if p.is_file() else -1 for p in paths]
+        raw, whole = hashlib.sha256(), sum(sizes) <= most
+        for p, n in zip(paths, sizes):
+            raw.update(f'{p.name} {n}\n'.encode(errors='surrogatepass'))
+            if whole and n >= 0: raw.update(p.read_bytes())
+        return dict(folder=str(d.folder), pictures=len(paths), bytes=sum(sizes), sha256=raw.hexdigest(), of='names, sizes and content' if whole else 'names and sizes')
+    return [one(d) for d in {d.name: d for d in getattr(data, 'parts', [data])}.values()]
+
 def versions()->dict: # name -> version
     "The versions of all that decides the last bits of a run."
     return dict(detbook=VERSION, torch=torch.__version__, torchvision=torchvision.__version__, python=platform.python_version(), platform=platform.platform())

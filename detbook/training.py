@@ -8,7 +8,7 @@ Docs: https://detbook.github.io/detbook/training.html.md"""
 __all__ = ['train', 'detbook_train']
 
 # %% ../nbs/86_training.ipynb #1a630fd7
-import contextlib, copy, itertools, math, os, shlex, signal, tempfile, time
+import contextlib, copy, itertools, json, math, os, shlex, signal, tempfile, time
 from pathlib import Path
 from typing import Annotated, Literal
 import torch
@@ -24,7 +24,7 @@ from .settings import SETTINGS, check_names, inner_datasets
 from .testing import predict_dataset
 from .adapt import Choices, adapt_config, small_config
 from .timetable import deciding_settings, seed_step, setting_changes, stop_signals
-from .runs import STATES, Run, begin_folder, check_notes, fingerprint, lock_folder, memory_used, naming_file, read_card, read_state, versions
+from .runs import STATES, Run, begin_folder, check_notes, checksum, fingerprint, fingerprint_pictures, lock_folder, memory_used, naming_file, read_card, read_state, versions
 from .trainer import Trainer, clock
 
 # %% ../nbs/86_training.ipynb #7be4e65d
@@ -86,6 +86,20 @@ def _try_writing(trainer):
     try: trainer.save_detector('.trial')
     finally: (trainer.work_dir/'.trial.safetensors').unlink(missing_ok=True)
 
+def _weights(trainer): return {str(trainer.step): checksum(trainer.model.state_dict())}
+
+def _begin_proof(trainer):
+    "What a run is to be recognised by when it is made again: all that decides its first steps, and its first weights."
+    settings = json.loads(json.dumps(deciding_settings(trainer.cfg), default=str))
+    return dict(seed=trainer.seed, settings=settings, pictures=fingerprint_pictures(trainer.data), threads=torch.get_num_threads(), weights=_weights(trainer))
+
+def _end_proof(trainer):
+    "Add the weights after the last step."
+    with contextlib.suppress(ValueError):
+        proof = read_card(trainer.work_dir).get('proof') or {}
+        return dict(proof=proof | dict(weights=proof['weights'] | _weights(trainer))) if 'weights' in proof else {}
+    return {}
+
 def _begin_card(trainer, arguments):
     "Keep on the run's card what is trained, how it was called, and all earlier calls."
     old, now, p = {}, time.strftime('%Y-%m-%d %H:%M:%S'), trainer.place
@@ -97,6 +111,7 @@ def _begin_card(trainer, arguments):
     trainer.write_card('running', dict(model=type(trainer.model).__name__, parameters=_trained(trainer.model), seed=trainer.seed,
         classes=list(trainer.data.classes), data=fingerprint(trainer.data)) | call | dict(started=old.get('started', now),
         resumed=[*old.get('resumed', []), trainer.step] if old else [],
+        proof=old.get('proof') or (_begin_proof(trainer) if trainer.step == 0 else {}),
         calls=[*calls, dict(started=now, after_step=trainer.step, changed=trainer.changed) | call]))
 
 def _introduce(trainer, arguments):
@@ -219,7 +234,7 @@ def _run_to_the_end(trainer):
 def _end(trainer, seconds, keep_state, advise):
     "Close the files of a run that has ended or was stopped, and say what is there."
     ended = dict(ended=time.strftime('%Y-%m-%d %H:%M:%S'), why=trainer.why, seconds=round(seconds, 1))
-    trainer.write_card('stopped' if trainer.signal else 'finished', ended)
+    trainer.write_card('stopped' if trainer.signal else 'finished', ended | (_end_proof(trainer) if is_main() else {}))
     if not (trainer.signal or keep_state): trainer.drop_state()
     steps = f'after step {trainer.step} of {trainer.times.steps}'
     if trainer.signal: say(f'stopped by {signal.Signals(trainer.signal).name} {steps}; all is saved: --resume goes on from there')
