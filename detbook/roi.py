@@ -101,7 +101,7 @@ def roi_align(
     check('feats float (B,C,H,W), rois (K,5), size int 1.., scale >0.., ratio int .., aligned flag',
           feats, rois, size, scale, ratio, aligned)
     exact = feats.to(torch.promote_types(feats.dtype, torch.float32))
-    if not has_compiled_ops() or on_host(feats) and _few_cells(feats, rois, size, scale, ratio): return roi_align_sparse(exact, rois, size, scale, ratio, aligned).to(feats.dtype)
+    if not has_compiled_ops() or on_host(feats) and not torch.compiler.is_compiling() and _few_cells(feats, rois, size, scale, ratio): return roi_align_sparse(exact, rois, size, scale, ratio, aligned).to(feats.dtype)
     return torchvision.ops.roi_align(exact, _readable(rois.to(exact.dtype), len(feats)), size, scale, ratio, aligned).to(feats.dtype)
 
 # %% ../nbs/23_roi.ipynb #fb34bf21
