@@ -253,7 +253,7 @@ class RoIHead(nn.Module):
     )->Tensor:          # (B*P,C,size,size)
         "What the box head gets to see of the boxes of every image."
         check('canvas Canvas, boxes float (B,P,4)', canvas, boxes)
-        image = torch.arange(len(boxes), device=boxes.device)[:,None].expand(boxes.shape[:2])
+        image = torch.arange(boxes.shape[0], device=boxes.device)[:,None].expand(boxes.shape[:2])
         return self.windows(self.bbox_extractor, canvas, boxes.reshape(-1, 4), image.reshape(-1))
 
     def boxes(self,

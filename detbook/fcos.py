@@ -146,7 +146,7 @@ class FCOSHead(nn.Module):
         sizes = [f.shape[-2:] for f in feats]
         points = self.points.grid(sizes, feats[0].device)
         logits, deltas, quality = (torch.cat(x, 1) for x in (logits, deltas, quality))
-        return DenseOutput(logits, deltas, torch.cat(points), sizes, [len(p) for p in points], quality)
+        return DenseOutput(logits, deltas, torch.cat(points), sizes, [p.shape[0] for p in points], quality)
 
     def units(self,
         out:DenseOutput,    # the head's answers

@@ -128,7 +128,7 @@ class MaskHead(nn.Module):
         x, last = F.relu(self.upsample(x), inplace=True), self.conv_logits
         if self.class_agnostic: return last(x)[:,0]
         rows, bias = last.weight[labels,:,0,0], last.bias[labels]       # (K,C), (K,): of the asked class alone
-        return torch.baddbmm(bias[:,None,None], rows[:,None], x.flatten(2)).view(len(x), *x.shape[2:])
+        return torch.baddbmm(bias[:,None,None], rows[:,None], x.flatten(2)).view(x.shape[0], *x.shape[2:])
 
     def loss(self,
         roi_head:RoIHead,   # whose mask head this is

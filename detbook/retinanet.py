@@ -96,7 +96,7 @@ def flatten_map(
 )->Tensor:      # (B,H*W*A,k)
     "Lay a map's answers in one row."
     check('x (B,D,H,W), k int 1..', x, k)
-    return x.permute(0, 2, 3, 1).reshape(len(x), -1, k)
+    return x.permute(0, 2, 3, 1).reshape(x.shape[0], -1, k)
 
 # %% ../nbs/30_retinanet.ipynb #fec859db
 @component(helpers=('iou',))
@@ -247,7 +247,7 @@ class RetinaHead(nn.Module):
             deltas.append(flatten_map(conv_few(where, self.retina_reg), 4))
         sizes = [f.shape[-2:] for f in feats]
         anchors = self.anchors.grid(sizes, feats[0].device)
-        return DenseOutput(torch.cat(logits, 1), torch.cat(deltas, 1), torch.cat(anchors), sizes, [len(a) for a in anchors])
+        return DenseOutput(torch.cat(logits, 1), torch.cat(deltas, 1), torch.cat(anchors), sizes, [a.shape[0] for a in anchors])
 
     def loss(self,
         out:DenseOutput,    # the head's answers

@@ -8,6 +8,7 @@ Docs: https://detbook.github.io/detbook/roi.html.md"""
 __all__ = ['roi_align', 'RoIExtractor']
 
 # %% ../nbs/23_roi.ipynb #c296fa4f
+import functools
 from typing import NamedTuple
 import torch, torchvision
 from torch import Tensor
@@ -112,8 +113,8 @@ def roi_align(
     check('feats float (B,C,H,W), rois (K,5), size int 1.., scale >0.., ratio int .., aligned flag',
           feats, rois, size, scale, ratio, aligned)
     exact = feats.to(torch.promote_types(feats.dtype, torch.float32))
-    if not has_compiled_ops() or on_host(feats) and _few_cells(feats, rois, size, scale, ratio): return roi_align_sparse(exact, rois, size, scale, ratio, aligned).to(feats.dtype)
-    return torchvision.ops.roi_align(exact, _readable(rois.to(exact.dtype), len(feats)), size, scale, ratio, aligned).to(feats.dtype)
+    if not has_compiled_ops() or on_host(feats) and not torch.compiler.is_compiling() and _few_cells(feats, rois, size, scale, ratio): return roi_align_sparse(exact, rois, size, scale, ratio, aligned).to(feats.dtype)
+    return torchvision.ops.roi_align(exact, _readable(rois.to(exact.dtype), feats.shape[0]), size, scale, ratio, aligned).to(feats.dtype)
 
 # %% ../nbs/23_roi.ipynb #fb34bf21
 def roi_levels(
@@ -154,7 +155,8 @@ def make_canvas(
     if on_host(levels[0]): levels = [l.contiguous(memory_format=torch.channels_last) for l in levels]   # as `roi_align_sparse` reads
     if len(levels) == 1: return Canvas(levels[0], [(0,0)], sizes)
     finest, *rest = [_Rim.apply(l, (1,i,1,i)) for l,i in zip(levels, [0] + [1]*len(levels))]
-    height, width = max(finest.shape[2], sum(r.shape[2] for r in rest)), max(r.shape[3] for r in rest)
+    most = lambda *n: functools.reduce(torch.sym_max, n)                    # sizes may be open, where a graph is traced
+    height, width = most(finest.shape[2], sum(r.shape[2] for r in rest)), most(*(r.shape[3] for r in rest))
     column, origins, y = [], [(width + 1, height - levels[0].shape[2])], 0
     for r in rest:
         column.append(F.pad(r, (0, width - r.shape[3])))

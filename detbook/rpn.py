@@ -246,7 +246,7 @@ class RPNHead(nn.Module):
         deltas = torch.cat([flat(a, 4) for _,a in answers], 1)
         sizes = [f.shape[-2:] for f in feats]
         anchors = self.anchors.grid(sizes, logits.device)
-        return RPNOutput(logits, deltas, torch.cat(anchors), sizes, [len(a) for a in anchors])
+        return RPNOutput(logits, deltas, torch.cat(anchors), sizes, [a.shape[0] for a in anchors])
 
     def _ask(self, x):
         conv, cls, reg = self.rpn_conv, self.rpn_cls, self.rpn_reg
