@@ -9,6 +9,7 @@ __all__ = []
 
 # %% ../nbs/89_fast_eval.ipynb #46190744
 from collections.abc import Callable
+from functools import partial
 from typing import NamedTuple
 import numpy as np, pycocotools.mask as mask_utils
 
@@ -138,28 +139,29 @@ def runs_fit(
     return np.concatenate([np.zeros(0, bool), *(_runs_fit(texts[own], pixels[own]) for own in parts)])
 
 # %% ../nbs/89_fast_eval.ipynb #ef5c8cd1
+def _point_pairs(sigmas, found, truths, d, t, least):
+    (points, boxes), out, spread = truths.shapes, np.zeros(len(d)), (sigmas*2)**2
+    labelled = points[:, :, 2] > 0
+    count, order = labelled.sum(1), np.argsort(~labelled, axis=1, kind='stable')
+    for n in np.unique(count[t]):                       # as many labelled keypoints: then rows are added up as pycocotools does it
+        k = np.flatnonzero(count[t] == n)
+        i, j = d[k], t[k]
+        use = order[j, :n] if n else np.broadcast_to(np.arange(len(sigmas)), (len(k), len(sigmas)))
+        x, y = (found.shapes[i[:, None], use, c] for c in (0, 1))
+        if n: dx, dy = (v - points[j[:, None], use, c] for c, v in ((0, x), (1, y)))
+        else:
+            left, top, w, h = boxes[j].T[:, :, None]
+            dx, dy = (np.maximum(0, (lo - side) - v) + np.maximum(0, v - (lo + side*2)) for v, lo, side in ((x, left, w), (y, top, h)))
+        e = (dx**2 + dy**2) / spread[use] / (truths.area[j] + np.spacing(1))[:, None] / 2
+        out[k] = np.exp(-e).sum(1) / e.shape[1]
+    keep = out >= least
+    return d[keep], t[keep], out[keep]
+
 def point_pairs(
     sigmas:np.ndarray,  # (K,) tolerance of each keypoint, a share of the object's size
 )->Callable:            # what `box_pairs` is for boxes; shapes are (N,K,3) keypoints, and of truths a pair of those and (N,4) boxes
     "Make the function that measures object keypoint similarity, OKS."
-    def pairs(found, truths, d, t, least):
-        (points, boxes), out, spread = truths.shapes, np.zeros(len(d)), (sigmas*2)**2
-        labelled = points[:, :, 2] > 0
-        count, order = labelled.sum(1), np.argsort(~labelled, axis=1, kind='stable')
-        for n in np.unique(count[t]):                       # as many labelled keypoints: then rows are added up as pycocotools does it
-            k = np.flatnonzero(count[t] == n)
-            i, j = d[k], t[k]
-            use = order[j, :n] if n else np.broadcast_to(np.arange(len(sigmas)), (len(k), len(sigmas)))
-            x, y = (found.shapes[i[:, None], use, c] for c in (0, 1))
-            if n: dx, dy = (v - points[j[:, None], use, c] for c, v in ((0, x), (1, y)))
-            else:
-                left, top, w, h = boxes[j].T[:, :, None]
-                dx, dy = (np.maximum(0, (lo - side) - v) + np.maximum(0, v - (lo + side*2)) for v, lo, side in ((x, left, w), (y, top, h)))
-            e = (dx**2 + dy**2) / spread[use] / (truths.area[j] + np.spacing(1))[:, None] / 2
-            out[k] = np.exp(-e).sum(1) / e.shape[1]
-        keep = out >= least
-        return d[keep], t[keep], out[keep]
-    return pairs
+    return partial(_point_pairs, sigmas)
 
 # %% ../nbs/89_fast_eval.ipynb #5a00549f
 _PAIRS = 1_000_000      # measured at once

@@ -8,7 +8,7 @@ Docs: https://detbook.github.io/detbook/testing.html.md"""
 __all__ = ['test', 'detbook_test', 'detbook_eval']
 
 # %% ../nbs/80_testing.ipynb #bdef06f0
-import base64, contextlib, copy, inspect, json, os, pickle, re, time
+import base64, contextlib, copy, inspect, json, os, pickle, re, tempfile, time
 from collections.abc import Callable, Iterator
 from pathlib import Path
 from typing import Literal, NamedTuple
@@ -32,6 +32,7 @@ from .data import CocoDataset, collate
 from .transforms import Augment, Resize, original_size
 from .results import encode_mask, match_categories
 from .metrics import Result, evaluate
+from .report import write_report
 from .outputs import free_path, never_over, place_below
 from .detections import Detections
 from .inference import init_detector
@@ -401,9 +402,19 @@ def _check_sigmas(measures, model, ds):
     if np.ndim(given) and np.size(given) != n: raise ValueError(f'{here}: these are {np.size(given)} tolerances, and the detector finds {n} keypoints')
     if given is not None and not (np.asarray(given, float) > 0).all(): raise ValueError(f'{here}: tolerances are above 0')
 
-def _test_rank(config, cfg, checkpoint, measures, out, show, show_dir, min_score, tta, own, on_bad, images):
+def _draw_worst(ds, found, result, min_score, n=6):
+    "(caption, JPEG) of the pictures with the most errors, with truths and detections; of several metrics the first."
+    rows, out = {i: k for k, i in enumerate(ds.image_ids.tolist())}, []
+    with tempfile.TemporaryDirectory() as folder:
+        for w in result.worst(n) if result.records else ():
+            i, path = rows[w['image_id']], Path(folder)/'one.jpg'
+            draw_pair(ds, i, found[i], path, min_score)
+            out.append((f'{ds.path(i).name} (image {w["image_id"]}): {w["truths"]} truths, {w["missed"]} missed, {w["wrong"]} wrong detections', path.read_bytes()))
+    return out
+
+def _test_rank(config, cfg, checkpoint, measures, out, show, show_dir, min_score, tta, own, on_bad, images, report):
     "What each process does; on rank 0 the result, what was written, and how many pictures a second there were."
-    ds, batch_size, num_workers = _data(config, cfg, tta, bool(show or show_dir), on_bad, images)
+    ds, batch_size, num_workers = _data(config, cfg, tta, bool(show or show_dir or report), on_bad, images)
     files  = [ds.path(i) for i in range(len(ds))]
     places = place_below(show_dir, [os.path.relpath(f, ds.folder) for f in files], files, '.jpg', '--show_dir') if show_dir else None
     model = init_detector(cfg, checkpoint, place().device, own=load_own(own))
@@ -424,7 +435,8 @@ def _test_rank(config, cfg, checkpoint, measures, out, show, show_dir, min_score
     speed = len(ds) / (time.monotonic() - begun)
     if not is_main(): return None
     files = write_results(out, found, ds.image_ids.tolist(), categories, proposals) if out else []
-    return None if measures.format_only else measure(ds, found, categories, measures), files, len(ds), speed
+    result = None if measures.format_only else measure(ds, found, categories, measures)
+    return result, files, len(ds), speed, _draw_worst(ds, found, result, min_score) if report and result else []
 
 # %% ../nbs/80_testing.ipynb #3fd47dde
 def detbook_test(
@@ -443,6 +455,7 @@ def detbook_test(
     own:list|None=None,             # classes of yours that config or checkpoint name, by the file that they stand in: FILE.py:Name
     on_bad:Literal['raise', 'skip', 'clip']|None=None,  # records and pictures that cannot be read: stop, leave out and count, or likewise and cut boxes that stick out; None: as the config has it, mostly raise
     images:str|None=None,           # with an annotation file, the folder of its pictures; default: found beside it
+    report:str|None=None,           # folder for a report: one HTML page with all figures, curves, errors and the worst pictures
 )->Result|None:                     # the figures; None where the config wants results alone, and on all ranks but the first
     "Test a detector on the data of a config: measure, write down, draw. ValueError, TypeError or FileNotFoundError say in a sentence what does not fit."
     cfg = _read_job(config, set, tta)
@@ -454,21 +467,26 @@ def detbook_test(
     if out is None and measures.outfile_prefix: out = f'{measures.outfile_prefix}.json'
     if out and Path(out).suffix not in ('.json', '.pkl'): raise ValueError(f'--out {out}: results are written as .json or .pkl')
     if measures.format_only and not out: raise ValueError('test_evaluator.format_only asks for results and no figures: --out FILE says where to')
+    if report and measures.format_only: raise ValueError('test_evaluator.format_only asks for results and no figures: there is nothing to report')
+    if report and Path(report).exists() and not Path(report).is_dir(): raise ValueError(f'--report {report} is a file; a report is written into a folder')
     if show:
         import matplotlib.pyplot as plt
         if plt.get_backend().lower() == 'agg' or gpus*proc_per_gpu > 1 or launcher != 'none':
             raise ValueError('--show needs a screen and a single process; --show_dir FOLDER writes the pictures instead')
-    args = str(config) if cfg is None else None, cfg, str(checkpoint), measures, out, show, show_dir, min_score, tta, own or (), on_bad, images
+    args = str(config) if cfg is None else None, cfg, str(checkpoint), measures, out, show, show_dir, min_score, tta, own or (), on_bad, images, bool(report)
     if launcher == 'none': answer = run_on(gpus, _test_rank, *args, per_gpu=proc_per_gpu)
     else:
         with process_group(launcher): answer = _test_rank(*args)
     if answer is None: return None
-    result, files, n, speed = answer
+    result, files, n, speed, pictures = answer
     if result is not None:
         print(result, end='\n\n')
+        if report: files.append(write_report(report, result, f'Test of {Path(checkpoint).name}', dict(checkpoint=checkpoint, config=_config_name(config), pictures=n), pictures))
         if out or show_dir: files.append(_write_metrics(Path(out).parent if out else Path(show_dir), result, config, checkpoint, n))
     print(f'{n} picture{"s" * (n != 1)}, {speed:.1f} a second', *files, *filter(None, [show_dir]), sep='\n')
     return result
+
+def _config_name(config): return getattr(config, 'filename', None) or 'given as a dict' if isinstance(config, dict) else str(config)
 
 def _write_metrics(folder, result, config, checkpoint, n):
     "Write the figures, and what they are of, under a name that is free."
@@ -494,12 +512,15 @@ def detbook_eval(
     eval:list[str]|None=None,   # bbox, segm, keypoints, proposal, proposal_fast, voc, voc07; default: what the rows hold
     sigmas:list[float]|None=None,   # tolerance of each keypoint; default: COCO's 17 of a person
     out:str|None=None,          # file for the figures, .json
+    report:str|None=None,       # folder for a report: one HTML page with all figures, curves and errors
 )->Result:                      # stats, per class figures, table
     "Measure a file of results. ValueError or FileNotFoundError name the file, the row and what does not fit."
     if Path(results).suffix != '.json': raise ValueError(f'{results}: COCO results are a .json file; detbook_test measures what it writes as .pkl')
     never_over(out, [results, annotations], '--out')
+    if report and Path(report).exists() and not Path(report).is_dir(): raise ValueError(f'--report {report} is a file; a report is written into a folder')
     result = evaluate(annotations, results, tuple(eval) if eval else None, sigmas=sigmas)
     print(result)
     if out:
         with whole_file(out) as part: Path(part).write_text(json.dumps(dict(results=str(results), annotations=str(annotations)) | result.to_dict(), indent=1, allow_nan=False))
+    if report: print(write_report(report, result, f'Results of {Path(results).name}', dict(results=results, annotations=annotations)))
     return result
