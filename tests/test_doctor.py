@@ -1,6 +1,5 @@
 "The doctor: each planted fault is found by its check and by no other, a healthy training has none, and nothing of what is examined changes."
-import copy, json, types
-from functools import partial
+import copy, json
 import matplotlib; matplotlib.use('Agg')
 import numpy as np, pytest, random, torch
 from torch import nn
@@ -8,7 +7,6 @@ from detbook import models
 from detbook.doctor import detbook_doctor, doctor
 from detbook.learner import detection_dls, detection_learner
 from detbook.anchors import AnchorGenerator
-from detbook.batch import IMAGENET_MEAN
 from detbook.cli import run_command
 from detbook.data import CocoDataset
 from detbook.runs import Run
@@ -139,7 +137,7 @@ def layer(m): return next(l for l in head(m).shared_fcs if isinstance(l, nn.Line
 MODEL = {
     'normalised in units of 0..1': ('pictures', lambda m: (m.preprocess.mean.div_(255), m.preprocess.std.div_(255)), 'mean 685'),
     'means of other channels': ('pictures', lambda m: m.preprocess.mean.copy_(m.preprocess.mean.flip(0)), 'bgr=False'),
-    'anchors of other objects': ('anchors', lambda m: setattr(m.rpn_head, 'anchors', AnchorGenerator((4, 8, 16), scales=(64,))), '0% of'),
+    'anchors of other objects': ('anchors', lambda m: setattr(m.rpn_head, 'anchors', AnchorGenerator(scales=(80, 90))), '0% of'),
     'a detach behind the neck': ('gradients', cut, 'backbone.stages.0'),
     'a ReLU that is always 0': ('gradients', lambda m: (layer(m).bias.fill_(-1e6)), 'roi_head.bbox_head.shared_fcs'),
     'all frozen': ('gradients', freeze, 'no term'),

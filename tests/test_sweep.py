@@ -574,7 +574,7 @@ calls('runs',
     checksum=lambda w: dict(tensors=dict(a=torch.ones(2))),
     save_state=lambda w: dict(folder=w.folder, tensors=dict(a=torch.ones(2)), notes=dict(step=1)), read_state=lambda w: dict(source=w.run), Log=lambda w: {}, Log__add=lambda w: (new('runs.Log'), dict(losses=dict(loss=torch.ones(())))), say=lambda w: dict(text='a'),
     Lines=lambda w: dict(path=w.folder/'lines.jsonl'), Lines__add=lambda w: (new('runs.Lines', path=w.folder/'lines.jsonl'), dict(line=dict(a=1))), read_lines=lambda w: dict(path=w.lines),
-    state_settings=lambda w: dict(state=importlib.import_module('detbook.runs').read_state(w.run)), versions=lambda w: {}, memory_used=lambda w: {}, fingerprint=lambda w: dict(data=w.ds),
+    state_settings=lambda w: dict(state=importlib.import_module('detbook.runs').read_state(w.run)), versions=lambda w: {}, memory_used=lambda w: {}, fingerprint=lambda w: dict(data=w.ds), fingerprint_pictures=lambda w: dict(data=w.ds, most=100),
     write_card=lambda w: dict(folder=w.run, status='running', step=1, more=dict(a=1)), read_card=lambda w: dict(folder=w.run), Run=lambda w: dict(work_dir=w.run), Run__plot=lambda w: (new('runs.Run', work_dir=w.run), dict(terms=['loss'], ax=w.ax())),
     check_notes=lambda w: dict(notes=dict(step=4, per_epoch=4, seed=0, measured=4, kept=['epoch_1'], why='', watch=dict(best={}, top=None, waited=0), logged=[{}, 0], optim=dict(optimizer='SGD', parameters=['w'], numbers={}, scaler={}))))
 average = lambda: new('ema.WeightAverage', model=nn.Linear(2, 2))
@@ -613,9 +613,12 @@ left_out('fastai calls it, or it needs a fit: the chapter and tests/test_testing
 left_out('the parts of a result, as `evaluate` makes them', 'metrics.Result')
 left_out('the parts of a report, as `check_dataset` makes them', 'check.CheckReport', 'check.Checks')
 left_out('makes the constructor of a detector', 'retinanet.one_stage')
+calls('doctor', doctor=lambda w: dict(patient=w.model('retinanet'), data=w.scenes, steps=0, pictures=1))
+left_out('the parts of a report, as `doctor` and `verify` make them', 'doctor.Check', 'doctor.DoctorReport*', 'verify.Row', 'verify.Verification*')
+left_out('needs a run that was trained: tests/test_verify.py', 'verify.verify', 'verify.rerun')
 
 left_out('a command: `cli` names its slips, shown in tests/test_demo.py and the tests of each command', 'bench.detbook_bench', 'check.detbook_check', 'demo.detbook_demo', 'inference.detbook_predict', 'testing.test', 'testing.detbook_test',
-         'testing.detbook_eval', 'training.train', 'training.detbook_train', 'curves.log', 'curves.detbook_log', 'weights.detbook_convert', 'cli.main')
+         'testing.detbook_eval', 'training.train', 'training.detbook_train', 'curves.log', 'curves.detbook_log', 'doctor.detbook_doctor', 'verify.detbook_verify', 'weights.detbook_convert', 'cli.main')
 
 # ------------------------------------------------------------------ what is right though it looks wrong, and is promised in the docstring
 # a pattern of function:argument:what is wrong -> the promise
@@ -687,7 +690,7 @@ RIGHT = {
     'runs.save_state:tensors:no keys': 'nothing but notes', 'runs.save_state:tensors:a one less': 'any shape', 'runs.save_state:tensors:a nan': 'any value', 'runs.save_state:notes:no keys': 'looked at by check_notes when it is read', 'runs.save_state:notes:step text': 'likewise', 'timetable.Watch:best:text': 'one figure',
     'timetable.Watch__better:*:negative': 'any number', 'timetable.Watch__better:*:zero': 'any number', 'runs.Log__add:losses:loss a list': 'a number', 'timetable.flat_settings:value:no keys': 'one setting', 'timetable.flat_settings:value:a text': 'any value', 'timetable.setting_changes:*:no keys': 'no settings', 'timetable.setting_changes:*:a text': 'any value', 'timetable.show_changes:changed:no keys': 'no lines',
     'runs.checksum:tensors:no keys': 'of nothing', 'runs.checksum:tensors:a one less': 'any shape', 'runs.checksum:tensors:a nan': 'any value',
-    'runs.Lines:path:missing': 'a new file', 'runs.read_lines:path:missing': 'no lines', 'runs.Lines__add:line:no keys': 'a line', 'runs.Lines__add:line:a text': 'any value', 'runs.write_card:more:no keys': 'nothing more', 'runs.write_card:more:a text': 'any value',
+    'runs.Lines:path:missing': 'a new file', 'runs.fingerprint_pictures:most:zero': 'names and sizes alone', 'runs.read_lines:path:missing': 'no lines', 'runs.Lines__add:line:no keys': 'a line', 'runs.Lines__add:line:a text': 'any value', 'runs.write_card:more:no keys': 'nothing more', 'runs.write_card:more:a text': 'any value',
     'roi.*:nan': 'reads zeros; nan features read nan', 'roi.*:inf': 'reads zeros; endless features are arithmetic', 'roi.*:turned': 'reads zeros', 'roi.*:image:number*': 'reads zeros', 'roi.*:ratio:negative': 'as 0: as many samples as cells', 'roi.RoIExtractor__canvas:feats:one more': 'more levels than are read',
 }
 
