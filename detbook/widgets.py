@@ -7,12 +7,13 @@ Docs: https://detbook.github.io/detbook/widgets.html.md"""
 # %% auto #0
 __all__ = ['explore', 'iou_widget', 'anchor_designer', 'prediction_explorer', 'matcher_explorer', 'browse', 'schedule_composer']
 
-# %% ../nbs/90_widgets.ipynb #70bfcdd8
-import copy, functools
+# %% ../nbs/90_widgets.ipynb #b2d0af16
+import functools, io, textwrap
 from collections.abc import Callable
 from typing import Any
 import ipywidgets
 import torch
+from PIL import Image
 from torch import nn, Tensor
 from .core import check, checked
 from .show import PALETTE, label_color, show_boxes, show_image
@@ -27,7 +28,7 @@ from .detections import changed_filter
 from .schedule import Schedule
 from .label import box_canvas, figure_png, page_bundle
 
-# %% ../nbs/90_widgets.ipynb #2706804e
+# %% ../nbs/90_widgets.ipynb #f56cb53e
 _KEPT:dict[str, dict] = {}       # of each name the values of its controls
 
 def _control(name, spec):
@@ -98,16 +99,19 @@ class Explorer(ipywidgets.VBox):
     def panels(self)->bytes: # of a PNG file
         "The row of pictures for a page without a kernel."
         some = self.settings or [{}]
-        figure, axs = _figure(len(some), (min(7.5, self.inches[0]*len(some)), min(7.5/len(some)*self.inches[1]/self.inches[0], self.inches[1]) + .45))
+        wide = min(7.2/len(some), self.inches[0])
+        figure, axs = _figure(len(some), (wide*len(some), wide*self.inches[1]/self.inches[0] + .45))
         for ax, values in zip(axs, some):
             text = self._at(ax, self.values | values)
             said = ', '.join(f'{k.replace("_", " ")} {v:.3g}' if isinstance(v, float) else f'{k.replace("_", " ")} {v}' for k,v in values.items())
-            ax.set_title('\n'.join(filter(None, (said, *text.splitlines()[:2]))), fontsize=7)
-        return figure_png(figure)
+            ax.set_title('\n'.join(textwrap.wrap(said, int(17*wide)) + textwrap.wrap(text.split('\n')[0], int(17*wide))), fontsize=7)
+        small = io.BytesIO()
+        Image.open(io.BytesIO(figure_png(figure))).convert('RGB').quantize(200, dither=Image.Dither.NONE).save(small, 'PNG', optimize=True)
+        return small.getvalue()
 
     def _repr_mimebundle_(self, include=None, exclude=None): return page_bundle(self.panels, self.text, self)
 
-# %% ../nbs/90_widgets.ipynb #5c2c0500
+# %% ../nbs/90_widgets.ipynb #1a0be9ee
 @checked('size pair >0..')
 def explore(
     draw:Callable,          # called as draw(ax, **values); returns a sentence that is shown below, or None
@@ -122,7 +126,7 @@ def explore(
         if not isinstance(s, dict) or set(s) - set(controls): raise ValueError(f'settings[{i}] is {s!r:.60}; expected a dict of values for {", ".join(controls)}')
     return Explorer(draw, controls, settings or [], name, tuple(size), [])
 
-# %% ../nbs/90_widgets.ipynb #b84c8bf2
+# %% ../nbs/90_widgets.ipynb #081aedb0
 def _iou_figure(state):
     def draw(ax, right, down, width, height, threshold):
         a, b = state['first'], torch.tensor([right, down, right + width, down + height])
@@ -162,7 +166,7 @@ def _with_canvas(build, state, controls):
     out.canvas = canvas
     return out
 
-# %% ../nbs/90_widgets.ipynb #bd4871d1
+# %% ../nbs/90_widgets.ipynb #142f1998
 @checked
 def iou_widget(
     name:str|None='iou',    # under this name the values outlive a second run of the cell
@@ -175,7 +179,7 @@ def iou_widget(
     settings = [dict(right=30.), dict(right=38.), dict(right=50.)]
     return _with_canvas(lambda above: Explorer(_iou_figure(state), controls, settings, name, (4.5, 3.3), above), state, controls)
 
-# %% ../nbs/90_widgets.ipynb #799bba0f
+# %% ../nbs/90_widgets.ipynb #7de6333a
 @checked
 def anchor_designer(
     boxes:Tensor,           # (N,4) xyxy, pixels of their pictures
@@ -202,11 +206,11 @@ def anchor_designer(
         ax.xaxis.set_major_formatter(lambda v, _: f'{v:g}'); ax.yaxis.set_major_formatter(lambda v, _: f'{v:g}')
         return f'{hit.float().mean():.0%} of {len(boxes)} boxes have an anchor at IoU {threshold:.2f}, mean {best.mean():.2f}\n{gen.per_cell} anchors a cell'
     out = explore(draw, dict(scale=(1., 16., 8.), per_octave=(1, 4, 1), ratio=(1., 4., 2.), resize=(.25, 4., 1.), threshold=(.3, .9, .5)),
-                  [dict(scale=8.), dict(scale=4.), dict(scale=4., per_octave=3)], name, (5, 3.8))
+                  [dict(scale=8.), dict(scale=15.), dict(scale=8., threshold=.7)], name, (5, 3.8))
     out.generator = lambda: generator(**out.values)
     return out
 
-# %% ../nbs/90_widgets.ipynb #9e255320
+# %% ../nbs/90_widgets.ipynb #b7824aed
 @checked
 def prediction_explorer(
     model:nn.Module,        # a detector
@@ -239,7 +243,7 @@ def prediction_explorer(
     return explore(draw, dict(stage=list(stages)[::-1], score=(.01, .99, .3), iou=(.05, .95, .5), colour=['class', 'level']),
                    [dict(score=.01, iou=.95), dict(score=.01, iou=.5), dict(score=.5, iou=.5)], name, (4.5, 3.8))
 
-# %% ../nbs/90_widgets.ipynb #d962a349
+# %% ../nbs/90_widgets.ipynb #1854d331
 @checked
 def matcher_explorer(
     image:Tensor,           # (3,H,W) picture
@@ -273,7 +277,7 @@ def matcher_explorer(
     return explore(draw, dict(pos_iou=(.3, .95, .7), neg_iou=(.05, .7, .3), low_quality=True, samples=(8, 256, 64)),
                    [dict(pos_iou=.7), dict(pos_iou=.5), dict(pos_iou=.7, low_quality=False)], name, (4.5, 4.2))
 
-# %% ../nbs/90_widgets.ipynb #3aae497e
+# %% ../nbs/90_widgets.ipynb #3225616d
 @checked('min_score 0..1, iou 0..1')
 def error_kinds(
     pred:dict,          # boxes (N,4), scores (N,), labels (N,)
@@ -296,7 +300,7 @@ def error_kinds(
                     'off' if best(real) >= .1 else 'nothing')
     return kinds, ~has
 
-# %% ../nbs/90_widgets.ipynb #a15e4e69
+# %% ../nbs/90_widgets.ipynb #a8709136
 _KINDS = ('wrong class', 'off', 'twice', 'nothing', 'missed')
 
 @checked
@@ -335,9 +339,9 @@ def browse(
         return f'picture {k}, {min(picture, len(rows) - 1) + 1} of {len(rows)}\nin all pictures: ' + ', '.join(f'{x} {every.count(x)}' for x in ('right', *_KINDS))
     n = len(pictures) - 1
     if predictions is None: return explore(draw, dict(picture=(0, n, 0)), [dict(picture=i) for i in range(min(3, n + 1))], name, (4.5, 4))
-    return explore(draw, dict(picture=(0, n, 0), only=['all', *_KINDS], score=(.05, .95, .5)), [dict(picture=0), dict(only='missed'), dict(only='nothing', score=.2)], name, (4.5, 4))
+    return explore(draw, dict(picture=(0, n, 0), only=['all', *_KINDS], score=(.05, .95, .5)), [dict(picture=0), dict(only='missed'), dict(only='wrong class', score=.1)], name, (4.5, 4))
 
-# %% ../nbs/90_widgets.ipynb #48fd2a6f
+# %% ../nbs/90_widgets.ipynb #81b04526
 def _scheduler(kind, warm_up, epochs, per_epoch):
     "The `param_scheduler` of a config."
     parts = [dict(type='LinearLR', start_factor=.001, by_epoch=False, begin=0, end=warm_up)] if warm_up else []
@@ -358,7 +362,7 @@ def schedule_composer(
         s = Schedule(_scheduler(kind, warm, epochs, per_epoch), per_epoch, epochs)
         at = sorted({round(i*(steps - 1)/400) for i in range(401)})
         ax.plot(at, [s.lr(i, lr) for i in at], color=label_color(0), lw=1.5)
-        ax.set(xlabel='step', ylabel='learning rate', ylim=(0, None))
+        ax.set_xlabel('step', fontsize=7); ax.set_ylabel('learning rate', fontsize=7); ax.set_ylim(0, None)
         ax.tick_params(labelsize=6)
         if losses:
             right = ax.twinx()

@@ -6,7 +6,7 @@ from PIL import Image
 from detbook.anchors import AnchorGenerator
 from detbook.data import CocoDataset
 from detbook.label import BoxLabels, page_bundle
-from detbook.toy import CLASSES, scene, write_coco
+from detbook.toy import scene, write_coco
 from detbook.widgets import anchor_designer, browse, explore, iou_widget, matcher_explorer, prediction_explorer, schedule_composer
 
 pixels = lambda png: np.asarray(Image.open(io.BytesIO(png)).convert('RGB')).astype(int)
