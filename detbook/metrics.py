@@ -1,4 +1,4 @@
-"""Average precision: by hand on one picture, then in forty lines, then by COCO's own code; and all three agree.
+"""Average precision: by hand on one picture, then in forty lines, then in arrays beside COCO's own code; and all agree.
 
 Docs: https://detbook.github.io/detbook/metrics.html.md"""
 
@@ -372,7 +372,7 @@ def _warn_if_cut(found, pname, images):
     n, counts = len(found.score), np.bincount(found.image, minlength=images)
     if n < 50: return
     least, most = found.score.min(), counts.max()
-    if least > .06 and (found.score < least + .05).sum() >= max(3, n/50):
+    if least > .06 and found.score.max() > least + .2 and (found.score < least + .05).sum() >= max(3, n/50):
         warn_once(f'{pname}: none of the {n} detections scores below {least:.3f}, as if they had been cut for display: average precision counts unsure ones, too, and is lower without them; a score_thr of 0.05 or less keeps them', key=('cut', pname))
     elif 5 <= most < 100 and (counts == most).sum() >= max(10, images/2):
         warn_once(f'{pname}: {(counts == most).sum()} of {images} images have just {most} detections and none has more, as if they had been cut for display: average precision counts 100; max_per_img keeps them', key=('cut', pname))

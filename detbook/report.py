@@ -34,14 +34,15 @@ def _table(head, rows):
     def cell(v):
         if isinstance(v, float): return '<td class=n>' + ('-' if math.isnan(v) else f'{v:.3f}')
         return f'<td class=n>{v}' if isinstance(v, int) else f'<td>{html.escape(str(v))}'
-    return '<table><tr>' + ''.join(f'<th>{html.escape(h)}' for h in head) + ''.join('<tr>' + ''.join(map(cell, r)) for r in rows) + '</table>'
+    right = [isinstance(v, (int, float)) for v in rows[0]] if rows else [False]*len(head)
+    return '<table><tr>' + ''.join(f'<th{" class=n" if n else ""}>{html.escape(h)}' for h, n in zip(head, right)) + ''.join('<tr>' + ''.join(map(cell, r)) for r in rows) + '</table>'
 
-def _picture(caption, data): return f'<figure><img src="{_uri(data, "jpeg")}" alt=""><figcaption>{html.escape(caption)}</figcaption></figure>'
+def _picture(caption, data): return f'<figure><figcaption>{html.escape(caption)}</figcaption><img src="{_uri(data, "jpeg")}" alt=""></figure>'
 
 # %% ../nbs/93_report.ipynb #9a87b737
 _STYLE = '''body{font:15px/1.5 system-ui,sans-serif;max-width:1060px;margin:2em auto;padding:0 1em;color:#222}h1,h2,h3{line-height:1.2}h2{margin-top:2em;border-top:1px solid #ddd;padding-top:1em}
-table{border-collapse:collapse;margin:.6em 0}td,th{padding:.15em .8em .15em 0;text-align:left;border-bottom:1px solid #eee}td.n{text-align:right;font-variant-numeric:tabular-nums}
-.row{display:flex;flex-wrap:wrap;gap:1.2em;align-items:flex-start}img{max-width:100%}figure{margin:0 0 1.2em}figure img{width:100%}figcaption,.note{color:#666;font-size:90%}'''
+table{border-collapse:collapse;margin:.6em 0}td,th{padding:.15em .8em .15em 0;text-align:left;border-bottom:1px solid #eee}td.n,th.n{text-align:right;font-variant-numeric:tabular-nums}
+.row{display:flex;flex-wrap:wrap;gap:1.2em;align-items:flex-start}img{max-width:100%}figure{margin:0;flex:1 1 440px;max-width:640px}figure img{width:100%}figcaption,.note{color:#666;font-size:90%}'''
 
 def _figures_of(result, m):
     "The figures of one metric, and of its classes."
@@ -65,7 +66,7 @@ def _pictures_of(result, m):
             'Both: class and box. Dupe: found twice. Bkg: nothing there. Miss: not found.</p><div class=row>', _figure(lambda ax: result.plot_errors(m, ax)), '</div>',
             '<h3>Scores</h3><p class=note>Left: where to cut scores, the dots are the best places. Right: the share of detections that is right at each score; on the dashed line, scores can be believed.</p><div class=row>',
             _figure(lambda ax: result.plot_thresholds(m, ax)), _figure(lambda ax: result.plot_calibration(m, ax)), '</div>',
-            '<h3>Confusion</h3><p class=note>Each class cut at its best threshold; truths down, detections across, shades are shares of a row.</p>', _figure(lambda ax: result.plot_confusion(m, ax=ax), (side, side*.8))]
+            '<h3>Confusion</h3><p class=note>Each class cut at its best threshold; truths down, detections across. Shades are shares of a row; in the last row, the share of a column that is false alarms.</p>', _figure(lambda ax: result.plot_confusion(m, ax=ax), (side, side*.8))]
 
 @checked
 def report_html(
@@ -83,7 +84,7 @@ def report_html(
     worst = result.worst(10) if result.records else []
     if worst: out += ['<h2>Images with the most errors</h2><p class=note>Each class cut at its best threshold, at an IoU of 0.5.</p>',
                       _table(['image', 'truths', 'right', 'wrong', 'missed'], [[str(w['image_id']), *list(w.values())[1:]] for w in worst])]
-    return '\n'.join(out + [_picture(*p) for p in pictures or ()] + ['</html>\n'])
+    return '\n'.join([*out, '<div class=row>', *(_picture(*p) for p in pictures or ()), '</div></html>\n'])
 
 @checked
 def write_report(

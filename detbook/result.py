@@ -97,7 +97,7 @@ def _bars(ax, names, values, title, color):
     "Bars with their values above."
     shown = [0 if math.isnan(v) else v for v in values]
     ax.bar(names, shown, color=color)
-    for k, v in enumerate(values): ax.text(k, shown[k], '-' if math.isnan(v) else f'{v:.2f}', ha='center', va='bottom', fontsize=7)
+    for k, v in enumerate(values): ax.text(k, shown[k], '-' if math.isnan(v) else f'{v:.{2 if max(shown) >= .1 else 3}f}', ha='center', va='bottom', fontsize=7)
     ax.set(title=title, ylim=(0, max([*shown, .01])*1.18))
     ax.tick_params(labelsize=7)
     return ax
@@ -348,12 +348,13 @@ class Result:
         min_score:float|None=None,  # as in `confusion`
         ax:Any=None,            # Axes to draw on; default: a new figure
     )->Any:                     # the Axes
-        "Draw the confusion matrix; shades are shares of a row, numbers are counts."
+        "Draw the confusion matrix; shades are shares of a row, in the last one of a column; numbers are counts."
         _, r = self._record(metric, 'plot_confusion')
         m, names = self.confusion(metric, min_score), [*map(_printable, r.classes), 'background']
         side = min(max(2.4 + .35*len(names), 3), 9)
         ax = ax or panels(size=(side, side*.85))[0]
         shares = m / np.maximum(m.sum(1, keepdims=True), 1)
+        shares[-1] = m[-1] / np.maximum(m.sum(0), 1)
         ax.imshow(shares, cmap='Greens', vmin=0, vmax=1, aspect='auto')
         if len(names) <= 25:
             for i, j in zip(*np.nonzero(m)): ax.text(j, i, m[i, j], ha='center', va='center', fontsize=7, color='white' if shares[i, j] > .6 else 'black')

@@ -442,11 +442,17 @@ boxes_of = lambda w: np.concatenate([np.zeros((3, 1)), w.boxes.numpy()], 1)
 calls('voc', voc_curve=lambda w: dict(truths=boxes_of(w), ignored=np.zeros(3, bool), found=boxes_of(w), scores=w.scores.numpy()), voc_ap=lambda w: dict(precision=np.array([1., .5]), recall=np.array([.5, .5]), way='area'))
 left_out('a step of `evaluate`, called by it: tests/test_voc.py', 'voc.voc_classes')
 calls('metrics',
-    cover_truths=lambda w: dict(truths=[w.boxes.numpy()], proposals=[w.more.numpy()], nums=(1, 10), least=.5), evaluate=lambda w: dict(truth=w.ds, preds=w.results, metrics=('bbox',)),
-    Result__to_dict=lambda w: (result(w), {}), Result__to_json=lambda w: (result(w), {}), Result__save=lambda w: (result(w), dict(path=w.folder/'r.json')), Result__table=lambda w: (result(w), {}), Result__plot_pr=lambda w: (result(w), dict(metric='bbox', iou=.5, ax=w.ax())))
+    cover_truths=lambda w: dict(truths=[w.boxes.numpy()], proposals=[w.more.numpy()], nums=(1, 10), least=.5), evaluate=lambda w: dict(truth=w.ds, preds=w.results, metrics=('bbox',)))
 def result(w):
     from detbook.metrics import evaluate
     return evaluate(w.ds, w.results)
+calls('result', Result__to_dict=lambda w: (result(w), {}), Result__to_json=lambda w: (result(w), {}), Result__save=lambda w: (result(w), dict(path=w.folder/'r.json')), Result__table=lambda w: (result(w), {}), Result__plot_pr=lambda w: (result(w), dict(metric='bbox', iou=.5, ax=w.ax())),
+    Result__to_frame=lambda w: (result(w), dict(metric='bbox')), Result__interval=lambda w: (result(w), dict(stat='bbox_mAP', times=20)), Result__compare=lambda w: (result(w), dict(other=result(w), stat='bbox_mAP', times=20)),
+    Result__confusion=lambda w: (result(w), dict(metric='bbox', min_score=.3)), Result__calibration=lambda w: (result(w), dict(metric='bbox', bins=5)), Result__worst=lambda w: (result(w), dict(n=3, metric='bbox')), Result__plot_confusion=lambda w: (result(w), dict(metric='bbox', ax=w.ax())),
+    **{f'Result__{n}': lambda w: (result(w), dict(metric='bbox')) for n in ('errors', 'thresholds')}, **{f'Result__plot_{n}': lambda w: (result(w), dict(metric='bbox', ax=w.ax())) for n in ('sizes', 'errors', 'calibration', 'thresholds')})
+calls('intervals', draw_images=lambda w: dict(images=4, times=3), interval=lambda w: dict(values=np.arange(9.), level=.9), sign_share=lambda w: dict(differences=np.arange(9.) - 4))
+left_out('steps of `evaluate` and of a result, called by them: tests/test_fast_eval.py and tests/test_result.py', 'fast_eval.*', 'diagnosis.*', 'intervals.resampled_ap', 'result.figures', 'result.class_figures', 'result.known_mean', 'result.plain_figures', 'result.Record', 'result.Difference')
+left_out('steps of `detbook_test`, called by it: tests/test_result.py', 'report.report_html', 'report.write_report')
 
 calls('nodes',
     ConfigDict=lambda w: dict(values=dict(a=1)), ConfigDict__copy=lambda w: (new('nodes.ConfigDict', values=dict(a=1)), {}), ConfigDict__setdefault=lambda w: (new('nodes.ConfigDict', values=dict(a=1)), dict(key='b')),
@@ -611,6 +617,10 @@ calls('dataloaders', PictureSet=lambda w: dict(dataset=w.ds), PictureSet__target
     PictureSet__to_coco=lambda w: (new('dataloaders.PictureSet', dataset=w.ds), {}), still=lambda w: dict(transforms=new('transforms.test_transforms')), as_pictures=lambda w: dict(ds=w.ds))
 left_out('fastai calls it, or it needs a fit: the chapter and tests/test_testing.py', 'learner.AverageWeights*', 'learner.Bfloat16*', 'dataloaders.DetectionDL*', 'dataloaders.DetectionLoaders*', 'learner.DetectionLearner*', 'learner.DetectionStep*', 'dataloaders.detection_dls')
 left_out('the parts of a result, as `evaluate` makes them', 'metrics.Result')
+calls('learner', computes_bfloat16=lambda w: dict(device='cpu'), sum_losses=lambda w: dict(losses=dict(a=torch.ones(()))), split_backbone=lambda w: dict(model=w.mask), PictureSet=lambda w: dict(dataset=w.ds),
+    PictureSet__target=lambda w: (new('learner.PictureSet', dataset=w.ds), dict(i=1)), PictureSet__to_coco=lambda w: (new('learner.PictureSet', dataset=w.ds), {}), still=lambda w: dict(transforms=new('transforms.test_transforms')))
+left_out('fastai calls it, or it needs a fit: the chapter and tests/test_testing.py', 'learner.AverageWeights*', 'learner.Bfloat16*', 'learner.DetectionDL*', 'learner.DetectionLearner*', 'learner.DetectionStep*', 'learner.detection_dls')
+left_out('the parts of a result, as `evaluate` makes them', 'result.Result')
 left_out('the parts of a report, as `check_dataset` makes them', 'check.CheckReport', 'check.Checks')
 left_out('makes the constructor of a detector', 'retinanet.one_stage')
 calls('doctor', doctor=lambda w: dict(patient=w.model('retinanet'), data=w.scenes, steps=0, pictures=1))
