@@ -177,6 +177,7 @@ class CascadeRoIHead(nn.Module):
         said:list,      # what `ask` gave
     )->Tensor:          # (B*P,C+1) logits
         "What all stages together say of the classes."
+        check('said some three', said)
         return _mean_logits([logits.float() for _, logits, _ in said], self.mean_of)
 
     def detect(self,

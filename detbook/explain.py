@@ -19,7 +19,7 @@ from torchvision.transforms.v2 import functional as TF
 from .cli import nearest
 from .core import check, checked
 from .show import PALETTE, label_color, panels, show_boxes, show_image, show_keypoints, show_masks
-from .batch import check_images
+from .batch import check_batch
 from .boxes import iou_matrix
 from .assign import BACKGROUND, NEITHER
 from .detector import Detector, Proposals, prepare_images, scale_detections
@@ -42,6 +42,7 @@ def find_suppressors(
 )->tuple:           # (K,) int64 who removed it, -1: nobody; (K,) the overlap of the two, 0: nobody
     "Name for each box the one that suppressed it."
     check('boxes (K,4), scores (K), groups int (K), kept int (M), iou? 0..1', boxes, scores, groups, kept, iou)
+    if len(kept) and not 0 <= int(kept.min()) <= int(kept.max()) < len(boxes): raise ValueError(f'kept has {int(kept.max())} or {int(kept.min())}; expected rows of the {len(boxes)} boxes')
     by, overlap = torch.full_like(groups, -1), torch.zeros(len(boxes), device=boxes.device)
     lost = torch.ones_like(by, dtype=torch.bool).index_fill(0, kept, False).nonzero()[:,0]
     if not len(lost) or not len(kept): return by, overlap
@@ -197,8 +198,8 @@ class _Listener:
         self.calls, self.matched, self.drawn, self.undo = [], [], [], []
         names = 'preprocess backbone neck rpn_head bbox_head roi_head.shared_head roi_head.bbox_head roi_head.mask_head roi_head.keypoint_head'.split()
         for name in names:
-            owner, part = model, model
-            for k in name.split('.'): owner, part = part, getattr(part, k, None)
+            part = model
+            for k in name.split('.'): part = getattr(part, k, None)
             for i, m in enumerate(_list_of(part)):
                 if isinstance(m, nn.Module): self._hook(m, f'{name}[{i}]' if isinstance(part, nn.ModuleList) else name)
         for name in ('rpn_head', 'bbox_head', 'roi_head'):
@@ -279,6 +280,7 @@ class Trace:
         "The stages that there are, in order: what `show` takes."
         return [name for name,(has,_) in PICTURES.items() if has(self)]
 
+    @checked
     def show(self,
         name:str|None=None, # one of `steps`; None: all of them on one sheet
         ax:Any=None,        # matplotlib Axes to draw on; None: a new figure
@@ -374,7 +376,7 @@ def sampling_grid(
     boxes:Tensor,           # (P,4) xyxy, pixels
 )->Grids:                   # in the same pixels
     "Say where RoIAlign takes its samples."
-    check('boxes float (P,4)', boxes)
+    check('extractor RoIExtractor, boxes finite float (P,4)', extractor, boxes)
     level = roi_levels(boxes, len(extractor.strides), extractor.finest_scale)
     stride, shift = boxes.new_tensor(extractor.strides)[level][:,None], .5 if extractor.aligned else 0.
     box = boxes / stride - shift
@@ -467,6 +469,11 @@ def _resize_target(target, have, want):
     if target.get('masks') is not None: moved['masks'] = F.interpolate(target['masks'][None].float(), tuple(want), mode='nearest')[0].to(target['masks'].dtype)
     return target | moved
 
+def _check_target(model, image, target):
+    "Fail for a target that no loss takes."
+    try: check_batch([image], [target], getattr(model, 'num_classes', None))
+    except (TypeError, ValueError) as e: raise type(e)(str(e).replace('targets[0]', 'target')) from None
+
 def _same(a, b): return a.keys() == b.keys() and all(a[k].shape == b[k].shape and torch.allclose(a[k].float(), b[k].float(), atol=1e-4) for k in a)
 
 # %% ../nbs/89_explain.ipynb #ea266b58
@@ -480,8 +487,8 @@ def explain(
     proposals:Tensor|None=None, # (P,4) or (P,5) xyxy in pixels of the picture, for a detector without a first stage
 )->Trace:                       # every stage, in pixels of the picture
     "Follow one prediction, and with a target one training step, through all stages. ValueError for a detector whose `predict` goes another way."
-    check('model Module', model)
-    check_images([image])
+    check('model Module, image any (3,H,W)', model, image)
+    if target is not None: _check_target(model, image, target)
     kinds = hasattr(model, 'roi_head') and not hasattr(model, 'rpn_head')
     if not isinstance(model, Detector): raise TypeError(f'model is a {type(model).__name__}; expected a detector')
     if kinds != (proposals is not None): raise ValueError(f'{type(model).__name__} has {"no first stage: give it proposals" if kinds else "a first stage of its own, or needs none: leave proposals out"}')

@@ -8,7 +8,7 @@ Docs: https://detbook.github.io/detbook/misses.html.md"""
 __all__ = ['misses']
 
 # %% ../nbs/90_misses.ipynb #1a5f0d46
-import json
+import json, math
 from collections import Counter
 from collections.abc import Iterable
 from dataclasses import asdict, dataclass
@@ -133,9 +133,13 @@ def _choice_loss(c, near, names, words):
         return names[1], f'{words} {rank} (now {c.limit})', float(c.scores[kept].max())
     gone = (near & c.valid).nonzero()[:,0]
     if not len(gone): return None
-    i = int(gone[c.overlap[gone].argmin()])
-    rule = f'iou of {"the proposals" if names[0] == "proposal_nms" else "the classes"} {float(c.overlap[i]):.2f}' + ('' if c.iou is None else f' (now {c.iou:g})')
-    return names[0], rule, float(c.scores[gone].max())
+    return names[0], _looser(c, gone, 'proposals' if names[0] == 'proposal_nms' else 'classes'), float(c.scores[gone].max())
+
+def _looser(c, gone, whose):
+    "The threshold of suppression at which one of these candidates is safe: no better one of its group overlaps it by more, but for those that are near the truth as well."
+    better = (c.scores >= c.scores[gone][:,None]) & (c.groups == c.groups[gone][:,None]) & c.valid.index_fill(0, gone, False)
+    need = iou_matrix(c.boxes[gone].double(), c.boxes.double()).masked_fill(~better, 0.).amax(1).min()
+    return f'iou of the {whose} {math.ceil(float(need)*100 - 1e-9) / 100:.2f}' + ('' if c.iou is None else f' (now {c.iou:g})')
 
 # %% ../nbs/90_misses.ipynb #f5cf54f5
 def _first_loss(t, box, least, model):
@@ -160,7 +164,7 @@ def _first_loss(t, box, least, model):
     if (near & c.valid).any(): return _choice_loss(c, near, ('proposal_nms', 'proposal_limit'), 'max_per_img of the proposals')
     able = iou_matrix(a.decoded, box)[:,0] >= least
     if not able.any(): return 'not_proposed', f'an answer that leads to it (best overlap {float(iou_matrix(a.decoded, box).max()):.2f})', 1.
-    ranks = [1 + int((a.objectness[a.level == a.level[i]] > a.objectness[i]).sum()) for i in able.nonzero()[:,0].tolist()]
+    ranks = [int((a.objectness[a.level == a.level[i]] >= a.objectness[i]).sum()) for i in able.nonzero()[:,0].tolist()]
     return 'not_proposed', f'nms_pre {min(ranks)}', float(a.objectness[able].max())
 
 # %% ../nbs/90_misses.ipynb #affbab59
@@ -182,7 +186,7 @@ def _class_loss(t, box, label, least, f):
         if (close & c.valid).any():
             if lost := _choice_loss(c, close, ('class_nms', 'limit'), 'max_per_img'): return lost
             gone = close & c.valid & ~c.kept                                            # what is left has found another truth
-            if gone.any(): return 'class_nms', f'iou of the classes {float(c.overlap[gone].min()):.2f}' + ('' if c.iou is None else f' (now {c.iou:g})'), float(c.scores[gone].max())
+            if gone.any(): return 'class_nms', _looser(c, gone.nonzero()[:,0], 'classes'), float(c.scores[gone].max())
             return 'poor_box', 'a box of its own: the one near has found another truth', float(c.scores[close].max())
     best = float(scores[near,label].max())
     every = boxes.expand(-1, scores.shape[1], 4) if boxes.ndim == 3 else boxes[:,None].expand(-1, scores.shape[1], 4)
@@ -245,7 +249,7 @@ class Ledger:
 
     def to_json(self)->str: # text
         "Everything but the pictures, as JSON."
-        plain = dict(ap=self.ap, iou=self.iou, metric=self.metric, pictures=self.pictures, truths=self.truths, classes=list(self.classes), groups=self.groups,
+        plain = dict(ap=None if math.isnan(self.ap) else self.ap, iou=self.iou, metric=self.metric, pictures=self.pictures, truths=self.truths, classes=list(self.classes), groups=self.groups,
                      misses=[asdict(m) for m in self.misses], alarms=[asdict(a) for a in self.alarms])
         return json.dumps(plain, allow_nan=False, indent=1)
 
@@ -274,6 +278,7 @@ class Ledger:
         ax.set_xlabel(f'{self.metric} AP at IoU {self.iou:g}', fontsize=8)
         return ax
 
+    @checked
     def show(self,
         i:int=0,        # which picture
         ax:Any=None,    # matplotlib Axes to draw on; None: a new figure
@@ -342,7 +347,8 @@ def _look(i, model, image, target, proposals, least, metric, book, used):
         near = (iou_matrix(plain['boxes'].double(), box[None].double().cpu())[:,0] >= least) & (plain['labels'] == label) & (of == -1)
         if metric == 'segm' and near.any(): reason, mend, score = 'poor_mask', f'a mask that overlaps by {least:g} (best {float(table[near,j].max()):.2f})', float(plain['scores'][near].max())
         else: reason, mend, score = find_loss(model, t, box, label, least)
-        k = _mended_by(reason, j, plain, of, table, target, least)
+        k = _mended_by('poor_box' if reason == 'low_score' else reason, j, plain, of, table, target, least)
+        if reason == 'low_score' and k is not None: reason, mend = 'poor_box', f'an overlap of {least:g} (best {float(table[k,j]):.2f})'
         if k is not None and (i, k) in used: k = None
         if k is not None: used.add((i, k)); score = float(plain['scores'][k])
         misses.append(Miss(i, j, label, [round(v, 2) for v in box.tolist()], reason, mend, score, 0., k))
@@ -353,6 +359,7 @@ def _look(i, model, image, target, proposals, least, metric, book, used):
 def _worths(book, misses, alarms):
     "Fill in what each row is worth by itself, and give what the groups are worth one after the other."
     now = last = book.ap()
+    if math.isnan(now): return now, {}
     for m in misses: m.worth = book.ap([m]) - now
     for a in alarms: a.cost = book.ap((), [(a.picture, a.detection)]) - now
     groups, mended, dropped = {}, [], []

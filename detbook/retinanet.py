@@ -14,7 +14,7 @@ from typing import Any, NamedTuple
 import torch
 from torch import nn, Tensor
 from torch.nn import functional as F
-from .core import check, checked, component
+from .core import check, check_keys, checked, component
 from .batch import Batch, Preprocess, Truths
 from .boxes import clip_boxes
 from .anchors import AnchorGenerator, octave_scales, inside_border
@@ -179,7 +179,8 @@ class DenseFilter:
         size:Tensor,    # (2,) h,w of the image
     )->dict:            # the rows whose boxes are still large enough
         "Clip boxes after suppression, for `late_clip`."
-        check('size (2)', size)
+        check_keys(found, 'boxes', where='found')
+        check('boxes (N,4), scores? (N), labels? int (N), size (2)', found['boxes'], found.get('scores'), found.get('labels'), size, where='found')
         found = found | dict(boxes=clip_boxes(found['boxes'], size))
         left = ((found['boxes'][:,2:] - found['boxes'][:,:2]) > self.min_size).all(1)
         return {k:v[left] for k,v in found.items()}
@@ -191,6 +192,7 @@ class DenseFilter:
         max_out:int|None=None,  # slots an image; None: `max_per_img`
     )->tuple:                   # which of them (B,P) int64 best first, kept (B,P) bool
         "Drop answers that overlap a better one, of whatever level and class."
+        check('boxes (B,K,4), scores (B,K), valid bool (B,K)', boxes, scores, valid)
         return nms_fixed(boxes, scores, valid, [scores.shape[1]], self.iou, self.max_per_img if max_out is None else max_out)
 
     def propose(self,

@@ -83,7 +83,7 @@ def check_choice(c, iou=True):
 
 @pytest.mark.parametrize('name', BUILD)
 def test_a_trace_ends_where_predict_ends(name):
-    model, (image, target) = lively(name), picture()
+    model, (image, _) = lively(name), picture()
     more, args = given(name, image)
     t, plain = model.explain(image, **more), model.predict([image], *args)[0]
     same(t.detections, plain)

@@ -608,6 +608,12 @@ calls('explain', explain=lambda w: dict(model=w.model('faster_rcnn'), image=w.im
     find_suppressors=lambda w: dict(boxes=w.boxes, scores=w.scores, groups=w.labels, kept=torch.tensor([0, 1]), iou=.5), sampling_grid=lambda w: dict(extractor=w.mask.roi_head.bbox_extractor, boxes=w.boxes),
     Grids__points=lambda w: (new('explain.sampling_grid', extractor=w.mask.roi_head.bbox_extractor, boxes=w.boxes), dict(i=1)), Trace__show=lambda w: (w.model('faster_rcnn').explain(w.image), dict(name='final', ax=w.ax())))
 left_out('the parts of a trace, as `explain` makes them', 'explain.Pyramid', 'explain.Anchors', 'explain.Choice*', 'explain.Stage', 'explain.Grids', 'explain.Masks', 'explain.Heatmaps', 'explain.Call', 'explain.Drawn', 'explain.Step', 'explain.Trace')
+def book(w): return new('misses.misses', model=w.model('faster_rcnn'), data=[(w.image, w.target)])
+calls('misses', misses=lambda w: dict(model=w.model('faster_rcnn'), data=[(w.image, w.target)], iou=.5, metric='bbox'), average_precision=lambda w: dict(scores=w.scores, hits=torch.tensor([True, False, True]), labels=w.labels, truths={0: 1, 2: 1}),
+    match_found=lambda w: dict(found=dict(boxes=w.boxes, scores=w.scores, labels=w.labels), target=dict(boxes=w.more, labels=w.labels[:2]), overlap=torch.rand(3, 2), least=.5),
+    find_loss=lambda w: dict(model=w.model('faster_rcnn'), t=w.model('faster_rcnn').explain(w.image), box=w.target['boxes'][0], label=1, least=.5), Ledger__save=lambda w: (book(w), dict(path=w.folder/'ledger.json')),
+    Ledger__plot=lambda w: (book(w), dict(ax=w.ax())), Ledger__show=lambda w: (book(w), dict(i=0, ax=w.ax())), Ledger__to_json=lambda w: (book(w), {}), Ledger__table=lambda w: (book(w), {}), Ledger__counts=lambda w: (book(w), {}))
+left_out('the parts of a ledger, as `misses` makes them', 'misses.Ledger', 'misses.Miss', 'misses.Alarm')
 calls('tiny', TinyNet=lambda w: dict(channels=(4, 8)), TinyNet__forward=lambda w: (new('tiny.TinyNet', channels=(4, 8)), dict(x=torch.randn(1, 3, 16, 16))), tiny_detector=lambda w: dict(num_classes=2, channels=16), toy_detector=lambda w: {})
 left_out('a training of minutes: the slow cell of the chapter', 'tiny.train_toy_detector')
 left_out('a step of `bench`, called by it: tests/test_demo.py', 'bench.TorchvisionPeer*', 'bench.bench_table', 'bench.show_bench', 'bench.bench_pair', 'bench.lively_weight', 'bench.count_flops', 'bench.count_operations', 'bench.best_flops', 'bench.time_in_turn', 'bench.train_step', 'demo.demo_data', 'demo.save_pictures')
@@ -633,6 +639,12 @@ left_out('a command: `cli` names its slips, shown in tests/test_demo.py and the 
 # ------------------------------------------------------------------ what is right though it looks wrong, and is promised in the docstring
 # a pattern of function:argument:what is wrong -> the promise
 RIGHT = {
+    'explain.explain:target:keypoints nan': 'what the detector does not learn from is not looked at', 'explain.explain:image:as float': 'floats run to 255', 'explain.find_suppressors:iou:zero': 'any overlap is too much', 'explain.Grids__points:i:zero': 'the first',
+    'explain.find_suppressors:boxes:*': 'overlaps nothing', 'explain.find_suppressors:scores:*': 'any number is a score', 'explain.find_suppressors:groups:*': 'any number is a group', 'explain.sampling_grid:boxes:turned': 'a box inside out has no samples',
+    'cascade_rcnn.CascadeRoIHead__ask:boxes:*n*': 'reads zeros', 'cascade_rcnn.CascadeRoIHead__ask:boxes:turned': 'reads zeros', '*.small_masks:boxes:*n*': 'reads zeros', '*.keypoint_maps:boxes:*n*': 'reads zeros', '*.small_masks:boxes:turned': 'reads zeros', '*.keypoint_maps:boxes:turned': 'reads zeros',
+    '*.small_masks:image:number*': 'of no image: reads zeros', '*.keypoint_maps:image:number*': 'of no image: reads zeros', 'retinanet.DenseFilter__choose:boxes:*': 'is not kept, or overlaps nothing', 'retinanet.DenseFilter__choose:scores:*n*': 'comes last, or is not kept', 'retinanet.DenseFilter__choose:scores:score*': 'any number is a score',
+    'retinanet.DenseFilter__clip:found:*nan': 'is left out, or goes along', 'retinanet.DenseFilter__clip:found:boxes turned': 'has no sides', 'retinanet.DenseFilter__clip:found:no scores': 'boxes are enough', 'retinanet.DenseFilter__clip:size:*n*': 'the sizes of a batch are whole numbers',
+    'misses.average_precision:scores:*': 'any number is a score', 'misses.average_precision:labels:number*': 'a class without truths does not count', 'misses.match_found:*': 'compared as they are', 'misses.find_loss:box:turned': 'overlaps nothing', 'misses.find_loss:least:zero': 'any overlap is near', 'misses.find_loss:label:zero': 'the first',
     'ema.WeightAverage__share:count:zero': 'the first is a copy', 'ema.WeightAverage__load:averages:* nan': 'any value', 'ema.WeightAverage__load:count:zero': 'an average that has not begun',
     'hooks.Hooks__load:*:no keys': 'nothing was kept', 'boards.Boards:boards:no keys': 'none', 'boards.Boards__add:group:*': 'any name', 'boards.Boards__add:figures:*': 'what is no finite number is left out',
     'adapt.adapt_config:val:text': 'a share may be a text, as a command line gives it',
