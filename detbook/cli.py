@@ -157,7 +157,7 @@ def read_function(
 
 COMMANDS = dict(detbook_train='detbook.training', detbook_test='detbook.testing', detbook_eval='detbook.testing', detbook_predict='detbook.inference', detbook_convert='detbook.weights',
     detbook_demo='detbook.demo', detbook_bench='detbook.bench', detbook_check='detbook.check', detbook_log='detbook.curves',
-    detbook_doctor='detbook.doctor', detbook_verify='detbook.verify')        # where the function of that name stands
+    detbook_doctor='detbook.doctor', detbook_verify='detbook.verify', detbook_export='detbook.export')        # where the function of that name stands
 
 def main(
     name:str|None=None, # of a command; None: as this process was started

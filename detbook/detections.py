@@ -113,6 +113,23 @@ class Detections(dict):
         for row, m in zip(rows, self.get('masks', ())): row['segmentation'] = m if isinstance(m, dict) else encode_mask(m)
         return rows
 
+    def to_frame(self):     # a pandas DataFrame: x1, y1, x2, y2, score, label, name, source
+        "Lay the detections out as a table, a row each. ImportError without pandas."
+        try: import pandas as pd
+        except ImportError: raise ImportError('to_frame needs pandas: pip install pandas') from None
+        box = self['boxes'].tolist()
+        columns = {k: [b[i] for b in box] for i,k in enumerate(('x1', 'y1', 'x2', 'y2'))}
+        return pd.DataFrame(columns | dict(score=self['scores'].tolist(), label=self['labels'].tolist(), name=self.names, source=self.source))
+
+    def to_supervision(self):   # supervision.Detections: xyxy, confidence, class_id, perhaps mask; data['class_name']
+        "Hand the detections to supervision, which tracks, counts and draws. ImportError without it."
+        try: import supervision as sv
+        except ImportError: raise ImportError('to_supervision needs supervision: pip install supervision') from None
+        masks = self.get('masks')
+        if isinstance(masks, list): masks = decode_masks(masks, None) if masks else None
+        return sv.Detections(self['boxes'].float().cpu().numpy(), None if masks is None or not len(masks) else masks.cpu().numpy().astype(bool), self['scores'].float().cpu().numpy(),
+                             self['labels'].cpu().numpy(), data=dict(class_name=np.array(self.names, dtype=str)))
+
     def __repr__(self):
         best = ', '.join(f'{n} {s:.2f}' for n,s in zip(self.names[:6], self['scores'].tolist()))
         return f'{len(self["boxes"])} detections{" in " * bool(self.source) + self.source}: {best}{", ..." * (len(self["boxes"]) > 6)}'

@@ -1,4 +1,4 @@
-"""A detector as one file that runs without this library: as ONNX, in other languages and inside a web page; or as a program of `torch.export`.
+"""A detector as one file that runs without this library: in other languages, on a phone, inside a web page.
 
 Docs: https://detbook.github.io/detbook/export.html.md"""
 
@@ -41,7 +41,9 @@ def suppress_mask(
     iou:float,      # boxes that overlap a better one of their row by more are dropped
 )->Tensor:          # (G,M,N) bool: which are kept
     "Suppress in every row, and mark what is kept: the answer has the shape of the question."
+    check('boxes float (G,N,4), scores float (G,M,N), iou 0..1', boxes, scores, iou)
     M, N = scores.shape[1:]
+    if 0 in scores.shape: return torch.zeros_like(scores, dtype=torch.bool)
     flat = scores.flatten()
     some = (flat >= 0).nonzero()[:,0]
     row  = some // N
@@ -51,11 +53,11 @@ def suppress_mask(
 
 # %% ../nbs/89_export.ipynb #7de3d307
 @torch.library.custom_op('detbook::suppress_mask', mutates_args=())
-def suppress_op(boxes:Tensor, scores:Tensor, iou:float)->Tensor:
+def _suppress_op(boxes:Tensor, scores:Tensor, iou:float)->Tensor:
     "`suppress_mask` as one operation of a graph."
     return suppress_mask(boxes, scores, iou)
 
-@suppress_op.register_fake
+@_suppress_op.register_fake
 def _(boxes, scores, iou): return torch.empty_like(scores, dtype=torch.bool)
 
 # %% ../nbs/89_export.ipynb #21a2d6d6

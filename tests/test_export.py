@@ -22,6 +22,7 @@ from detbook.cli import run_command
 from detbook.toy import scene
 from detbook.tiny import toy_detector
 from detbook.inference import Detections, inference_detector
+from detbook.results import encode_mask
 from detbook.export import _Whole, suppress_mask, export, load_onnx, detbook_export
 
 C = 16
@@ -255,3 +256,22 @@ def test_dense_part(kind, tmp_path):
     for k in ('logits', 'deltas', 'anchors') + ('quality',) * (kind == 'fcos'): torch.testing.assert_close(out[k], getattr(want, k), rtol=1e-4, atol=1e-4)
     if kind == 'mask': torch.testing.assert_close(out['level3'], feats[3], rtol=1e-4, atol=1e-4)
     with pytest.raises(ValueError, match='dense part of a detector, which finds nothing by itself'): twin.predict(images)
+
+def test_detections_to_other_libraries():
+    pd, sv = pytest.importorskip('pandas'), pytest.importorskip('supervision')
+    masks = torch.zeros(2, 20, 30, dtype=torch.bool); masks[0, :5] = True
+    d = Detections(dict(boxes=torch.tensor([[1., 2, 30, 10], [5, 5, 9, 9]]), scores=torch.tensor([.9, .4]), labels=torch.tensor([1, 0]), masks=masks), (20, 30), 'a.png', ('cat', 'dog'))
+    frame = d.to_frame()
+    assert frame.to_dict('records')[0] == dict(x1=1., y1=2., x2=30., y2=10., score=pytest.approx(.9), label=1, name='dog', source='a.png')
+    found = d.to_supervision()
+    assert isinstance(found, sv.Detections) and len(found) == 2 and found.mask.sum() == 150 and found.data['class_name'].tolist() == ['dog', 'cat']
+    rle = Detections(dict(d) | dict(masks=[encode_mask(m) for m in masks]), (20, 30), classes=('cat', 'dog')).to_supervision()
+    assert (rle.mask == found.mask).all()
+    assert list(d[:0].to_frame().columns) == list(frame.columns) and len(d[:0].to_frame()) == 0 and len(d[:0].to_supervision()) == 0
+    assert (found[found.confidence > .5].xyxy == d['boxes'][:1].numpy()).all()
+
+@pytest.mark.parametrize('name', ['pandas', 'supervision'])
+def test_other_libraries_are_optional(monkeypatch, name):
+    monkeypatch.setitem(sys.modules, name, None)
+    d = Detections(dict(boxes=torch.zeros(0, 4), scores=torch.zeros(0), labels=torch.zeros(0)))
+    with pytest.raises(ImportError, match=f'pip install {name}'): getattr(d, dict(pandas='to_frame', supervision='to_supervision')[name])()

@@ -530,7 +530,7 @@ calls('pictures',
     read_ahead=lambda w: dict(items=[w.image]), tile_grid=lambda w: dict(size=(100, 100), tile=(64, 64), overlap=.25), cut_windows=lambda w: dict(image=w.image, scale=(32, 32), tiles=(40, 40)),
     Window__pixels=lambda w: (new('pictures.Window', image=w.image, box=(0, 0, 32, 32), shape=(16, 16)), {}))
 calls('detections',
-    Detections=lambda w: dict(found=bare(w), size=(64, 64), source='a', classes=tuple('abcd')), Detections__to_coco=lambda w: (new('detections.Detections', found=bare(w), size=(64, 64), classes=tuple('abcd')), dict(image_id=1, category_ids=[1, 2, 3, 4])),
+    Detections=lambda w: dict(found=bare(w), size=(64, 64), source='a', classes=tuple('abcd')), Detections__to_frame=lambda w: (new('detections.Detections', found=bare(w)), {}), Detections__to_supervision=lambda w: (new('detections.Detections', found=bare(w)), {}), Detections__to_coco=lambda w: (new('detections.Detections', found=bare(w), size=(64, 64), classes=tuple('abcd')), dict(image_id=1, category_ids=[1, 2, 3, 4])),
     any_class=lambda w: dict(suppress=new('nms.NMS'), num_classes=4), changed_filter=lambda w: dict(model=w.mask, score_thr=.3), mask_patch=lambda w: dict(mask=torch.rand(8, 8) > .5, box=(1, 2, 7, 8), size=(64, 64)),
     bring_back=lambda w: dict(found=dict(bare(w), masks=w.masks, keypoints=w.points), seen=(64, 64), window=(2, 3, 34, 35)), join_windows=lambda w: dict(found=[there(w), there(w)], windows=[(0, 0, 64, 64), (0, 0, 64, 64)], size=(64, 64)),
     merge_tiles=lambda w: dict(boxes=w.boxes, scores=w.scores, labels=w.labels, windows=torch.tensor([[0., 0, 64, 64]]*3), size=(64, 64), iou=.5),
@@ -617,6 +617,9 @@ left_out('the parts of a ledger, as `misses` makes them', 'misses.Ledger', 'miss
 calls('tiny', TinyNet=lambda w: dict(channels=(4, 8)), TinyNet__forward=lambda w: (new('tiny.TinyNet', channels=(4, 8)), dict(x=torch.randn(1, 3, 16, 16))), tiny_detector=lambda w: dict(num_classes=2, channels=16), toy_detector=lambda w: {})
 left_out('a training of minutes: the slow cell of the chapter', 'tiny.train_toy_detector')
 left_out('a step of `bench`, called by it: tests/test_demo.py', 'bench.TorchvisionPeer*', 'bench.bench_table', 'bench.show_bench', 'bench.bench_pair', 'bench.lively_weight', 'bench.count_flops', 'bench.count_operations', 'bench.best_flops', 'bench.time_in_turn', 'bench.train_step', 'demo.demo_data', 'demo.save_pictures')
+calls('export', suppress_mask=lambda w: dict(boxes=w.boxes[None], scores=w.scores[None,None], iou=.5))
+left_out('a graph is traced, for half a minute: tests/test_export.py calls it rightly and wrongly', 'export.export', 'export.detbook_export', 'export.load_onnx', 'export.OnnxDetector*', 'page.write_page', 'page.write_demo')
+left_out('npm and its package: the chapter, and tests/test_page.py', 'page.fetch_runtime', 'page.unpack_runtime')
 calls('demo', small_detector=lambda w: dict(num_classes=2, channels=16), smooth=lambda w: dict(values=[1., 2., 3.], width=2))
 calls('learner', computes_bfloat16=lambda w: dict(device='cpu'), sum_losses=lambda w: dict(losses=dict(a=torch.ones(()))), split_backbone=lambda w: dict(model=w.mask))
 calls('dataloaders', PictureSet=lambda w: dict(dataset=w.ds), PictureSet__target=lambda w: (new('dataloaders.PictureSet', dataset=w.ds), dict(i=1)),
