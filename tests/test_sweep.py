@@ -590,6 +590,7 @@ calls('adapt', adapt_config=lambda w: dict(cfg=w.config(), data=w.coco, folder=w
 left_out('trial steps in a process of its own: tests/test_folder.py', 'adapt.fit_batch')
 left_out('steps of `train`, called by it: tests/test_training.py', 'trainer.Trainer*', 'runs.Log__write', 'runs.begin_folder', 'trainer.build_model', 'training.next_commands')
 
+left_out('what labels are written with: the chapters show and detections', 'show.ink', 'show.place_labels')
 calls('bench', toy_batch=lambda w: dict(batch=1, size=64, device=torch.device('cpu')), kept_bytes=lambda w: dict(model=nn.Linear(2, 2), forward=lambda: nn.Linear(2, 2)(torch.ones(1, 2)).sum()))
 calls('tiny', TinyNet=lambda w: dict(channels=(4, 8)), TinyNet__forward=lambda w: (new('tiny.TinyNet', channels=(4, 8)), dict(x=torch.randn(1, 3, 16, 16))), tiny_detector=lambda w: dict(num_classes=2, channels=16), toy_detector=lambda w: {})
 left_out('a training of minutes: the slow cell of the chapter', 'tiny.train_toy_detector')
