@@ -7,7 +7,7 @@ Docs: https://detbook.github.io/detbook/label.html.md"""
 # %% auto #0
 __all__ = ['BoxLabels']
 
-# %% ../nbs/89_label.ipynb #53fb78f8
+# %% ../nbs/89_label.ipynb #283214d0
 import base64, functools, io, json, math
 from pathlib import Path
 import torch
@@ -20,7 +20,7 @@ from .images import find_pictures, read_picture
 from .coco import read_coco
 from .writers import to_coco
 
-# %% ../nbs/89_label.ipynb #b4533b1e
+# %% ../nbs/89_label.ipynb #e543d683
 _CSS = '''
 .detbook-boxes { font: 13px sans-serif; }
 .detbook-boxes canvas { display: block; cursor: crosshair; touch-action: none; outline: none; }
@@ -41,7 +41,7 @@ function render({ model, el }) {
     if (address) URL.revokeObjectURL(address)
     address = URL.createObjectURL(new Blob([get('picture')]))
     picture.onload = () => {
-      zoom = Math.min(640 / picture.naturalWidth, 480 / picture.naturalHeight)
+      zoom = Math.min(get('wide') / picture.naturalWidth, .75 * get('wide') / picture.naturalHeight)
       canvas.width = Math.round(picture.naturalWidth * zoom); canvas.height = Math.round(picture.naturalHeight * zoom); draw()
     }
     picture.src = address
@@ -151,6 +151,7 @@ def _canvas_class():
         index   = traitlets.Int(0).tag(sync=True)       # of the picture
         count   = traitlets.Int(1).tag(sync=True)       # of pictures
         message = traitlets.Unicode('').tag(sync=True)
+        wide    = traitlets.Int(640).tag(sync=True)     # of the canvas, screen pixels at most
         draws   = traitlets.Bool(True).tag(sync=True)   # may boxes be drawn and deleted? else only moved
         live    = traitlets.Bool(False).tag(sync=True)  # are boxes given to Python while they move?
     return BoxCanvas
@@ -174,7 +175,7 @@ def box_canvas(
     return _canvas_class()(picture=_png(image), boxes=[list(map(float, b[:4])) + [int(b[4])] for b in boxes], names=[str(n) for n in names],
                            colors=colors, inks=[ink(c) for c in colors], draws=draws, live=live)
 
-# %% ../nbs/89_label.ipynb #18d678e4
+# %% ../nbs/89_label.ipynb #d60faf3c
 def live_kernel(
 )->bool:    # is there somebody who could move a slider?
     "Does this code run in a notebook whose kernel is alive?"
@@ -200,7 +201,7 @@ def page_bundle(
     if widget is not None and live_kernel(): out['application/vnd.jupyter.widget-view+json'] = dict(version_major=2, version_minor=0, model_id=widget.model_id)
     return out
 
-# %% ../nbs/89_label.ipynb #1763d4b2
+# %% ../nbs/89_label.ipynb #9162c835
 _MADE = 'boxes drawn with detbook.label'
 
 def _read_labels(path, classes):
@@ -225,7 +226,7 @@ def _coco_of(rows, classes):
     anns   = [dict(id=k, image_id=i, category_id=l + 1, bbox=[x1, y1, x2 - x1, y2 - y1], area=(x2 - x1)*(y2 - y1), iscrowd=0) for k,(i,(x1,y1,x2,y2,l)) in enumerate(boxes, 1)]
     return dict(info=dict(description=_MADE), images=images, annotations=anns, categories=[dict(id=k, name=n) for k,n in enumerate(classes, 1)])
 
-# %% ../nbs/89_label.ipynb #e1e1599d
+# %% ../nbs/89_label.ipynb #01dd3fd0
 class BoxLabels:
     "Boxes drawn by hand on pictures, and the tool to draw them with: a notebook that shows this object shows the tool."
     @checked

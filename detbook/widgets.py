@@ -7,7 +7,7 @@ Docs: https://detbook.github.io/detbook/widgets.html.md"""
 # %% auto #0
 __all__ = ['explore', 'iou_widget', 'anchor_designer', 'prediction_explorer', 'matcher_explorer', 'browse', 'schedule_composer']
 
-# %% ../nbs/90_widgets.ipynb #b2d0af16
+# %% ../nbs/90_widgets.ipynb #57649975
 import functools, io, textwrap
 from collections.abc import Callable
 from typing import Any
@@ -28,7 +28,7 @@ from .detections import changed_filter
 from .schedule import Schedule
 from .label import box_canvas, figure_png, page_bundle
 
-# %% ../nbs/90_widgets.ipynb #f56cb53e
+# %% ../nbs/90_widgets.ipynb #31cae49e
 _KEPT:dict[str, dict] = {}       # of each name the values of its controls
 
 def _control(name, spec):
@@ -111,7 +111,7 @@ class Explorer(ipywidgets.VBox):
 
     def _repr_mimebundle_(self, include=None, exclude=None): return page_bundle(self.panels, self.text, self)
 
-# %% ../nbs/90_widgets.ipynb #1a0be9ee
+# %% ../nbs/90_widgets.ipynb #c09bf4eb
 @checked('size pair >0..')
 def explore(
     draw:Callable,          # called as draw(ax, **values); returns a sentence that is shown below, or None
@@ -126,7 +126,7 @@ def explore(
         if not isinstance(s, dict) or set(s) - set(controls): raise ValueError(f'settings[{i}] is {s!r:.60}; expected a dict of values for {", ".join(controls)}')
     return Explorer(draw, controls, settings or [], name, tuple(size), [])
 
-# %% ../nbs/90_widgets.ipynb #081aedb0
+# %% ../nbs/90_widgets.ipynb #09235aff
 def _iou_figure(state):
     def draw(ax, right, down, width, height, threshold):
         a, b = state['first'], torch.tensor([right, down, right + width, down + height])
@@ -150,6 +150,7 @@ def _with_canvas(build, state, controls):
     box = lambda v: [v['right'], v['down'], v['right'] + v['width'], v['down'] + v['height']]
     try: canvas = box_canvas(torch.full((3, 70, 100), 255.), [[*state['first'].tolist(), 0], [*box(start), 1]], ['a', 'b'], draws=False, live=True)
     except ImportError: return build([])
+    canvas.wide = 300
     out = build([canvas])
     def moved(change):
         (ax1, ay1, ax2, ay2, _), (x1, y1, x2, y2, _) = change['new']
@@ -166,7 +167,7 @@ def _with_canvas(build, state, controls):
     out.canvas = canvas
     return out
 
-# %% ../nbs/90_widgets.ipynb #142f1998
+# %% ../nbs/90_widgets.ipynb #04d63906
 @checked
 def iou_widget(
     name:str|None='iou',    # under this name the values outlive a second run of the cell
@@ -179,7 +180,7 @@ def iou_widget(
     settings = [dict(right=30.), dict(right=38.), dict(right=50.)]
     return _with_canvas(lambda above: Explorer(_iou_figure(state), controls, settings, name, (4.5, 3.3), above), state, controls)
 
-# %% ../nbs/90_widgets.ipynb #7de6333a
+# %% ../nbs/90_widgets.ipynb #437eaa45
 @checked
 def anchor_designer(
     boxes:Tensor,           # (N,4) xyxy, pixels of their pictures
@@ -210,7 +211,7 @@ def anchor_designer(
     out.generator = lambda: generator(**out.values)
     return out
 
-# %% ../nbs/90_widgets.ipynb #b7824aed
+# %% ../nbs/90_widgets.ipynb #cf093b92
 @checked
 def prediction_explorer(
     model:nn.Module,        # a detector
@@ -243,7 +244,7 @@ def prediction_explorer(
     return explore(draw, dict(stage=list(stages)[::-1], score=(.01, .99, .3), iou=(.05, .95, .5), colour=['class', 'level']),
                    [dict(score=.01, iou=.95), dict(score=.01, iou=.5), dict(score=.5, iou=.5)], name, (4.5, 3.8))
 
-# %% ../nbs/90_widgets.ipynb #1854d331
+# %% ../nbs/90_widgets.ipynb #6bb7208f
 @checked
 def matcher_explorer(
     image:Tensor,           # (3,H,W) picture
@@ -277,7 +278,7 @@ def matcher_explorer(
     return explore(draw, dict(pos_iou=(.3, .95, .7), neg_iou=(.05, .7, .3), low_quality=True, samples=(8, 256, 64)),
                    [dict(pos_iou=.7), dict(pos_iou=.5), dict(pos_iou=.7, low_quality=False)], name, (4.5, 4.2))
 
-# %% ../nbs/90_widgets.ipynb #3225616d
+# %% ../nbs/90_widgets.ipynb #eb74ec91
 @checked('min_score 0..1, iou 0..1')
 def error_kinds(
     pred:dict,          # boxes (N,4), scores (N,), labels (N,)
@@ -300,7 +301,7 @@ def error_kinds(
                     'off' if best(real) >= .1 else 'nothing')
     return kinds, ~has
 
-# %% ../nbs/90_widgets.ipynb #a8709136
+# %% ../nbs/90_widgets.ipynb #989bb015
 _KINDS = ('wrong class', 'off', 'twice', 'nothing', 'missed')
 
 @checked
@@ -341,7 +342,7 @@ def browse(
     if predictions is None: return explore(draw, dict(picture=(0, n, 0)), [dict(picture=i) for i in range(min(3, n + 1))], name, (4.5, 4))
     return explore(draw, dict(picture=(0, n, 0), only=['all', *_KINDS], score=(.05, .95, .5)), [dict(picture=0), dict(only='missed'), dict(only='wrong class', score=.1)], name, (4.5, 4))
 
-# %% ../nbs/90_widgets.ipynb #81b04526
+# %% ../nbs/90_widgets.ipynb #181f7ba1
 def _scheduler(kind, warm_up, epochs, per_epoch):
     "The `param_scheduler` of a config."
     parts = [dict(type='LinearLR', start_factor=.001, by_epoch=False, begin=0, end=warm_up)] if warm_up else []

@@ -603,6 +603,7 @@ calls('adapt', adapt_config=lambda w: dict(cfg=w.config(), data=w.coco, folder=w
 left_out('trial steps in a process of its own: tests/test_folder.py', 'adapt.fit_batch')
 left_out('steps of `train`, called by it: tests/test_training.py', 'trainer.Trainer*', 'runs.Log__write', 'runs.begin_folder', 'trainer.build_model', 'training.next_commands')
 
+left_out('what labels are written with: the chapters show and detections', 'show.ink', 'show.place_labels')
 calls('bench', toy_batch=lambda w: dict(batch=1, size=64, device=torch.device('cpu')), kept_bytes=lambda w: dict(model=nn.Linear(2, 2), forward=lambda: nn.Linear(2, 2)(torch.ones(1, 2)).sum()))
 calls('explain', explain=lambda w: dict(model=w.model('faster_rcnn'), image=w.image, target=w.target, scale=1.5),
     find_suppressors=lambda w: dict(boxes=w.boxes, scores=w.scores, groups=w.labels, kept=torch.tensor([0, 1]), iou=.5), sampling_grid=lambda w: dict(extractor=w.mask.roi_head.bbox_extractor, boxes=w.boxes),
