@@ -1,4 +1,4 @@
-"""Which candidate answers for which truth, which ones count as background, and which ones are asked at all.
+"""Label assignment: which candidate should name which object, which ones are background, and which are left out.
 
 Docs: https://detbook.github.io/detbook/assign.html.md"""
 

@@ -4,7 +4,7 @@ from pathlib import Path
 import matplotlib, matplotlib.pyplot as plt, numpy as np, pytest, torch
 
 NBS = Path(__file__).resolve().parents[1]/'nbs'
-TUTORIALS = sorted((NBS/'tutorials').glob('*.ipynb'))
+TUTORIALS = [p for p in sorted((NBS/'tutorials').glob('*.ipynb')) if p.stem != 'glossary']      # which is a table
 by_tutorial = pytest.mark.parametrize('path', TUTORIALS, ids=lambda p: p.stem)
 UNSEEN = {'hide'}                                                       # nbdev takes these cells out of the page; exported ones stay, as pyproject.toml says
 SWITCHED = {'echo', 'include', 'eval', 'exec_doc'}                      # Quarto hides the code, or never runs it, where these are false
