@@ -75,8 +75,8 @@ class _Patient:
         self.images, self.targets = collate(pairs)
         self.real = [t['boxes'][~_ignored(t)] for t in self.targets]
         self.labels = [t['labels'][~_ignored(t)] for t in self.targets]
-        busy = [i for i, b in enumerate(self.real) if len(b)] or [0]
-        self.pair = [busy[0], busy[min(1, len(busy) - 1)]]                  # two pictures with objects, to be learnt by heart
+        self.busy = [i for i, b in enumerate(self.real) if len(b)] or [0]       # without an object no box can be learnt
+        self.pair = [self.busy[0], self.busy[min(1, len(self.busy) - 1)]]       # to be learnt by heart
 
     def copy(self): return copy.deepcopy(self.model)
 
@@ -235,7 +235,7 @@ def _check_gradients(p):
     "Does every part that is meant to learn get a gradient, and does the optimizer have it?"
     expected, model = 'a gradient in every part that is not frozen', p.copy().train()
     model.zero_grad()
-    losses = p.loss(model, range(min(4, len(p.images))))
+    losses = p.loss(model, p.busy[:4])
     total = sum(losses.values())
     if not bool(total.detach().isfinite()): return _skip('the loss is not finite', expected)
     if not total.requires_grad: return _fault('no term of the loss has a gradient', expected, 'all parts are frozen (requires_grad is False), or the loss is computed under no_grad')
@@ -384,7 +384,7 @@ def _check_evaluation(p, pictures):
 
 # %% ../nbs/89_doctor.ipynb #53f7174f
 _CAUSES = 'pictures', 'boxes', 'classes', 'anchors', 'gradients', 'learning rate'
-_AFTER  = {'anchors': ('boxes',), 'gradients': ('boxes', 'classes'), 'learning rate': ('boxes', 'classes', 'gradients'), 'losses': _CAUSES, 'overfit': _CAUSES + ('losses',),
+_AFTER  = {'anchors': ('boxes',), 'gradients': ('boxes', 'classes', 'anchors'), 'learning rate': ('boxes', 'classes', 'anchors', 'gradients'), 'losses': _CAUSES, 'overfit': _CAUSES + ('losses',),
            'boxes or classes': _CAUSES + ('losses', 'overfit'), 'scores': _CAUSES + ('losses', 'overfit', 'boxes or classes'), 'evaluation': ('pictures', 'losses')}
 
 class DoctorReport:

@@ -8,7 +8,7 @@ Docs: https://detbook.github.io/detbook/verify.html.md"""
 __all__ = ['verify', 'rerun']
 
 # %% ../nbs/90_verify.ipynb #63381558
-import json, os, tempfile
+import json, tempfile
 from pathlib import Path
 from typing import Any, NamedTuple
 import torch
