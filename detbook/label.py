@@ -10,6 +10,7 @@ __all__ = ['BoxLabels']
 # %% ../nbs/89_label.ipynb #283214d0
 import base64, functools, io, json, math
 from pathlib import Path
+from typing import Any
 import torch
 from PIL import Image
 from torch import Tensor
@@ -184,7 +185,7 @@ def live_kernel(
     return hasattr(get_ipython(), 'kernel')
 
 def figure_png(
-    figure,     # matplotlib Figure
+    figure:Any, # matplotlib Figure
 )->bytes:       # of a PNG file
     "Draw a figure into a picture."
     file = io.BytesIO()
