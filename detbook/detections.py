@@ -325,7 +325,7 @@ def _paint(pixels, found, classes, skeleton, zoom):
     spots  = place_labels(boxes, [(font.getlength(t) + 2*pad, high) for t in texts], (0, 0, *image.size))
     for i in order:
         (x, y), color = spots[i], label_color(labels[i])
-        pen.rectangle((x, y, x + font.getlength(texts[i]) + 2*pad - 1, y + high - 1), fill=color)
+        pen.rectangle((x, y, x + font.getlength(texts[i]) + 2*pad - 1, y + high - 1), fill=color, outline=(255, 255, 255))
         pen.text((x + pad, y), texts[i], font=font, fill=ink(color))
     return image
 

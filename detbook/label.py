@@ -10,10 +10,11 @@ __all__ = ['BoxLabels']
 # %% ../nbs/89_label.ipynb #283214d0
 import base64, functools, io, json, math
 from pathlib import Path
+from typing import Any
 import torch
 from PIL import Image
 from torch import Tensor
-from .core import check, checked
+from .core import check, check_keys, checked
 from .files import shown
 from .show import ink, label_color, show_grid
 from .images import find_pictures, read_picture
@@ -184,7 +185,7 @@ def live_kernel(
     return hasattr(get_ipython(), 'kernel')
 
 def figure_png(
-    figure,     # matplotlib Figure
+    figure:Any, # matplotlib Figure
 )->bytes:       # of a PNG file
     "Draw a figure into a picture."
     file = io.BytesIO()
@@ -237,13 +238,15 @@ class BoxLabels:
         guesses:list|None=None,     # for each picture a prediction (boxes, labels, scores) to correct, or None; only where nothing is drawn yet
         min_score:float=.5,         # leave out guesses that score less
     ):
-        self.images = [Path(p) for p in (find_pictures(images) if isinstance(images, (str, Path)) else images)]
+        given = find_pictures(images) if isinstance(images, (str, Path)) else images
+        if bad := [p for p in given if not isinstance(p, (str, Path))]: raise TypeError(f'images has {bad[0]!r:.60}; expected paths of pictures')
+        self.images = [Path(p) for p in given]
         self.classes, self.path, self.index = [str(c) for c in classes], Path(path), 0
         if not self.images: raise ValueError('images is empty; expected a picture or more')
         if not self.classes or len(set(self.classes)) < len(self.classes): raise ValueError(f'classes is {shown(repr(classes))}; expected one name or more, each once')
         if len(folders := {p.parent for p in self.images}) > 1: raise ValueError(f'images lie in {len(folders)} folders, such as {" and ".join(sorted(map(str, folders))[:2])}; expected one')
         self.folder = self.images[0].parent
-        if lost := [p for p in self.images if not p.is_file()]: raise FileNotFoundError(f'{lost[0]}: there is no such picture')
+        if lost := [p for p in self.images if not p.is_file()]: raise FileNotFoundError(f'images: {lost[0]} is no file; expected paths of pictures')
         if guesses is not None and len(guesses) != len(self.images): raise ValueError(f'guesses has {len(guesses)} entries; expected one for each of the {len(self.images)} pictures')
         self.rows = _read_labels(self.path, self.classes)
         self.guesses = [self._guess(i, g, min_score) for i,g in enumerate(guesses or [None]*len(self.images))]
@@ -251,6 +254,10 @@ class BoxLabels:
 
     def _guess(self, i, found, min_score):
         if found is None: return []
+        where = f'guesses[{i}]'
+        if not isinstance(found, dict): raise TypeError(f'{where} is {found!r:.60}; expected a prediction, or None')
+        check_keys(found, 'boxes', 'scores', 'labels', where=where)
+        check('boxes finite (N,4), scores finite (N), labels int (N)', found['boxes'], found['scores'], found['labels'], where=where)
         keep = found['scores'] >= min_score
         return [[*map(float, b), int(l)] for b,l in zip(found['boxes'][keep].tolist(), found['labels'][keep].tolist())]
 

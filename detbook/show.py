@@ -154,7 +154,7 @@ def _label_class():
 def _write(ax, text, box, color):
     "Label a box; the letters are nine pixels high or more."
     size = max(7.5*_scale(ax), 9*72/ax.figure.dpi)
-    chip = dict(facecolor=color, edgecolor='none', pad=.8)
+    chip = dict(facecolor=color, edgecolor='white', linewidth=.5, pad=.8)
     label = _label_class()(box[0], box[1], text, color=ink(color), fontsize=size, bbox=chip, in_layout=False, va='top', ha='left', clip_on=False)
     label.box = box
     ax.add_artist(label)

@@ -15,7 +15,7 @@ import ipywidgets
 import torch
 from PIL import Image
 from torch import nn, Tensor
-from .core import check, checked
+from .core import check, check_keys, checked
 from .show import PALETTE, label_color, show_boxes, show_image
 from .batch import pad_truths, Preprocess
 from .boxes import iou_matrix
@@ -23,6 +23,7 @@ from .anchors import AnchorGenerator
 from .assign import Matcher, RandomSampler
 from .nms import nms, nms_groups
 from .roi import roi_levels
+from .data import CocoDataset
 from .census import anchor_coverage
 from .detections import changed_filter
 from .schedule import Schedule
@@ -181,7 +182,7 @@ def iou_widget(
     return _with_canvas(lambda above: Explorer(_iou_figure(state), controls, settings, name, (4.5, 3.3), above), state, controls)
 
 # %% ../nbs/90_widgets.ipynb #437eaa45
-@checked
+@checked('strides some int 1..')
 def anchor_designer(
     boxes:Tensor,           # (N,4) xyxy, pixels of their pictures
     sizes:Tensor,           # (N,2) h,w of the picture of each box, pixels
@@ -191,6 +192,7 @@ def anchor_designer(
     "Design anchors under sliders, and see which boxes they reach."
     check('boxes finite (N,4), sizes int (N,2)', boxes, sizes)
     if not len(boxes): raise ValueError('boxes is empty; expected one box or more')
+    if (sizes < 1).any(): raise ValueError(f'sizes has {sizes.min()}; expected whole numbers above 0')
     def generator(scale, per_octave, ratio, **_):
         return AnchorGenerator(strides, ratios=(1/ratio, 1., ratio) if ratio > 1.01 else (1.,), scales=tuple(scale*2**(k/per_octave) for k in range(per_octave)))
     def draw(ax, scale, per_octave, ratio, resize, threshold):
@@ -216,10 +218,11 @@ def anchor_designer(
 def prediction_explorer(
     model:nn.Module,        # a detector
     image:Tensor,           # (3,H,W) RGB, 0..255
-    classes:list|None=None, # names; None: the detector's own, or numbers
+    classes:list[str]|None=None,    # names; None: the detector's own, or numbers
     name:str|None='prediction', # under this name the values outlive a second run of the cell
 )->Explorer:                # the explorer
     "Move the score and the suppression of a prediction, and see what each stage gives."
+    check('image (3,H,W)', image)
     was, names = model.training, list(classes or getattr(model, 'classes', None) or [])
     model.eval()
     with torch.no_grad():
@@ -245,6 +248,16 @@ def prediction_explorer(
                    [dict(score=.01, iou=.95), dict(score=.01, iou=.5), dict(score=.5, iou=.5)], name, (4.5, 3.8))
 
 # %% ../nbs/90_widgets.ipynb #6bb7208f
+def _fields(name, d, *more):
+    "The boxes and labels of a target or prediction, checked."
+    if not isinstance(d, dict): raise TypeError(f'{name} is {d!r:.60}; expected a dict')
+    keys = ('boxes', 'labels', *more, *(k for k in ('ignore',) if k in d))
+    check_keys(d, *keys, where=name)
+    kinds = dict(boxes='boxes finite (N,4)', labels='labels int (N)', scores='scores finite (N)', ignore='ignore bool (N)')
+    check(', '.join(kinds[k] for k in keys), *(d[k] for k in keys), where=name)
+    return {k: d[k] for k in keys}
+
+# %% ../nbs/90_widgets.ipynb #b8fba98f
 @checked
 def matcher_explorer(
     image:Tensor,           # (3,H,W) picture
@@ -253,6 +266,8 @@ def matcher_explorer(
     name:str|None='matcher',# under this name the values outlive a second run of the cell
 )->Explorer:                # the explorer
     "Move the thresholds of the matcher, and see which anchors are positive, background, or not asked."
+    check('image (3,H,W)', image)
+    target = _fields('target', target)
     gen  = anchors or AnchorGenerator((8, 16), scales=(4,))
     size = image.shape[-2:]
     grid = torch.cat(gen.grid([(-(-size[0]//s), -(-size[1]//s)) for s in gen.strides]))
@@ -266,7 +281,7 @@ def matcher_explorer(
         index = drawn.index[0][drawn.matched[0] >= 0]
         one, middle = matched[0], (grid[:, :2] + grid[:, 2:])/2
         show_image(image, ax)
-        for rows, color, label, s in ((one == -1, PALETTE['anchor'], 'background', 2), (one == -2, label_color(1), 'not asked', 6)):
+        for rows, color, label, s in ((one == -1, PALETTE['anchor'], 'background', 4), (one == -2, label_color(1), 'not asked', 6)):
             ax.scatter(*middle[rows].T.tolist(), s=s, color=color, label=label, lw=0)
         show_boxes(grid[one >= 0], PALETTE['anchor'], ax=ax, width=.6)
         show_boxes(grid[index], PALETTE['proposal'], ax=ax, width=1)
@@ -287,7 +302,7 @@ def error_kinds(
     iou:float=.5,       # a prediction is right from this overlap on
 )->tuple:               # N texts: 'right', 'twice', 'wrong class', 'off', 'nothing', or 'faint' below the score; and (G,) bool: missed
     "Say of each prediction what kind of error it is, and of each truth whether it was missed."
-    check('boxes finite (N,4), scores (N), labels int (N)', pred['boxes'], pred['scores'], pred['labels'])
+    pred, target = _fields('pred', pred, 'scores'), _fields('target', target)
     real = ~target['ignore'].bool() if 'ignore' in target else torch.ones(len(target['boxes']), dtype=torch.bool)
     table = iou_matrix(pred['boxes'].float(), target['boxes'].float())
     same  = pred['labels'][:, None] == target['labels']
@@ -306,14 +321,18 @@ _KINDS = ('wrong class', 'off', 'twice', 'nothing', 'missed')
 
 @checked
 def browse(
-    pictures:Any,           # CocoDataset, or a list of (image, target)
+    pictures:CocoDataset|list,  # a data set, or a list of (image, target)
     predictions:list|None=None, # for each picture what was found: boxes, scores, labels; None: truths alone
-    classes:list|None=None, # names; None: the data set's, or numbers
+    classes:list[str]|None=None,    # names; None: the data set's, or numbers
     name:str|None='browse', # under this name the values outlive a second run of the cell
 )->Explorer:                # the explorer
     "Leaf through pictures with their truths, predictions and kinds of errors."
     if not len(pictures): raise ValueError('pictures is empty; expected one or more')
     if predictions is not None and len(predictions) != len(pictures): raise ValueError(f'predictions are of {len(predictions)} pictures, and there are {len(pictures)}')
+    for i, p in enumerate(pictures if isinstance(pictures, list) else ()):
+        if not isinstance(p, (tuple, list)) or len(p) < 2: raise TypeError(f'pictures[{i}] is {p!r:.60}; expected (image, target)')
+        _fields(f'pictures[{i}]', p[1])
+    for i, p in enumerate(predictions or ()): _fields(f'predictions[{i}]', p, 'scores')
     names = list(classes or getattr(pictures, 'classes', []))
     word  = lambda l: names[l] if l < len(names) else str(l)
     get   = functools.lru_cache(16)(lambda i: tuple(pictures[i][:2]))
@@ -354,7 +373,7 @@ def _scheduler(kind, warm_up, epochs, per_epoch):
 @checked('per_epoch int 1..')
 def schedule_composer(
     per_epoch:int,          # steps of an epoch
-    losses:list|None=None,  # of a run, step by step; drawn over the rate
+    losses:list[float]|None=None,   # of a run, step by step; drawn over the rate
     name:str|None='schedule',   # under this name the values outlive a second run of the cell
 )->Explorer:                # its `scheduler()` is the list for a config
     "Compose a learning rate, and see it beside a learning curve."

@@ -604,6 +604,19 @@ left_out('trial steps in a process of its own: tests/test_folder.py', 'adapt.fit
 left_out('steps of `train`, called by it: tests/test_training.py', 'trainer.Trainer*', 'runs.Log__write', 'runs.begin_folder', 'trainer.build_model', 'training.next_commands')
 
 left_out('what labels are written with: the chapters show and detections', 'show.ink', 'show.place_labels')
+def named(w):
+    (w.folder/'named').mkdir(exist_ok=True)
+    return new('label.BoxLabels', images=[w.png], classes=['a', 'b'], path=w.folder/'named'/'l.json')
+calls('label', live_kernel=lambda w: {},
+    BoxLabels=lambda w: dict(images=[w.png], classes=['a', 'b'], path=w.folder/'new.json', guesses=[dict(boxes=w.boxes, scores=w.scores, labels=w.labels)], min_score=.5),
+    BoxLabels__target=lambda w: (named(w), dict(i=0)), BoxLabels__put=lambda w: (named(w), dict(i=0, boxes=w.boxes, labels=torch.tensor([0, 1, 1]))))
+left_out('boxes and colours are those of `BoxLabels` and `iou_widget`, which check them', 'label.box_canvas')
+left_out('what a notebook stores of a widget: the chapter and tests/test_widgets.py', 'label.figure_png', 'label.page_bundle', 'widgets.Explorer*')
+slide = lambda: dict(score=(0., 1., .5))
+calls('widgets', explore=lambda w: dict(draw=lambda ax, score: f'{score}', controls=slide(), settings=[dict(score=.2)], name=None, size=(2, 2)), iou_widget=lambda w: dict(name=None),
+    anchor_designer=lambda w: dict(boxes=w.boxes, sizes=torch.full((3, 2), 64), strides=(8, 16), name=None), prediction_explorer=lambda w: dict(model=w.mask, image=w.image, classes=list('abcd'), name=None),
+    matcher_explorer=lambda w: dict(image=w.image, target=w.target, anchors=w.gen, name=None), error_kinds=lambda w: dict(pred=w.found, target=w.target, min_score=.5, iou=.5),
+    browse=lambda w: dict(pictures=[(w.image, w.target)], predictions=[w.found], classes=list('abcd'), name=None), schedule_composer=lambda w: dict(per_epoch=3, losses=[1., .5], name=None))
 calls('bench', toy_batch=lambda w: dict(batch=1, size=64, device=torch.device('cpu')), kept_bytes=lambda w: dict(model=nn.Linear(2, 2), forward=lambda: nn.Linear(2, 2)(torch.ones(1, 2)).sum()))
 calls('explain', explain=lambda w: dict(model=w.model('faster_rcnn'), image=w.image, target=w.target, scale=1.5),
     find_suppressors=lambda w: dict(boxes=w.boxes, scores=w.scores, groups=w.labels, kept=torch.tensor([0, 1]), iou=.5), sampling_grid=lambda w: dict(extractor=w.mask.roi_head.bbox_extractor, boxes=w.boxes),
@@ -653,6 +666,9 @@ RIGHT = {
     'hooks.Hooks__load:*:no keys': 'nothing was kept', 'boards.Boards:boards:no keys': 'none', 'boards.Boards__add:group:*': 'any name', 'boards.Boards__add:figures:*': 'what is no finite number is left out',
     'adapt.adapt_config:val:text': 'a share may be a text, as a command line gives it',
     'writers.to_coco:path:missing': 'a new file',
+    'label.BoxLabels:guesses:list of None': 'nothing is guessed', 'widgets.explore:settings:list of {}': 'the start values', 'widgets.explore:controls:no keys': 'an error that says so', 'widgets.anchor_designer:boxes:*': 'an area of no box is never reached', 'widgets.anchor_designer:sizes:number 99': 'a larger picture',
+    'widgets.anchor_designer:*:no rows': 'an error that says so', 'widgets.*:image:as float': 'floats run to 255', 'widgets.*:target:boxes turned': 'overlaps nothing', 'widgets.*:target:label *': 'any number', 'widgets.*:*:masks *': 'nobody looks at masks', 'widgets.*:*:keypoints *': 'nor at keypoints',
+    'widgets.error_kinds:iou:zero': 'any free truth of the class is right', 'widgets.error_kinds:pred:boxes turned': 'overlaps nothing', 'widgets.error_kinds:pred:label *': 'any number', 'widgets.schedule_composer:losses:*n*': 'drawn as they are', 'widgets.schedule_composer:losses:*e*': 'drawn as they are',
     'outputs.map_files:items:list of*': 'an error of the function, which names the item', 'video.is_video:name:missing': 'no file is opened',
     'outputs.Progress:total:zero': 'there is nothing to count', 'outputs.Progress__step:count:zero': 'nothing was done',
     'records.find_folder:annotations:missing': 'its place is enough', 'annotations.Faults____call__:kind:*': 'any words', 'annotations.table_objects:rows:list of*': 'a row to pass over, or a fault', 'annotations.table_objects:columns:* text': 'a fault of each row',
