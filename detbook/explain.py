@@ -42,7 +42,7 @@ def find_suppressors(
 )->tuple:           # (K,) int64 who removed it, -1: nobody; (K,) the overlap of the two, 0: nobody
     "Name for each box the one that suppressed it."
     check('boxes (K,4), scores (K), groups int (K), kept int (M), iou? 0..1', boxes, scores, groups, kept, iou)
-    if len(kept) and not 0 <= int(kept.min()) <= int(kept.max()) < len(boxes): raise ValueError(f'kept has {int(kept.max() if kept.min() >= 0 else kept.min())}; expected rows of the {len(boxes)} boxes')
+    if len(kept) and not 0 <= int(kept.min()) <= int(kept.max()) < len(boxes): raise ValueError(f'kept is a tensor with {int(kept.max() if kept.min() >= 0 else kept.min())}; expected rows of the {len(boxes)} boxes')
     by, overlap = torch.full_like(groups, -1), torch.zeros(len(boxes), device=boxes.device)
     lost = torch.ones_like(by, dtype=torch.bool).index_fill(0, kept, False).nonzero()[:,0]
     if not len(lost) or not len(kept): return by, overlap
