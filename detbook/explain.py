@@ -42,7 +42,7 @@ def find_suppressors(
 )->tuple:           # (K,) int64 who removed it, -1: nobody; (K,) the overlap of the two, 0: nobody
     "Name for each box the one that suppressed it."
     check('boxes (K,4), scores (K), groups int (K), kept int (M), iou? 0..1', boxes, scores, groups, kept, iou)
-    if len(kept) and not 0 <= int(kept.min()) <= int(kept.max()) < len(boxes): raise ValueError(f'kept has {int(kept.max())} or {int(kept.min())}; expected rows of the {len(boxes)} boxes')
+    if len(kept) and not 0 <= int(kept.min()) <= int(kept.max()) < len(boxes): raise ValueError(f'kept is a tensor with {int(kept.max() if kept.min() >= 0 else kept.min())}; expected rows of the {len(boxes)} boxes')
     by, overlap = torch.full_like(groups, -1), torch.zeros(len(boxes), device=boxes.device)
     lost = torch.ones_like(by, dtype=torch.bool).index_fill(0, kept, False).nonzero()[:,0]
     if not len(lost) or not len(kept): return by, overlap
@@ -290,13 +290,11 @@ class Trace:
             rows = -(-len(self.steps)//4)
             axs = panels(4, rows, size=(6, 1.75*rows))
             for a in axs: a.set_axis_off()
-            for n,a in zip(self.steps, axs):
-                self.show(n, a)
-                a.set_title('\n'.join(textwrap.wrap(a.get_title(), 30)), fontsize=6.5)
-            return axs[:len(self.steps)]
+            return [self.show(n, a) for n,a in zip(self.steps, axs)]
         if name not in self.steps: raise ValueError(f'this trace has no stage {name!r}{nearest(name, self.steps) or "; it has: " + ", ".join(self.steps)}')
         if ax is None: ax, = panels(size=(4, 4))
         PICTURES[name][1](self, ax)
+        ax.set_title('\n'.join(textwrap.wrap(ax.get_title(), max(20, round(15 * ax.get_window_extent().width / ax.figure.dpi)))), fontsize=7)
         return ax
 
     def __repr__(self):
@@ -645,7 +643,7 @@ def _draw_roi_samples(t, ax): _draw_drawn(t, ax, t.step.rois[0], 'the box head l
 
 def _draw_step(t, ax):
     "All parts of a training step, with the shapes of what goes in and out."
-    line = lambda pairs: ', '.join(f'{n} {s}'.strip() for n,s in pairs[:5]) + (' ...' if len(pairs) > 5 else '')
+    line = lambda pairs: ', '.join(f'{"" if n.endswith("]") else n} {s}'.strip() for n,s in pairs)
     rows = [(c.part, line(c.given), line(c.gave)) for c in t.step.calls]
     rows += [('loss', '', ', '.join(f'{k} {v:.3f}' for k,v in t.step.losses.items()))]
     small = ax.get_window_extent().width < 500
@@ -654,8 +652,8 @@ def _draw_step(t, ax):
     ax.set_axis_off()
     for i,(part, given, gave) in enumerate(rows):
         y = 1 - (i + .5) / len(rows)
-        for x, text, color in (0, part, 'black'), (.2, given, PALETTE['proposal']), (.62, gave, PALETTE['prediction']):
-            ax.text(x, y, text[:80], fontsize=size, color=color, va='center', transform=ax.transAxes, family='monospace' if x else None)
+        for x, text, color in (0, part, 'black'), (.19, given, PALETTE['proposal']), (.62, gave, PALETTE['prediction']):
+            ax.text(x, y, '\n'.join(textwrap.wrap(text, 50)[:2]), fontsize=size, color=color, va='center', transform=ax.transAxes, family='monospace' if x else None)
     ax.set_title('a training step: part, what it is given, what it gives' if not small else f'a training step: {len(rows) - 1} calls', fontsize=8)
 
 # %% ../nbs/89_explain.ipynb #54803ea4

@@ -29,7 +29,7 @@ def average_precision(
     scores:Tensor,  # (N,) of detections
     hits:Tensor,    # (N,) bool: did it find a truth?
     labels:Tensor,  # (N,) int64
-    truths:dict,    # class -> number of its truths
+    truths:dict[int,int],   # class -> number of its truths
 )->float:           # 0..1; nan where there are no truths
     "COCO's average precision at one overlap, from what each detection has found."
     check('scores (N), hits bool (N), labels int (N)', scores, hits, labels)
