@@ -614,7 +614,7 @@ left_out('a command: `cli` names its slips, shown in tests/test_demo.py and the 
 # ------------------------------------------------------------------ what is right though it looks wrong, and is promised in the docstring
 # a pattern of function:argument:what is wrong -> the promise
 RIGHT = {
-    'ema.WeightAverage__share:count:zero': 'the first is a copy', 'ema.WeightAverage__load:averages:* nan': 'any value', 'ema.WeightAverage__load:count:zero': 'an average that has not begun',
+    'intervals.interval:level:zero': 'the middle value', 'result.Result__*:level:zero': 'likewise',     'ema.WeightAverage__share:count:zero': 'the first is a copy', 'ema.WeightAverage__load:averages:* nan': 'any value', 'ema.WeightAverage__load:count:zero': 'an average that has not begun',
     'hooks.Hooks__load:*:no keys': 'nothing was kept', 'boards.Boards:boards:no keys': 'none', 'boards.Boards__add:group:*': 'any name', 'boards.Boards__add:figures:*': 'what is no finite number is left out',
     'adapt.adapt_config:val:text': 'a share may be a text, as a command line gives it',
     'writers.to_coco:path:missing': 'a new file',
