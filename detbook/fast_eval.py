@@ -10,7 +10,7 @@ __all__ = []
 # %% ../nbs/89_fast_eval.ipynb #46190744
 from collections.abc import Callable
 from functools import partial
-from typing import NamedTuple
+from typing import Any, NamedTuple
 import numpy as np, pycocotools.mask as mask_utils
 
 # %% ../nbs/89_fast_eval.ipynb #d41411ff
@@ -23,7 +23,7 @@ class Columns(NamedTuple):
     image: np.ndarray                   # (N,) number of the image, from 0
     label: np.ndarray                   # (N,) number of the class, from 0
     area: np.ndarray                    # (N,) pixels, for the ranges of size
-    shapes: object                      # (N,4) boxes x, y, width, height; a list of run lengths; keypoints: see `point_pairs`
+    shapes: Any                         # (N,4) boxes x, y, width, height; a list of run lengths; keypoints: see `point_pairs`
     score: np.ndarray|None = None       # (N,) of detections
     crowd: np.ndarray|None = None       # (N,) bool, of truths
     ignored: np.ndarray|None = None     # (N,) bool, of truths: those that never count

@@ -8,7 +8,7 @@ Docs: https://detbook.github.io/detbook/metrics.html.md"""
 __all__ = ['evaluate', 'Result']
 
 # %% ../nbs/61_metrics.ipynb #cb6f8166
-import json, math, re, time
+import math, time
 from collections import Counter
 from pathlib import Path
 import numpy as np, torch, pycocotools.mask as mask_utils
@@ -18,12 +18,11 @@ from .core import checked, moved, warn_once
 from .boxes import iou_matrix
 from .files import shown
 from .coco import check_mask, check_size, has_mask, link_record, plain_id, plain_record, plain_value, read_coco, read_json
-from .coco import segmentation_to_rle, spellings, whole_number
+from .coco import spellings, whole_number
 from .records import class_names
 from .data import CocoDataset
-from .show import label_color, panels
 from .voc import voc_classes
-from .result import AREAS, Record, Result, class_figures, figures, known_mean, plain_figures
+from .result import AREAS, Record, Result, class_figures, figures, known_mean
 from .fast_eval import SIZES, Columns, box_pairs, curves, mask_pairs, match_all, measure_masks, point_pairs, runs_fit
 
 

@@ -10,7 +10,6 @@ __all__ = []
 # %% ../nbs/93_report.ipynb #ad9a0949
 import base64, html, io, math
 from pathlib import Path
-import numpy as np
 from .core import checked
 from .files import whole_file
 from .outputs import free_path

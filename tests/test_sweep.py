@@ -663,6 +663,7 @@ RIGHT = {
     'retinanet.DenseFilter__clip:found:*nan': 'is left out, or goes along', 'retinanet.DenseFilter__clip:found:boxes turned': 'has no sides', 'retinanet.DenseFilter__clip:found:no scores': 'boxes are enough', 'retinanet.DenseFilter__clip:size:*n*': 'the sizes of a batch are whole numbers',
     'misses.average_precision:truths:no keys': 'nan where there are no truths', 'misses.average_precision:scores:*': 'any number is a score', 'misses.average_precision:labels:number*': 'a class without truths does not count', 'misses.match_found:*': 'compared as they are', 'misses.find_loss:box:turned': 'overlaps nothing', 'misses.find_loss:least:zero': 'any overlap is near', 'misses.find_loss:label:zero': 'the first',
     'ema.WeightAverage__share:count:zero': 'the first is a copy', 'ema.WeightAverage__load:averages:* nan': 'any value', 'ema.WeightAverage__load:count:zero': 'an average that has not begun',
+    'intervals.interval:level:zero': 'the middle value', 'result.Result__*:level:zero': 'likewise',     'ema.WeightAverage__share:count:zero': 'the first is a copy', 'ema.WeightAverage__load:averages:* nan': 'any value', 'ema.WeightAverage__load:count:zero': 'an average that has not begun',
     'hooks.Hooks__load:*:no keys': 'nothing was kept', 'boards.Boards:boards:no keys': 'none', 'boards.Boards__add:group:*': 'any name', 'boards.Boards__add:figures:*': 'what is no finite number is left out',
     'adapt.adapt_config:val:text': 'a share may be a text, as a command line gives it',
     'writers.to_coco:path:missing': 'a new file',
