@@ -9,8 +9,7 @@ __all__ = ['export', 'load_onnx', 'detbook_export']
 
 # %% ../nbs/89_export.ipynb #7fbdb40e
 import copy, json, tempfile, warnings
-from collections import deque
-from collections.abc import Iterable, Iterator
+from collections.abc import Callable, Iterable, Iterator
 from pathlib import Path
 from typing import Any, Literal, NamedTuple
 import numpy as np, torch, torchvision
@@ -20,7 +19,6 @@ from torch.nn import functional as F
 # %% ../nbs/89_export.ipynb #4d8649a4
 from detbook.cli import nearest
 from detbook.core import check, checked, say
-from detbook.batch import Preprocess
 from detbook.nms import NMS
 from detbook.files import check_file, shown, whole_file
 from detbook.detector import Proposals, scale_detections
@@ -63,7 +61,8 @@ def _(boxes, scores, iou): return torch.empty_like(scores, dtype=torch.bool)
 # %% ../nbs/89_export.ipynb #21a2d6d6
 def _suppress_onnx(boxes, scores, iou:float):
     "The same in operations of ONNX: suppress, then write ones at what was found."
-    from onnxscript import opset18 as op
+    from onnxscript import opset18
+    op:Any = opset18
     found = op.NonMaxSuppression(boxes, scores, op.Constant(value_ints=[2**31 - 1]), op.Constant(value_floats=[float(iou)]), op.Constant(value_floats=[-.5]))
     ones  = op.Expand(op.Constant(value_floats=[1.]), op.Gather(op.Shape(found), op.Constant(value_ints=[0])))
     zeros = op.Expand(op.Constant(value_floats=[0.]), op.Shape(scores))
@@ -181,7 +180,7 @@ class _Whole(nn.Module):
 
     def second(self, canvas, proposals, sizes):
         "What `detect` of a `RoIHead` or a `CascadeRoIHead` does."
-        roi, said = self.model.roi_head, []
+        roi, said, logits, deltas = self.model.roi_head, [], None, None
         for i, stage in enumerate(self.stages):
             if i: proposals = proposals._replace(boxes=refine_boxes(self.stages[i-1].bbox_head, proposals.boxes, logits, deltas, sizes))
             logits, deltas = stage.boxes(canvas, proposals.boxes)
@@ -238,10 +237,15 @@ _FORMATS, _PARTS = ('onnx', 'torch.export'), ('whole', 'dense')
 def _one_of(name, value, known):
     if value not in known: raise ValueError(f'{name} is {value!r}; expected one of {", ".join(map(repr, known))}{nearest(value, known)}')
 
-def _import_onnx(*names):
-    "The modules of the extra; ImportError says how to get them."
-    try: return [__import__(n) for n in names]
-    except ImportError as e: raise ImportError(f"{e.name} is missing, which exported files in ONNX need: pip install 'detbook[onnx]'") from None
+def _lacks_onnx(e):
+    "What to say where a package of the extra is missing."
+    return ImportError(f"{e.name} is missing, which exported files in ONNX need: pip install 'detbook[onnx]'")
+
+def _import_onnx():
+    "The modules that write: onnx and onnxruntime; the third, onnxscript, is used by torch."
+    try: import onnx, onnxruntime, onnxscript
+    except ImportError as e: raise _lacks_onnx(e) from None
+    return onnx, onnxruntime, onnxscript
 
 def _check_exportable(model, size):
     if not hasattr(model, 'preprocess') or not hasattr(model, 'predict'): raise TypeError(f'model is a {type(model).__name__}; expected a detector of this library, such as MaskRCNN')
@@ -295,7 +299,7 @@ def _trace(model, part, size, batch, dynamic, onnx):
 # %% ../nbs/89_export.ipynb #404683e3
 def _write_onnx(program, path, names, notes, half):
     "Translate a graph, let onnxruntime fold what is constant, and write it with notes."
-    onnx, ort, _ = _import_onnx('onnx', 'onnxruntime', 'onnxscript')
+    onnx, ort, _ = _import_onnx()
     with warnings.catch_warnings(), tempfile.TemporaryDirectory() as folder:
         warnings.simplefilter('ignore')
         made = torch.onnx.export(program, dynamo=True, opset_version=18, optimize=False, verbose=False, input_names=['images', 'sizes'], output_names=names,
@@ -336,11 +340,11 @@ def export(
     for name, value, known in (('format', format, _FORMATS), ('part', part, _PARTS), ('dynamic', dynamic, (False, True, 'batch', 'size'))): _one_of(name, value, known)
     _check_exportable(model, size)
     if half and format != 'onnx': raise ValueError("half=True is for format='onnx'")
-    if format == 'onnx': _import_onnx('onnx', 'onnxruntime', 'onnxscript')
+    if format == 'onnx': _import_onnx()
     if Path(path).is_dir(): raise IsADirectoryError(f'{path} is a folder; expected the name of a file to write')
     open_ = {False: (), True: ('batch', 'size')}.get(dynamic, (dynamic,))
     names = _outputs(model, part)
-    notes = _notes(model, part=part, size=list(size), batch=batch, dynamic=list(open_), outputs=names)
+    notes = _notes(model, format=format, part=part, size=list(size), batch=batch, dynamic=list(open_), outputs=names)
     twin  = copy.deepcopy(model).cpu().float().eval()
     program = _trace(twin, part, size, batch, open_, format == 'onnx')
     with whole_file(path) as file:
@@ -360,7 +364,8 @@ def _read_notes(text, path):
 
 def _open_onnx(path, threads):
     "A function of images and sizes, and the notes of a file in ONNX."
-    ort, = _import_onnx('onnxruntime')
+    try: import onnxruntime as ort
+    except ImportError as e: raise _lacks_onnx(e) from None
     how = ort.SessionOptions()
     how.log_severity_level = 3
     if threads is not None: how.intra_op_num_threads = threads
@@ -380,7 +385,7 @@ def _open_torch(path):
 class OnnxDetector:
     "A detector in a file. `predict` gives `Detections`, as `inference_detector` does."
     def __init__(self,
-        run,        # images (B,3,H,W) and sizes (B,2) -> a list of tensors
+        run:Callable,   # images (B,3,H,W) and sizes (B,2) -> a list of tensors
         notes:dict, # what the file says
         path:Path,  # of the file
     ):

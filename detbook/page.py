@@ -11,6 +11,7 @@ __all__ = ['write_page']
 import base64, hashlib, json, shutil, subprocess, tarfile, tempfile
 from io import BytesIO
 from pathlib import Path
+from typing import Any
 from PIL import Image
 
 # %% ../nbs/90_page.ipynb #8d5d14de
@@ -47,7 +48,8 @@ def unpack_runtime(
     if base64.b64encode(hashlib.sha512(data).digest()).decode() != digest: raise ValueError(f'{package} is not {name} {version}: its SHA-512 is another')
     with tarfile.open(fileobj=BytesIO(data)) as tar:
         for f in _FILES:
-            with whole_file(Path(folder)/f) as part: part.write_bytes(tar.extractfile(f'package/dist/{f}').read())
+            entry:Any = tar.extractfile(f'package/dist/{f}')
+            with whole_file(Path(folder)/f) as part: part.write_bytes(entry.read())
 
 # %% ../nbs/90_page.ipynb #41c77d06
 _PAGE = """<!doctype html>
@@ -184,7 +186,7 @@ def write_page(
 )->Path:                        # the page, index.html
     "Write a page in which a detector runs: the page, the detector and its runtime. Raises ValueError for a file that no page can run."
     twin, notes = load_onnx(detector), load_onnx(detector).notes
-    if notes['part'] != 'whole' or twin.batch != 1 or twin.dynamic: raise ValueError(f'{detector} is {twin!r}; a page takes a whole detector for one picture of one size, as export(model, path) writes it')
+    if notes['format'] != 'onnx' or notes['part'] != 'whole' or twin.batch != 1 or twin.dynamic: raise ValueError(f'{detector} is {twin!r}; a page takes a whole detector in ONNX for one picture of one size, as export(model, path) writes it')
     if dense is not None and ((d := load_onnx(dense)).notes['part'] != 'dense' or d.size != twin.size or d.notes['outputs'][1:3] != ['deltas', 'anchors']):
         raise ValueError(f'{dense} is {d!r}; expected the dense part of the same detector, for pictures of the same size')
     with tempfile.TemporaryDirectory() as tmp: unpack_runtime(fetch_runtime(tmp) if runtime is None else runtime, folder)

@@ -7,7 +7,6 @@ from detbook.backbone import ResNet
 from detbook.neck import FPN
 from detbook.models import RPN, FasterRCNN, MaskRCNN, CascadeRCNN, KeypointRCNN, RetinaNet, FCOS
 from detbook.c4 import faster_rcnn_c4, mask_rcnn_c4
-from detbook.anchors import AnchorGenerator
 from detbook.rpn import RPNHead, ProposalFilter
 from detbook.fast_rcnn import BoxHead, DetectionFilter, RoIHead
 from detbook.masks import MaskHead, paste_masks
@@ -221,14 +220,14 @@ def test_command(tmp_path, capsys):
 @pytest.mark.slow
 @pytest.mark.parametrize('kind', BUILD)
 def test_every_detector_in_onnx(kind, tmp_path):
-    model, images = build(kind), pictures()
+    model, images, full = build(kind), pictures(), 0
     for half in (False, True) if kind == 'mask' else (False,):
         path = export(model, tmp_path/'m.onnx', size=(64, 96), batch=2, half=half)
         twin, want = load_onnx(path, threads=1), model.predict(images)
         out = twin.run(torch.stack(images).float(), torch.tensor([[64., 96.]]*2))
         if half: assert path.stat().st_size < .6 * full
         else: same(model, images, out, want)
-        full = path.stat().st_size
+        full = full or path.stat().st_size
     if kind == 'mask':
         for d, w in zip(load_onnx(path).predict(images), want): assert d['masks'].shape == w['masks'].shape
 
@@ -258,7 +257,8 @@ def test_dense_part(kind, tmp_path):
     with pytest.raises(ValueError, match='dense part of a detector, which finds nothing by itself'): twin.predict(images)
 
 def test_detections_to_other_libraries():
-    pd, sv = pytest.importorskip('pandas'), pytest.importorskip('supervision')
+    pytest.importorskip('pandas')
+    sv = pytest.importorskip('supervision')
     masks = torch.zeros(2, 20, 30, dtype=torch.bool); masks[0, :5] = True
     d = Detections(dict(boxes=torch.tensor([[1., 2, 30, 10], [5, 5, 9, 9]]), scores=torch.tensor([.9, .4]), labels=torch.tensor([1, 0]), masks=masks), (20, 30), 'a.png', ('cat', 'dog'))
     frame = d.to_frame()

@@ -2,7 +2,7 @@
 import base64, functools, http.server, json, shutil, subprocess, threading, time, urllib.request
 from pathlib import Path
 import pytest, torch
-from detbook.export import export, load_onnx
+from detbook.export import OnnxDetector
 from detbook.page import RUNTIME, fetch_runtime, unpack_runtime, write_demo, write_page
 from detbook.tiny import toy_detector
 from detbook.toy import scene
@@ -59,7 +59,7 @@ def test_detector_in_the_page(runtime, tmp_path):
         for i in range(3):
             found = torch.tensor(b.run(f'detector.scene({i}).then(all => all.map(d => [...d.box, d.score, d.label]))'))
             picture = scene(i, size=96, objects=(2, 3), crowd=0, empty=0)[0]
-            want = model.predict([picture, torch.zeros(3, 128, 128)])[0]            # in a frame of 128 pixels, as the page has it
+            want = model.predict([picture, torch.zeros(3, 128, 128, dtype=torch.uint8)])[0]            # in a frame of 128 pixels, as the page has it
             assert len(found) == len(want['boxes']) > 0
             torch.testing.assert_close(found[:,:4], want['boxes'], rtol=0, atol=1e-3)
             torch.testing.assert_close(found[:,4], want['scores'], rtol=0, atol=1e-4)
@@ -87,7 +87,11 @@ def test_no_npm(tmp_path, monkeypatch):
     monkeypatch.setattr(shutil, 'which', lambda name: None)
     with pytest.raises(FileNotFoundError, match='npm is not there, which fetches onnxruntime-web'): fetch_runtime(tmp_path)
 
-def test_files_that_no_page_can_run(tmp_path):
-    many = export(toy_detector(), tmp_path/'m.pt2', 'torch.export', (96, 96), batch=2)
-    with pytest.raises(ValueError, match='a page takes a whole detector for one picture of one size'): write_page(many, tmp_path/'site')
-    assert not (tmp_path/'site').exists() and load_onnx(many).batch == 2
+def test_files_that_no_page_can_run(tmp_path, monkeypatch):
+    good = dict(format='onnx', part='whole', size=[96, 96], batch=1, dynamic=[], classes=['a'], detector='FasterRCNN', outputs=['boxes'])
+    for change in dict(format='torch.export'), dict(part='dense'), dict(batch=2), dict(dynamic=['size']):
+        monkeypatch.setattr('detbook.page.load_onnx', lambda path: OnnxDetector(None, good | change, path))
+        with pytest.raises(ValueError, match='a page takes a whole detector in ONNX for one picture of one size'): write_page('x.onnx', tmp_path/'site')
+    monkeypatch.setattr('detbook.page.load_onnx', lambda path: OnnxDetector(None, good, path))
+    with pytest.raises(ValueError, match='expected the dense part of the same detector'): write_page('x.onnx', tmp_path/'site', dense='y.onnx')
+    assert not (tmp_path/'site').exists()
