@@ -2,7 +2,7 @@
 import json, sys, warnings
 from pathlib import Path
 import pytest
-from detbook.boards import Boards, open_board
+from detbook.hooks import Boards, open_board
 from detbook.core import WARNED
 from detbook.runs import Run
 from detbook.training import train
@@ -90,5 +90,5 @@ def test_names_in_the_folder_are_not_believed(tmp_path):
     for text in ('[1', '[]', '{"wandb": "../../x", "mlflow": 7, "other": "a"}'):
         (tmp_path/'boards.json').write_text(text)
         with warnings.catch_warnings(action='ignore'): assert open_board(dict(vis_backends=[dict(type='LocalVisBackend')]), tmp_path, 0) is None
-    from detbook.boards import _ids
+    from detbook.hooks import _ids
     assert _ids(tmp_path) == {} and Path(tmp_path/'boards.json').read_text() == text

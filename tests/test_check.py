@@ -7,7 +7,7 @@ from detbook.check import check_dataset, detbook_check
 from detbook.cli import run_command
 from detbook.data import CocoDataset
 from detbook.faults import KINDS
-from detbook.scan import find_copies, look_at, scan_pictures
+from detbook.census import find_copies, look_at, scan_pictures
 from detbook.toy import CLASSES, write_coco
 
 @pytest.fixture(scope='module')

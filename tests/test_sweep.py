@@ -450,8 +450,8 @@ calls('result', Result__to_dict=lambda w: (result(w), {}), Result__to_json=lambd
     Result__to_frame=lambda w: (result(w), dict(metric='bbox')), Result__interval=lambda w: (result(w), dict(stat='bbox_mAP', times=20)), Result__compare=lambda w: (result(w), dict(other=result(w), stat='bbox_mAP', times=20)),
     Result__confusion=lambda w: (result(w), dict(metric='bbox', min_score=.3)), Result__calibration=lambda w: (result(w), dict(metric='bbox', bins=5)), Result__worst=lambda w: (result(w), dict(n=3, metric='bbox')), Result__plot_confusion=lambda w: (result(w), dict(metric='bbox', ax=w.ax())),
     **{f'Result__{n}': lambda w: (result(w), dict(metric='bbox')) for n in ('errors', 'thresholds')}, **{f'Result__plot_{n}': lambda w: (result(w), dict(metric='bbox', ax=w.ax())) for n in ('sizes', 'errors', 'calibration', 'thresholds')})
-calls('intervals', draw_images=lambda w: dict(images=4, times=3), interval=lambda w: dict(values=np.arange(9.), level=.9), sign_share=lambda w: dict(differences=np.arange(9.) - 4))
-left_out('steps of `evaluate` and of a result, called by them: tests/test_fast_eval.py and tests/test_result.py', 'fast_eval.*', 'diagnosis.*', 'intervals.resampled_ap', 'result.figures', 'result.class_figures', 'result.known_mean', 'result.plain_figures', 'result.Record', 'result.Difference')
+calls('diagnosis', draw_images=lambda w: dict(images=4, times=3), interval=lambda w: dict(values=np.arange(9.), level=.9), sign_share=lambda w: dict(differences=np.arange(9.) - 4))
+left_out('steps of `evaluate` and of a result, called by them: tests/test_fast_eval.py and tests/test_result.py', 'fast_eval.*', 'diagnosis.*', 'diagnosis.resampled_ap', 'result.figures', 'result.class_figures', 'result.known_mean', 'result.plain_figures', 'result.Record', 'result.Difference')
 left_out('steps of `detbook_test`, called by it: tests/test_result.py', 'report.report_html', 'report.write_report')
 
 calls('nodes',
@@ -485,9 +485,9 @@ left_out('a block', 'files.whole_file', 'runs.lock_folder', 'runs.naming_file', 
 calls('names',
     from_torchvision=lambda w: dict(tensors=nn.Linear(2, 2).state_dict()), from_detectron2=lambda w: dict(tensors=nn.Linear(2, 2).state_dict()), from_detectron=lambda w: dict(tensors=nn.Linear(2, 2).state_dict()), weights_kind=lambda w: dict(tensors=w.mask.state_dict()),
     convert=lambda w: dict(tensors=w.mask.state_dict()))
-calls('scan',
+calls('census',
     look_at=lambda w: dict(path=w.png), scan_pictures=lambda w: dict(paths=[w.png], workers=2, progress=False), find_copies=lambda w: dict(looks=[looked(w)], others=[looked(w)], least=.6))
-def looked(w): return importlib.import_module('detbook.scan').look_at(w.png)
+def looked(w): return importlib.import_module('detbook.census').look_at(w.png)
 def records(w): return importlib.import_module('detbook.coco').read_coco(w.coco)
 calls('census',
     count_objects=lambda w: dict(d=records(w)), count_table=lambda w: dict(counts=new('census.count_objects', d=records(w))), show_counts=lambda w: dict(d=records(w), size=(6, 3)),
@@ -526,9 +526,9 @@ left_out('it needs a process group, which tests/test_distributed.py and tests/te
 
 bare  = lambda w: dict(boxes=w.boxes, scores=w.scores, labels=w.labels)
 there = lambda w: importlib.import_module('detbook.detections').bring_back(dict(bare(w), masks=w.masks), (64, 64), (0, 0, 64, 64))
-calls('pictures',
+calls('images',
     read_ahead=lambda w: dict(items=[w.image]), tile_grid=lambda w: dict(size=(100, 100), tile=(64, 64), overlap=.25), cut_windows=lambda w: dict(image=w.image, scale=(32, 32), tiles=(40, 40)),
-    Window__pixels=lambda w: (new('pictures.Window', image=w.image, box=(0, 0, 32, 32), shape=(16, 16)), {}))
+    Window__pixels=lambda w: (new('images.Window', image=w.image, box=(0, 0, 32, 32), shape=(16, 16)), {}))
 calls('detections',
     Detections=lambda w: dict(found=bare(w), size=(64, 64), source='a', classes=tuple('abcd')), Detections__to_frame=lambda w: (new('detections.Detections', found=bare(w)), {}), Detections__to_supervision=lambda w: (new('detections.Detections', found=bare(w)), {}), Detections__to_coco=lambda w: (new('detections.Detections', found=bare(w), size=(64, 64), classes=tuple('abcd')), dict(image_id=1, category_ids=[1, 2, 3, 4])),
     any_class=lambda w: dict(suppress=new('nms.NMS'), num_classes=4), changed_filter=lambda w: dict(model=w.mask, score_thr=.3), mask_patch=lambda w: dict(mask=torch.rand(8, 8) > .5, box=(1, 2, 7, 8), size=(64, 64)),
@@ -585,14 +585,14 @@ calls('runs',
     check_notes=lambda w: dict(notes=dict(step=4, per_epoch=4, seed=0, measured=4, kept=['epoch_1'], why='', watch=dict(best={}, top=None, waited=0), logged=[{}, 0], optim=dict(optimizer='SGD', parameters=['w'], numbers={}, scaler={}))))
 average = lambda: new('ema.WeightAverage', model=nn.Linear(2, 2))
 calls('ema', WeightAverage=lambda w: dict(model=w.mask, momentum=.1, gamma=3, interval=2), WeightAverage__share=lambda w: (average(), dict(count=1)), WeightAverage__load=lambda w: (average(), dict(averages=dict(weight=torch.ones(2, 2), bias=torch.ones(2)), count=2)))
-left_out('without arguments', 'ema.WeightAverage__update', 'ema.WeightAverage__exchange', 'hooks.Hooks__state', 'boards.Boards__close')
+left_out('without arguments', 'ema.WeightAverage__update', 'ema.WeightAverage__exchange', 'hooks.Hooks__state', 'hooks.Boards__close')
 left_out('a block', 'ema.WeightAverage__in_place')
 def resting(w): torch.manual_seed(0); return new('detector.Detector', backbone=new('backbone.ResNet', depth=18, frozen_stages=4, norm_eval=True))
 def features(w): return new('features.FeatureSet', dataset=w.ds, model=resting(w), folder=w.folder/'features')
 calls('features', FeatureSet=lambda w: dict(dataset=w.ds, model=resting(w), folder=w.folder/'features', dtype='float16'), FeatureSet__stages=lambda w: (features(w), dict(i=1, mirrored=False)),
     FeatureSet__still_fits=lambda w: (features(w), dict(model=resting(w))), check_frozen=lambda w: dict(model=resting(w)), check_features=lambda w: dict(dataset=w.ds, model=resting(w)))
 calls('hooks', Hooks=lambda w: dict(parts=[]), Hooks____call__=lambda w: (new('hooks.Hooks', parts=[]), dict(event='after_step', run=w.mask)), Hooks__load=lambda w: (new('hooks.Hooks', parts=[]), dict(tensors={}, values={})))
-calls('boards', Boards=lambda w: dict(boards={}), Boards__add=lambda w: (new('boards.Boards', boards={}), dict(group='train', figures=dict(loss=1.), step=1)), open_board=lambda w: dict(cfg=w.config(), work_dir=w.folder, step=1))
+calls('hooks', Boards=lambda w: dict(boards={}), Boards__add=lambda w: (new('hooks.Boards', boards={}), dict(group='train', figures=dict(loss=1.), step=1)), open_board=lambda w: dict(cfg=w.config(), work_dir=w.folder, step=1))
 calls('curves', read_log=lambda w: dict(folder=w.run))
 left_out('what `read_log` makes', 'curves.RunLog')
 calls('callbacks', SaveState=lambda w: dict(folder=w.folder/'fit', every=2), Distributed=lambda w: {})
@@ -663,8 +663,8 @@ RIGHT = {
     'retinanet.DenseFilter__clip:found:*nan': 'is left out, or goes along', 'retinanet.DenseFilter__clip:found:boxes turned': 'has no sides', 'retinanet.DenseFilter__clip:found:no scores': 'boxes are enough', 'retinanet.DenseFilter__clip:size:*n*': 'the sizes of a batch are whole numbers',
     'misses.average_precision:truths:no keys': 'nan where there are no truths', 'misses.average_precision:scores:*': 'any number is a score', 'misses.average_precision:labels:number*': 'a class without truths does not count', 'misses.match_found:*': 'compared as they are', 'misses.find_loss:box:turned': 'overlaps nothing', 'misses.find_loss:least:zero': 'any overlap is near', 'misses.find_loss:label:zero': 'the first',
     'ema.WeightAverage__share:count:zero': 'the first is a copy', 'ema.WeightAverage__load:averages:* nan': 'any value', 'ema.WeightAverage__load:count:zero': 'an average that has not begun',
-    'intervals.interval:level:zero': 'the middle value', 'result.Result__*:level:zero': 'likewise',     'ema.WeightAverage__share:count:zero': 'the first is a copy', 'ema.WeightAverage__load:averages:* nan': 'any value', 'ema.WeightAverage__load:count:zero': 'an average that has not begun',
-    'hooks.Hooks__load:*:no keys': 'nothing was kept', 'boards.Boards:boards:no keys': 'none', 'boards.Boards__add:group:*': 'any name', 'boards.Boards__add:figures:*': 'what is no finite number is left out',
+    'diagnosis.interval:level:zero': 'the middle value', 'result.Result__*:level:zero': 'likewise',     'ema.WeightAverage__share:count:zero': 'the first is a copy', 'ema.WeightAverage__load:averages:* nan': 'any value', 'ema.WeightAverage__load:count:zero': 'an average that has not begun',
+    'hooks.Hooks__load:*:no keys': 'nothing was kept', 'hooks.Boards:boards:no keys': 'none', 'hooks.Boards__add:group:*': 'any name', 'hooks.Boards__add:figures:*': 'what is no finite number is left out',
     'adapt.adapt_config:val:text': 'a share may be a text, as a command line gives it',
     'writers.to_coco:path:missing': 'a new file',
     'label.BoxLabels:guesses:list of None': 'nothing is guessed', 'widgets.explore:settings:list of {}': 'the start values', 'widgets.explore:controls:no keys': 'an error that says so', 'widgets.anchor_designer:boxes:*': 'an area of no box is never reached', 'widgets.anchor_designer:sizes:number 99': 'a larger picture',
@@ -705,7 +705,7 @@ RIGHT = {
     'nodes.ConfigDict*:*': 'any values', 'config.Config__merge_from_dict:settings:*': 'looked at when it is built', 'build.load_own:names:list': 'or a list', 'checkpoint.load_checkpoint:ignore:text': 'a module that is not there', 'checkpoint.save_checkpoint:metadata:*': 'notes of any kind', 'files.Budget:units:zero': 'nothing may be spent',
     'files.Budget__spend:n:*': 'called for every item of a file, by its reader alone', 'files.shown:text:*': 'anything is shown', 'describe.check_weights_fit:weights:* nan': 'shapes are compared', 'reading.Checkpoint:*:*': 'what was read, of any kind', '*:cfg:no keys': 'it says nothing', 'outputs.keep_pictures:paths:list of text': 'a text is a path', 'distributed.mean_values:*': 'numbers like any other', 'reading.unwrap:found:*': 'what a file held, of any kind', 'names.con*:tensors:*': 'a tensor of any shape and value is renamed', 'names.weights_kind:*': 'names alone tell', 'names.from_*:tensors:*': 'a tensor of any shape and value is renamed', 'weights.picture_size:notes:*': 'a note that is no dict says nothing', 'outputs.keep_pictures:sources:*': 'any pictures',
  '*:classes:empty': 'no names are known', 'coco.plain_*:*': 'what is plain is handed on, and what is not is for the checks to name', 'coco.w*:x:*': 'None: it is none', 'coco.has_mask:*': 'whether it says anything', 'coco.link_record:*': 'what has no partner stays',
-    'records.find_file:cache:no keys': 'it is filled', 'scan.look_at:path:missing': 'a fault of the file', 'scan.scan_pictures:paths:list of text': 'likewise', 'scan.find_copies:least:zero': 'everything is alike', 'census.*:d:info text': 'nobody asks for it', 'census.compare_anchors:d:categories text': 'likewise',
+    'records.find_file:cache:no keys': 'it is filled', 'census.look_at:path:missing': 'a fault of the file', 'census.scan_pictures:paths:list of text': 'likewise', 'census.find_copies:least:zero': 'everything is alike', 'census.*:d:info text': 'nobody asks for it', 'census.compare_anchors:d:categories text': 'likewise',
     'census.*:scale:number': 'a factor', 'check.check_dataset:scale:number': 'a factor', 'census.anchor_coverage:boxes:turned': 'overlaps nothing', 'census.anchor_coverage:sizes:number 99': 'a larger picture', 'census.compare_anchors:anchors:no keys': 'none is tried', 'census.coverage_table:coverage:no keys': 'none was tried', 'check.CheckReport__*:path:missing': 'a new file',
     'faults.check_annotations:*:no keys': 'nothing is known of', 'faults.check_annotations:annotations:list of*': 'what is wrong is noted', 'faults.Findings____call__:*': 'words for a report',
     'coco.check_mask:*': 'the answer says what is wrong', 'coco.check_size:*': 'likewise', 'coco.source_name:*': 'anything has a name', 'files.some_of:names:*': 'names of any kind', 'images.list_pictures:*': 'each is read later', 'coco.spellings:*': 'a record without an id has no spelling', '*:empty': 'no items', 'data.CocoDataset:max_bad:zero': 'none may be bad', '*:keypoint_offset:*e*': 'any shift', 'records.class_names:annotations:*': 'only those with a category count', 'records.pick_classes:annotations:*': 'likewise', 'records.BadRecords:max_bad:zero': 'none may be bad', 'records.BadRecords____call__:kind:*': 'any words',
@@ -720,7 +720,7 @@ RIGHT = {
         ':n_*:zero': 'none', ':min_mag:*': 'of the kind', ':level:zero': 'the least', ':aug_num:zero': 'none', ':flip_ratio:zero': 'always', ':mask*thr:zero': 'any', ':center_ratio_range:zero': 'at the edge', ':cutout_shape:zero': 'nothing is hidden', ':selected:*': 'a flag', ':boxes a list': 'refused by Augment', ':classes:list of*': 'any names', ':min_ious:zero': 'any window', ':seed:zero': 'any integer'}.items()},
     'augment.paste_sample:canvas:*n*': 'any picture', 'augment.Expand:mean:negative': 'any colour', 'augment.Pad:pad_val:negative': 'any colour', 'transforms.keep_rows:target:*': 'rows are taken; whether they fit together is the business of Augment', 'transforms.move_target:target:*': 'likewise',
     'augment.draw_between:*:*e*': 'any number', 'augment.paste_sample:left:*e*': 'any place', 'augment.paste_sample:top:*e*': 'any place', 'augment.paste_sample:canvas:as int': 'a canvas of whole numbers',
-    'pictures.read_ahead:items:list of*': 'each is read later', 'pictures.cut_windows:scale:number': 'a factor', 'detections.bring_back:found:* nan': '`Detections` names it', 'detections.bring_back:found:boxes turned': 'likewise', 'detections.bring_back:found:label *': 'likewise', 'detections.bring_back:window:zero': 'it begins at the edge',
+    'images.read_ahead:items:list of*': 'each is read later', 'images.cut_windows:scale:number': 'a factor', 'detections.bring_back:found:* nan': '`Detections` names it', 'detections.bring_back:found:boxes turned': 'likewise', 'detections.bring_back:found:label *': 'likewise', 'detections.bring_back:window:zero': 'it begins at the edge',
     'detections.mask_patch:box:zero': 'it begins at the edge', 'detections.Detections:found:* a list': 'lists and arrays are taken', 'detections.show_result:result:* a list': 'as `Detections` takes them', 'detections.Detections__to_coco:image_id:[tnz]e*': 'any number or text',
     'detections.Detections__to_coco:category_ids:list of text': 'numbers or texts', 'detections.Detections__to_coco:category_ids:[nz]e*': 'any number', 'detections.merge_tiles:scores:score*': 'any number is a score', 'inference.Predictor:scale:number': 'a factor', 'testing.read_truths:ann_file:missing': 'the file of the data set',
     'retinanet.HeadConv__forward:x:*n*': 'nan features stay nan', 'core.check:where:*': 'words for a message', 'core.check_keys:d:no keys': 'none is asked for', 'core.check_keys:d:a text': 'what it holds is for others to judge', '*:eps:zero': 'nothing is added', 'show.show_boxes:*:no rows': 'there are still labels',
