@@ -1,4 +1,4 @@
-"""A picture of any kind, from anywhere, as one tensor: upright, red first, eight bits.
+"""A picture of any kind, from anywhere, as one tensor: upright, red first, eight bits; read ahead of the detector, and cut into windows where it is large.
 
 Docs: https://detbook.github.io/detbook/images.html.md"""
 
@@ -8,15 +8,20 @@ Docs: https://detbook.github.io/detbook/images.html.md"""
 __all__ = ['read_picture', 'find_pictures']
 
 # %% ../nbs/44_images.ipynb #4b995c53
-import io, os
-from collections.abc import Iterable
+import io, math, os
+from collections import deque
+from collections.abc import Iterable, Iterator
+from concurrent.futures import Future, ThreadPoolExecutor
 from pathlib import Path
-import numpy as np, torch
+from typing import NamedTuple
+import numpy as np, torch, torchvision.transforms.v2.functional as F
 from PIL import Image
 from torch import Tensor
-from .core import checked, warn_once
+from .core import check, checked, warn_once
 from .files import shown, some_of
 from .batch import warn_dim
+from .tta import view_size
+from .weights import check_scale
 
 # %% ../nbs/44_images.ipynb #68fd23f7
 _FORMATS = ('JPEG', 'MPO', 'PNG', 'TIFF', 'BMP', 'DIB', 'GIF', 'WEBP', 'AVIF', 'JPEG2000', 'PPM', 'TGA', 'ICO', 'PCX', 'SGI', 'PSD', 'DDS',
@@ -178,3 +183,82 @@ def list_pictures(
     if isinstance(imgs, (list, tuple)): return imgs, 'list'
     if isinstance(imgs, Iterable) and not isinstance(imgs, dict): return imgs, 'stream'
     raise TypeError(f'a {type(imgs).__name__} is no picture and no list of pictures')
+
+# %% ../nbs/44_images.ipynb #ff78db1b
+def _title(i, item):
+    "What to call a picture in a message."
+    return str(item) if isinstance(item, (str, os.PathLike)) else getattr(item, 'filename', '') or f'imgs[{i}]'
+
+@checked('workers int 0.., ahead int 1..')
+def read_ahead(
+    items:Iterable,     # pictures of any kind
+    bgr:bool=False,     # do arrays and tensors hold blue first?
+    workers:int=4,      # threads that read files; 0: none
+    ahead:int=8,        # pictures that are held at once, at most
+)->Iterator:            # of pairs: what to call the picture, and the picture (3,H,W) or the error of reading it
+    "Read pictures in their order, a few of them before they are asked for."
+    def read(title, item):
+        try: return read_picture(item, bgr)
+        except (ValueError, OSError, TypeError) as e: return type(e)(str(e) if title in str(e) else f'{title}: {e}')
+    pool, queue = ThreadPoolExecutor(workers) if workers else None, deque()
+    try:
+        for i, item in enumerate(items):
+            title, still = _title(i, item), isinstance(item, (np.ndarray, Tensor))      # copied now: the next frame may be written over it
+            queue.append((title, read(title, item) if still or not pool else pool.submit(read, title, item)))
+            if len(queue) >= ahead: title, x = queue.popleft(); yield title, x.result() if isinstance(x, Future) else x
+        for title, x in queue: yield title, x.result() if isinstance(x, Future) else x
+    finally:
+        if pool: pool.shutdown(wait=False, cancel_futures=True)
+
+# %% ../nbs/44_images.ipynb #ee7ab06a
+@checked('size pair int 1.., tile pair int 1.., overlap 0..1')
+def tile_grid(
+    size:tuple,         # (H,W) of the picture
+    tile:tuple,         # (h,w) of a tile, pixels
+    overlap:float=.25,  # of neighbours, at least; share of a tile's side, from 0 to below 1
+)->list:                # x1, y1, x2, y2 of each tile, row by row
+    "Cover a picture with overlapping tiles; ValueError for tiles without size, or an overlap that leaves no step."
+    if overlap == 1: raise ValueError('overlap is 1, which leaves no step; expected a share below 1')
+    def starts(length, side):
+        steps = math.ceil((length - side) / max(side*(1 - overlap), 1)) if length > side else 0
+        return [round(i*(length - side)/steps) for i in range(steps + 1)] if steps else [0]
+    (H, W), (h, w) = size, tile
+    return [(x, y, min(x + w, W), min(y + h, H)) for y in starts(H, h) for x in starts(W, w)]
+
+# %% ../nbs/44_images.ipynb #c81d295a
+class Window(NamedTuple):
+    "A part of a picture, and the size at which a detector is shown it."
+    image: Tensor   # (3,H,W), the whole picture
+    box: tuple      # x1, y1, x2, y2 of the part, whole pixels
+    shape: tuple    # (h,w) at which it is shown
+
+    @property
+    def size(self)->tuple: # (h,w) in the picture
+        x1, y1, x2, y2 = self.box
+        return y2 - y1, x2 - x1
+
+    @checked
+    def pixels(self,
+        antialias:bool=True,                # smooth before making smaller?
+        device:str|torch.device|None=None,  # where to resize; None: where the picture is
+    )->Tensor:                              # (3,h,w)
+        "Cut the window out and resize it."
+        x1, y1, x2, y2 = self.box
+        part = self.image[:, y1:y2, x1:x2].to(device)
+        return part if self.size == self.shape else F.resize(part, list(self.shape), antialias=antialias)
+
+@checked('tiles? pair int 1..')
+def cut_windows(
+    image:Tensor,                   # (3,H,W)
+    scale:tuple|float|None=None,    # limits of the two sides of what is shown, or a factor; None: each part as it is
+    tiles:tuple|None=None,          # (h,w) of tiles, pixels of the picture
+    overlap:float=.25,              # of neighbouring tiles, share of their side, from 0 to below 1
+    whole:bool=True,                # with tiles, show the whole picture too?
+)->list:                            # of Window
+    "Choose the parts of a picture that a detector is shown, and their sizes."
+    check('image (3,H,W)', image)
+    H, W = image.shape[1:]
+    boxes = tile_grid((H, W), tiles, overlap) if tiles else []
+    if (0, 0, W, H) not in boxes and (whole or not boxes): boxes = [(0, 0, W, H), *boxes]
+    scale, shown = check_scale(scale), lambda size: size if scale is None else view_size(size, scale)
+    return [Window(image, (x1, y1, x2, y2), shown((y2 - y1, x2 - x1))) for x1,y1,x2,y2 in boxes]
