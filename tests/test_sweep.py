@@ -631,7 +631,7 @@ left_out('the parts of a ledger, as `misses` makes them', 'misses.Ledger', 'miss
 calls('tiny', TinyNet=lambda w: dict(channels=(4, 8)), TinyNet__forward=lambda w: (new('tiny.TinyNet', channels=(4, 8)), dict(x=torch.randn(1, 3, 16, 16))), tiny_detector=lambda w: dict(num_classes=2, channels=16), toy_detector=lambda w: {})
 left_out('a training of minutes: the slow cell of the chapter', 'tiny.train_toy_detector')
 left_out('a step of `bench`, called by it: tests/test_demo.py', 'bench.TorchvisionPeer*', 'bench.bench_table', 'bench.show_bench', 'bench.bench_pair', 'bench.lively_weight', 'bench.count_flops', 'bench.count_operations', 'bench.best_flops', 'bench.time_in_turn', 'bench.train_step', 'demo.demo_data', 'demo.save_pictures')
-calls('export', suppress_mask=lambda w: dict(boxes=w.boxes[None], scores=w.scores[None,None], iou=.5))
+left_out('a step of a graph, in which no value can be looked at: tests/test_export.py', 'export.suppress_mask')
 left_out('a graph is traced, for half a minute: tests/test_export.py calls it rightly and wrongly', 'export.export', 'export.detbook_export', 'export.load_onnx', 'export.OnnxDetector*', 'page.write_page', 'page.write_demo')
 left_out('npm and its package: the chapter, and tests/test_page.py', 'page.fetch_runtime', 'page.unpack_runtime')
 calls('demo', small_detector=lambda w: dict(num_classes=2, channels=16), smooth=lambda w: dict(values=[1., 2., 3.], width=2))
