@@ -200,3 +200,15 @@ def check_batch(
     bad, dim = torch.stack([bad, dim]).tolist()
     if bad: _first_bad_value(targets, num_classes)
     if dim: warn_dim()
+
+# %% ../nbs/06_batch.ipynb #15e4cdaf
+@checked('divisor int 1..')
+def same_frames(
+    images:list,        # N tensors (3,H,W)
+    divisor:int=32,     # frames are multiples of this
+)->list:                # lists of numbers 0..N-1, each of images that pad to one size
+    "Group images so that none changes the frame of another."
+    if len(images): check_images(images)
+    groups:dict[tuple, list[int]] = {}
+    for i, im in enumerate(images): groups.setdefault(tuple(-(-n // divisor) for n in im.shape[-2:]), []).append(i)
+    return list(groups.values())

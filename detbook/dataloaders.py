@@ -92,10 +92,10 @@ class PictureSet(Dataset):
         return dict(images=images, annotations=anns, categories=files[id(self.parts[0])][0]['categories'])
 
 def as_pictures(
-    ds:Dataset, # a CocoDataset or another data set; or Subset or ConcatDataset of some
+    dataset:Dataset, # a CocoDataset or another data set; or Subset or ConcatDataset of some
 )->Any:         # a data set that knows its classes, and its truths where it has any
     "Look through the wrappers of a data set, if there are any."
-    return PictureSet(ds) if isinstance(ds, (Subset, ConcatDataset)) or not hasattr(ds, 'classes') else ds
+    return PictureSet(dataset) if isinstance(dataset, (Subset, ConcatDataset)) or not hasattr(dataset, 'classes') else dataset
 
 # %% ../nbs/67_dataloaders.ipynb #e546de20
 class DetectionDL(DataLoader):

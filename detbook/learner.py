@@ -33,6 +33,7 @@ from fastai.optimizer import OptimWrapper
 from .cli import nearest
 from .core import checked, strict
 from .show import show_pair
+from .batch import same_frames
 from .describe import save_detector
 from .ema import WeightAverage
 from .models import mask_rcnn
@@ -72,8 +73,12 @@ def split_backbone(
 # %% ../nbs/68_learner.ipynb #dbb28e1d
 def _detect(model, images, targets):
     "What a model finds in images, in pixels of the original pictures."
-    if 'sizes' in inspect.signature(model.predict).parameters: return model.predict(images, sizes=[original_size(t) for t in targets])
-    return [to_original(p, t) for p,t in zip(model.predict(images), targets)]
+    sized, found = 'sizes' in inspect.signature(model.predict).parameters, {}
+    for rows in same_frames(images, getattr(getattr(model, 'preprocess', None), 'pad_divisor', 1)):
+        own = [images[i] for i in rows]
+        if sized: found |= zip(rows, model.predict(own, sizes=[original_size(targets[i]) for i in rows]))
+        else: found |= {i: to_original(p, targets[i]) for i, p in zip(rows, model.predict(own))}
+    return [found[i] for i in range(len(images))]
 
 def _resize_of(transforms):
     "The resize among transforms, as a detector's file has it: limits of the sides or None, and smoothed?"

@@ -17,8 +17,9 @@ from torch import nn
 from torch.utils.data import DataLoader
 from .cli import nearest
 from .outputs import Progress
-from .core import checked, say
+from .core import checked, say, warn_once
 from .show import panels, show_prediction, show_target
+from .batch import same_frames
 from .files import whole_file
 from .reading import read_arrays
 from .rpn import RPN
@@ -27,6 +28,7 @@ from .parts import ConfigPart, build_part
 from .build import load_own
 from .views import build_tta
 from .config import Config
+from .weights import pipeline_scale, same_scale
 from .coco import decode_masks, read_coco, read_json
 from .data import CocoDataset, collate
 from .transforms import Augment, Resize, original_size
@@ -111,13 +113,17 @@ def _names(model, ds):
     return ('object',) if isinstance(model, RPN) else tuple(getattr(model, 'classes', None) or ds.classes)
 
 def _asker(model):
-    "How a detector is asked about a batch: f(images, targets, sizes)."
-    if 'proposals' not in inspect.signature(model.predict).parameters: return lambda images, targets, sizes: model.predict(images, sizes=sizes)
+    "How a detector is asked about a batch: f(images, targets, sizes); pictures whose frames differ are looked at apart."
+    wants, divisor = 'proposals' in inspect.signature(model.predict).parameters, getattr(getattr(model, 'preprocess', None), 'pad_divisor', 1)
     def ask(images, targets, sizes):
-        if 'proposals' not in targets[0]:
+        if wants and 'proposals' not in targets[0]:
             raise ValueError(f'{type(model).__name__} looks at proposals of another detector: test_dataloader.dataset needs a proposal_file, '
                              'and its pipeline LoadProposals')
-        return model.predict(images, [t['proposals'].to(images[0].device) for t in targets], sizes=sizes)
+        found:dict[int, dict] = {}
+        for rows in same_frames(images, divisor):
+            own, boxes = [images[i] for i in rows], [targets[i]['proposals'].to(images[0].device) for i in rows] if wants else None
+            found |= zip(rows, model.predict(own, *([boxes] if wants else ()), sizes=[sizes[i] for i in rows]))
+        return [found[i] for i in range(len(images))]
     return ask
 
 @checked('batch_size int 1.., num_workers int 0..')
@@ -361,6 +367,13 @@ def _as_shown(ds, model):
     if isinstance(scale, (int, float)) and scale != 1: raise ValueError(f'the detector wants its pictures {scale:g} times as large: a config can say so')
     ds.transforms = Augment([Resize(tuple(scale), antialias=model.test_antialias)] if isinstance(scale, (list, tuple)) else [], min_size=0)
 
+def _compare_sizes(checkpoint, own, size):
+    "Warn where the config resizes pictures otherwise than the detector's file says: the figures differ."
+    wanted = own.get('resize') if isinstance(own, dict) else None
+    if wanted is None or same_scale(wanted, size): return
+    warn_once(f'{checkpoint} was made for pictures of {wanted}, and the test pipeline of the config says {size or "as they are"}: the figures are those of the config\'s size; '
+              f'detbook_test ANNOTATIONS.json {checkpoint} measures at the size of the file', key=object())
+
 def _suitable(model, ds):
     "What can be measured of a detector on a data set."
     if isinstance(model, RPN): return ('proposal_fast',)
@@ -417,8 +430,10 @@ def _test_rank(config, cfg, checkpoint, measures, out, show, show_dir, min_score
     ds, batch_size, num_workers = _data(config, cfg, tta, bool(show or show_dir or report), on_bad, images)
     files  = [ds.path(i) for i in range(len(ds))]
     places = place_below(show_dir, [os.path.relpath(f, ds.folder) for f in files], files, '.jpg', '--show_dir') if show_dir else None
-    model = init_detector(cfg, checkpoint, place().device, own=load_own(own))
+    size  = None if cfg is None else pipeline_scale(cfg)
+    model = init_detector(cfg, checkpoint, place().device, own=load_own(own), scale=1. if cfg and size is None else size)
     if cfg is None: _as_shown(ds, model)
+    elif not tta and is_main(): _compare_sizes(checkpoint, model.notes.get('preprocessing'), size)
     if not measures.metrics: measures = measures._replace(metrics=_suitable(model, ds))
     if not measures.format_only:
         check_metrics(measures.metrics, model)

@@ -251,3 +251,35 @@ def test_the_average_is_what_is_measured_saved_and_left(tmp_path):
     assert model.w.item() == 4.625                                              # from there: 4.125 and 5.125, a new average
     with pytest.raises(ValueError): AverageWeights(momentum=2.)
     with pytest.raises(TypeError, match='ExpMomentumEMA'): AverageWeights(rule='ExpMomentumEma')
+
+# ---------------------------------------------------------------- the company a picture is in
+
+def test_figures_do_not_depend_on_the_batch(tmp_path):
+    "Pictures of four sizes, in batches of one, two and seven, by the Learner and by the loop of detbook_test: the same detections, the same figures."
+    from detbook.testing import detect_all
+    from detbook.tiny import toy_detector
+    from detbook.toy import scene
+    images, anns = [], []
+    for n in range(7):
+        image, target = scene(n, size=96, crowd=0, empty=0)
+        h, w = ((96, 96), (64, 96), (96, 70), (56, 64))[n % 4]
+        Image.fromarray(image[:, :h, :w].permute(1, 2, 0).numpy()).save(tmp_path/f'{n}.png')
+        images.append(dict(id=n + 1, file_name=f'{n}.png', height=h, width=w))
+        for (x, y, r, b), label in zip(target['boxes'].clamp(max=torch.tensor([w, h, w, h])).tolist(), target['labels'].tolist()):
+            if r - x > 4 and b - y > 4: anns.append(dict(id=len(anns) + 1, image_id=n + 1, category_id=label, bbox=[x, y, r - x, b - y], area=(r - x)*(b - y), iscrowd=0))
+    model = toy_detector()
+    (tmp_path/'ann.json').write_text(json.dumps(dict(images=images, annotations=anns, categories=[dict(id=k, name=c) for k, c in enumerate(model.classes)])))
+    ds = CocoDataset(tmp_path/'ann.json', transforms=seen(None))
+    found, stats = {}, []
+    for bs in (1, 2, 7):
+        learn = detection_learner(detection_dls(ds, ds, bs=bs), model, metrics=('bbox',))
+        quiet(learn, learn.validate)
+        stats.append(learn.result.stats)
+        found[bs] = detect_all(model, ds, bs)
+    assert stats[0]['bbox_mAP_50'] > .3
+    for s in stats[1:]: assert s == pytest.approx(stats[0], abs=1e-9, nan_ok=True)
+    for bs in (2, 7):
+        for a, b in zip(found[1], found[bs]):
+            for k in ('boxes', 'scores'): torch.testing.assert_close(a[k], b[k], rtol=0, atol=1e-3)
+    together, alone = model.predict([ds[0][0], ds[3][0]])[1], model.predict([ds[3][0]])[0]
+    assert len(together['scores']) != len(alone['scores']) or (together['scores'] - alone['scores']).abs().max() > 1e-3, 'in one frame they do differ'

@@ -141,7 +141,7 @@ calls('toy',
 calls('batch',
     Batch__size_tensor=lambda w: (w.batch, {}), Preprocess=lambda w: dict(train_size=(64, 64)), Preprocess__forward=lambda w: (importlib.import_module('detbook.batch').Preprocess(), dict(images=w.images)),
     pad_truths=lambda w: dict(targets=w.targets, batch=w.batch, need=('masks',)), check_images=lambda w: dict(images=w.images), looks_dim=lambda w: dict(images=w.images),
-    warn_dim=lambda w: {}, check_batch=lambda w: dict(images=w.images, targets=w.targets, num_classes=4, look=True))
+    same_frames=lambda w: dict(images=w.images, divisor=32), warn_dim=lambda w: {}, check_batch=lambda w: dict(images=w.images, targets=w.targets, num_classes=4, look=True))
 
 calls('boxes',
     box_area=lambda w: dict(boxes=w.boxes), xyxy_to_xywh=lambda w: dict(boxes=w.boxes), xywh_to_xyxy=lambda w: dict(boxes=w.boxes), xyxy_to_cxcywh=lambda w: dict(boxes=w.boxes),
@@ -637,7 +637,7 @@ left_out('npm and its package: the chapter, and tests/test_page.py', 'page.fetch
 calls('demo', small_detector=lambda w: dict(num_classes=2, channels=16), smooth=lambda w: dict(values=[1., 2., 3.], width=2))
 calls('learner', computes_bfloat16=lambda w: dict(device='cpu'), sum_losses=lambda w: dict(losses=dict(a=torch.ones(()))), split_backbone=lambda w: dict(model=w.mask))
 calls('dataloaders', PictureSet=lambda w: dict(dataset=w.ds), PictureSet__target=lambda w: (new('dataloaders.PictureSet', dataset=w.ds), dict(i=1)),
-    PictureSet__to_coco=lambda w: (new('dataloaders.PictureSet', dataset=w.ds), {}), still=lambda w: dict(transforms=new('transforms.test_transforms')), as_pictures=lambda w: dict(ds=w.ds))
+    PictureSet__to_coco=lambda w: (new('dataloaders.PictureSet', dataset=w.ds), {}), still=lambda w: dict(transforms=new('transforms.test_transforms')), as_pictures=lambda w: dict(dataset=w.ds))
 left_out('fastai calls it, or it needs a fit: the chapter and tests/test_testing.py', 'learner.AverageWeights*', 'learner.Bfloat16*', 'dataloaders.DetectionDL*', 'learner.DetectionLearner*', 'learner.DetectionStep*', 'dataloaders.detection_dls')
 calls('learner', computes_bfloat16=lambda w: dict(device='cpu'), sum_losses=lambda w: dict(losses=dict(a=torch.ones(()))), split_backbone=lambda w: dict(model=w.mask), PictureSet=lambda w: dict(dataset=w.ds),
     PictureSet__target=lambda w: (new('learner.PictureSet', dataset=w.ds), dict(i=1)), PictureSet__to_coco=lambda w: (new('learner.PictureSet', dataset=w.ds), {}), still=lambda w: dict(transforms=new('transforms.test_transforms')))

@@ -1,5 +1,5 @@
 "Detectors of every kind through the command, in one process and in several; what is no lesson about testing."
-import contextlib, io, json, os, pickle, subprocess, sys
+import contextlib, io, json, os, pickle, subprocess, sys, warnings
 from pathlib import Path
 import pytest, torch
 from pycocotools.coco import COCO
@@ -227,3 +227,16 @@ def test_every_kind_of_detector(folder, tmp_path, name):
         assert rows
         assert len(rows[0]['keypoints']) == 3*len(toy.KEYPOINTS)
         with pytest.raises(ValueError, match='sigmas'): run(folder/'instances.json', tmp_path/'d.safetensors', eval='keypoints')
+
+def test_another_resize_than_the_file_says(mask, folder, tmp_path):
+    "The config's size is the one that is measured, and the difference is said; where both agree nothing is."
+    cfg = Config.fromfile(mask[0])
+    model = build_detector(cfg.model)
+    for size, says in (([50, 60], True), ([96, 72], False), ([72, 96], False)):
+        path = tmp_path/'own.safetensors'
+        save_detector(path, model, toy.CLASSES, dict(resize=size, antialias=False))
+        with warnings.catch_warnings(record=True) as told:
+            warnings.simplefilter('always')
+            run(mask[0], path)
+        found = [str(w.message) for w in told if 'was made for pictures of' in str(w.message)]
+        assert len(found) == says and all('[50, 60]' in t and '(96, 72)' in t and 'the figures are those of the config' in t for t in found), found
