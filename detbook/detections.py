@@ -361,6 +361,8 @@ def show_result(
     if side > max_side: pixels = F.resize(pixels, list(view_size(found.size, max_side/side)))
     drawn = _shrunk(found, pixels.shape[-1]/found.size[1], tuple(pixels.shape[-2:]))
     bones = _PERSON_BONES if skeleton is None and 'keypoints' in drawn and drawn['keypoints'].shape[1] == 17 else skeleton or ()
+    check('skeleton list pair int 0..', list(bones))
+    if lost := [tuple(p) for p in bones if 'keypoints' in drawn and max(p) >= drawn['keypoints'].shape[1]]: raise ValueError(f'skeleton joins {lost[0]}, but there are {drawn["keypoints"].shape[1]} keypoints')
     canvas = pixels.expand(3, -1, -1).permute(1, 2, 0).numpy().copy()
     out = _paint(canvas, {k: v.cpu() for k,v in drawn.items()}, found.classes, bones, max(1, -(-480 // side)))
     if out_file is not None:

@@ -192,7 +192,7 @@ def anchor_designer(
     "Design anchors under sliders, and see which boxes they reach."
     check('boxes finite (N,4), sizes int (N,2)', boxes, sizes)
     if not len(boxes): raise ValueError('boxes is empty; expected one box or more')
-    if (sizes < 1).any(): raise ValueError(f'sizes has {sizes.min()}; expected whole numbers above 0')
+    if (sizes < 1).any(): raise ValueError(f'sizes runs from {sizes.min()}; expected whole numbers above 0')
     def generator(scale, per_octave, ratio, **_):
         return AnchorGenerator(strides, ratios=(1/ratio, 1., ratio) if ratio > 1.01 else (1.,), scales=tuple(scale*2**(k/per_octave) for k in range(per_octave)))
     def draw(ax, scale, per_octave, ratio, resize, threshold):
