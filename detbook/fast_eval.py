@@ -1,4 +1,4 @@
-"""COCO's average precision in whole arrays: the plain loop, then the same numbers in a tenth of the time.
+"""COCO's average precision in whole arrays: the plain loop, then the same numbers in a fraction of the time.
 
 Docs: https://detbook.github.io/detbook/fast_eval.html.md"""
 
