@@ -8,7 +8,8 @@ Docs: https://detbook.github.io/detbook/detector.html.md"""
 __all__ = ['Detector']
 
 # %% ../nbs/21_detector.ipynb #879c4de4
-from typing import NamedTuple
+from importlib import import_module
+from typing import Any, NamedTuple
 import torch, torchvision
 from torch import nn, Tensor
 from .cli import nearest
@@ -295,3 +296,12 @@ class Detector(nn.Module):
     ):                          # dict of losses, or list of detections
         "Losses where there are targets, else detections."
         return self.predict(images) if targets is None else self.loss(images, targets)
+
+    def explain(self,
+        image:Tensor,               # (3,H,W) RGB, 0..255
+        target:dict|None=None,      # boxes, labels and what else the detector learns from: a training step is shown, too
+        scale:tuple|float|None=None,    # limits of the sides at which the picture is shown to it, or a factor; None: the detector's `test_scale`, else as it is
+        proposals:Tensor|None=None, # (P,4) or (P,5) xyxy in pixels of the picture, for a detector without a first stage
+    )->Any:                         # a `Trace`: every stage, in pixels of the picture
+        "Follow one prediction through all of its stages, as the chapter explain does."
+        return import_module('.explain', __package__).explain(self, image, target, scale, proposals)      # a later chapter

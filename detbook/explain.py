@@ -508,8 +508,6 @@ def explain(
         for m in training: m.training = True
     return Trace(**t, step=step, classes=tuple(getattr(model, 'classes', None) or ()))
 
-setattr(Detector, 'explain', explain)       # model.explain(image)
-
 # %% ../nbs/75_explain.ipynb #2de6254d
 def _dim(trace, ax, title):
     "The picture, a little pale."

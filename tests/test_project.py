@@ -139,7 +139,8 @@ def test_imports_only_earlier_chapters_by_name(path):
     report(faults)
 
 # who may import a chapter by a name that is found as it runs, and why
-BY_NAME = {'cli': 'a command is a name, and its module is imported when it is called', 'core': '`moved` finds names where they are now', 'describe': 'a file names its components, which are looked for among those of the package'}
+BY_NAME = {'cli': 'a command is a name, and its module is imported when it is called', 'core': '`moved` finds names where they are now', 'describe': 'a file names its components, which are looked for among those of the package',
+           'detector': '`model.explain` is a method of every detector, and its chapter comes when all of them are known'}
 
 MOVED = dict(checkpoint='describe rebuild save_detector read_detector shown check_file Budget folder_names DoubleKey parse_json file_budget notes_budget read_arrays read_checkpoint Checkpoint download whole_file',
              config='Config ConfigDict ConfigError Origin ConfigPart build_part finish_part refuse_type build_detector build_tta load_own',
