@@ -239,7 +239,10 @@ def _pair(heard, drawn, back, target):
     boxes = back(boxes)
     if drawn is None: asked = (matched >= BACKGROUND).nonzero()[:,0]; return Drawn(boxes, matched, boxes[asked], matched[asked])
     index, truth = drawn[2][0][0], drawn[2][1][0]
-    every = torch.cat([target['boxes'].to(boxes), boxes]) if drawn[1][0].shape[1] > len(boxes) else boxes
+    added = boxes.new_zeros(drawn[1][0].shape[1] - len(boxes), 4)           # slots for truths, which may be more than there are
+    known = target['boxes'].to(boxes)[:len(added)]
+    added[:len(known)] = known
+    every = torch.cat([added, boxes])
     asked = truth > NEITHER
     return Drawn(boxes, matched, every[index[asked]], truth[asked])
 

@@ -56,7 +56,7 @@ def _suppress_op(boxes:Tensor, scores:Tensor, iou:float)->Tensor:
     return suppress_mask(boxes, scores, iou)
 
 @_suppress_op.register_fake
-def _(boxes, scores, iou): return torch.empty_like(scores, dtype=torch.bool)
+def _shape_only(boxes, scores, iou): return torch.empty_like(scores, dtype=torch.bool)
 
 # %% ../nbs/78_export.ipynb #21a2d6d6
 def _suppress_onnx(boxes, scores, iou:float):
