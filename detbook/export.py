@@ -288,7 +288,9 @@ def _trace(model, part, size, batch, dynamic, onnx):
     core  = _Whole(model, torch.ops.detbook.suppress_mask if onnx else suppress_mask, 'size' not in dynamic) if part == 'whole' else _Dense(model)
     d, dims = model.preprocess.pad_divisor, {}
     if 'batch' in dynamic: dims[0] = torch.export.Dim('batch', min=1, max=1024)
-    if 'size' in dynamic: dims |= {i: d*torch.export.Dim(n, min=2, max=8192//d) for i,n in ((2, 'rows'), (3, 'cols'))}
+    if 'size' in dynamic:
+        dims |= {i: d*torch.export.Dim(n, min=2, max=8192//d) for i,n in ((2, 'rows'), (3, 'cols'))}
+        size = tuple(max(s, k*d) for s, k in zip(size, (12, 16)))           # a level of one row would be taken for one row for ever
     n = max(batch, 2) if 'batch' in dynamic else batch
     images, sizes = torch.rand(n, 3, *size)*255, torch.tensor([size]*n, dtype=torch.float32)
     shapes = dict(images=dims, sizes={k: v for k,v in dims.items() if k == 0})
