@@ -160,13 +160,17 @@ def draw_images(
 # %% ../nbs/61_diagnosis.ipynb #6b061070
 _CELLS = 4_000_000      # draws times detections at once
 
-def _ap(state, weight, n):
-    "Average precision (B,) of one class at one threshold; `weight` (B,N) of its detections from the surest on, `n` (B,) truths that count."
+def weighted_ap(
+    state:np.ndarray,   # (N,) of the detections of a class from the surest on: 0 wrong, 1 right, 2 does not count
+    weight:np.ndarray,  # (B,N) how often each counts: whole numbers
+    n:np.ndarray,       # (B,) truths that count
+)->np.ndarray:          # (B,) nan where there are no truths
+    "Measure the average precision of one class at one threshold, for several weights of its detections."
     right = np.flatnonzero(state == 1)
     if not len(right): return np.where(n > 0, 0., np.nan)
     tp   = weight[:, right].cumsum(1)
     some = (np.where(state < 2, weight, 0)).cumsum(1)[:, right]
-    best = np.maximum.accumulate((tp / (some + np.spacing(1)))[:, ::-1], axis=1)[:, ::-1]
+    best = np.maximum.accumulate((tp / np.maximum(some, 1))[:, ::-1], axis=1)[:, ::-1]
     reach = np.searchsorted(RECALLS, tp / np.maximum(n, 1)[:, None], 'right')
     ap = (best * np.diff(reach, axis=1, prepend=0)).sum(1) / len(RECALLS)
     return np.where(n > 0, ap, np.nan)
@@ -194,7 +198,7 @@ def resampled_ap(
         use = np.flatnonzero((state < 2).any(0))
         for rows in np.array_split(np.arange(len(weights)), 1 + len(weights)*len(use)//_CELLS):
             w, n = weights[rows][:, image[use]], weights[rows][:, own].sum(1)
-            out[rows, k] = np.mean([_ap(state[t, use], w, n) for t in which], 0)
+            out[rows, k] = np.mean([weighted_ap(state[t, use], w, n) for t in which], 0)
     if by_class: return out
     seen = ~np.isnan(out)
     return np.where(seen.any(1), np.where(seen, out, 0).sum(1) / np.maximum(seen.sum(1), 1), np.nan)

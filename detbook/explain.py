@@ -502,7 +502,7 @@ def explain(
     model.eval()
     try:
         t, back = _walk(model, image, shown, *(given or [None]))
-        if not type(model).__module__.startswith('detbook.') and not _same(model.predict([shown], *given, sizes=[size])[0], t['detections']):
+        if not _same(model.predict([shown], *given, **({} if shape == size else dict(sizes=[size])))[0], t['detections']):
             raise ValueError(f'the parts of {type(model).__name__}, asked one after the other, give other detections than its own predict: it cannot be explained')
         step = None
         if target is not None:

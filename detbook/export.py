@@ -24,11 +24,9 @@ from .files import check_file, shown, whole_file
 from .detector import Proposals, scale_detections
 from .masks import paste_masks
 from .keypoint_rcnn import heatmaps_to_keypoints
-from .cascade_rcnn import refine_boxes
 from .tta import view_size
 from .outputs import never_over
-from .images import list_pictures
-from .images import Window, read_ahead
+from .images import Window, list_pictures, read_ahead
 from .detections import Detections
 from .inference import Predictor, init_detector
 
@@ -180,15 +178,13 @@ class _Whole(nn.Module):
 
     def second(self, canvas, proposals, sizes):
         "What `detect` of a `RoIHead` or a `CascadeRoIHead` does."
-        roi, said, logits, deltas = self.model.roi_head, [], None, None
-        for i, stage in enumerate(self.stages):
-            if i: proposals = proposals._replace(boxes=refine_boxes(self.stages[i-1].bbox_head, proposals.boxes, logits, deltas, sizes))
-            logits, deltas = stage.boxes(canvas, proposals.boxes)
-            said.append(logits.float())
-        if len(said) > 1:
-            said = torch.stack(said)
-            logits = said.mean(0) if roi.mean_of == 'logits' else said.softmax(-1).mean(0).log()
-        return self.choose(roi.test_filter, logits, deltas, proposals, self.stages[-1].bbox_head.coder, sizes)
+        roi, head = self.model.roi_head, self.stages[-1].bbox_head
+        if hasattr(roi, 'ask'):
+            said = roi.ask(canvas, proposals.boxes, sizes)
+            boxes, _, deltas = said[-1]
+            logits, proposals = roi.agree(said), proposals._replace(boxes=boxes)
+        else: logits, deltas = roi.boxes(canvas, proposals.boxes)
+        return self.choose(roi.test_filter, logits, deltas, proposals, head.coder, sizes)
 
     def _windows(self, extractor, canvas, boxes):
         B, K = boxes.shape[:2]

@@ -14,13 +14,14 @@ from collections.abc import Iterable
 from dataclasses import asdict, dataclass
 from pathlib import Path
 from typing import Any
-import torch
+import numpy as np, torch
 from torch import nn, Tensor
 from .cli import nearest
 from .core import check, checked
 from .files import whole_file
 from .show import PALETTE, panels, show_boxes, show_image
 from .boxes import iof_matrix, iou_matrix
+from .diagnosis import weighted_ap
 from .explain import Trace, explain
 
 # %% ../nbs/76_misses.ipynb #0319ef24
@@ -33,15 +34,13 @@ def average_precision(
 )->float:           # 0..1; nan where there are no truths
     "COCO's average precision at one overlap, from what each detection has found."
     check('scores (N), hits bool (N), labels int (N)', scores, hits, labels)
-    found = [_class_ap(scores[labels == c], hits[labels == c], n) for c,n in truths.items() if n]
-    return sum(found) / len(found) if found else float('nan')
+    found, one = [], np.ones((1, len(scores)))
+    for c, n in truths.items():
+        own = hits[labels == c][scores[labels == c].argsort(descending=True, stable=True)].numpy().astype(int)
+        if n: found.append(float(weighted_ap(own, one[:, :len(own)], np.array([n]))[0]))
+    return sum(found) / len(found) if found else math.nan
 
-def _class_ap(scores, hits, n):
-    order = scores.argsort(descending=True, stable=True)
-    tp = hits[order].double().cumsum(0)
-    precision = (tp / torch.arange(1, len(tp) + 1)).flip(0).cummax(0)[0].flip(0) if len(tp) else tp
-    at = torch.searchsorted((tp / n).contiguous(), torch.linspace(0, 1, 101, dtype=torch.float64))
-    return float(torch.cat([precision, precision.new_zeros(1)])[at.clamp(max=len(tp))].mean())
+
 
 # %% ../nbs/76_misses.ipynb #668fe05a
 @checked
@@ -62,9 +61,9 @@ def match_found(
         elif (able[i][ignore] >= least).any(): of[i] = -2
     return of, by
 
-def _ignored(target):
+def _ignored(target, n=None):
     ignore = target.get('ignore')
-    return torch.zeros(len(target['boxes']), dtype=torch.bool) if ignore is None else ignore.bool().cpu()
+    return torch.zeros(len(target['boxes']) if n is None else n, dtype=torch.bool) if ignore is None else ignore.bool().cpu()
 
 def _mask_overlap(a, b):
     "IoU of masks (N,H,W) and (G,H,W)."
@@ -72,8 +71,13 @@ def _mask_overlap(a, b):
     both = a @ b.T
     return both / (a.sum(1)[:,None] + b.sum(1) - both).clamp(min=1)
 
-def _overlap(found, target, metric):
-    "The overlaps that count: of boxes or masks; with an ignored region, the part of the detection in it."
+@checked
+def overlaps(
+    found:dict,         # boxes (N,4), and masks (N,H,W) for 'segm'
+    target:dict,        # boxes (G,4), perhaps ignore, and masks
+    metric:str='bbox',  # or 'segm'
+)->Tensor:              # (N,G)
+    "Measure the overlaps that count: of boxes or masks; with an ignored region, the part of the detection in it."
     table = iou_matrix(found['boxes'].double().cpu(), target['boxes'].double().cpu())
     if metric == 'segm': table = _mask_overlap(found['masks'].cpu(), target['masks'].cpu()).double()
     ignore = _ignored(target)
@@ -296,30 +300,60 @@ class Ledger:
         return ax
 
 # %% ../nbs/76_misses.ipynb #e0f16709
-class _Book:
-    "The entries that average precision is computed of, and what they become when they are repaired."
-    def __init__(self): self.scores, self.hits, self.labels, self.rows, self.truths = [], [], [], {}, Counter()
-    def add(self, key, score, hit, label):
-        self.rows[key] = len(self.scores)
-        self.scores.append(float(score)); self.hits.append(bool(hit)); self.labels.append(int(label))
+_CELLS = 4_000_000      # repairs times detections at once
 
-    def ap(self, mended=(), dropped=()):
-        "AP with some misses found and some detections gone."
-        gone = {self.rows[d] for d in dropped} | {self.rows[(m.picture, m.detection)] for m in mended if m.detection is not None}
-        keep = [i for i in range(len(self.scores)) if i not in gone]
-        col = lambda x, more: [x[i] for i in keep] + more
-        return average_precision(torch.tensor(col(self.scores, [m.score for m in mended]), dtype=torch.float64), torch.tensor(col(self.hits, [True for _ in mended]), dtype=torch.bool),
-                                 torch.tensor(col(self.labels, [m.label for m in mended]), dtype=torch.int64), self.truths)
+class _Book:
+    "The rows that average precision is computed of. A repair gives some of them another weight."
+    def __init__(self): self.entries, self.rows, self.truths = [], {}, Counter()
+    def add(self, key, score, hit, label): self.rows[key] = len(self.entries); self.entries.append((float(score), bool(hit), int(label)))
+
+    def close(self, misses):
+        "Add a row for each miss, which counts once it is mended, and sort by class and score."
+        counted = len(self.entries)
+        for m in misses: self.add(('miss', m.picture, m.truth), m.score, True, m.label)
+        score, hit, self.label = np.array(self.entries, float).reshape(-1, 3).T
+        self.hit, self.weight, self.place = hit.astype(int), (np.arange(len(hit)) < counted).astype(float), np.zeros(len(hit), int)
+        self.own, self.aps = {}, {}
+        for c, n in self.truths.items():
+            rows = np.flatnonzero(self.label == c)
+            self.own[c] = rows = rows[np.argsort(-score[rows], kind='stable')]
+            self.place[rows] = np.arange(len(rows))
+            self.aps[c] = float(weighted_ap(self.hit[rows], self.weight[None, rows], np.array([n]))[0])
+        self.ap = sum(self.aps.values()) / len(self.aps) if self.aps else math.nan
+
+    def gains(self, repairs):
+        "How much AP each repair, a dict of rows and their new weights, gains; only classes that it touches are measured again."
+        out, touched = np.zeros(len(repairs)), {}
+        for e, changes in enumerate(repairs):
+            for row, w in changes.items(): touched.setdefault(self.label[row], {}).setdefault(e, []).append((row, w))
+        for c, some in touched.items():
+            if c not in self.own: continue
+            rows = self.own[c]
+            for part in np.array_split(list(some), 1 + len(some)*len(rows)//_CELLS):
+                weight = np.repeat(self.weight[None, rows], len(part), 0)
+                for i, e in enumerate(part.tolist()):
+                    for row, w in some[e]: weight[i, self.place[row]] = w
+                out[part] += (weighted_ap(self.hit[rows], weight, np.full(len(part), self.truths[c])) - self.aps[c]) / len(self.aps)
+        return out
+
+@checked
+def alarm_kind(
+    label:int,          # class of a detection that found nothing
+    overlap:Tensor,     # (G,) with each truth
+    target:dict,        # labels (G,), perhaps ignore (G,)
+    least:float=.5,     # an overlap below this finds nothing
+)->tuple:               # one of ALARMS, the truth that it overlaps most or None, the overlap
+    "Say what a false alarm is."
+    check('overlap (G), least 0..1', overlap, least)
+    real, mine = ~_ignored(target, len(overlap)), target['labels'].cpu() == label
+    (a, x), (b, y) = _best(overlap * mine * real), _best(overlap * ~mine * real)
+    kind = 'duplicate' if x >= least else 'wrong_class' if y >= least else 'poor_box' if x >= .1 else 'background'
+    j, share = max((x, a), (y, b))[::-1]
+    return kind, j if share > 0 else None, share
 
 def _alarm_of(i, k, d, target, table, least):
-    "What a detection that found nothing is."
-    real, label = ~_ignored(target), int(d['labels'][k])
-    same = table[k] * (target['labels'].cpu() == label) * real
-    other = table[k] * (target['labels'].cpu() != label) * real
-    (a, x), (b, y) = _best(same), _best(other)
-    kind = 'duplicate' if x >= least else 'wrong_class' if y >= least else 'poor_box' if x >= .1 else 'background'
-    j, share = (b, y) if kind == 'wrong_class' or y > x else (a, x)
-    return Alarm(i, k, label, [round(v, 2) for v in d['boxes'][k].tolist()], float(d['scores'][k]), kind, j if share > 0 else None, share, 0.)
+    kind, truth, share = alarm_kind(int(d['labels'][k]), table[k], target, least)
+    return Alarm(i, k, int(d['labels'][k]), [round(v, 2) for v in d['boxes'][k].tolist()], float(d['scores'][k]), kind, truth, share, 0.)
 
 # %% ../nbs/76_misses.ipynb #7dfc0a94
 def _mended_by(reason, j, d, of, table, target, least):
@@ -334,7 +368,7 @@ def _look(i, model, image, target, proposals, least, metric, book, used):
     t = explain(model, image, proposals=proposals)
     d = t.detections
     if t.final is t.proposals and t.final is not None: target = target | dict(labels=torch.zeros_like(target['labels']))     # one class, object
-    table = _overlap(d, target, metric)
+    table = overlaps(d, target, metric)
     plain = {k: d[k].cpu() for k in ('boxes', 'scores', 'labels')}
     of, by = match_found(plain, {k: v.cpu() for k,v in target.items() if isinstance(v, Tensor)}, table, least)
     real = ~_ignored(target)
@@ -358,19 +392,19 @@ def _look(i, model, image, target, proposals, least, metric, book, used):
 # %% ../nbs/76_misses.ipynb #3d6f21e6
 def _worths(book, misses, alarms):
     "Fill in what each row is worth by itself, and give what the groups are worth one after the other."
-    now = last = book.ap()
-    if math.isnan(now): return now, {}
-    for m in misses: m.worth = book.ap([m]) - now
-    for a in alarms: a.cost = book.ap((), [(a.picture, a.detection)]) - now
-    groups, mended, dropped = {}, [], []
-    taken = {(m.picture, m.detection) for m in misses if m.detection is not None}
-    for name, rows in [*((f'missed: {r}', [m for m in misses if m.reason == r]) for r in REASONS), *((f'false: {k}', [a for a in alarms if a.kind == k]) for k in ALARMS)]:
+    book.close(misses)
+    if math.isnan(book.ap): return book.ap, {}
+    found = lambda m: {book.rows['miss', m.picture, m.truth]: 1} | ({} if m.detection is None else {book.rows[m.picture, m.detection]: 0})
+    gone  = lambda a: {book.rows[a.picture, a.detection]: 0}
+    for m, v in zip(misses, book.gains([found(m) for m in misses])): m.worth = float(v)
+    for a, v in zip(alarms, book.gains([gone(a) for a in alarms])): a.cost = float(v)
+    groups, repair, last = {}, {}, 0.
+    for name, rows in [*((f'missed: {r}', [found(m) for m in misses if m.reason == r]) for r in REASONS), *((f'false: {k}', [gone(a) for a in alarms if a.kind == k]) for k in ALARMS)]:
         if not rows: continue
-        if name.startswith('missed'): mended += rows
-        else: dropped += [k for a in rows if (k := (a.picture, a.detection)) not in taken]
-        ap = book.ap(mended, dropped)
-        groups[name], last = ap - last, ap
-    return now, groups
+        for changes in rows: repair |= changes
+        worth = float(book.gains([repair])[0])
+        groups[name], last = worth - last, worth
+    return book.ap, groups
 
 # %% ../nbs/76_misses.ipynb #c591d1d4
 @checked('iou >0..1')

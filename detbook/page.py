@@ -52,6 +52,7 @@ def unpack_runtime(
             with whole_file(Path(folder)/f) as part: part.write_bytes(entry.read())
 
 # %% ../nbs/79_page.ipynb #41c77d06
+_MARK = '<title>A detector in this page</title>'      # a page of ours, which may be replaced
 _PAGE = """<!doctype html>
 <html lang="en"><meta charset="utf-8"><meta name="viewport" content="width=device-width"><title>A detector in this page</title>
 <style>
@@ -189,14 +190,16 @@ def write_page(
     if notes['format'] != 'onnx' or notes['part'] != 'whole' or twin.batch != 1 or twin.dynamic: raise ValueError(f'{detector} is {twin!r}; a page takes a whole detector in ONNX for one picture of one size, as export(model, path) writes it')
     if dense is not None and ((d := load_onnx(dense)).notes['part'] != 'dense' or d.size != twin.size or d.notes['outputs'][1:3] != ['deltas', 'anchors']):
         raise ValueError(f'{dense} is {d!r}; expected the dense part of the same detector, for pictures of the same size')
+    page = Path(folder)/'index.html'
+    if page.exists() and _MARK not in page.read_text(encoding='utf-8', errors='replace'): raise FileExistsError(f'{page} is there already and is no page of a detector: choose another folder')
     with tempfile.TemporaryDirectory() as tmp: unpack_runtime(fetch_runtime(tmp) if runtime is None else runtime, folder)
     for source, name in (detector, 'detector.onnx'), (dense, 'dense.onnx'):
         if source is None: continue
         with whole_file(Path(folder)/name) as part: part.write_bytes(Path(source).read_bytes())
     safe = lambda x: json.dumps(x).replace('<', '\\u003c')              # a class may have any name
     text = _PAGE.replace('NOTES', safe({k: notes[k] for k in ('classes', 'size')})).replace('SCENES', safe([_data_url(s) for s in scenes])).replace('DENSE', json.dumps(dense is not None))
-    with whole_file(Path(folder)/'index.html') as part: part.write_text(text, encoding='utf-8')
-    return Path(folder)/'index.html'
+    with whole_file(page) as part: part.write_text(text, encoding='utf-8')
+    return page
 
 # %% ../nbs/79_page.ipynb #4bd43148
 def write_demo(

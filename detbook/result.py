@@ -15,6 +15,7 @@ from typing import Any, NamedTuple
 import numpy as np
 from .cli import nearest
 from .core import checked
+from .files import whole_file
 from .show import PALETTE, label_color, panels
 from .fast_eval import Columns, Matches
 from .diagnosis import draw_images, interval, resampled_ap, sign_share
@@ -156,7 +157,7 @@ class Result:
         path:str|Path,  # file to write
     )->Path:            # the same
         "Write the figures to a JSON file."
-        Path(path).write_text(self.to_json())
+        with whole_file(path) as part: Path(part).write_text(self.to_json(), encoding='utf-8')
         return Path(path)
 
     def table(self)->str: # some lines of text

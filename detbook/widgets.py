@@ -27,6 +27,7 @@ from .data import CocoDataset
 from .census import anchor_coverage
 from .detections import changed_filter
 from .schedule import Schedule
+from .misses import ALARMS, alarm_kind, match_found, overlaps
 from .label import box_canvas, figure_png, page_bundle
 
 # %% ../nbs/82_widgets.ipynb #31cae49e
@@ -300,24 +301,20 @@ def error_kinds(
     target:dict,        # boxes (G,4), labels (G,), perhaps ignore (G,)
     min_score:float=.5, # predictions that score less do not count
     iou:float=.5,       # a prediction is right from this overlap on
-)->tuple:               # N texts: 'right', 'twice', 'wrong class', 'off', 'nothing', or 'faint' below the score; and (G,) bool: missed
+)->tuple:               # N texts: 'right', one of `ALARMS` in words, 'ignored', or 'faint' below the score; and (G,) bool: missed
     "Say of each prediction what kind of error it is, and of each truth whether it was missed."
     pred, target = _fields('pred', pred, 'scores'), _fields('target', target)
-    real = ~target['ignore'].bool() if 'ignore' in target else torch.ones(len(target['boxes']), dtype=torch.bool)
-    table = iou_matrix(pred['boxes'].float(), target['boxes'].float())
-    same  = pred['labels'][:, None] == target['labels']
-    has, kinds = ~real, ['faint']*len(table)
-    for i in pred['scores'].argsort(descending=True, stable=True).tolist():
-        if pred['scores'][i] < min_score: continue
-        free = torch.where(same[i] & ~has, table[i], -1.)
-        if len(free) and free.max() >= iou: kinds[i] = 'right'; has[free.argmax()] = True; continue
-        best = lambda rows: float(table[i][rows].max()) if rows.any() else 0.
-        kinds[i] = ('faint' if best(~real) >= iou else 'twice' if best(same[i] & has) >= iou else 'wrong class' if best(~same[i]) >= iou else
-                    'off' if best(real) >= .1 else 'nothing')
-    return kinds, ~has
+    kinds, sure = ['faint']*len(pred['boxes']), (pred['scores'] >= min_score).nonzero()[:, 0]
+    own   = {k: v[sure] for k,v in pred.items()}
+    table = overlaps(own, target)
+    of, by = match_found(own, target, table, iou)
+    for row, i in enumerate(sure.tolist()):
+        kinds[i] = 'right' if of[row] >= 0 else 'ignored' if of[row] == -2 else alarm_kind(int(own['labels'][row]), table[row], target, iou)[0].replace('_', ' ')
+    missed = by < 0
+    return kinds, missed & ~target['ignore'].bool() if 'ignore' in target else missed
 
 # %% ../nbs/82_widgets.ipynb #989bb015
-_KINDS = ('wrong class', 'off', 'twice', 'nothing', 'missed')
+_KINDS = (*(k.replace('_', ' ') for k in ALARMS), 'missed')
 
 @checked
 def browse(
@@ -354,7 +351,7 @@ def browse(
         kinds, missed = told[k]
         show_boxes(target['boxes'], 'truth', [word(l) + ', missed' if m else '' for l,m in zip(target['labels'].tolist(), missed.tolist())], ax=ax)
         for i in predictions[k]['scores'].argsort().tolist():
-            if kinds[i] != 'faint': show_boxes(predictions[k]['boxes'][i:i+1], 'prediction', [word(int(predictions[k]['labels'][i])) + ('' if kinds[i] == 'right' else ', ' + kinds[i])], predictions[k]['scores'][i:i+1], ax)
+            if kinds[i] not in ('faint', 'ignored'): show_boxes(predictions[k]['boxes'][i:i+1], 'prediction', [word(int(predictions[k]['labels'][i])) + ('' if kinds[i] == 'right' else ', ' + kinds[i])], predictions[k]['scores'][i:i+1], ax)
         every = [x for kk, m in told for x in (*kk, *['missed']*int(m.sum()))]
         return f'picture {k}, {min(picture, len(rows) - 1) + 1} of {len(rows)}\nin all pictures: ' + ', '.join(f'{x} {every.count(x)}' for x in ('right', *_KINDS))
     n = len(pictures) - 1

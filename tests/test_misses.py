@@ -8,7 +8,7 @@ from detbook.explain import explain
 from detbook.fast_rcnn import RoIHead
 from detbook.keypoint_rcnn import KeypointHead, KeypointRCNN
 from detbook.metrics import evaluate
-from detbook.misses import ALARMS, REASONS, Ledger, average_precision, match_found, misses
+from detbook.misses import ALARMS, REASONS, Ledger, alarm_kind, average_precision, match_found, misses, overlaps
 from detbook.results import to_coco
 from detbook.tiny import toy_detector
 from detbook.toy import scene
@@ -196,7 +196,19 @@ def test_several_faults_at_once_add_up(monkeypatch):
     for a in out.alarms: assert a.cost >= -1e-12 and (a.kind == 'background') == (a.overlap < .1 or a.kind == 'background')
     real = [dict(id=1000*i + j + 1, image_id=i, category_id=int(t['labels'][j]), bbox=[*b[:2].tolist(), *(b[2:] - b[:2]).tolist()], area=float((b[2:] - b[:2]).prod()), iscrowd=int(t['ignore'][j])) for i,(_,t) in enumerate(data) for j,b in enumerate(t['boxes'])]
     truth = dict(images=[dict(id=i, width=96, height=96) for i in range(8)], categories=[dict(id=i, name=str(i)) for i in range(4)], annotations=real)
-    assert evaluate(truth, to_coco(out.found, range(8), range(4))).stats['bbox_mAP_50'] == pytest.approx(out.ap, abs=1e-9)
+    assert evaluate(truth, to_coco(out.found, range(8), range(4))).stats['bbox_mAP_50'] == pytest.approx(out.ap, abs=1e-12)
+    rows = {}                                   # every worth and every cost by hand: all of it measured again with one repair
+    for i, (d, (_, t)) in enumerate(zip(out.found, data)):
+        of, _ = match_found(d, t, overlaps(d, t))
+        rows |= {(i, k): (float(d['scores'][k]), bool(of[k] >= 0), int(d['labels'][k])) for k in range(len(of)) if of[k] != -2}
+    number = {c: sum(int(((t['labels'] == c) & ~t['ignore']).sum()) for _,t in data) for c in range(4)}
+    def ap(rows):
+        scores, hits, labels = map(torch.tensor, zip(*rows.values()))
+        return average_precision(scores.double(), hits, labels, number)
+    assert ap(rows) == pytest.approx(out.ap, abs=1e-12)
+    without = lambda key: {k: v for k,v in rows.items() if k != key}
+    for m in out.misses: assert ap(without((m.picture, m.detection)) | {'found': (m.score, True, m.label)}) - out.ap == pytest.approx(m.worth, abs=1e-12)
+    for a in out.alarms: assert ap(without((a.picture, a.detection))) - out.ap == pytest.approx(a.cost, abs=1e-12)
 
 def test_average_precision_is_that_of_coco():
     "Random sets, with crowds, ties in score and pictures without anything."
@@ -213,8 +225,7 @@ def test_average_precision_is_that_of_coco():
             d |= dict(labels=torch.randint(0, 3, (len(d['boxes']),), generator=g), scores=(torch.rand(len(d['boxes']), generator=g) * 20).round() / 20)
             order = d['scores'].argsort(descending=True, stable=True)
             d = {k: v[order] for k,v in d.items()}
-            from detbook.misses import _overlap
-            of, _ = match_found(d, t, _overlap(d, t, 'bbox'))
+            of, _ = match_found(d, t, overlaps(d, t))
             scores.append(d['scores'][of != -2]); hits.append(of[of != -2] >= 0); labels.append(d['labels'][of != -2])
             for c in t['labels'][~t['ignore']].tolist(): truths[c] = truths.get(c, 0) + 1
             xywh = lambda b: [*b[:2].tolist(), *(b[2:] - b[:2]).tolist()]
@@ -223,7 +234,14 @@ def test_average_precision_is_that_of_coco():
         if not truths or not preds: continue
         truth = dict(images=[dict(id=i, width=64, height=64) for i in range(6)], categories=[dict(id=i, name=str(i)) for i in range(3)], annotations=anns)
         own = average_precision(torch.cat(scores), torch.cat(hits), torch.cat(labels), truths)
-        assert evaluate(truth, preds).stats['bbox_mAP_50'] == pytest.approx(own, abs=1e-9), seed
+        assert evaluate(truth, preds).stats['bbox_mAP_50'] == pytest.approx(own, abs=1e-12), seed
+
+@pytest.mark.parametrize('label,overlap,ignore,kind,truth', [
+    (0, [.6, .7], [False, False], 'duplicate', 1), (0, [.7, .6], [False, False], 'duplicate', 0), (0, [.2, .7], [False, False], 'wrong_class', 1), (0, [.2, .4], [False, False], 'poor_box', 1), (0, [.3, .2], [False, False], 'poor_box', 0),
+    (0, [.05, .4], [False, False], 'background', 1), (0, [0., 0.], [False, False], 'background', None), (0, [.6, .7], [True, True], 'background', None), (3, [.6, 0.], [False, False], 'wrong_class', 0)])
+def test_what_a_false_alarm_is(label, overlap, ignore, kind, truth):
+    found = alarm_kind(label, torch.tensor(overlap), dict(labels=torch.tensor([0, 1]), ignore=torch.tensor(ignore)))
+    assert found[:2] == (kind, truth) and found[2] == pytest.approx(0 if truth is None else overlap[truth])
 
 def test_pictures_and_files(tmp_path):
     import matplotlib.pyplot as plt

@@ -95,3 +95,10 @@ def test_files_that_no_page_can_run(tmp_path, monkeypatch):
     monkeypatch.setattr('detbook.page.load_onnx', lambda path: OnnxDetector(None, good, path))
     with pytest.raises(ValueError, match='expected the dense part of the same detector'): write_page('x.onnx', tmp_path/'site', dense='y.onnx')
     assert not (tmp_path/'site').exists()
+
+def test_a_page_of_the_users_own_stays(tmp_path, monkeypatch):
+    good = dict(format='onnx', part='whole', size=[96, 96], batch=1, dynamic=[], classes=['a'], detector='FasterRCNN', outputs=['boxes'])
+    monkeypatch.setattr('detbook.page.load_onnx', lambda path: OnnxDetector(None, good, path))
+    (tmp_path/'index.html').write_text('my own')
+    with pytest.raises(FileExistsError, match='index.html is there already and is no page of a detector: choose another folder'): write_page('x.onnx', tmp_path)
+    assert [p.name for p in tmp_path.iterdir()] == ['index.html'] and (tmp_path/'index.html').read_text() == 'my own'

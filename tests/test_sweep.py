@@ -627,6 +627,7 @@ calls('misses', misses=lambda w: dict(model=w.model('faster_rcnn'), data=[(w.ima
     match_found=lambda w: dict(found=dict(boxes=w.boxes, scores=w.scores, labels=w.labels), target=dict(boxes=w.more, labels=w.labels[:2]), overlap=torch.rand(3, 2), least=.5),
     find_loss=lambda w: dict(model=w.model('faster_rcnn'), t=w.model('faster_rcnn').explain(w.image), box=w.target['boxes'][0], label=1, least=.5), Ledger__save=lambda w: (book(w), dict(path=w.folder/'ledger.json')),
     Ledger__plot=lambda w: (book(w), dict(ax=w.ax())), Ledger__show=lambda w: (book(w), dict(i=0, ax=w.ax())), Ledger__to_json=lambda w: (book(w), {}), Ledger__table=lambda w: (book(w), {}), Ledger__counts=lambda w: (book(w), {}))
+left_out('a step of `misses` and of `error_kinds`, which look at what they are given: tests/test_misses.py', 'misses.overlaps', 'misses.alarm_kind')
 left_out('the parts of a ledger, as `misses` makes them', 'misses.Ledger', 'misses.Miss', 'misses.Alarm')
 calls('tiny', TinyNet=lambda w: dict(channels=(4, 8)), TinyNet__forward=lambda w: (new('tiny.TinyNet', channels=(4, 8)), dict(x=torch.randn(1, 3, 16, 16))), tiny_detector=lambda w: dict(num_classes=2, channels=16), toy_detector=lambda w: {})
 left_out('a training of minutes: the slow cell of the chapter', 'tiny.train_toy_detector')

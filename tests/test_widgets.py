@@ -120,7 +120,7 @@ def test_browse_a_data_set(tmp_path):
     wrong = len(found[1]['boxes'])
     assert f'right {n - wrong}, wrong class {wrong}' in w.text and f'missed {wrong}' in w.text
     changes(w, only='wrong class')
-    assert w.text.startswith('picture 1, 1 of 1') and changes(w, only='twice') > 100 and w.text == 'no picture with twice'
+    assert w.text.startswith('picture 1, 1 of 1') and changes(w, only='duplicate') > 100 and w.text == 'no picture with duplicate'
     with pytest.raises(ValueError, match='3 pictures, and there are 4'): browse(ds, found[:3])
 
 def test_a_schedule_that_a_config_takes():
