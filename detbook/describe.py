@@ -206,6 +206,21 @@ def class_list(
         raise ValueError(f'{type(model).__name__} has {number} classes, and {len(names)} names were given: {shown(classes if isinstance(classes, str) else some_of(names, 5), 200)}')
     return names
 
+# %% ../nbs/20_describe.ipynb #21168806
+def check_thresholds(
+    thresholds:dict,            # name of a class -> score, 0 to 1; None: not known
+    classes:list|tuple=(),      # the names that there are; (): any
+    what:str='thresholds',      # the name of the argument, for messages
+)->dict:                        # the same, with floats
+    "Check the scores from which detections of each class are shown. ValueError or TypeError name the class and the value."
+    if not isinstance(thresholds, dict): raise TypeError(f'{what} is {shown(repr(thresholds))}; expected a dict, name of a class -> score')
+    if classes and (other := [c for c in thresholds if c not in classes]):
+        raise ValueError(f'{what} has {shown(repr(other[0]))}, which is none of the classes {some_of(classes, 5)}{nearest(other[0], map(str, classes))}')
+    for c, v in thresholds.items():
+        if v is not None and (isinstance(v, bool) or not isinstance(v, numbers.Real) or not 0 <= v <= 1):
+            raise ValueError(f'{what}[{shown(repr(c))}] is {shown(repr(v))}; expected a score, 0 to 1, or None')
+    return {c: v if v is None else float(v) for c, v in thresholds.items()}
+
 # %% ../nbs/20_describe.ipynb #922d202d
 @checked
 def save_detector(
@@ -213,13 +228,16 @@ def save_detector(
     model:nn.Module,            # a detector made of components
     classes:tuple[str,...]|str, # names, in the order of the labels; of a text each letter is one, or all of it where there is one class
     preprocessing:dict=None,    # what images went through before, such as {'resize': [800, 1333]}; the model's mean, std, bgr are added
+    thresholds:dict=None,       # name of a class -> score, 0 to 1, from which its detections are shown; None: not known. See `Result.thresholds`
 )->Path:                        # the same path
     "Write a detector that `read_detector` can rebuild from the file alone; one that it could not raises ValueError."
     model = getattr(model, '_orig_mod', getattr(model, 'module', model))
     description = describe(model)
     names = class_list(model, classes)
     own = {k: v for k,v in {**description, **(description.get('preprocess') or {})}.items() if k in ('mean', 'std', 'bgr', 'pad_divisor')}
-    return save_checkpoint(path, model, {'model': description, 'classes': names, 'preprocessing': {**own, **(preprocessing or {})}})
+    notes = {'model': description, 'classes': names, 'preprocessing': {**own, **(preprocessing or {})}}
+    if thresholds is not None: notes['thresholds'] = check_thresholds(thresholds, names)
+    return save_checkpoint(path, model, notes)
 
 # %% ../nbs/20_describe.ipynb #5c39bebd
 @checked

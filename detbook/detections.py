@@ -20,6 +20,7 @@ from .show import ink, label_color, place_labels
 from .toy import mask_boxes
 from .nms import nms_groups
 from .files import whole_file
+from .describe import check_thresholds
 from .detector import check_detections, scale_detections
 from .tta import view_size
 from .weights import COCO
@@ -99,6 +100,16 @@ class Detections(dict):
     def names(self)->list: # of N texts
         "The name of each detection's class; its number where there are no names."
         return [self.classes[l] if self.classes else str(l) for l in self['labels'].tolist()]
+
+    def sure(self,
+        min_score:float|dict=.3,    # least score, 0 to 1; or name of a class -> its least score, where a class without one has .3
+    )->'Detections':                # those that score as much
+        "Choose the detections that are worth showing."
+        if not isinstance(min_score, dict):
+            check('min_score 0..1', min_score)
+            return self[self['scores'] >= min_score]
+        least = {c: .3 if v is None else v for c, v in check_thresholds(min_score, self.classes, 'min_score').items()}
+        return self[self['scores'] >= torch.tensor([least.get(n, .3) for n in self.names], dtype=self['scores'].dtype, device=self['scores'].device)]
 
     @checked
     def to_coco(self,
@@ -338,12 +349,12 @@ def _picture_kind(path, sources):
     return kind
 
 # %% ../nbs/69_detections.ipynb #61de004c
-@checked('min_score 0..1, max_side int 1..')
+@checked('max_side int 1..')
 def show_result(
     image:object,               # the picture, of any kind
     result:dict,                # what was found in it: boxes, scores, labels, perhaps masks, keypoints, as `Detections` takes them
     classes:list[str]|None=None,# names of the classes; None: the result's own
-    min_score:float=.3,         # leave out what scores less, 0 to 1
+    min_score:float|dict=.3,    # leave out what scores less, 0 to 1; a dict has a score for each class by name
     out_file:str|Path|None=None,# picture to write; its suffix says of which kind
     max_side:int=1600,          # a larger picture is shrunk to this, pixels
     bgr:bool=False,             # is the picture an array with blue first?
@@ -355,8 +366,7 @@ def show_result(
     size  = getattr(result, 'size', None)
     if size is not None and tuple(size) != tuple(pixels.shape[-2:]):
         raise ValueError(f'the result is of a picture of {tuple(size)} pixels, height and width, and this one has {tuple(pixels.shape[-2:])}')
-    found = Detections(result, tuple(pixels.shape[-2:]), 'result', classes or getattr(result, 'classes', ()))
-    found = found[found['scores'] >= min_score]
+    found = Detections(result, tuple(pixels.shape[-2:]), 'result', classes or getattr(result, 'classes', ())).sure(min_score)
     side = max(found.size)
     if side > max_side: pixels = F.resize(pixels, list(view_size(found.size, max_side/side)))
     drawn = _shrunk(found, pixels.shape[-1]/found.size[1], tuple(pixels.shape[-2:]))

@@ -25,7 +25,7 @@ from .outputs import Progress
 from .core import check, checked, component, moved, say, warn_once
 from .nms import NMS
 from .files import whole_file
-from .describe import class_list
+from .describe import check_thresholds, class_list
 from .reading import read_checkpoint
 from .checkpoint import find_weights, load_checkpoint
 from .rpn import RPN
@@ -355,7 +355,7 @@ def _look_at_video(ask, video, path, min_score, rows, counts):
         try:
             for found in ask.stream(given(), video.total):
                 i, seconds, frame = held.popleft()
-                begin, sure = seconds if begin is None else begin, found[found['scores'] >= min_score]
+                begin, sure = seconds if begin is None else begin, found.sure(min_score)
                 more  = dict(file_name=video.source.path.name, seconds=round(seconds, 6))
                 rows += [row | more | dict(category=name) for row, name in zip(sure.to_coco(i), sure.names)]
                 if add: add([row | more | dict(category=name) for row, name in zip(found.to_coco(i), found.names)])
@@ -367,15 +367,31 @@ def _look_at_video(ask, video, path, min_score, rows, counts):
     return n
 
 
+# %% ../nbs/71_inference.ipynb #25298ae9
+def _least(model, min_score):
+    "From which score on detections are shown: a number, or one for each class as the file says it; ValueError where it says nothing."
+    if min_score != 'best':
+        check('min_score 0..1', min_score)
+        return min_score
+    said = getattr(model, 'notes', {}).get('thresholds')
+    if said is None: raise ValueError(f'{getattr(model, "loaded_from", "the detector")} does not say which scores are best: it was never measured while it was trained; give a number')
+    said = check_thresholds(said, what=f'{getattr(model, "loaded_from", "the detector")}: thresholds')
+    return {now: said.get(name) for name, now in zip(model.notes.get('classes') or model.classes, model.classes)}     # in the file they have its names
+
+def _in_words(least):
+    "Some scores in one line."
+    known = [f'{c} {v:.2f}' for c, v in least.items() if v is not None]
+    return ', '.join(known[:12]) + ', ...'*(len(known) > 12)
+
 # %% ../nbs/71_inference.ipynb #d68dff0e
-@checked('min_score 0..1')
+@checked
 def detbook_predict(
     images:str,                     # a picture, a folder, a pattern such as 'photos/*.jpg', a video, or the number of a camera
     config:str,                     # a config, its path or name; or weights that need none
     checkpoint:str|None=None,       # path, URL or name of weights
     out_dir:str|None=None,          # folder for the drawn pictures
     json:str|None=None,             # file for all detections, as COCO results
-    min_score:float=.3,             # draw and count what scores at least this
+    min_score:float|Literal['best']=.3, # draw and count what scores at least this; best: the score of each class that a file which was measured says
     device:str|None=None,           # 'cpu', 'cuda', 'cuda:1'; default: a GPU if there is one
     bs:int=1,                       # pictures at once
     score_thr:float|None=None,      # detections must score higher; default: as the detector has it, mostly 0.05
@@ -411,18 +427,20 @@ def detbook_predict(
     model = init_detector(changed if set else config, checkpoint, device, own=tuple(load_own(own or [])))
     ask = Predictor(model, bs=bs, score_thr=score_thr, iou=iou, max_per_img=max_per_img, class_agnostic=class_agnostic or None,
                     scale=scale and tuple(scale), tta=tta, tiles=tiles and tuple(tiles), overlap=overlap, masks='rle', on_bad='skip' if skip_bad else on_bad)
+    least = _least(model, min_score)
     rows, counts, begun = [], Counter(), time.monotonic()
     if video:
-        n = _look_at_video(ask, video, json, min_score, rows, counts)
-        _sum_up(n, 'frame', begun, counts, min_score, video.source.skipped, (out, json))
+        n = _look_at_video(ask, video, json, least, rows, counts)
+        _sum_up(n, 'frame', begun, counts, least, video.source.skipped, (out, json))
         return rows
     for path, place, i, found in zip(paths, places, _image_ids(paths), ask.stream(paths, len(paths))):
         if found is None: continue
         rows += [row | dict(file_name=path.name, category=name) for row, name in zip(found.to_coco(i), found.names)]
-        counts.update(found[found['scores'] >= min_score].names)
-        if out_dir: show_result(path, found, min_score=min_score, out_file=place)
+        counts.update(found.sure(least).names)
+        if out_dir: show_result(path, found, min_score=least, out_file=place)
     if json: _write_json(json, rows)
-    _sum_up(len(paths) - len(ask.skipped), 'picture', begun, counts, min_score, ask.skipped, (out_dir, json))
+    _sum_up(len(paths) - len(ask.skipped), 'picture', begun, counts, least, ask.skipped, (out_dir, json))
+    if min_score != 'best' and model.notes.get('thresholds'): print(f'the best score of each class when it was measured: {_in_words(_least(model, "best"))}; --min_score best takes these')
     return rows
 
 def _write_json(path, rows):
@@ -431,7 +449,8 @@ def _write_json(path, rows):
 def _sum_up(n, what, begun, counts, min_score, skipped, written):
     "Print what the command has done."
     sure = ', '.join(f'{n} {name}' for name,n in counts.most_common(12))
-    print(f'{n} {what}{"s" * (n != 1)}, {time.monotonic() - begun:.1f} s; {counts.total()} objects of score {min_score:g} or more: {sure or "none"}')
+    least = f'score {min_score:g} or more' if not isinstance(min_score, dict) else f'the score of their class or more ({_in_words(min_score)})'
+    print(f'{n} {what}{"s" * (n != 1)}, {time.monotonic() - begun:.1f} s; {counts.total()} objects of {least}: {sure or "none"}')
     for line in skipped: print(f'skipped: {line}')
     for path in filter(None, written): print(path)
 

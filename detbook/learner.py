@@ -98,6 +98,10 @@ def _check_sigmas(sigmas, model, ds):
                          "and metrics=('bbox',) measures boxes only")
     if isinstance(sigmas, (list, tuple)) and len(sigmas) != n: raise ValueError(f'learn.detection_step.sigmas has {len(sigmas)} tolerances, and there are {n} keypoints')
 
+def _versions(model):
+    "Numbers that change where weights are loaded."
+    return [t._version for t in model.state_dict().values()]
+
 class DetectionStep(Callback):
     "Hand images and targets to the model, keep every loss term, and predict while validating."
     order = -1
@@ -109,7 +113,7 @@ class DetectionStep(Callback):
         sigmas:list|float|None=None,# of keypoints, for `evaluate`; None: COCO's
     ):
         self.measures, self.every, self.sigmas, self.evaluation, self.terms, self.found = tuple(metrics), every, sigmas, None, {}, []
-        self._steps, self._new, self._trained, self._seen = [], True, False, []
+        self._steps, self._new, self._trained, self._seen, self._scored = [], True, False, [], None
 
     def before_fit(self):                                       # fastai calls it before validating alone, too
         self._new, self._trained = True, False
@@ -125,6 +129,7 @@ class DetectionStep(Callback):
 
     def after_loss(self):
         if self.training:
+            self._scored = None
             self._steps.append({k:v.detach() for k,v in self.pred.items()})
             if not math.isfinite(float(self.loss.detach())): self._complain()
         elif self.measures:
@@ -146,7 +151,13 @@ class DetectionStep(Callback):
 
     def after_validate(self):
         if not self._skips: self.found, self._seen = self.gather(self.found), self.gather(self._seen)
-        if self.measures and not self._skips and self._seen: self.evaluation = evaluate(self._truths(), self.found, self.measures, sigmas=self.sigmas)
+        if self.measures and not self._skips and self._seen:
+            self.evaluation, self._scored = evaluate(self._truths(), self.found, self.measures, sigmas=self.sigmas), _versions(self.model)
+
+    def best_scores(self)->dict|None: # name of a class -> score of the best F1; None where the weights of now were not measured
+        "Give what `save_detector` keeps of the newest evaluation."
+        if self._scored != _versions(self.model) or not self.evaluation.records: return None
+        return self.evaluation.best_scores(self.learn.dls.classes)
 
     def _truths(self):
         "Of the pictures that were looked at: those of the loader in use, all or some."
@@ -298,7 +309,7 @@ class DetectionLearner(Learner):
         "Write weights, class names, the validation pictures' resize and all that is needed to build the detector again into one file."
         _keep_size(self.model, self.dls)
         scale = self.model.test_scale
-        return save_detector(path, self.model, self.dls.classes, None if scale is None else dict(resize=scale, antialias=self.model.test_antialias))
+        return save_detector(path, self.model, self.dls.classes, None if scale is None else dict(resize=scale, antialias=self.model.test_antialias), self.detection_step.best_scores())
 
     @property
     def result(self):

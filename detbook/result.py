@@ -216,6 +216,15 @@ class Result:
         _, r = self._record(metric, 'thresholds')
         return {c: dict(score=float(s), f1=float(f)) for c, s, f in zip(r.classes, *best_thresholds(r.matches, len(r.classes)))}
 
+    @checked
+    def best_scores(self,
+        classes:list[str]|tuple,# names that a detector knows
+        metric:str|None=None,   # as in `errors`
+    )->dict:                    # name -> score, or None where nothing is known
+        "Give the scores of `thresholds` as `save_detector` keeps them in a file."
+        found = self.thresholds(metric)
+        return {c: float(found[c]['score']) if c in found and not np.isnan(found[c]['score']) else None for c in classes}
+
     def _least(self, r):
         cut = best_thresholds(r.matches, len(r.classes))[0]
         return np.where(np.isnan(cut), np.inf, cut)

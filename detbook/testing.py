@@ -34,6 +34,7 @@ from .data import CocoDataset, collate
 from .transforms import Augment, Resize, original_size
 from .results import encode_mask, match_categories
 from .metrics import Result, evaluate
+from .fast_eval import measure_masks
 from .report import write_report
 from .outputs import free_path, never_over, place_below
 from .detections import Detections
@@ -415,13 +416,28 @@ def _check_sigmas(measures, model, ds):
     if np.ndim(given) and np.size(given) != n: raise ValueError(f'{here}: these are {np.size(given)} tolerances, and the detector finds {n} keypoints')
     if given is not None and not (np.asarray(given, float) > 0).all(): raise ValueError(f'{here}: tolerances are above 0')
 
-def _draw_worst(ds, found, result, min_score, n=6):
-    "(caption, JPEG) of the pictures with the most errors, with truths and detections; of several metrics the first."
-    rows, out = {i: k for k, i in enumerate(ds.image_ids.tolist())}, []
+def _found_in(ds, record, i):
+    "The detections of a picture among the rows that a metric was measured on."
+    all_ = record.found
+    own  = np.flatnonzero(all_.image == record.image_ids.index(ds.image_ids[i] if isinstance(ds.image_ids[i], str) else int(ds.image_ids[i])))
+    own  = own[np.argsort(-all_.score[own], kind='stable')]
+    some = all_.take(own)
+    known = dict(scores=torch.from_numpy(some.score).float(), labels=torch.tensor([ds.classes.index(record.classes[l]) for l in some.label.tolist()], dtype=torch.int64))
+    if isinstance(some.shapes, list): boxes, known['masks'] = measure_masks(some.shapes)[0].T, some.shapes
+    elif some.shapes.ndim == 3:
+        xy = some.shapes[:, :, :2]
+        boxes, known['keypoints'] = np.concatenate([xy.min(1), np.ptp(xy, axis=1)], 1), torch.from_numpy(some.shapes).float()
+    else: boxes = some.shapes
+    boxes = torch.tensor(np.concatenate([boxes[:, :2], boxes[:, :2] + boxes[:, 2:]], 1), dtype=torch.float32)
+    return Detections(known | dict(boxes=boxes), tuple(ds.sizes[i].tolist()), str(ds.path(i)), ds.classes)
+
+def _draw_worst(ds, result, n=6):
+    "(caption, JPEG) of the pictures with the most errors, with truths and what scores at least the best of its class; of several metrics the first."
+    rows, out, best = {i: k for k, i in enumerate(ds.image_ids.tolist())}, [], result.best_scores(ds.classes) if result.records else {}
     with tempfile.TemporaryDirectory() as folder:
         for w in result.worst(n) if result.records else ():
             i, path = rows[w['image_id']], Path(folder)/'one.jpg'
-            draw_pair(ds, i, found[i], path, min_score)
+            draw_pair(ds, i, _found_in(ds, next(iter(result.records.values())), i).sure(best), path, 0.)
             out.append((f'{ds.path(i).name} (image {w["image_id"]}): {w["truths"]} truths, {w["missed"]} missed, {w["wrong"]} wrong detections', path.read_bytes()))
     return out
 
@@ -451,7 +467,7 @@ def _test_rank(config, cfg, checkpoint, measures, out, show, show_dir, min_score
     if not is_main(): return None
     files = write_results(out, found, ds.image_ids.tolist(), categories, proposals) if out else []
     result = None if measures.format_only else measure(ds, found, categories, measures)
-    return result, files, len(ds), speed, _draw_worst(ds, found, result, min_score) if report and result else []
+    return result, files, len(ds), speed, _draw_worst(ds, result) if report and result else []
 
 # %% ../nbs/89_testing.ipynb #3fd47dde
 def detbook_test(
@@ -527,15 +543,20 @@ def detbook_eval(
     eval:list[str]|None=None,   # bbox, segm, keypoints, proposal, proposal_fast, voc, voc07; default: what the rows hold
     sigmas:list[float]|None=None,   # tolerance of each keypoint; default: COCO's 17 of a person
     out:str|None=None,          # file for the figures, .json
-    report:str|None=None,       # folder for a report: one HTML page with all figures, curves and errors
+    report:str|None=None,       # folder for a report: one HTML page with all figures, curves, errors and, where `images` is given, the worst pictures
+    images:str|None=None,       # the folder of the pictures, for the report
 )->Result:                      # stats, per class figures, table
     "Measure a file of results. ValueError or FileNotFoundError name the file, the row and what does not fit."
     if Path(results).suffix != '.json': raise ValueError(f'{results}: COCO results are a .json file; detbook_test measures what it writes as .pkl')
     never_over(out, [results, annotations], '--out')
     if report and Path(report).exists() and not Path(report).is_dir(): raise ValueError(f'--report {report} is a file; a report is written into a folder')
+    if images and not report: raise ValueError(f'--images {images}: pictures are drawn for a report; --report FOLDER says where to')
+    if images and not Path(images).is_dir(): raise FileNotFoundError(f'--images {images}: there is no such folder')
     result = evaluate(annotations, results, tuple(eval) if eval else None, sigmas=sigmas)
     print(result)
     if out:
         with whole_file(out) as part: Path(part).write_text(json.dumps(dict(results=str(results), annotations=str(annotations)) | result.to_dict(), indent=1, allow_nan=False))
-    if report: print(write_report(report, result, f'Results of {Path(results).name}', dict(results=results, annotations=annotations)))
+    if report:
+        pictures = _draw_worst(CocoDataset(annotations, images, masks=None if 'segm' in result.records else False, on_bad='skip'), result) if images else []
+        print(write_report(report, result, f'Results of {Path(results).name}', dict(results=results, annotations=annotations), pictures))
     return result

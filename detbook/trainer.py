@@ -230,7 +230,7 @@ class Trainer:
 
     def _begin(self, state):
         "Stand before the first step, or after that of a state; open the log."
-        self.step, self.measured, self.kept, self.why, self.signal = 0, 0, [], '', 0
+        self.step, self.measured, self.kept, self.why, self.signal, self.best_scores = 0, 0, [], '', 0, (-1, None)
         self.batch, self.losses, self.stats = ([], []), {}, {}
         self.saved, self.stored, self.whole, self.redo, self.changed = time.monotonic(), None, True, False, {}
         self.made_with = self._made_with() if is_main() else {}
@@ -382,7 +382,8 @@ class Trainer:
         "Write a detector that `load_detector` opens from the file alone."
         classes = ('object',) if isinstance(self.model, RPN) else self.data.classes
         path = self.work_dir/f'{name}.safetensors'
-        with naming_file(path), self.averaged(): save_detector(path, self.model, classes, self.preprocessing)
+        best = self.best_scores[1] if self.best_scores[0] == self.step else None
+        with naming_file(path), self.averaged(): save_detector(path, self.model, classes, self.preprocessing, best)
 
     def checkpoint(self):
         "Save a detector as the config says, and delete the oldest where it keeps a few alone."
@@ -405,7 +406,9 @@ class Trainer:
         if result:
             self.figures.add(dict(epoch=self.epoch, step=self.step) | stats | dict(seconds=round(time.perf_counter() - start, 3)))
             say(result.table())
-            for name in new: self.save_detector(f'best_{name}')
+            if result.records: self.best_scores = self.step, result.best_scores(self.data.classes)
+            again = {self.times.name(self.step)} & set(self.kept) if result.records else set()       # it was written before the scores were known
+            for name in (*again, *(f'best_{n}' for n in new)): self.save_detector(name)
             if self.board: self._to_board('val', stats)
         self.hooks('after_eval', self)
 

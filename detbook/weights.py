@@ -396,7 +396,7 @@ def detbook_convert(
     if classes and len(classes) != (number := getattr(model, 'num_classes', 0)):
         raise ValueError(f'{source} tells {number} classes apart, and --classes names {len(classes)}: {", ".join(classes[:5])}')
     names = classes or model.classes
-    path  = save_mmdetection(out, model, names) if Path(out).suffix == '.pth' else save_detector(out, model, names, resize_note(model))
+    path  = save_mmdetection(out, model, names) if Path(out).suffix == '.pth' else save_detector(out, model, names, resize_note(model), None if num_classes or classes else model.notes.get('thresholds'))
     print(f'{path}: {path.stat().st_size/1e6:.1f} MB')
     return path
 

@@ -14,6 +14,7 @@ from detbook.cascade_rcnn import CascadeRoIHead, cascade_heads
 from detbook.coder import DeltaCoder, DistanceCoder
 from detbook.core import settings
 from detbook.efficientnet import EfficientNetLite
+from detbook.checkpoint import read_checkpoint
 from detbook.describe import _FORMAT, _HELPERS, describe, read_detector, rebuild, save_detector
 from detbook.fast_rcnn import BoxHead, DetectionFilter, RoIHead
 from detbook.fcos import FCOSHead, PointMatcher
@@ -269,3 +270,20 @@ def test_hostile_notes_beside_a_description(tmp_path):
         with contextlib.redirect_stdout(io.StringIO()): assert load_detector(notes(classes=classes)).classes == tuple(f'class {i}' for i in range(4))
     with pytest.warns(UserWarning, match=r'x\.safetensors.*20,000 pixels'), contextlib.redirect_stdout(io.StringIO()): assert load_detector(notes(preprocessing={'resize': [10**9, 10**9]})).test_scale is None
     with contextlib.redirect_stdout(io.StringIO()): assert load_detector(notes(meta='x', preprocessing=[1])).test_scale is None
+
+def test_scores_from_which_detections_are_shown(tmp_path):
+    from detbook.weights import detbook_convert, load_detector
+    from detbook.models import faster_rcnn
+    model, path = faster_rcnn(18, 2, channels=16, scratch=True), tmp_path/'a.safetensors'
+    save_detector(path, model, ('cat', 'dog'))
+    assert 'thresholds' not in read_checkpoint(path).metadata
+    save_detector(path, model, ('cat', 'dog'), None, dict(cat=.25, dog=None))
+    assert load_detector(path).notes['thresholds'] == dict(cat=.25, dog=None)
+    detbook_convert(str(path), str(tmp_path/'b.safetensors'))
+    assert load_detector(tmp_path/'b.safetensors').notes['thresholds'] == dict(cat=.25, dog=None)          # the same weights
+    detbook_convert(str(path), str(tmp_path/'c.safetensors'), num_classes=3, classes=['x', 'y', 'z'])
+    assert 'thresholds' not in load_detector(tmp_path/'c.safetensors').notes                                 # others
+    for wrong, words in (dict(cats=.5), "'cats', which is none of the classes cat, dog; did you mean 'cat'"), (dict(cat=5), 'is 5; expected a score'), (dict(dog=float('nan')), 'is nan; expected a score'), (dict(dog=True), 'True'):
+        with pytest.raises(ValueError, match=words): save_detector(path, model, ('cat', 'dog'), None, wrong)
+    with pytest.raises(TypeError, match='expected a dict'): save_detector(path, model, ('cat', 'dog'), None, [.5, .5])
+    assert load_detector(path).notes['thresholds'] == dict(cat=.25, dog=None)                                # nothing was written over

@@ -451,3 +451,35 @@ def test_import_is_light():
     "No fastai for a prediction."
     code = 'import sys, detbook.inference; print("fastai" in sys.modules, "matplotlib.pyplot" in sys.modules)'
     assert subprocess.run([sys.executable, '-c', code], capture_output=True, text=True, check=True).stdout.split()[0] == 'False'
+
+# ---------------------------------------------------------------- scores that a file knows
+
+def test_the_best_score_of_each_class(tmp_path, capsys):
+    from detbook.cli import run_command
+    from detbook.inference import detbook_predict
+    from detbook.toy import save_scene
+    (tmp_path/'in').mkdir()
+    Image.fromarray(scene(9, size=64)[0].permute(1, 2, 0).numpy()).save(tmp_path/'in'/'a.png')
+    model = small()
+    silent = save_detector(tmp_path/'silent.safetensors', model, CLASSES, dict(resize=[64, 64]))
+    own = save_detector(tmp_path/'own.safetensors', model, CLASSES, dict(resize=[64, 64]), dict(zip(CLASSES, (.0, 1., .0, None))))
+    rows = detbook_predict(str(tmp_path/'in'), str(own), min_score=0, device='cpu')
+    assert 'best score of each class when it was measured' in (said := capsys.readouterr().out) and f'{CLASSES[1]} 1.00' in said and '--min_score best' in said
+    detbook_predict(str(tmp_path/'in'), str(own), min_score='best', device='cpu')
+    said, score = capsys.readouterr().out, dict(zip(CLASSES, (0, 1, 0, .3)))
+    shown = [r for r in rows if r['score'] >= score[r['category']]]
+    assert 0 < len(shown) < len(rows) and f'{len(shown)} objects of the score of their class or more' in said
+    detbook_predict(str(tmp_path/'in'), str(silent), min_score=0, device='cpu')
+    assert '--min_score best' not in capsys.readouterr().out
+    with pytest.raises(ValueError, match='silent.safetensors does not say which scores are best'): detbook_predict(str(tmp_path/'in'), str(silent), min_score='best', device='cpu')
+    assert run_command(detbook_predict, [str(tmp_path/'in'), str(own), '--min_score', 'bets']) == 2
+    assert "did you mean 'best'" in capsys.readouterr().err
+
+def test_sure_detections():
+    found = Detections(dict(boxes=torch.tensor([[0., 0, 4, 4]]*4), scores=torch.tensor([.9, .5, .4, .2]), labels=torch.tensor([0, 1, 0, 1])), (8, 8), 'a', ('cat', 'dog'))
+    assert found.sure(.4)['scores'].tolist() == pytest.approx([.9, .5, .4])
+    assert found.sure(dict(cat=.5, dog=.1))['scores'].tolist() == pytest.approx([.9, .5, .2])
+    assert found.sure(dict(cat=.5))['scores'].tolist() == found.sure(dict(cat=.5, dog=None))['scores'].tolist() == pytest.approx([.9, .5])
+    for wrong in (dict(cow=.5), dict(cat=7), 3., -1):
+        with pytest.raises(ValueError) as e: found.sure(wrong)
+        assert one_sentence(e)

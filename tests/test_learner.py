@@ -3,6 +3,7 @@ import json
 import numpy as np, pytest, torch
 from PIL import Image
 from torch.utils.data import ConcatDataset, Subset, random_split
+from fastai.callback.core import Callback, CancelFitException
 from detbook.images import read_picture
 from detbook.data import CocoDataset
 from detbook.inference import inference_detector, init_detector
@@ -145,6 +146,24 @@ def test_learner_file_and_inference_agree(learn, sets, tmp_path):
     for found in (inference_detector(learn.model, path), inference_detector(loaded, path)):
         for k in first: torch.testing.assert_close(found[k], first[k])
         assert set(found.names) <= {'cat', 'dog'}
+
+def test_a_measured_detector_keeps_its_best_scores(sets, tmp_path):
+    def said(): return init_detector(learn.save_detector(tmp_path/'d.safetensors'), device='cpu').notes.get('thresholds')
+    torch.manual_seed(0)
+    learn = detection_learner(detection_dls(sets[0], sets[1], bs=2), faster_rcnn(18, 2, channels=16, scratch=True), metrics=('bbox',))
+    learn.path = tmp_path
+    assert said() is None
+    quiet(learn, learn.validate)
+    assert list(said()) == ['cat', 'dog'] and said() == learn.result.best_scores(['cat', 'dog'])
+    learn.save('here')
+    learn.load('here')
+    assert said() is None                       # weights were loaded, and nobody knows of them
+    quiet(learn, lambda: learn.fit(1))
+    assert said() == learn.result.best_scores(['cat', 'dog'])
+    class Stop(Callback):
+        def after_batch(self): raise CancelFitException()
+    quiet(learn, lambda: learn.fit(1, cbs=Stop()))
+    assert said() is None                       # trained, and not measured since
 
 def test_save_and_load(learn, tmp_path):
     learn.path = tmp_path

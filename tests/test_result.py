@@ -108,7 +108,21 @@ def test_a_test_shows_its_worst_pictures(tmp_path):
     toy.write_coco(tmp_path/'toy', 5, seed=7)
     model = toy_detector()
     save_detector(tmp_path/'toy.safetensors', model, model.classes)
-    detbook_test(str(tmp_path/'toy'/'instances.json'), str(tmp_path/'toy.safetensors'), report=str(tmp_path/'new'))
+    detbook_test(str(tmp_path/'toy'/'instances.json'), str(tmp_path/'toy.safetensors'), out=str(tmp_path/'found.json'), report=str(tmp_path/'new'))
     text = (tmp_path/'new'/'report.html').read_text()
     assert 0 < text.count('data:image/jpeg') == text.count('<figcaption>') <= 5 and 'toy.safetensors' in text
     assert [p.name for p in (tmp_path/'new').iterdir()] == ['report.html']
+
+    drawn = lambda t: re.findall('<figcaption>.*?data:image/jpeg;base64,[^"]*', t)
+    detbook_eval(str(tmp_path/'found.json'), str(tmp_path/'toy'/'instances.json'), report=str(tmp_path/'again'), images=str(tmp_path/'toy'/'images'))     # the same from a file of results
+    again = (tmp_path/'again'/'report.html').read_text()
+    assert [d.split('<img')[0] for d in drawn(again)] == [d.split('<img')[0] for d in drawn(text)]
+    d = json.loads((tmp_path/'toy'/'instances.json').read_text())
+    rows = [{k: a[k] for k in ('image_id', 'category_id', 'bbox', 'segmentation')} | dict(score=.9) for a in d['annotations'][1:]]
+    (tmp_path/'masks.json').write_text(json.dumps(rows))
+    detbook_eval(str(tmp_path/'masks.json'), str(tmp_path/'toy'/'instances.json'), eval=['segm'], report=str(tmp_path/'masks'), images=str(tmp_path/'toy'/'images'))
+    one, = drawn((tmp_path/'masks'/'report.html').read_text())
+    assert f'(image {d["annotations"][0]["image_id"]})' in one and '1 missed, 0 wrong' in one
+    with pytest.raises(ValueError, match='pictures are drawn for a report'): detbook_eval(str(tmp_path/'found.json'), str(tmp_path/'toy'/'instances.json'), images=str(tmp_path))
+    with pytest.raises(FileNotFoundError, match='no such folder'): detbook_eval(str(tmp_path/'found.json'), str(tmp_path/'toy'/'instances.json'), report=str(tmp_path/'x'), images=str(tmp_path/'y'))
+    assert not (tmp_path/'x').exists()

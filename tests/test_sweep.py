@@ -447,7 +447,7 @@ def result(w):
     from detbook.metrics import evaluate
     return evaluate(w.ds, w.results)
 calls('result', Result__to_dict=lambda w: (result(w), {}), Result__to_json=lambda w: (result(w), {}), Result__save=lambda w: (result(w), dict(path=w.folder/'r.json')), Result__table=lambda w: (result(w), {}), Result__plot_pr=lambda w: (result(w), dict(metric='bbox', iou=.5, ax=w.ax())),
-    Result__to_frame=lambda w: (result(w), dict(metric='bbox')), Result__interval=lambda w: (result(w), dict(stat='bbox_mAP', times=20)), Result__compare=lambda w: (result(w), dict(other=result(w), stat='bbox_mAP', times=20)),
+    Result__to_frame=lambda w: (result(w), dict(metric='bbox')), Result__best_scores=lambda w: (result(w), dict(classes=['digit', 'circle'], metric='bbox')), Result__interval=lambda w: (result(w), dict(stat='bbox_mAP', times=20)), Result__compare=lambda w: (result(w), dict(other=result(w), stat='bbox_mAP', times=20)),
     Result__confusion=lambda w: (result(w), dict(metric='bbox', min_score=.3)), Result__calibration=lambda w: (result(w), dict(metric='bbox', bins=5)), Result__worst=lambda w: (result(w), dict(n=3, metric='bbox')), Result__plot_confusion=lambda w: (result(w), dict(metric='bbox', ax=w.ax())),
     **{f'Result__{n}': lambda w: (result(w), dict(metric='bbox')) for n in ('errors', 'thresholds')}, **{f'Result__plot_{n}': lambda w: (result(w), dict(metric='bbox', ax=w.ax())) for n in ('sizes', 'errors', 'calibration', 'thresholds')})
 calls('diagnosis', draw_images=lambda w: dict(images=4, times=3), interval=lambda w: dict(values=np.arange(9.), level=.9), sign_share=lambda w: dict(differences=np.arange(9.) - 4))
@@ -477,10 +477,11 @@ calls('reading',
     read_checkpoint=lambda w: dict(path=w.saved), strip_wrappers=lambda w: dict(key='module.a'), unwrap=lambda w: dict(found=dict(a=torch.ones(1)), budget=new('files.Budget', units=99, error=ValueError)), file_budget=lambda w: dict(path=w.saved), notes_budget=lambda w: dict(path=w.saved), read_arrays=lambda w: dict(path=w.pickle), Checkpoint=lambda w: dict(tensors=dict(a=torch.ones(1)), path='a', kind='b', metadata={}))
 def told(w): return importlib.import_module('detbook.describe').describe(w.mask)
 calls('describe',
-    describe=lambda w: dict(model=w.mask), rebuild=lambda w: dict(description=told(w)), save_detector=lambda w: dict(path=w.folder/'d.safetensors', model=w.mask, classes=tuple('abcd'), preprocessing=dict(resize=[64, 48])),
+    describe=lambda w: dict(model=w.mask), rebuild=lambda w: dict(description=told(w)), save_detector=lambda w: dict(path=w.folder/'d.safetensors', model=w.mask, classes=tuple('abcd'), preprocessing=dict(resize=[64, 48]), thresholds=dict(a=.5)),
     class_list=lambda w: dict(model=w.mask, classes=tuple('abcd')),
     read_detector=lambda w: dict(path=w.saved), check_weights_fit=lambda w: dict(description=told(w), weights=w.mask.state_dict()), first_difference=lambda w: dict(model=w.mask, twin=w.mask), upgrade=lambda w: dict(description=dict(type='detbook.nms.NMS')))
 left_out('it asks the network', 'download.download', 'learner.detection_learner')
+left_out('a step of `save_detector` and of `Detections.sure`, called by them with their classes', 'describe.check_thresholds')
 left_out('a block', 'files.whole_file', 'runs.lock_folder', 'runs.naming_file', 'loader.drawn_from', 'timetable.stop_signals', 'distributed.process_group')
 calls('names',
     from_torchvision=lambda w: dict(tensors=nn.Linear(2, 2).state_dict()), from_detectron2=lambda w: dict(tensors=nn.Linear(2, 2).state_dict()), from_detectron=lambda w: dict(tensors=nn.Linear(2, 2).state_dict()), weights_kind=lambda w: dict(tensors=w.mask.state_dict()),
@@ -530,7 +531,7 @@ calls('images',
     read_ahead=lambda w: dict(items=[w.image]), tile_grid=lambda w: dict(size=(100, 100), tile=(64, 64), overlap=.25), cut_windows=lambda w: dict(image=w.image, scale=(32, 32), tiles=(40, 40)),
     Window__pixels=lambda w: (new('images.Window', image=w.image, box=(0, 0, 32, 32), shape=(16, 16)), {}))
 calls('detections',
-    Detections=lambda w: dict(found=bare(w), size=(64, 64), source='a', classes=tuple('abcd')), Detections__to_frame=lambda w: (new('detections.Detections', found=bare(w)), {}), Detections__to_supervision=lambda w: (new('detections.Detections', found=bare(w)), {}), Detections__to_coco=lambda w: (new('detections.Detections', found=bare(w), size=(64, 64), classes=tuple('abcd')), dict(image_id=1, category_ids=[1, 2, 3, 4])),
+    Detections=lambda w: dict(found=bare(w), size=(64, 64), source='a', classes=tuple('abcd')), Detections__to_frame=lambda w: (new('detections.Detections', found=bare(w)), {}), Detections__sure=lambda w: (new('detections.Detections', found=bare(w), classes=tuple('abcd')), dict(min_score=.3)), Detections__to_supervision=lambda w: (new('detections.Detections', found=bare(w)), {}), Detections__to_coco=lambda w: (new('detections.Detections', found=bare(w), size=(64, 64), classes=tuple('abcd')), dict(image_id=1, category_ids=[1, 2, 3, 4])),
     any_class=lambda w: dict(suppress=new('nms.NMS'), num_classes=4), changed_filter=lambda w: dict(model=w.mask, score_thr=.3), mask_patch=lambda w: dict(mask=torch.rand(8, 8) > .5, box=(1, 2, 7, 8), size=(64, 64)),
     bring_back=lambda w: dict(found=dict(bare(w), masks=w.masks, keypoints=w.points), seen=(64, 64), window=(2, 3, 34, 35)), join_windows=lambda w: dict(found=[there(w), there(w)], windows=[(0, 0, 64, 64), (0, 0, 64, 64)], size=(64, 64)),
     merge_tiles=lambda w: dict(boxes=w.boxes, scores=w.scores, labels=w.labels, windows=torch.tensor([[0., 0, 64, 64]]*3), size=(64, 64), iou=.5),
@@ -662,7 +663,7 @@ RIGHT = {
     '*.small_masks:image:number*': 'of no image: reads zeros', '*.keypoint_maps:image:number*': 'of no image: reads zeros', 'retinanet.DenseFilter__choose:boxes:*': 'is not kept, or overlaps nothing', 'retinanet.DenseFilter__choose:scores:*n*': 'comes last, or is not kept', 'retinanet.DenseFilter__choose:scores:score*': 'any number is a score',
     'retinanet.DenseFilter__clip:found:*nan': 'is left out, or goes along', 'retinanet.DenseFilter__clip:found:boxes turned': 'has no sides', 'retinanet.DenseFilter__clip:found:no scores': 'boxes are enough', 'retinanet.DenseFilter__clip:size:*n*': 'the sizes of a batch are whole numbers',
     'misses.average_precision:truths:no keys': 'nan where there are no truths', 'misses.average_precision:scores:*': 'any number is a score', 'misses.average_precision:labels:number*': 'a class without truths does not count', 'misses.match_found:*': 'compared as they are', 'misses.find_loss:box:turned': 'overlaps nothing', 'misses.find_loss:least:zero': 'any overlap is near', 'misses.find_loss:label:zero': 'the first',
-    'diagnosis.interval:level:zero': 'the middle value', 'result.Result__*:level:zero': 'likewise', 'ema.WeightAverage__share:count:zero': 'the first is a copy', 'ema.WeightAverage__load:averages:* nan': 'any value', 'ema.WeightAverage__load:count:zero': 'an average that has not begun',
+    'describe.save_detector:thresholds:no keys': 'no class is known', 'result.Result__best_scores:classes:list of *': 'nothing is known of it', 'diagnosis.interval:level:zero': 'the middle value', 'result.Result__*:level:zero': 'likewise', 'ema.WeightAverage__share:count:zero': 'the first is a copy', 'ema.WeightAverage__load:averages:* nan': 'any value', 'ema.WeightAverage__load:count:zero': 'an average that has not begun',
     'hooks.Hooks__load:*:no keys': 'nothing was kept', 'hooks.Boards:boards:no keys': 'none', 'hooks.Boards__add:group:*': 'any name', 'hooks.Boards__add:figures:*': 'what is no finite number is left out',
     'adapt.adapt_config:val:text': 'a share may be a text, as a command line gives it',
     'writers.to_coco:path:missing': 'a new file',

@@ -76,7 +76,7 @@ def same_run(a, b):
     assert a.detector.name == b.detector.name
     for name in (a.detector.name, *(p.name for p in a.work_dir.glob('best_*'))):
         x, y = read_checkpoint(a.work_dir/name), read_checkpoint(b.work_dir/name)
-        assert x.keys() == y.keys()
+        assert x.keys() == y.keys() and x.metadata.get('thresholds') == y.metadata.get('thresholds')
         for k in x: assert torch.equal(x[k], y[k]), k
     assert timeless(a.log) == timeless(b.log)
     assert timeless(a.metrics) == timeless(b.metrics)
@@ -143,6 +143,15 @@ def test_files_of_a_run(straight, config):
     again = build_model(Config.fromfile(straight.work_dir/'config.py'))
     assert again.state_dict().keys() == model.state_dict().keys()
     assert straight.log[0]['lr'] == pytest.approx(.0005) and straight.log[-1]['lr'] == pytest.approx(.0005)
+
+def test_a_file_says_from_which_scores_on_its_classes_are_best(straight, toy):
+    "All detectors of a run that were measured do, and as measuring them once more would."
+    from detbook.testing import test
+    for name in ('epoch_2', 'epoch_3', 'best_bbox_mAP'):
+        said = read_checkpoint(path := straight.work_dir/f'{name}.safetensors').metadata['thresholds']
+        result = test(str(straight.work_dir/'config.py'), str(path), set=['test_dataloader=' + repr(Config.fromfile(straight.work_dir/'config.py')['val_dataloader'].to_dict()), f"test_evaluator.ann_file='{toy}/val/instances.json'"])
+        assert list(said) == list(CLASSES) and said == pytest.approx(result.best_scores(CLASSES), nan_ok=True)
+    assert any(v is not None for v in said.values())
 
 def test_the_seed_is_everything(straight, config, tmp_path):
     torch.manual_seed(99); np.random.seed(7); random.seed(5)
