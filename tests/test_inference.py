@@ -455,9 +455,6 @@ def test_import_is_light():
 # ---------------------------------------------------------------- scores that a file knows
 
 def test_the_best_score_of_each_class(tmp_path, capsys):
-    from detbook.cli import run_command
-    from detbook.inference import detbook_predict
-    from detbook.toy import save_scene
     (tmp_path/'in').mkdir()
     Image.fromarray(scene(9, size=64)[0].permute(1, 2, 0).numpy()).save(tmp_path/'in'/'a.png')
     model = small()
