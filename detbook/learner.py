@@ -113,7 +113,7 @@ class DetectionStep(Callback):
         sigmas:list|float|None=None,# of keypoints, for `evaluate`; None: COCO's
     ):
         self.measures, self.every, self.sigmas, self.evaluation, self.terms, self.found = tuple(metrics), every, sigmas, None, {}, []
-        self._steps, self._new, self._trained, self._seen, self._scored = [], True, False, [], None
+        self._steps, self._new, self._trained, self._seen, self._scored = [], True, False, [], ((), None)
 
     def before_fit(self):                                       # fastai calls it before validating alone, too
         self._new, self._trained = True, False
@@ -129,7 +129,7 @@ class DetectionStep(Callback):
 
     def after_loss(self):
         if self.training:
-            self._scored = None
+            self._scored = (), None
             self._steps.append({k:v.detach() for k,v in self.pred.items()})
             if not math.isfinite(float(self.loss.detach())): self._complain()
         elif self.measures:
@@ -152,12 +152,13 @@ class DetectionStep(Callback):
     def after_validate(self):
         if not self._skips: self.found, self._seen = self.gather(self.found), self.gather(self._seen)
         if self.measures and not self._skips and self._seen:
-            self.evaluation, self._scored = evaluate(self._truths(), self.found, self.measures, sigmas=self.sigmas), _versions(self.model)
+            self.evaluation = evaluate(self._truths(), self.found, self.measures, sigmas=self.sigmas)
+            self._scored = _versions(self.model), self.evaluation
 
     def best_scores(self)->dict|None: # name of a class -> score of the best F1; None where the weights of now were not measured
         "Give what `save_detector` keeps of the newest evaluation."
-        if self._scored != _versions(self.model) or not self.evaluation.records: return None
-        return self.evaluation.best_scores(self.learn.dls.classes)
+        measured, result = self._scored
+        return result.best_scores(self.learn.dls.classes) if result and result.records and measured == _versions(self.model) else None
 
     def _truths(self):
         "Of the pictures that were looked at: those of the loader in use, all or some."
