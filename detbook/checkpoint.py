@@ -37,6 +37,20 @@ def _our_names(tensors, source='the weights'):
     except Exception as e: raise ValueError(f'{source}: its names are those of another library, but its arrays are not: {shown(e, 120)}') from None
 
 # %% ../nbs/19_checkpoint.ipynb #45eedb1c
+def _from_hub(name):
+    "Fetch a file of the Hugging Face Hub: by huggingface_hub where it is installed, which knows private ones, else as from any address."
+    m = re.fullmatch(r'hf://([\w.-]+/[\w.-]+?)(?:@([\w.-]+))?(?:/((?!\.\.?(/|$))[\w./-]+))?', name)
+    if not m or '/..' in name: raise ValueError(f'{shown(name, 200)} names nothing on the Hub; expected hf://owner/name, hf://owner/name@revision or hf://owner/name/file')
+    repo, revision, file = m[1], m[2] or 'main', m[3] or 'model.safetensors'
+    server = os.environ.get('HF_ENDPOINT') or 'https://huggingface.co'
+    try: from huggingface_hub import hf_hub_download
+    except ImportError: return download(f'{server}/{repo}/resolve/{revision}/{file}')
+    from huggingface_hub.errors import HfHubHTTPError, LocalEntryNotFoundError
+    try: return Path(hf_hub_download(repo, file, revision=revision, endpoint=server))
+    except LocalEntryNotFoundError as e:
+        raise ConnectionError(f'{shown(name, 200)} cannot be fetched: {server} does not answer, and the file is not kept on this machine') from e
+    except (HfHubHTTPError, ValueError) as e: raise ValueError(f'{shown(name, 200)} cannot be fetched: {shown(" ".join(str(e).split()), 200)}') from None
+
 @checked
 def find_weights(
     source:str,     # path, URL, or the name of published weights
@@ -45,6 +59,7 @@ def find_weights(
     if not isinstance(source, (str, os.PathLike)) or not os.fspath(source):
         raise TypeError(f'weights are a path, an address or a name, got {shown(repr(source))}')
     text = str(source)
+    if text.startswith('hf:'): return _from_hub(text)
     if not re.match(r'(?!torchvision|open-mmlab)[\w+.-]+://', text) and len(text) < 256 and '\0' not in text and not Path(text).exists():
         text = find_url(text) or text
     if re.match(r'\w+://', text): return download(text)

@@ -141,6 +141,20 @@ class Detections(dict):
         return sv.Detections(self['boxes'].float().cpu().numpy(), None if masks is None or not len(masks) else masks.cpu().numpy().astype(bool), self['scores'].float().cpu().numpy(),
                              self['labels'].cpu().numpy(), data=dict(class_name=np.array(self.names, dtype=str)))
 
+    def to_fiftyone(self):      # fiftyone.Detections: label, confidence, bounding_box as shares of the picture, perhaps mask of the part inside of the box
+        "Hand the detections to FiftyOne, which browses data sets. ImportError without it; ValueError where the size of the picture is not known."
+        try: import fiftyone as fo
+        except ImportError: raise ImportError('to_fiftyone needs fiftyone: pip install fiftyone') from None
+        if self.size is None: raise ValueError(f'{self.source or "the detections"}: to_fiftyone gives shares of the picture, and its size is not known: Detections(..., size=(height, width))')
+        (h, w), masks, out = self.size, self.get('masks'), []
+        if isinstance(masks, list): masks = decode_masks(masks, self.size) if masks else None
+        for i, ((x1, y1, x2, y2), name, score) in enumerate(zip(self['boxes'].tolist(), self.names, self['scores'].tolist())):
+            l, t, r, b = max(math.floor(x1), 0), max(math.floor(y1), 0), min(math.ceil(x2), w), min(math.ceil(y2), h)      # a mask begins and ends with a pixel
+            mask = None if masks is None or r <= l or b <= t else masks[i, t:b, l:r].cpu().numpy().astype(bool)
+            box  = [x1/w, y1/h, (x2 - x1)/w, (y2 - y1)/h] if mask is None else [l/w, t/h, (r - l)/w, (b - t)/h]
+            out.append(fo.Detection(label=name, confidence=score, bounding_box=box, mask=mask))
+        return fo.Detections(detections=out)
+
     def __repr__(self):
         best = ', '.join(f'{n} {s:.2f}' for n,s in zip(self.names[:6], self['scores'].tolist()))
         return f'{len(self["boxes"])} detections{" in " * bool(self.source) + self.source}: {best}{", ..." * (len(self["boxes"]) > 6)}'

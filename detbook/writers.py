@@ -20,6 +20,22 @@ from .coco import read_coco
 from .data import CocoDataset
 
 # %% ../nbs/50_writers.ipynb #0a4b615a
+def _data_of(found):
+    "Make a data set of what was found in pictures, which know where they come from."
+    known = 'expected detections as `inference_detector` gives them, which know their picture, its size and the names of the classes'
+    for i, d in enumerate(found):
+        if lacks := [k for k in ('to_coco', 'source', 'size', 'classes') if not getattr(d, k, None)]: raise TypeError(f'ds[{i}] is a {type(d).__name__} without {lacks[0]}; {known}')
+        if d.classes != found[0].classes: raise ValueError(f'ds[{i}] has the classes {some_of(d.classes)}, and ds[0] {some_of(found[0].classes)}; expected the same')
+        if not Path(d.source).is_file(): raise FileNotFoundError(f'ds[{i}] was found in {shown(d.source, 80)}, which is no file; {known}')
+    if not found: raise ValueError(f'ds is an empty list; {known}')
+    files = [os.path.abspath(d.source) for d in found]
+    if len(set(files)) < len(files): raise ValueError(f'ds has the picture {max(files, key=files.count)} twice')
+    root  = os.path.commonpath([os.path.dirname(f) for f in files])
+    images = [dict(id=i, file_name=os.path.relpath(f, root).replace(os.sep, '/'), height=d.size[0], width=d.size[1]) for i, (f, d) in enumerate(zip(files, found), 1)]
+    rows = [r for i, d in enumerate(found, 1) for r in d.to_coco(i, range(1, 1 + len(d.classes)))]
+    anns = [dict(r, id=k, iscrowd=0, area=r['bbox'][2]*r['bbox'][3]) for k, r in enumerate(rows, 1)]
+    return CocoDataset(dict(images=images, annotations=anns, categories=[dict(id=k, name=c) for k, c in enumerate(found[0].classes, 1)]), root, on_bad='clip', max_bad=1.)
+
 def _numbered(d):
     "COCO's records with numbers for ids that are text."
     for key, field in (('images', 'image_id'), ('annotations', None)):
@@ -31,11 +47,12 @@ def _numbered(d):
 
 @checked
 def to_coco(
-    ds:CocoDataset|dict,    # a data set, or the content of a COCO file
-    path:str|Path,          # of the json
-    numbers:bool=False,     # give pictures and objects numbers from 1 where their ids are text?
-)->Path:                    # the same path
+    ds:CocoDataset|dict|list,   # a data set, the content of a COCO file, or what was found in each picture
+    path:str|Path,              # of the json
+    numbers:bool=False,         # give pictures and objects numbers from 1 where their ids are text?
+)->Path:                        # the same path
     "Write a data set as COCO instances: whole, or not at all."
+    if isinstance(ds, list): ds = _data_of(ds)
     sources = [] if isinstance(ds, dict) else [ds.path(i) for i in range(len(ds))] + [ds.name]
     d = read_coco(ds) if isinstance(ds, dict) else ds.to_coco()
     never_over(path, sources, 'path')
@@ -78,7 +95,7 @@ def _suffix(path): return path.suffix.lower() if re.fullmatch(r'\.\w{1,5}', path
 
 def _as_sets(ds, pictures):
     "split -> (data set, COCO's records, annotations by picture, stems)."
-    sets = ds if isinstance(ds, dict) else dict(all=ds)
+    sets = {s: _data_of(d) if isinstance(d, list) else d for s, d in (ds if isinstance(ds, dict) else dict(all=ds)).items()}
     if pictures not in ('copy', 'link', 'none'): raise ValueError(f"pictures is {pictures!r}; expected 'copy', 'link' or 'none'")
     for s, d in sets.items():
         if not isinstance(s, str) or not re.fullmatch(r'\w+', s): raise ValueError(f'ds has the split {s!r}; expected a plain word')
@@ -116,10 +133,10 @@ def _voc_text(r, name, objects, classes):
 
 @checked
 def to_voc(
-    ds:CocoDataset|dict,    # a data set, or a dict of some by split: dict(train=..., val=...)
-    folder:str|Path,        # to be made; it must not be there yet, or be empty
-    pictures:str='copy',    # 'copy', 'link' or 'none'
-)->Path:                    # the folder
+    ds:CocoDataset|dict|list,   # a data set, what was found in each picture, or a dict of some by split: dict(train=..., val=...)
+    folder:str|Path,            # to be made; it must not be there yet, or be empty
+    pictures:str='copy',        # 'copy', 'link' or 'none'
+)->Path:                        # the folder
     "Write a data set as Pascal VOC; a warning says what the format cannot hold."
     sets, first = _as_sets(ds, pictures)
     if odd := [c for c in first.classes if not c.isprintable() or c != c.strip() or not c]: raise ValueError(f'VOC cannot hold the class name {shown(repr(odd[0]))}; expected printable text without spaces at its ends')
@@ -163,10 +180,10 @@ def _own_box(a):
 
 @checked
 def to_yolo(
-    ds:CocoDataset|dict,    # a data set, or a dict of some by split: dict(train=..., val=...)
-    folder:str|Path,        # to be made; it must not be there yet, or be empty
-    pictures:str='copy',    # 'copy', 'link' or 'none'
-)->Path:                    # the folder, with data.yaml, images/ and labels/
+    ds:CocoDataset|dict|list,   # a data set, what was found in each picture, or a dict of some by split: dict(train=..., val=...)
+    folder:str|Path,            # to be made; it must not be there yet, or be empty
+    pictures:str='copy',        # 'copy', 'link' or 'none'
+)->Path:                        # the folder, with data.yaml, images/ and labels/
     "Write a data set as YOLO reads it; a warning says what the format cannot hold."
     import yaml
     sets, first = _as_sets(ds if isinstance(ds, dict) else dict(train=ds), pictures)

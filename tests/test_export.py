@@ -270,8 +270,26 @@ def test_detections_to_other_libraries():
     assert list(d[:0].to_frame().columns) == list(frame.columns) and len(d[:0].to_frame()) == 0 and len(d[:0].to_supervision()) == 0
     assert (found[found.confidence > .5].xyxy == d['boxes'][:1].numpy()).all()
 
-@pytest.mark.parametrize('name', ['pandas', 'supervision'])
+def test_detections_to_fiftyone(monkeypatch):
+    "As FiftyOne 1.x takes them: it is not installed here, and stands as two classes that keep what they are given."
+    import types
+    class Kept:
+        def __init__(self, **more): self.__dict__ |= more
+    monkeypatch.setitem(sys.modules, 'fiftyone', types.SimpleNamespace(Detection=Kept, Detections=Kept))
+    masks = torch.zeros(2, 20, 30, dtype=torch.bool); masks[0, 2:5, 1:4] = True
+    d = Detections(dict(boxes=torch.tensor([[1.5, 2, 28.5, 10], [5, 5, 9, 9]]), scores=torch.tensor([.9, .4]), labels=torch.tensor([1, 0])), (20, 30), 'a.png', ('cat', 'dog'))
+    one, two = d.to_fiftyone().detections
+    assert (one.label, two.label, one.mask) == ('dog', 'cat', None) and one.confidence == pytest.approx(.9)
+    assert one.bounding_box == pytest.approx([1.5/30, 2/20, 27/30, 8/20])
+    masked = Detections(dict(d) | dict(masks=masks), (20, 30), 'a.png', ('cat', 'dog'))
+    for f in (masked, Detections(dict(d) | dict(masks=[encode_mask(m) for m in masks]), (20, 30), 'a.png', ('cat', 'dog'))):
+        one = f.to_fiftyone().detections[0]
+        assert one.mask.shape == (8, 28) and one.mask.sum() == 9 and one.mask[0, 0] and one.bounding_box == pytest.approx([1/30, 2/20, 28/30, 8/20])
+    assert masked[:0].to_fiftyone().detections == []
+    with pytest.raises(ValueError, match='its size is not known'): Detections(dict(d)).to_fiftyone()
+
+@pytest.mark.parametrize('name', ['pandas', 'supervision', 'fiftyone'])
 def test_other_libraries_are_optional(monkeypatch, name):
     monkeypatch.setitem(sys.modules, name, None)
     d = Detections(dict(boxes=torch.zeros(0, 4), scores=torch.zeros(0), labels=torch.zeros(0)))
-    with pytest.raises(ImportError, match=f'pip install {name}'): getattr(d, dict(pandas='to_frame', supervision='to_supervision')[name])()
+    with pytest.raises(ImportError, match=f'pip install {name}'): getattr(d, dict(pandas='to_frame', supervision='to_supervision', fiftyone='to_fiftyone')[name])()

@@ -352,3 +352,46 @@ def test_a_misspelt_class_is_told(voc, tmp_path):
     picture(tmp_path/'a.jpg')
     frame = pd.DataFrame([dict(file='a.jpg', x=1, y=2, w=30, h=40, label='cat')])
     with pytest.raises(ValueError, match="no objects of 'cta'"): read_dataset(frame, tmp_path, classes=['cta'])
+
+# ---------------------------------------------------------------- what was found
+
+def found_in(ds, masks=False, points=False):
+    from detbook.detections import Detections
+    out = []
+    for i in range(3):
+        h, w = ds.sizes[i].tolist()
+        d = dict(boxes=torch.tensor([[2., 3, w/2, h - 1], [w/3, 0, w, h/2]]), scores=torch.tensor([.75, .25]), labels=torch.tensor([1, 0]))
+        if masks: d['masks'] = torch.zeros(2, h, w, dtype=torch.bool); d['masks'][0, 4:9, 2:7] = 1; d['masks'][1, :3, -5:] = 1
+        if points: d['keypoints'] = torch.tensor([[[3., 4, .9], [5, 6, .8]]]*2)
+        out.append(Detections(d, (h, w), str(ds.path(i)), ('cat', 'dog')))
+    return out
+
+def test_what_was_found_is_written_as_a_data_set(tmp_path):
+    ds = CocoDataset(toy.write_coco(tmp_path/'toy', 3, seed=1))
+    found = found_in(ds)
+    for name, writer in dict(yolo=to_yolo, voc=to_voc).items():
+        again = read_dataset(writer(found, tmp_path/name))
+        assert list(again.classes) == ['cat', 'dog']
+        for i, d in enumerate(found):
+            rows = d['scores'].argsort(descending=True)
+            torch.testing.assert_close(again.target(i)['boxes'], d['boxes'][rows], atol=1e-3, rtol=0)
+            assert [again.classes[l] for l in again.target(i)['labels']] == ['dog', 'cat']
+    assert len(read_dataset(to_yolo(dict(train=found[:2], val=found[2:]), tmp_path/'split'), split='val')) == 1
+    empty = to_coco([d.sure(1.) for d in found], tmp_path/'none.json')
+    assert json.loads(empty.read_text())['annotations'] == [] and len(json.loads(empty.read_text())['images']) == 3
+    for kind in ('masks', 'points'):
+        d = json.loads(to_coco(found_in(ds, **{kind: True}), tmp_path/f'{kind}.json').read_text())
+        assert [a['score'] for a in d['annotations']] == [.75, .25]*3
+        key = dict(masks='segmentation', points='keypoints')[kind]
+        assert all(a[key] for a in d['annotations'])
+
+def test_what_was_found_and_cannot_be_written(tmp_path):
+    from detbook.detections import Detections
+    ds = CocoDataset(toy.write_coco(tmp_path/'toy', 3, seed=1))
+    found = found_in(ds)
+    bare = Detections(dict(found[0]), found[0].size, 'array 0', found[0].classes)
+    other = Detections(dict(found[1]), found[1].size, found[1].source, ('cow', 'dog'))
+    for wrong, words in ([], 'empty list'), ([dict(found[0])], 'without to_coco'), ([bare], 'no file'), ([found[0]]*2, 'twice'), ([found[0], other], 'classes cow, dog'), ([Detections(dict(found[0]))], 'without source'):
+        for writer in (to_coco, to_voc, to_yolo):
+            with pytest.raises((TypeError, ValueError, FileNotFoundError), match=words) as e: writer(wrong, tmp_path/'new')
+            assert '\n' not in str(e.value) and not (tmp_path/'new').exists()
