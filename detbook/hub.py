@@ -66,7 +66,7 @@ def hub_card(
             f'Pictures are resized to {scale[0]} x {scale[1]} pixels at most.' if isinstance(scale, list) and len(scale) == 2 else '', '', '## Use', '', '`pip install detbook[hub]`, then:', '', '```python',
             'from detbook.inference import init_detector, inference_detector, show_result', f"model = init_detector('hf://{repo}')", "found = inference_detector(model, 'picture.jpg')",
             f"show_result('picture.jpg', found{least})", '```']
-    if rows:
+    if result and rows:
         text += ['', '## How well', '', f'Measured on {len(next(iter(result.records.values())).image_ids):,} pictures with COCO\'s metric.' if result.records else 'Measured with COCO\'s metric.', '', '| | | 95% interval |', '|---|---|---|']
         text += [f'| {name} | {v:.3f} | {f"{i[0]:.3f} to {i[1]:.3f}" if i else ""} |' for name, v, i in rows]
         metric = next(iter(result.per_class), None)

@@ -52,9 +52,10 @@ def to_coco(
     numbers:bool=False,         # give pictures and objects numbers from 1 where their ids are text?
 )->Path:                        # the same path
     "Write a data set as COCO instances: whole, or not at all."
-    if isinstance(ds, list): ds = _data_of(ds)
-    sources = [] if isinstance(ds, dict) else [ds.path(i) for i in range(len(ds))] + [ds.name]
-    d = read_coco(ds) if isinstance(ds, dict) else ds.to_coco()
+    if isinstance(ds, dict): sources, d = [], read_coco(ds)
+    else:
+        data = _data_of(ds) if isinstance(ds, list) else ds
+        sources, d = [*(data.path(i) for i in range(len(data))), data.name], data.to_coco()
     never_over(path, sources, 'path')
     with whole_file(path) as part: part.write_text(json.dumps(_numbered(d) if numbers else d), encoding='utf-8')
     return Path(path)
