@@ -170,16 +170,20 @@ def show_boxes(
     width:float=1.5,        # of the line, points; in a panel of two inches to six
 )->Any:                     # the Axes
     "Draw the outline of each box, with its label. Raises ValueError where labels or scores do not match the boxes."
-    from matplotlib import patheffects, patches
+    from matplotlib import collections, patches
     ax, color = _axes(ax), _color(kind)
     corners = _numbers('boxes', boxes)
     if corners.shape == (0,): corners = corners.reshape(0, 4)
     check('boxes finite (...,4)', corners)
     corners = corners.reshape(-1, 4)
     width = width*_scale(ax)
-    halo  = [patheffects.withStroke(linewidth=width+1.2, foreground='white', alpha=.75)]
-    for (x1,y1,x2,y2), text in zip(corners.tolist(), _texts(len(corners), labels, scores)):
-        ax.add_patch(patches.Rectangle((x1,y1), x2-x1, y2-y1, fill=False, ec=color, lw=width, ls='--' if kind == 'ignored' else '-', path_effects=halo))
+    rim, dashed, corners = width + min(1.2, width), kind == 'ignored', corners.tolist()
+    texts = _texts(len(corners), labels, scores)
+    halo  = collections.PolyCollection([((x1,y1), (x2,y1), (x2,y2), (x1,y2)) for x1,y1,x2,y2 in corners], facecolors='none', edgecolors='white',
+                                       linewidths=rim, linestyles=(0, (3.7*width/rim, 1.6*width/rim)) if dashed else '-', alpha=.75, zorder=.9)
+    ax.add_collection(halo, autolim=False)              # below the lines of all boxes
+    for (x1,y1,x2,y2), text in zip(corners, texts):
+        ax.add_patch(patches.Rectangle((x1,y1), x2-x1, y2-y1, fill=False, ec=color, lw=width, ls='--' if dashed else '-'))
         if text: _write(ax, text, (x1, y1, x2, y2), color)
     return ax
 
