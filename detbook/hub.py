@@ -54,6 +54,7 @@ def hub_card(
     licence:str|None=None,      # of the weights, such as 'apache-2.0'; None: not said
 )->str:                         # text of README.md
     "Write the model card of a detector from its file, from the run in whose folder it lies, and from an evaluation."
+    if not re.fullmatch(r'\w[\w.-]{0,95}/\w[\w.-]{0,95}', repo): raise ValueError(f'repo is {shown(repr(repo))}; expected owner/name')
     weights = read_checkpoint(file)
     notes, size = weights.metadata, sum(t.numel() for t in weights.values())
     if not isinstance(notes.get('model'), dict): raise ValueError(f'{file} holds weights and no description of their model; save_detector writes a file that others can open')
@@ -85,7 +86,6 @@ def push_to_hub(
     token:str|None=None,        # None: that of `hf auth login` or $HF_TOKEN
 )->str:                         # what `init_detector` takes: hf://owner/name
     "Send a detector and its card to the Hugging Face Hub. ValueError or ConnectionError say what went wrong; ImportError without huggingface_hub."
-    if not re.fullmatch(r'\w[\w.-]{0,95}/\w[\w.-]{0,95}', repo): raise ValueError(f'repo is {shown(repr(repo))}; expected owner/name')
     card = hub_card(file, repo, result, licence)
     try: from huggingface_hub import HfApi
     except ImportError: raise ImportError('push_to_hub needs huggingface_hub: pip install detbook[hub]') from None
