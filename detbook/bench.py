@@ -226,8 +226,9 @@ def show_bench(
         for j, (key, colour) in enumerate(keys.items()):
             ratio = r[key]['detbook'] / r[key]['torchvision']
             ax.barh(i + (j - 1)*.27, ratio, .25, color=colour, label=ROWS[key].partition(',')[0] if i == 0 else None)
-            ax.text(ratio, i + (j - 1)*.27, f' {ratio:.2f}', va='center', fontsize=6)
-    ax.axvline(1, color='#888888', lw=.8)
+            x, color = (0, 'white') if ratio > .2 else (ratio, 'black')     # inside of the bar, clear of the line at one
+            ax.text(x, i + (j - 1)*.27, f' {ratio:.2f}', va='center', color=color, fontsize=6)
+    ax.axvline(1, color='black', lw=.8)
     ax.set_yticks(range(len(report['models'])), list(report['models']), fontsize=7)
     ax.invert_yaxis()
     ax.tick_params(axis='x', labelsize=7)

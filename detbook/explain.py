@@ -530,9 +530,10 @@ def _draw_pyramid(t, ax):
     ax.set_title('features of ' + ', '.join(f'{f.shape[1]}x{f.shape[2]}' for f in t.pyramid.levels), fontsize=8)
 
 def _draw_anchors(t, ax):
-    "The centres of a middle level, and all boxes of the cell in the middle of each level."
+    "The centres of a middle level, and all boxes of the cell in the middle of each level, as far as they lie in the picture."
     a = t.anchors
     _dim(t, ax, f'{len(a.boxes)} {"anchors" if a.points is None else "points"}, some of each level')
+    frame = ax.axis()
     for l in a.level.unique().tolist():
         rows = (a.level == l).nonzero()[:,0]
         cell = a.place[rows].amax(0) // 2
@@ -541,6 +542,7 @@ def _draw_anchors(t, ax):
         if l == len(t.pyramid.levels) // 2: ax.plot(mid[:,0], mid[:,1], '.', ms=2, color=label_color(l))
         if a.points is None: show_boxes(a.boxes[one], label_color(l), ax=ax, width=1)
         else: ax.plot(mid[:,0], mid[:,1], '.', ms=3 + 2*l, alpha=.6, color=label_color(l))
+    ax.axis(frame)              # the largest anchors would shrink the picture
 
 def _draw_objectness(t, ax):
     "The best score of each cell, of all levels on top of one another."
@@ -583,12 +585,23 @@ def _top(t):
     "The proposals whose best classes score most."
     return t.scores[:,:-1].amax(1).argsort(descending=True)
 
+def _near(t, ax, boxes):
+    "Cut the drawing to a square about the boxes."
+    boxes = boxes.reshape(-1, 4).cpu()
+    (x1, y1), (x2, y2) = boxes[:,:2].amin(0).tolist(), boxes[:,2:].amax(0).tolist()
+    half = .7*max(x2 - x1, y2 - y1, 1)
+    ax.set(xlim=((x1 + x2)/2 - half, (x1 + x2)/2 + half), ylim=((y1 + y2)/2 + half, (y1 + y2)/2 - half))
+
 def _draw_grid(t, ax):
+    "The points of one proposal, from near by, over the cells of the level that they are read from."
     i = int(_top(t)[0])
-    xy, bins = t.grids.points(i).cpu(), t.grids.x.shape[1]
-    ax = _dim(t, ax, f'{len(xy)} samples for {bins}x{bins} bins of one proposal, level {int(t.stages[0].level[i])}')
-    show_boxes(t.stages[0].boxes[i], 'proposal', ax=ax)
+    xy, bins, box, level = t.grids.points(i).cpu(), t.grids.x.shape[1], t.stages[0].boxes[i], int(t.stages[0].level[i])
+    ax = _dim(t, ax, f'{len(xy)} samples for {bins}x{bins} bins of one proposal, level {level}')
+    for way, line, stride in (0, ax.axhline, t.pyramid.strides[level][0]), (1, ax.axvline, t.pyramid.strides[level][1]):
+        for k in range(1, int(t.image.shape[1 + way]/stride) + 1): line(k*stride, color='white', lw=.6)
+    show_boxes(box, 'proposal', ax=ax)
     ax.plot(xy[:,0], xy[:,1], '.', ms=2, color=PALETTE['prediction'])
+    _near(t, ax, box)
 
 def _draw_classes(t, ax):
     rows = _top(t)[:12]
@@ -603,7 +616,8 @@ def _draw_stages(t, ax):
     i = int(_top(t)[0])
     boxes = torch.stack([s.boxes[i] for s in t.stages] + [t.stages[-1].refined[i]])
     _dim(t, ax, 'where each box head looked for one object, and the box that came out')
-    for k,b in enumerate(boxes): show_boxes(b, label_color(k), [str(k+1) if k < len(t.stages) else 'out'], ax=ax, width=1)
+    for k,b in enumerate(boxes): show_boxes(b, label_color(k), [f'head {k+1}' if k < len(t.stages) else 'out'], ax=ax, width=1)
+    _near(t, ax, boxes)
 
 # %% ../nbs/75_explain.ipynb #eff9bfdb
 def _tiles(maps, ax, title, cmap):
@@ -644,18 +658,19 @@ def _draw_roi_samples(t, ax): _draw_drawn(t, ax, t.step.rois[0], 'the box head l
 
 def _draw_step(t, ax):
     "All parts of a training step, with the shapes of what goes in and out."
-    line = lambda pairs: ', '.join(f'{"" if n.endswith("]") else n} {s}'.strip() for n,s in pairs)
+    line = lambda pairs: ', '.join(f'{"" if n.endswith("]") else n} {s}'.strip().replace(' ', '\xa0') for n,s in pairs)    # a name stays with its shape
     rows = [(c.part, line(c.given), line(c.gave)) for c in t.step.calls]
-    rows += [('loss', '', ', '.join(f'{k} {v:.3f}' for k,v in t.step.losses.items()))]
+    rows += [('loss', '', ', '.join(f'{k}\xa0{v:.3f}' for k,v in t.step.losses.items()))]
     small = ax.get_window_extent().width < 500
-    if small: rows = [(a, '', '') for a,*_ in rows]
-    size = min(7, ax.get_window_extent().height / max(1, len(rows)) / 3.2)
+    rows = [[a, *('\n'.join(textwrap.wrap('' if small else text, 50, max_lines=3, placeholder=' ...')) for text in b)] for a,*b in rows]
+    lines = max(1 + text.count('\n') for row in rows for text in row)
+    size = min(7, ax.get_window_extent().height / len(rows) / (1.8*lines))
     ax.set_axis_off()
     for i,(part, given, gave) in enumerate(rows):
         y = 1 - (i + .5) / len(rows)
         for x, text, color in (0, part, 'black'), (.19, given, PALETTE['proposal']), (.62, gave, PALETTE['prediction']):
-            ax.text(x, y, '\n'.join(textwrap.wrap(text, 50)[:2]), fontsize=size, color=color, va='center', transform=ax.transAxes, family='monospace' if x else None)
-    ax.set_title('a training step: part, what it is given, what it gives' if not small else f'a training step: {len(rows) - 1} calls', fontsize=8)
+            ax.text(x, y, text, fontsize=size, color=color, va='center', transform=ax.transAxes, family='monospace' if x else None)
+    ax.set_title('a training step: part, what it is given, what it gives' if not small else f'a training step: {len(rows) - 1} calls, and the loss', fontsize=8)
 
 # %% ../nbs/75_explain.ipynb #54803ea4
 # name -> does a trace have this stage? and how is it drawn?

@@ -106,7 +106,7 @@ class Explorer(ipywidgets.VBox):
         for ax, values in zip(axs, some):
             text = self._at(ax, self.values | values)
             said = ', '.join(f'{k.replace("_", " ")} {v:.3g}' if isinstance(v, float) else f'{k.replace("_", " ")} {v}' for k,v in values.items())
-            ax.set_title('\n'.join(textwrap.wrap(said, int(17*wide)) + textwrap.wrap(text.split('\n')[0], int(17*wide))), fontsize=7)
+            ax.set_title('\n'.join(textwrap.wrap(said, int(14*wide)) + textwrap.wrap(text.split('\n')[0], int(14*wide))), fontsize=7)
         small = io.BytesIO()
         Image.open(io.BytesIO(figure_png(figure))).convert('RGB').quantize(200, dither=Image.Dither.NONE).save(small, 'PNG', optimize=True)
         return small.getvalue()
