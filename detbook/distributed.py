@@ -10,7 +10,7 @@ __all__ = ['init_distributed', 'process_group', 'run_on']
 # %% ../nbs/80_distributed.ipynb #20e0edea
 import builtins, inspect, json, os, re, signal, sys, time, traceback, zlib
 from collections.abc import Callable, Iterator, Mapping
-from contextlib import contextmanager
+from contextlib import contextmanager, suppress
 from datetime import timedelta
 from functools import lru_cache
 from multiprocessing.connection import wait
@@ -344,13 +344,16 @@ def _raise_killed(processes, seconds=0):
 # %% ../nbs/80_distributed.ipynb #4067ae2b
 @contextmanager
 def _asked_to_stop(group):
-    "Pass SIGTERM and SIGINT on to processes, as SIGTERM, and wait for their end; a second one, a second later, does not wait."
+    "Pass SIGTERM and SIGINT on to processes, and SIGTERM in any case, and wait for their end; a second one, a second later, does not wait."
     told, old = [], {}
     def hear(number, frame):
         told.append((number, time.monotonic()))
         if told[-1][1] - told[0][1] > 1: raise KeyboardInterrupt
-        if len(told) == 1:
-            for p in group: p.terminate()
+        if len(told) > 1: return
+        for p in group:
+            if number == signal.SIGINT:         # so that they say what they were stopped by
+                with suppress(OSError): os.kill(p.pid, number)
+            p.terminate()
     try:
         for n in (signal.SIGTERM, signal.SIGINT): old[n] = signal.signal(n, hear)
     except ValueError: pass                     # not the main thread: no signals come here
