@@ -23,7 +23,7 @@ class Columns(NamedTuple):
     image: np.ndarray                   # (N,) number of the image, from 0
     label: np.ndarray                   # (N,) number of the class, from 0
     area: np.ndarray                    # (N,) pixels, for the ranges of size
-    shapes: Any                         # (N,4) boxes x, y, width, height; a list of run lengths; keypoints: see `point_pairs`
+    shapes: Any                         # (N,4) boxes x, y, width, height; of masks and keypoints see `mask_pairs`, `point_pairs`
     score: np.ndarray|None = None       # (N,) of detections
     crowd: np.ndarray|None = None       # (N,) bool, of truths
     ignored: np.ndarray|None = None     # (N,) bool, of truths: those that never count
@@ -61,74 +61,41 @@ def box_pairs(
     keep = iou >= least
     return d[keep], t[keep], iou[keep]
 
-# %% ../nbs/60_fast_eval.ipynb #96163f4e
-def measure_masks(
-    rles:list,  # compressed run lengths
-)->tuple:       # (4,N) bounding boxes x, y, width, height; (N,) areas
-    "Measure the bounding box and the area of masks."
-    areas = [mask_utils.area(rles[k:k+200]) for k in range(0, len(rles), 200)]      # pycocotools 2.0.11 fails for more than 255 at once
-    return np.reshape(mask_utils.toBbox(rles) if len(rles) else [], (-1, 4)).T.copy(), np.concatenate([np.zeros(0), *areas])
-
-def _mask_ious(found, truths, d, t):
-    "IoU of pairs; those of an image and class stand together and are measured in one call."
-    if not len(d): return np.zeros(0)
-    (rows, i), (cols, j) = np.unique(d, return_inverse=True), np.unique(t, return_inverse=True)
-    first = np.flatnonzero(np.diff(truths.image[t], prepend=-1) | np.diff(truths.label[t], prepend=-1) | (np.diff(d, prepend=-1) < 0))
-    ends  = np.append(first[1:], len(d))
-    bounds = [f(x, first) + n for x in (i, j) for f, n in ((np.minimum.reduceat, 0), (np.maximum.reduceat, 1))]
-    i, j = (x - np.repeat(low, ends - first) for x, low in ((i, bounds[0]), (j, bounds[2])))
-    drle, trle, crowd = [found.shapes[k] for k in rows.tolist()], [truths.shapes[k] for k in cols.tolist()], truths.crowd[cols].tolist()
-    iou = np.zeros(len(d))
-    for a, b, d0, d1, t0, t1 in zip(*(x.tolist() for x in (first, ends, *bounds))):
-        iou[a:b] = mask_utils.iou(drle[d0:d1], trle[t0:t1], crowd[t0:t1])[i[a:b], j[a:b]]
-    return iou
-
-def mask_pairs(
-    found:Columns,      # detections, whose shapes are run lengths
-    truths:Columns,     # truths, likewise
-    d:np.ndarray,       # (P,) rows of `found`, those of an image and class together
-    t:np.ndarray,       # (P,) rows of `truths`
-    least:float,        # an overlap below this does not matter
-)->tuple:               # d, t and IoU of the pairs that are left
-    "Measure the IoU of masks, after pairs that cannot reach `least` are left out."
-    rows, cols = np.unique(d), np.unique(t)
-    (a, da), (b, ta) = (measure_masks([o.shapes[i] for i in n.tolist()]) for o, n in ((found, rows), (truths, cols)))
-    i, j = np.searchsorted(rows, d), np.searchsorted(cols, t)
-    da, ta = da[i], ta[j]
-    most = np.minimum(_meet(a[:, i], b[:, j]), np.minimum(da, ta))
-    some = np.flatnonzero((most > 0) & (most >= (least - 1e-9)*np.where(truths.crowd[t], da, da + ta - most)))
-    d, t = d[some], t[some]
-    iou  = _mask_ious(found, truths, d, t)
-    keep = iou >= least
-    return d[keep], t[keep], iou[keep]
-
 # %% ../nbs/60_fast_eval.ipynb #19bf6c36
-def _runs_fit(texts, pixels):
-    c = np.frombuffer(''.join(texts).encode('ascii'), np.uint8).astype(np.int64) - 48
+def _read_runs(texts):
+    "How many rows each mask has (N,), and for all rows (R,) the pixels outside and those inside that follow. None where a text is none."
+    c = np.frombuffer(''.join(texts).encode('ascii'), np.uint8) - np.uint8(48)
     chars = np.array([len(t) for t in texts])
-    if c.min() < 0 or c.max() > 63: return np.zeros(len(texts), bool)
-    mask, last = np.repeat(np.arange(len(texts)), chars), (c & 32) == 0
+    if c.max() > 63: return None                                # below 48 it wraps around
+    last   = c < 32
     ends   = np.flatnonzero(last)
     starts = np.append(0, ends[:-1] + 1)
     length = ends - starts + 1
-    whole  = last[chars.cumsum() - 1]                           # the last character of each text ends a number
-    if not whole.all() or length.max() > 7: return np.zeros(len(texts), bool)
-    k = np.arange(len(c)) - np.repeat(starts, length)
-    x = np.add.reduceat((c & 31) << (5*k), starts) - (((c[ends] & 16) != 0) * (np.int64(1) << (5*length)))
-    mask  = mask[starts]
-    n     = np.bincount(mask, minlength=len(texts))
-    begin = (n + 1)//2                                          # two columns for the even and the odd places: so many rows each
-    begin = begin.cumsum() - begin
-    place = np.arange(len(x)) + np.repeat(2*begin - n.cumsum() + n, n)
-    runs  = np.zeros((n + 1).sum()//2 * 2 + 2*len(texts), np.int64)
-    runs[place] = x
-    runs  = runs.reshape(-1, 2)[:((n + 1)//2).sum()]
-    zeros = runs[begin, 0].copy()                               # the first run stands for itself
-    runs[begin, 0] = 0
-    total = np.concatenate([np.zeros((1, 2), np.int64), runs.cumsum(0)])
-    runs  = total[1:] - np.repeat(total[begin], (n + 1)//2, axis=0)
-    runs[np.append(begin[1:], len(runs))[n % 2 == 1] - 1, 1] = 0        # what only fills up the columns
-    return (zeros >= 0) & (np.minimum.reduceat(runs.min(1), begin) >= 0) & (np.add.reduceat(runs.sum(1), begin) + zeros == pixels)
+    if not last[chars.cumsum() - 1].all() or length.max() > 7: return None      # the last character of each text ends a number
+    x = (c[starts] & 31).astype(np.int64)
+    for k in range(1, length.max()):                            # most numbers have one character or two
+        longer = np.flatnonzero(length > k)
+        x[longer] |= (c[starts[longer] + k] & 31).astype(np.int64) << 5*k
+    x -= ((c[ends] & 16) != 0) * (np.int64(1) << 5*length)      # the sign
+    n = np.add.reduceat(last, chars.cumsum() - chars, dtype=np.int64)
+    rows  = (n + 1)//2
+    begin = rows.cumsum() - rows
+    runs  = np.zeros((rows.sum(), 2), np.int64)
+    runs.ravel()[np.arange(len(x)) + np.repeat(2*begin - n.cumsum() + n, n)] = x
+    runs  = runs.T.copy()                                       # numbers at even places, and at odd ones
+    zeros = runs[0, begin]                                      # the first number stands for itself
+    runs[0, begin] = 0
+    runs.cumsum(1, out=runs)
+    runs[:, 1:] -= np.repeat(np.where(begin > 0, runs[:, begin - 1], 0), rows, axis=1)[:, 1:]
+    runs[1, (begin + rows - 1)[n % 2 == 1]] = 0                 # what only fills up a row
+    runs[0, begin] += zeros
+    return rows, *runs
+
+def _runs_fit(texts, pixels):
+    if (read := _read_runs(texts)) is None: return np.zeros(len(texts), bool)
+    rows, outside, inside = read
+    begin = rows.cumsum() - rows
+    return (np.minimum.reduceat(np.minimum(outside, inside), begin) >= 0) & (np.add.reduceat(outside + inside, begin) == pixels)
 
 def runs_fit(
     texts:list,         # compressed run lengths as ASCII text, none empty
@@ -137,6 +104,66 @@ def runs_fit(
     "Tell which run lengths are from 0 and add up to their image."
     parts = [slice(k, k + 500) for k in range(0, len(texts), 500)]
     return np.concatenate([np.zeros(0, bool), *(_runs_fit(texts[own], pixels[own]) for own in parts)])
+
+# %% ../nbs/60_fast_eval.ipynb #96163f4e
+def measure_masks(
+    rles:list,  # compressed run lengths
+)->tuple:       # (N,4) bounding boxes x, y, width, height; (N,) areas
+    "Measure the bounding box and the area of masks."
+    areas = [mask_utils.area(rles[k:k+200]) for k in range(0, len(rles), 200)]      # pycocotools 2.0.11 fails for more than 255 at once
+    return np.reshape(mask_utils.toBbox(rles) if len(rles) else [], (-1, 4)), np.concatenate([np.zeros(0), *areas])
+
+_FAR  = 2**31           # no mask has as many pixels
+_ROWS = 1_000_000       # looked up at once
+
+class _Spans:
+    "The runs of masks: where each begins, how long it is, how many pixels of its mask lie before it."
+    def __init__(self, rles):
+        texts = [t if isinstance(t, str) else t.decode('ascii') for t in (r['counts'] for r in rles)]
+        read = [_read_runs(texts[k:k+500]) for k in range(0, len(texts), 500)]
+        self.rows, outside, self.long = (np.concatenate(x) for x in zip(*read))
+        self.first = self.rows.cumsum() - self.rows
+        own   = lambda x: x - np.repeat(x[self.first], self.rows)       # counted from the mask's own beginning
+        both  = outside + self.long
+        self.start  = own(both.cumsum() - both) + outside
+        self.before = own(self.long.cumsum() - self.long)
+        self.place  = np.repeat(np.arange(len(rles)), self.rows)*_FAR + self.start
+
+    def count(self, mask, at):
+        "Pixels of masks before places: (N,) numbers of masks and (N,) places to (N,) counts."
+        k = np.searchsorted(self.place, mask*_FAR + at, 'right') - 1
+        return np.where(k >= self.first[mask], self.before[k] + np.minimum(at - self.start[k], self.long[k]), 0)
+
+def _shared(a, b, i, j):
+    "Pixels that masks `i` of `a` share with masks `j` of `b`: (P,)."
+    out, n = [np.zeros(0, int)], a.rows[i]
+    for own in np.split(np.arange(len(i)), np.flatnonzero(np.diff((n.cumsum() - 1)//_ROWS)) + 1) if len(i) else ():
+        m = n[own]
+        starts = m.cumsum() - m
+        k, of = np.arange(m.sum()) + np.repeat(a.first[i[own]] - starts, m), np.repeat(j[own], m)
+        s = a.start[k]
+        out.append(np.add.reduceat(b.count(of, s + a.long[k]) - b.count(of, s), starts))
+    return np.concatenate(out)
+
+def mask_pairs(
+    found:Columns,      # detections, whose shapes are run lengths, (N,4) bounding boxes x, y, width, height, and (N,) areas
+    truths:Columns,     # truths, likewise
+    d:np.ndarray,       # (P,) rows of `found`, those of an image and class together
+    t:np.ndarray,       # (P,) rows of `truths`
+    least:float,        # an overlap below this does not matter
+)->tuple:               # d, t and IoU of the pairs that are left
+    "Measure the IoU of masks, after pairs that cannot reach `least` are left out."
+    (_, a, da), (_, b, ta) = found.shapes, truths.shapes
+    da, ta = da[d], ta[t]
+    most = np.minimum(_meet(a.T[:, d], b.T[:, t]), np.minimum(da, ta))
+    some = np.flatnonzero((most > 0) & (most >= (least - 1e-9)*np.where(truths.crowd[t], da, da + ta - most)))
+    d, t, da, ta = d[some], t[some], da[some], ta[some]
+    if not len(d): return d, t, np.zeros(0)
+    (rows, i), (cols, j) = np.unique(d, return_inverse=True), np.unique(t, return_inverse=True)
+    inter = _shared(*(_Spans([o.shapes[0][k] for k in own.tolist()]) for o, own in ((found, rows), (truths, cols))), i, j)
+    iou  = inter / np.where(truths.crowd[t], da, da + ta - inter)
+    keep = iou >= least
+    return d[keep], t[keep], iou[keep]
 
 # %% ../nbs/60_fast_eval.ipynb #ef5c8cd1
 def _point_pairs(sigmas, found, truths, d, t, least):

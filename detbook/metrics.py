@@ -8,8 +8,9 @@ Docs: https://detbook.github.io/detbook/metrics.html.md"""
 __all__ = ['evaluate', 'Result']
 
 # %% ../nbs/63_metrics.ipynb #cb6f8166
-import math, time
+import gc, math, time
 from collections import Counter
+from contextlib import contextmanager
 from pathlib import Path
 import numpy as np, torch, pycocotools.mask as mask_utils
 from pycocotools.cocoeval import Params
@@ -96,10 +97,10 @@ def _check_points(anns, preds, n, name, pname):
 
 def _fit(entries, sizes):
     "Which entries have compressed run lengths that fit to their pictures: these need no further look."
-    rows, texts, pixels = [], [], []
+    rows, texts, pixels, possible = [], [], [], {i: None if check_size(*s) else list(s) for i, s in sizes.items()}
     for n, p in enumerate(entries):
-        s, size = p['segmentation'], list(sizes[p['image_id']])
-        if type(s) is not dict or check_size(*size) or s.get('size') != size: continue
+        s, size = p['segmentation'], possible[p['image_id']]
+        if type(s) is not dict or size is None or s.get('size') != size: continue
         text = s.get('counts')
         if type(text) is str and text and text.isascii(): rows.append(n), texts.append(text), pixels.append(size[0]*size[1])
     return set(np.array(rows, int)[runs_fit(texts, np.array(pixels))].tolist())
@@ -144,7 +145,8 @@ def _columns(rows, metric, sizes, n, truth):
     ids = lambda key: np.array([r[key] or 0 for r in rows], np.int64)
     if metric == 'segm':
         shapes = [_draw(r['segmentation'], *sizes[r['image_id']]) for r in rows]
-        area = measure_masks(shapes)[1]
+        boxes, area = measure_masks(shapes)
+        shapes = shapes, boxes, area
     else:
         points, boxes = _points(rows, n, truth) if metric == 'keypoints' else (None, np.array([r['bbox'] for r in rows], float).reshape(-1, 4))
         area, shapes  = boxes[:, 2]*boxes[:, 3], boxes if points is None else (points, boxes) if truth else points
@@ -387,6 +389,15 @@ def _add_coco(result, d, preds, metric, limits, sigmas, cats, sizes, ids, name):
     if metric != 'proposal': result.records[metric] = Record(found, truths, matches, pairs, list(cats.values()), ids)
 
 # %% ../nbs/63_metrics.ipynb #25770afa
+@contextmanager
+def _no_collection():
+    "Keep the garbage collector from looking through all records again and again, while more of them are made and none refers to itself."
+    was = gc.isenabled()
+    gc.disable()
+    try: yield
+    finally:
+        if was: gc.enable()
+
 @checked
 def evaluate(
     truth:CocoDataset|str|Path|dict,    # a CocoDataset, the path of an instances json, or its content as a dict
@@ -397,7 +408,13 @@ def evaluate(
     proposal_nums:tuple=(100, 300, 1000),   # proposals counted for each picture
 )->Result:                              # stats, per class figures, table, curves
     "Measure average precision and recall, COCO's or Pascal VOC's; ValueError names a result that does not fit the truths."
-    start, (preds, pname) = time.time(), _results(preds)
+    start = time.time()
+    with _no_collection(): result = _evaluate(truth, preds, metrics, max_dets, sigmas, proposal_nums)
+    result.seconds = time.time() - start
+    return result
+
+def _evaluate(truth, preds, metrics, max_dets, sigmas, proposal_nums):
+    preds, pname = _results(preds)
     metrics = _which_metrics(metrics, preds)
     _check_limits(max_dets, proposal_nums)
     d, preds, boxes, cats, sizes, ids, name = _read_both(truth, preds, pname, metrics)
@@ -411,7 +428,6 @@ def evaluate(
             most = max_dets or (20 if m == 'keypoints' else 100)
             limits = sorted(proposal_nums) if m == 'proposal' else [n for n in (1, 10) if n < most and m != 'keypoints'] + [most]
             _add_coco(result, d, preds, m, limits, sigmas, cats, sizes, ids, pname)
-    result.seconds = time.time() - start
     return result
 
 

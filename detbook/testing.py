@@ -34,7 +34,6 @@ from .data import CocoDataset, collate
 from .transforms import Augment, Resize, original_size
 from .results import encode_mask, match_categories
 from .metrics import Result, evaluate
-from .fast_eval import measure_masks
 from .report import write_report
 from .outputs import free_path, never_over, place_below
 from .detections import Detections
@@ -423,7 +422,7 @@ def _found_in(ds, record, i):
     own  = own[np.argsort(-all_.score[own], kind='stable')]
     some = all_.take(own)
     known = dict(scores=torch.from_numpy(some.score).float(), labels=torch.tensor([ds.classes.index(record.classes[l]) for l in some.label.tolist()], dtype=torch.int64))
-    if isinstance(some.shapes, list): boxes, known['masks'] = measure_masks(some.shapes)[0].T, some.shapes
+    if isinstance(some.shapes, tuple): known['masks'], boxes, _ = some.shapes
     elif some.shapes.ndim == 3:
         xy = some.shapes[:, :, :2]
         boxes, known['keypoints'] = np.concatenate([xy.min(1), np.ptp(xy, axis=1)], 1), torch.from_numpy(some.shapes).float()

@@ -126,3 +126,31 @@ def test_some_sets(): compare(range(300))
 
 @pytest.mark.slow
 def test_many_sets(): print('largest difference', compare(range(300, 2700)))
+
+def test_masks_of_every_kind_meet_as_in_c():
+    "Noise, stripes, empty and full ones, first and last pixels, many runs; also where hardly any pair is left out."
+    import pycocotools.mask as mask_utils
+    from detbook.fast_eval import Columns, mask_pairs, measure_masks
+    rng = np.random.default_rng(3)
+    h, w = 37, 53
+    def some():
+        kinds = [rng.random((h, w)) < rng.random() for _ in range(6)] + [np.zeros((h, w), bool), np.ones((h, w), bool)]
+        for k in range(8):
+            m = np.zeros((h, w), bool)
+            y, x = rng.integers(0, h), rng.integers(0, w)
+            m[y:y + rng.integers(1, h), x:x + rng.integers(1, w)] = True
+            kinds.append(m)
+        for place in (0, 0), (-1, -1): kinds.append(np.zeros((h, w), bool)); kinds[-1][place] = True
+        return [mask_utils.encode(np.asfortranarray(m, np.uint8)) for m in kinds]
+    for r in range(20):
+        found, truths = some(), some()
+        if r % 2: found = [dict(m, counts=m['counts'].decode()) for m in found]
+        crowd, n = rng.random(len(truths)) < .3, (len(found), len(truths))
+        zeros = lambda k: np.zeros(k, int)
+        a, b = (Columns(zeros(k), zeros(k), measure_masks(m)[1], (m, *measure_masks(m)), crowd=crowd) for k, m in zip(n, (found, truths)))
+        d, t = (v.ravel() for v in np.indices(n))
+        want = mask_utils.iou([dict(m, counts=c if isinstance(c := m['counts'], bytes) else c.encode()) for m in found], truths, crowd.tolist())
+        for least in (1e-9, .5):
+            i, j, iou = mask_pairs(a, b, d, t, least)
+            assert sorted(zip(i.tolist(), j.tolist())) == sorted(zip(*(v.tolist() for v in np.nonzero(want >= least))))
+            assert (iou == want[i, j]).all()
