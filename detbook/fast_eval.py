@@ -114,7 +114,7 @@ def measure_masks(
     return np.reshape(mask_utils.toBbox(rles) if len(rles) else [], (-1, 4)), np.concatenate([np.zeros(0), *areas])
 
 _FAR  = 2**31           # no mask has as many pixels
-_ROWS = 1_000_000       # looked up at once
+_SOME = 1000            # pairs whose runs are looked up at once: few enough to stay in the processor's cache
 
 class _Spans:
     "The runs of masks: where each begins, how long it is, how many pixels of its mask lie before it."
@@ -134,16 +134,15 @@ class _Spans:
         k = np.searchsorted(self.place, mask*_FAR + at, 'right') - 1
         return np.where(k >= self.first[mask], self.before[k] + np.minimum(at - self.start[k], self.long[k]), 0)
 
-def _shared(a, b, i, j):
-    "Pixels that masks `i` of `a` share with masks `j` of `b`: (P,)."
-    out, n = [np.zeros(0, int)], a.rows[i]
-    for own in np.split(np.arange(len(i)), np.flatnonzero(np.diff((n.cumsum() - 1)//_ROWS)) + 1) if len(i) else ():
-        m = n[own]
-        starts = m.cumsum() - m
-        k, of = np.arange(m.sum()) + np.repeat(a.first[i[own]] - starts, m), np.repeat(j[own], m)
-        s = a.start[k]
-        out.append(np.add.reduceat(b.count(of, s + a.long[k]) - b.count(of, s), starts))
-    return np.concatenate(out)
+def _shared(found, truths, d, t):
+    "Pixels that pairs of masks share: (P,)."
+    (rows, i), (cols, j) = np.unique(d, return_inverse=True), np.unique(t, return_inverse=True)
+    a, b = (_Spans([rles[k] for k in own.tolist()]) for rles, own in ((found, rows), (truths, cols)))
+    m = a.rows[i]
+    starts = m.cumsum() - m
+    k, of = np.arange(m.sum()) + np.repeat(a.first[i] - starts, m), np.repeat(j, m)
+    s = a.start[k]
+    return np.add.reduceat(b.count(of, s + a.long[k]) - b.count(of, s), starts)
 
 def mask_pairs(
     found:Columns,      # detections, whose shapes are run lengths, (N,4) bounding boxes x, y, width, height, and (N,) areas
@@ -153,14 +152,13 @@ def mask_pairs(
     least:float,        # an overlap below this does not matter
 )->tuple:               # d, t and IoU of the pairs that are left
     "Measure the IoU of masks, after pairs that cannot reach `least` are left out."
-    (_, a, da), (_, b, ta) = found.shapes, truths.shapes
+    (drawn_d, a, da), (drawn_t, b, ta) = found.shapes, truths.shapes
     da, ta = da[d], ta[t]
     most = np.minimum(_meet(a.T[:, d], b.T[:, t]), np.minimum(da, ta))
     some = np.flatnonzero((most > 0) & (most >= (least - 1e-9)*np.where(truths.crowd[t], da, da + ta - most)))
     d, t, da, ta = d[some], t[some], da[some], ta[some]
-    if not len(d): return d, t, np.zeros(0)
-    (rows, i), (cols, j) = np.unique(d, return_inverse=True), np.unique(t, return_inverse=True)
-    inter = _shared(*(_Spans([o.shapes[0][k] for k in own.tolist()]) for o, own in ((found, rows), (truths, cols))), i, j)
+    parts = [slice(k, k + _SOME) for k in range(0, len(d), _SOME)]
+    inter = np.concatenate([np.zeros(0, int), *(_shared(drawn_d, drawn_t, d[own], t[own]) for own in parts)])
     iou  = inter / np.where(truths.crowd[t], da, da + ta - inter)
     keep = iou >= least
     return d[keep], t[keep], iou[keep]
