@@ -469,7 +469,8 @@ def test_the_best_score_of_each_class(tmp_path, capsys):
     detbook_predict(str(tmp_path/'in'), str(silent), min_score=0, device='cpu')
     assert '--min_score best' not in capsys.readouterr().out
     with pytest.raises(ValueError, match='silent.safetensors does not say which scores are best'): detbook_predict(str(tmp_path/'in'), str(silent), min_score='best', device='cpu')
-    assert run_command(detbook_predict, [str(tmp_path/'in'), str(own), '--min_score', 'bets']) == 2
+    with pytest.raises(SystemExit) as e: run_command(detbook_predict, [str(tmp_path/'in'), str(own), '--min_score', 'bets'])
+    assert e.value.code == 2
     assert "did you mean 'best'" in capsys.readouterr().err
 
 def test_sure_detections():
