@@ -53,7 +53,7 @@ def _from_hub(name):
 
 @checked
 def find_weights(
-    source:str,     # path, URL, or the name of published weights
+    source:str,     # path, URL, hf://owner/name, or the name of published weights
 )->Path:            # a file that is there
     "Find weights, and fetch them where they are not on this machine; what cannot be found raises FileNotFoundError with the nearest name."
     if not isinstance(source, (str, os.PathLike)) or not os.fspath(source):

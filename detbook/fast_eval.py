@@ -71,7 +71,7 @@ def _read_runs(texts):
     ends   = np.flatnonzero(last)
     starts = np.append(0, ends[:-1] + 1)
     length = ends - starts + 1
-    if not last[chars.cumsum() - 1].all() or length.max() > 7: return None      # the last character of each text ends a number
+    if not last[chars.cumsum() - 1].all() or length.max() > 8: return None      # the last character of each text ends a number
     x = (c[starts] & 31).astype(np.int64)
     for k in range(1, length.max()):                            # most numbers have one character or two
         longer = np.flatnonzero(length > k)
@@ -147,7 +147,7 @@ def _shared(found, truths, d, t):
 def mask_pairs(
     found:Columns,      # detections, whose shapes are run lengths, (N,4) bounding boxes x, y, width, height, and (N,) areas
     truths:Columns,     # truths, likewise
-    d:np.ndarray,       # (P,) rows of `found`, those of an image and class together
+    d:np.ndarray,       # (P,) rows of `found`
     t:np.ndarray,       # (P,) rows of `truths`
     least:float,        # an overlap below this does not matter
 )->tuple:               # d, t and IoU of the pairs that are left

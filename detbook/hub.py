@@ -56,7 +56,7 @@ def hub_card(
     "Write the model card of a detector from its file, from the run in whose folder it lies, and from an evaluation."
     if not re.fullmatch(r'\w[\w.-]{0,95}/\w[\w.-]{0,95}', repo): raise ValueError(f'repo is {shown(repr(repo))}; expected owner/name')
     weights = read_checkpoint(file)
-    notes, size = weights.metadata, sum(t.numel() for t in weights.values())
+    notes, size = weights.metadata, sum(t.numel() for k, t in weights.items() if k.rpartition('.')[2] not in ('running_mean', 'running_var', 'num_batches_tracked'))
     if not isinstance(notes.get('model'), dict): raise ValueError(f'{file} holds weights and no description of their model; save_detector writes a file that others can open')
     classes, seen, best = notes.get('classes') or [], notes.get('preprocessing') or {}, notes.get('thresholds')
     rows  = [] if result is None else _measured(result)
@@ -73,7 +73,7 @@ def hub_card(
         metric = next(iter(result.per_class), None)
         if metric and result.per_class[metric]: text += ['', f'| class | {metric} AP | truths |', '|---|---|---|', *(f'| {c} | {"" if v["mAP"] != v["mAP"] else format(v["mAP"], ".3f")} | {v["truths"]} |' for c, v in result.per_class[metric].items() if 'mAP' in v)]
     if told := _training(run): text += ['', '## Training', '', *told]
-    return '---\n' + _front(repo, licence, rows, 'the validation set') + '---\n\n' + '\n'.join(text).replace('\n\n\n', '\n\n') + '\n'
+    return '---\n' + _front(repo, licence, rows, 'the pictures of the evaluation') + '---\n\n' + '\n'.join(text).replace('\n\n\n', '\n\n') + '\n'
 
 # %% ../nbs/99_hub.ipynb #ca1dbcf6
 @checked
@@ -99,6 +99,6 @@ def push_to_hub(
             api.upload_folder(repo_id=repo, folder_path=folder, commit_message='A detector of detbook')
         except HfHubHTTPError as e:
             raise ValueError(f'{repo} was not written: {shown(" ".join(str(e).split()), 200)}') from None
-        except Exception as e: raise ConnectionError(f'{repo} was not written, for {api.endpoint} cannot be reached: {shown(" ".join(str(e).split()), 200)}') from e
+        except Exception as e: raise ConnectionError(f'{repo} was not written: {shown(" ".join(str(e).split()), 200)}') from e
     say(f'{repo}: model.safetensors, {Path(file).stat().st_size/1e6:.1f} MB, and README.md')
     return f'hf://{repo}'

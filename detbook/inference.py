@@ -368,15 +368,16 @@ def _look_at_video(ask, video, path, min_score, rows, counts):
 
 
 # %% ../nbs/71_inference.ipynb #25298ae9
-def _least(model, min_score):
-    "From which score on detections are shown: a number, or one for each class as the file says it; ValueError where it says nothing."
-    if min_score != 'best':
-        check('min_score 0..1', min_score)
-        return min_score
-    said = getattr(model, 'notes', {}).get('thresholds')
-    if said is None: raise ValueError(f'{getattr(model, "loaded_from", "the detector")} does not say which scores are best: it was never measured while it was trained; give a number')
-    said = check_thresholds(said, what=f'{getattr(model, "loaded_from", "the detector")}: thresholds')
-    return {now: said.get(name) for name, now in zip(model.notes.get('classes') or model.classes, model.classes)}     # in the file they have its names
+def _best_scores(model):
+    "The score of each class that the file of a detector says is best; {} where it says nothing."
+    said = check_thresholds(model.notes.get('thresholds') or {}, what=f'{getattr(model, "loaded_from", "the detector")}: thresholds')
+    return {now: said.get(name) for name, now in zip(model.notes.get('classes') or model.classes, model.classes)} if said else {}     # in the file they have its names
+
+def _least(model, min_score, best):
+    "From which score on detections are shown: a number, or one for each class."
+    if min_score != 'best': check('min_score 0..1', min_score)
+    elif not best: raise ValueError(f'{getattr(model, "loaded_from", "the detector")} does not say which scores are best: it was never measured while it was trained; give a number')
+    return best if min_score == 'best' else min_score
 
 def _in_words(least):
     "Some scores in one line."
@@ -427,11 +428,11 @@ def detbook_predict(
     model = init_detector(changed if set else config, checkpoint, device, own=tuple(load_own(own or [])))
     ask = Predictor(model, bs=bs, score_thr=score_thr, iou=iou, max_per_img=max_per_img, class_agnostic=class_agnostic or None,
                     scale=scale and tuple(scale), tta=tta, tiles=tiles and tuple(tiles), overlap=overlap, masks='rle', on_bad='skip' if skip_bad else on_bad)
-    least = _least(model, min_score)
+    least = _least(model, min_score, best := _best_scores(model))
     rows, counts, begun = [], Counter(), time.monotonic()
     if video:
         n = _look_at_video(ask, video, json, least, rows, counts)
-        _sum_up(n, 'frame', begun, counts, least, video.source.skipped, (out, json))
+        _sum_up(n, 'frame', begun, counts, least, best, video.source.skipped, (out, json))
         return rows
     for path, place, i, found in zip(paths, places, _image_ids(paths), ask.stream(paths, len(paths))):
         if found is None: continue
@@ -439,20 +440,20 @@ def detbook_predict(
         counts.update(found.sure(least).names)
         if out_dir: show_result(path, found, min_score=least, out_file=place)
     if json: _write_json(json, rows)
-    _sum_up(len(paths) - len(ask.skipped), 'picture', begun, counts, least, ask.skipped, (out_dir, json))
-    if min_score != 'best' and model.notes.get('thresholds'): print(f'the best score of each class when it was measured: {_in_words(_least(model, "best"))}; --min_score best takes these')
+    _sum_up(len(paths) - len(ask.skipped), 'picture', begun, counts, least, best, ask.skipped, (out_dir, json))
     return rows
 
 def _write_json(path, rows):
     with whole_file(path) as part: part.write_text(json.dumps(rows))
 
-def _sum_up(n, what, begun, counts, min_score, skipped, written):
+def _sum_up(n, what, begun, counts, min_score, best, skipped, written):
     "Print what the command has done."
     sure = ', '.join(f'{n} {name}' for name,n in counts.most_common(12))
     least = f'score {min_score:g} or more' if not isinstance(min_score, dict) else f'the score of their class or more ({_in_words(min_score)})'
     print(f'{n} {what}{"s" * (n != 1)}, {time.monotonic() - begun:.1f} s; {counts.total()} objects of {least}: {sure or "none"}')
     for line in skipped: print(f'skipped: {line}')
     for path in filter(None, written): print(path)
+    if best and min_score is not best: print(f'the best score of each class when it was measured: {_in_words(best)}; --min_score best takes these')
 
 # %% ../nbs/71_inference.ipynb #e016b2b1
 if __name__ == '__main__' and '__file__' in globals():     # python -m detbook.inference: not in a notebook

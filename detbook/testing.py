@@ -10,6 +10,7 @@ __all__ = ['test', 'detbook_test', 'detbook_eval']
 # %% ../nbs/89_testing.ipynb #bdef06f0
 import base64, contextlib, copy, inspect, json, os, pickle, re, tempfile, time
 from collections.abc import Callable, Iterator
+from functools import partial
 from pathlib import Path
 from typing import Literal, NamedTuple
 import numpy as np, torch
@@ -415,28 +416,28 @@ def _check_sigmas(measures, model, ds):
     if np.ndim(given) and np.size(given) != n: raise ValueError(f'{here}: these are {np.size(given)} tolerances, and the detector finds {n} keypoints')
     if given is not None and not (np.asarray(given, float) > 0).all(): raise ValueError(f'{here}: tolerances are above 0')
 
-def _found_in(ds, record, i):
-    "The detections of a picture among the rows that a metric was measured on."
-    all_ = record.found
-    own  = np.flatnonzero(all_.image == record.image_ids.index(ds.image_ids[i] if isinstance(ds.image_ids[i], str) else int(ds.image_ids[i])))
-    own  = own[np.argsort(-all_.score[own], kind='stable')]
-    some = all_.take(own)
-    known = dict(scores=torch.from_numpy(some.score).float(), labels=torch.tensor([ds.classes.index(record.classes[l]) for l in some.label.tolist()], dtype=torch.int64))
-    if isinstance(some.shapes, tuple): known['masks'], boxes, _ = some.shapes
-    elif some.shapes.ndim == 3:
-        xy = some.shapes[:, :, :2]
-        boxes, known['keypoints'] = np.concatenate([xy.min(1), np.ptp(xy, axis=1)], 1), torch.from_numpy(some.shapes).float()
-    else: boxes = some.shapes
-    boxes = torch.tensor(np.concatenate([boxes[:, :2], boxes[:, :2] + boxes[:, 2:]], 1), dtype=torch.float32)
-    return Detections(known | dict(boxes=boxes), tuple(ds.sizes[i].tolist()), str(ds.path(i)), ds.classes)
+def _found_in(ds, records, i):
+    "The detections of a picture among the rows that were measured; all metrics have the same rows."
+    first = next(iter(records.values()))
+    ids, found = first.image_ids, first.found
+    own  = np.flatnonzero(found.image == ids.index(ds.image_ids[i:i+1].tolist()[0]))
+    own  = own[np.argsort(-found.score[own], kind='stable')]
+    shapes = {m: r.found.take(own).shapes for m, r in records.items()}
+    known  = dict(scores=torch.from_numpy(found.score[own]).float(), labels=torch.tensor([ds.classes.index(first.classes[l]) for l in found.label[own].tolist()], dtype=torch.int64))
+    if 'keypoints' in shapes: known['keypoints'] = torch.from_numpy(shapes['keypoints']).float()
+    if 'segm' in shapes: known['masks'] = shapes['segm'][0]
+    if 'bbox' in shapes: x, y, w, h = shapes['bbox'].T
+    elif 'segm' in shapes: x, y, w, h = shapes['segm'][1].T
+    else: (x, y), (w, h) = shapes['keypoints'][:, :, :2].min(1).T, np.ptp(shapes['keypoints'][:, :, :2], axis=1).T
+    return Detections(known | dict(boxes=torch.tensor(np.stack([x, y, x + w, y + h], 1), dtype=torch.float32)), tuple(ds.sizes[i].tolist()), str(ds.path(i)), ds.classes)
 
-def _draw_worst(ds, result, n=6):
-    "(caption, JPEG) of the pictures with the most errors, with truths and what scores at least the best of its class; of several metrics the first."
+def _draw_worst(ds, result, found_in, n=6):
+    "(caption, JPEG) of the pictures with the most errors, with truths and what `found_in(i)` has that scores at least the best of its class; of several metrics the first."
     rows, out, best = {i: k for k, i in enumerate(ds.image_ids.tolist())}, [], result.best_scores(ds.classes) if result.records else {}
     with tempfile.TemporaryDirectory() as folder:
         for w in result.worst(n) if result.records else ():
             i, path = rows[w['image_id']], Path(folder)/'one.jpg'
-            draw_pair(ds, i, _found_in(ds, next(iter(result.records.values())), i).sure(best), path, 0.)
+            draw_pair(ds, i, found_in(i).sure(best), path, 0.)
             out.append((f'{ds.path(i).name} (image {w["image_id"]}): {w["truths"]} truths, {w["missed"]} missed, {w["wrong"]} wrong detections', path.read_bytes()))
     return out
 
@@ -466,7 +467,7 @@ def _test_rank(config, cfg, checkpoint, measures, out, show, show_dir, min_score
     if not is_main(): return None
     files = write_results(out, found, ds.image_ids.tolist(), categories, proposals) if out else []
     result = None if measures.format_only else measure(ds, found, categories, measures)
-    return result, files, len(ds), speed, _draw_worst(ds, result) if report and result else []
+    return result, files, len(ds), speed, _draw_worst(ds, result, found.__getitem__) if report and result else []
 
 # %% ../nbs/89_testing.ipynb #3fd47dde
 def detbook_test(
@@ -556,6 +557,7 @@ def detbook_eval(
     if out:
         with whole_file(out) as part: Path(part).write_text(json.dumps(dict(results=str(results), annotations=str(annotations)) | result.to_dict(), indent=1, allow_nan=False))
     if report:
-        pictures = _draw_worst(CocoDataset(annotations, images, masks=None if 'segm' in result.records else False, on_bad='skip'), result) if images else []
+        ds = CocoDataset(annotations, images, masks=None if 'segm' in result.records else False, on_bad='skip') if images else None
+        pictures = _draw_worst(ds, result, partial(_found_in, ds, result.records)) if ds else []
         print(write_report(report, result, f'Results of {Path(results).name}', dict(results=results, annotations=annotations), pictures))
     return result

@@ -34,7 +34,9 @@ def _data_of(found):
     images = [dict(id=i, file_name=os.path.relpath(f, root).replace(os.sep, '/'), height=d.size[0], width=d.size[1]) for i, (f, d) in enumerate(zip(files, found), 1)]
     rows = [r for i, d in enumerate(found, 1) for r in d.to_coco(i, range(1, 1 + len(d.classes)))]
     anns = [dict(r, id=k, iscrowd=0, area=r['bbox'][2]*r['bbox'][3]) for k, r in enumerate(rows, 1)]
-    return CocoDataset(dict(images=images, annotations=anns, categories=[dict(id=k, name=c) for k, c in enumerate(found[0].classes, 1)]), root, on_bad='clip', max_bad=1.)
+    ds = CocoDataset(dict(images=images, annotations=anns, categories=[dict(id=k, name=c) for k, c in enumerate(found[0].classes, 1)]), root, on_bad='clip', max_bad=1.)
+    if lost := ds.report['dropped']: warn_once(f'left out of what was found: {", ".join(f"{n} x {kind}" for kind, n in lost.items())}', key=object())      # each time
+    return ds
 
 def _numbered(d):
     "COCO's records with numbers for ids that are text."

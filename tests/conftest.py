@@ -37,7 +37,7 @@ SLOW = {
     r'test_parity.*test_torchvision\[keypointrcnn': "Detectron2's keypoints are compared",
     r'test_distributed.*world_sizes_agree.*3': 'two processes are compared with one',
     r'test_distributed.*one_rank_fails\[late-': 'a rank that raises, leaves, or is killed; this one waits for its time-out',
-    r'test_resume.*asked_to_stop.*-(all|parent)': 'a signal to one rank',
+    r'test_resume.*asked_to_stop.*(-all|15-parent)': 'SIGINT to the parent, and a signal to one rank',
     r'test_resume.*rank_that_is_killed.*1': 'rank 0 is killed',
     r'test_training.*kill_9\[(?!0\])': 'one round of twelve',
     r'test_training.*two_processes_learn_as_one.*torchrun': 'torchrun starts two processes in test_launchers',

@@ -154,3 +154,19 @@ def test_masks_of_every_kind_meet_as_in_c():
             i, j, iou = mask_pairs(a, b, d, t, least)
             assert sorted(zip(i.tolist(), j.tolist())) == sorted(zip(*(v.tolist() for v in np.nonzero(want >= least))))
             assert (iou == want[i, j]).all()
+
+def test_numbers_that_are_written_longer_than_needed():
+    "Eight characters for a number are read by pycocotools and by the checks; the fast comparison reads them too."
+    def write(counts, wide):
+        out = ''
+        for k, v in enumerate(counts):
+            x = v - (counts[k-2] if k > 2 else 0)
+            for c in range(wide): out += chr(48 + (((x >> 5*c) & 31) | (32 if c < wide - 1 else 0)))
+        return out
+    runs = [3, 4, 5, 6, 1, 1]
+    truth = dict(images=[dict(id=1, height=4, width=5)], categories=[dict(id=1, name='a')],
+                 annotations=[dict(id=1, image_id=1, category_id=1, iscrowd=0, area=11, bbox=[0, 0, 5, 4], segmentation=dict(size=[4, 5], counts=write(runs, 1)))])
+    for wide in range(1, 9):
+        found = [dict(image_id=1, category_id=1, score=.9, segmentation=dict(size=[4, 5], counts=write(runs, wide)))]
+        assert evaluate(truth, found, ('segm',)).stats['segm_mAP'] == pytest.approx(1), wide
+    with pytest.raises(ValueError, match='one of which has 9 characters'): evaluate(truth, [dict(found[0], segmentation=dict(size=[4, 5], counts=write(runs, 9)))], ('segm',))

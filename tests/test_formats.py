@@ -395,3 +395,11 @@ def test_what_was_found_and_cannot_be_written(tmp_path):
         for writer in (to_coco, to_voc, to_yolo):
             with pytest.raises((TypeError, ValueError, FileNotFoundError), match=words) as e: writer(wrong, tmp_path/'new')
             assert '\n' not in str(e.value) and not (tmp_path/'new').exists()
+
+def test_what_was_found_without_a_size_is_left_out_and_said(tmp_path):
+    from detbook.detections import Detections
+    ds = CocoDataset(toy.write_coco(tmp_path/'toy', 1, seed=1))
+    d = Detections(dict(boxes=torch.tensor([[2., 3, 2, 9], [1, 1, 9, 9]]), scores=torch.tensor([.9, .8]), labels=torch.tensor([0, 1])), tuple(ds.sizes[0].tolist()), str(ds.path(0)), ('a', 'b'))
+    for writer, name in (to_coco, 'o.json'), (to_yolo, 'yolo'), (to_voc, 'voc'):
+        with pytest.warns(UserWarning, match='left out of what was found: 1 x'): writer([d], tmp_path/name)
+    assert [a['score'] for a in json.loads((tmp_path/'o.json').read_text())['annotations']] == [pytest.approx(.8)]

@@ -473,6 +473,15 @@ def test_the_best_score_of_each_class(tmp_path, capsys):
     assert e.value.code == 2
     assert "did you mean 'best'" in capsys.readouterr().err
 
+def test_scores_that_are_none_are_named_before_the_first_picture(tmp_path):
+    from detbook.checkpoint import read_checkpoint, save_checkpoint
+    good = read_checkpoint(save_detector(tmp_path/'own.safetensors', small(), CLASSES, dict(resize=[64, 64]), dict.fromkeys(CLASSES, .5)))
+    bad = save_checkpoint(tmp_path/'bad.safetensors', dict(good), {**good.metadata, 'thresholds': {CLASSES[0]: 'high'}})
+    Image.fromarray(scene(9, size=64)[0].permute(1, 2, 0).numpy()).save(tmp_path/'a.png')
+    for more in {}, dict(min_score='best'):
+        with pytest.raises(ValueError, match=r"bad.safetensors: thresholds\['digit'\] is 'high'; expected a score"): detbook_predict(str(tmp_path/'a.png'), str(bad), device='cpu', json=str(tmp_path/'out.json'), **more)
+    assert not (tmp_path/'out.json').exists()
+
 def test_sure_detections():
     found = Detections(dict(boxes=torch.tensor([[0., 0, 4, 4]]*4), scores=torch.tensor([.9, .5, .4, .2]), labels=torch.tensor([0, 1, 0, 1])), (8, 8), 'a', ('cat', 'dog'))
     assert found.sure(.4)['scores'].tolist() == pytest.approx([.9, .5, .4])
