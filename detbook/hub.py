@@ -46,6 +46,33 @@ def _training(card):
     if versions := call.get('versions'): lines.append('- ' + ', '.join(f'{k} {v}' for k, v in versions.items()))
     return lines
 
+_COUNTED = 'running_mean', 'running_var', 'num_batches_tracked'       # kept by norms, and no weights
+
+def _intro(name, weights):
+    "What the detector is, and how it is used."
+    notes, classes = weights.metadata, weights.metadata.get('classes') or []
+    kind  = str(notes['model'].get('type')).rpartition('.')[2]
+    size  = sum(t.numel() for k, t in weights.items() if k.rpartition('.')[2] not in _COUNTED)
+    scale = (notes.get('preprocessing') or {}).get('resize')
+    yield f'A {kind} of {size/1e6:.2f} million weights that tells {len(classes)} classes apart: {", ".join(map(str, classes[:80]))}.'
+    if isinstance(scale, list) and len(scale) == 2: yield f'Pictures are resized to {scale[0]} x {scale[1]} pixels at most.'
+    least = ", min_score=model.notes['thresholds']" if notes.get('thresholds') else ''
+    yield from ['', '## Use', '', '`pip install detbook[hub]`, then:', '', '```python',
+                'from detbook.inference import init_detector, inference_detector, show_result',
+                f"model = init_detector('hf://{name}')",
+                "found = inference_detector(model, 'picture.jpg')",
+                f"show_result('picture.jpg', found{least})", '```']
+
+def _how_well(result, rows):
+    "The figures, as two tables."
+    pictures = next((f' on {len(r.image_ids):,} pictures' for r in result.records.values()), '')
+    yield from ['', '## How well', '', f"Measured{pictures} with COCO's metric.", '', '| | | 95% interval |', '|---|---|---|']
+    for name, v, i in rows: yield f'| {name} | {v:.3f} | {f"{i[0]:.3f} to {i[1]:.3f}" if i else ""} |'
+    metric, classes = next(iter(result.per_class.items()), (None, {}))
+    known = {c: v for c, v in classes.items() if 'mAP' in v}
+    if known: yield from ['', f'| class | {metric} AP | truths |', '|---|---|---|']
+    for c, v in known.items(): yield f'| {c} | {"" if v["mAP"] != v["mAP"] else format(v["mAP"], ".3f")} | {v["truths"]} |'
+
 @checked
 def hub_card(
     file:str|Path,              # of a detector, as `save_detector` or a training wrote it
@@ -56,24 +83,13 @@ def hub_card(
     "Write the model card of a detector from its file, from the run in whose folder it lies, and from an evaluation."
     if not re.fullmatch(r'\w[\w.-]{0,95}/\w[\w.-]{0,95}', repo): raise ValueError(f'repo is {shown(repr(repo))}; expected owner/name')
     weights = read_checkpoint(file)
-    notes, size = weights.metadata, sum(t.numel() for k, t in weights.items() if k.rpartition('.')[2] not in ('running_mean', 'running_var', 'num_batches_tracked'))
-    if not isinstance(notes.get('model'), dict): raise ValueError(f'{file} holds weights and no description of their model; save_detector writes a file that others can open')
-    classes, seen, best = notes.get('classes') or [], notes.get('preprocessing') or {}, notes.get('thresholds')
-    rows  = [] if result is None else _measured(result)
-    card, run = Path(file).parent/'run.json', {}
-    if card.is_file(): run = read_card(card.parent)
-    scale, least = seen.get('resize'), ", min_score=model.notes['thresholds']" if best else ''
-    text = [f'# {repo.rpartition("/")[2]}', '', f'A {str(notes["model"].get("type")).rpartition(".")[2]} of {size/1e6:.2f} million weights that tells {len(classes)} classes apart: {", ".join(map(str, classes[:80]))}.',
-            f'Pictures are resized to {scale[0]} x {scale[1]} pixels at most.' if isinstance(scale, list) and len(scale) == 2 else '', '', '## Use', '', '`pip install detbook[hub]`, then:', '', '```python',
-            'from detbook.inference import init_detector, inference_detector, show_result', f"model = init_detector('hf://{repo}')", "found = inference_detector(model, 'picture.jpg')",
-            f"show_result('picture.jpg', found{least})", '```']
-    if result and rows:
-        text += ['', '## How well', '', f'Measured on {len(next(iter(result.records.values())).image_ids):,} pictures with COCO\'s metric.' if result.records else 'Measured with COCO\'s metric.', '', '| | | 95% interval |', '|---|---|---|']
-        text += [f'| {name} | {v:.3f} | {f"{i[0]:.3f} to {i[1]:.3f}" if i else ""} |' for name, v, i in rows]
-        metric = next(iter(result.per_class), None)
-        if metric and result.per_class[metric]: text += ['', f'| class | {metric} AP | truths |', '|---|---|---|', *(f'| {c} | {"" if v["mAP"] != v["mAP"] else format(v["mAP"], ".3f")} | {v["truths"]} |' for c, v in result.per_class[metric].items() if 'mAP' in v)]
-    if told := _training(run): text += ['', '## Training', '', *told]
-    return '---\n' + _front(repo, licence, rows, 'the pictures of the evaluation') + '---\n\n' + '\n'.join(text).replace('\n\n\n', '\n\n') + '\n'
+    if not isinstance(weights.metadata.get('model'), dict):
+        raise ValueError(f'{file} holds weights and no description of their model; save_detector writes a file that others can open')
+    rows = [] if result is None else _measured(result)
+    text = [f'# {repo.rpartition("/")[2]}', '', *_intro(repo, weights)]
+    if result and rows: text += _how_well(result, rows)
+    if told := _training(read_card(Path(file).parent)): text += ['', '## Training', '', *told]
+    return '---\n' + _front(repo, licence, rows, 'the pictures of the evaluation') + '---\n\n' + '\n'.join(text) + '\n'
 
 # %% ../nbs/99_hub.ipynb #ca1dbcf6
 @checked
