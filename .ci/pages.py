@@ -29,9 +29,9 @@ def process():
     return ROOT/'_proc'
 
 def rename(folder):
-    "Give pages the names of the website: 07_boxes becomes boxes, as nbdev's `output-file` says to Quarto."
-    names = {p.name:p.name[3:] for p in folder.glob('[0-9][0-9]_*.ipynb')}
-    swap = lambda text: re.sub(r'\b\d\d_\w+\.ipynb', lambda m: names.get(m[0], m[0]), text)
+    "Give pages the names of the website: 008_boxes becomes boxes, as nbdev's `output-file` says to Quarto."
+    names = {p.name:p.name[4:] for p in folder.glob('[0-9][0-9][0-9]_*.ipynb')}
+    swap = lambda text: re.sub(r'\b\d{3}_\w+\.ipynb', lambda m: names.get(m[0], m[0]), text)
     for old, new in names.items(): (folder/old).rename(folder/new)
     for p in [folder/'_quarto.yml', *folder.rglob('*.ipynb')]:
         text = p.read_text(encoding='utf-8')
@@ -80,7 +80,7 @@ if __name__ == '__main__':
         shutil.copytree(process(), folder, dirs_exist_ok=True)
         rename(folder)
         site, faults = render(folder)
-        faults += [f'{p} was not rendered' for p in expected if not (site/re.sub(r'(^|/)\d\d_', r'\1', p).replace('.ipynb', '.html')).exists()]
+        faults += [f'{p} was not rendered' for p in expected if not (site/re.sub(r'(^|/)\d{3}_', r'\1', p).replace('.ipynb', '.html')).exists()]
         faults += sorted(set(broken(site)))
     print(*faults, f'{len(expected)} pages, {len(faults)} faults', sep='\n')
     sys.exit(bool(faults))

@@ -5,7 +5,8 @@ from torch import nn
 from detbook import models
 from detbook.c4 import faster_rcnn_c4, faster_rcnn_dc5, mask_rcnn_c4, rpn_c4
 from detbook.boxes import iou_matrix
-from detbook.explain import PICTURES, explain, find_suppressors
+from detbook.explain import PICTURES, explain
+from detbook.nms import find_suppressors
 from detbook.fcos import FCOSHead
 from detbook.faster_rcnn import FasterRCNN
 from detbook.fast_rcnn import BoxHead, DetectionFilter, RoIHead

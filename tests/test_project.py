@@ -8,9 +8,9 @@ import pytest
 
 ROOT = Path(__file__).resolve().parents[1]
 NBS, LIB = ROOT/'nbs', ROOT/'detbook'
-CHAPTERS = sorted(NBS.glob('[0-9][0-9]_*.ipynb'))                       # in reading order, which is import order
+CHAPTERS = sorted(NBS.glob('[0-9][0-9][0-9]_*.ipynb'))                       # in reading order, which is import order
 PAGES = sorted(p for p in NBS.rglob('*.ipynb') if '.ipynb_checkpoints' not in p.parts)
-NUMBER = {p.stem[3:]:int(p.stem[:2]) for p in CHAPTERS}                 # 'boxes' -> 4
+NUMBER = {p.stem[4:]:int(p.stem[:3]) for p in CHAPTERS}                 # 'boxes' -> 8
 OUTER = NUMBER['images']                                                # chapters before it import torch, torchvision and fastcore alone
 EXPORT = {'export', 'exports', 'exporti', 'exportd'}
 by_chapter = pytest.mark.parametrize('path', CHAPTERS, ids=lambda p: p.stem)
@@ -87,10 +87,10 @@ def test_names_and_numbers():
         word = re.sub(r'^\d+_', '', p.stem)
         if word in seen: faults.append(f'{p.relative_to(ROOT)} and {seen[word].relative_to(ROOT)} make one page name, {word!r}')
         seen[word] = p
-    numbers = [p.stem[:2] for p in CHAPTERS]
+    numbers = [p.stem[:3] for p in CHAPTERS]
     faults += [f'two chapters have number {n}' for n in set(numbers) if numbers.count(n) > 1]
-    faults += [f'{p.name}: the numbers leave none out, so its is {i:02}' for i, p in enumerate(CHAPTERS) if int(p.stem[:2]) != i]
-    faults += [f'{p.relative_to(ROOT)}: a chapter is named NN_word.ipynb' for p in NBS.glob('*.ipynb') if p not in CHAPTERS and p.stem != 'index']
+    faults += [f'{p.name}: the numbers leave none out, so its is {i:03}' for i, p in enumerate(CHAPTERS) if int(p.stem[:3]) != i]
+    faults += [f'{p.relative_to(ROOT)}: a chapter is named NNN_word.ipynb' for p in NBS.glob('*.ipynb') if p not in CHAPTERS and p.stem != 'index']
     faults += [f'{p.relative_to(ROOT)}: no .py file belongs in nbs' for p in NBS.rglob('*.py') if '.ipynb_checkpoints' not in p.parts]
     assert len(CHAPTERS) > 0
     report(faults)
@@ -101,7 +101,7 @@ def test_every_module_has_its_notebook_and_the_reverse():
         names = [c.flags['default_exp'] for c in cells(p) if 'default_exp' in c.flags]
         if p not in CHAPTERS:
             if names: faults.append(f'{p.relative_to(ROOT)} exports to {names}: only numbered chapters export')
-        elif names != [p.stem[3:]]: faults.append(f'{p.relative_to(ROOT)}: default_exp is {names}, expected {[p.stem[3:]]}')
+        elif names != [p.stem[4:]]: faults.append(f'{p.relative_to(ROOT)}: default_exp is {names}, expected {[p.stem[4:]]}')
         for n in names: words[n] = p
     for m in LIB.glob('*.py'):
         if m.stem not in ('__init__', '_modidx', '_site') and m.stem not in words: faults.append(f'detbook/{m.name} has no notebook')
@@ -121,7 +121,7 @@ def imported(tree):
 
 @by_chapter
 def test_imports_only_earlier_chapters_by_name(path):
-    me, faults = path.stem[3:], []
+    me, faults = path.stem[4:], []
     for c in cells(path):
         for module, names, level, node in imported(c.tree):
             if level: faults.append(f'{c.where}: relative import'); continue
@@ -162,15 +162,16 @@ def test_imports_by_name_are_few(path):
     "`import_module('detbook...')` would pass under the test above: no circle may hide there."
     faults = []
     for c in cells(path):
-        for node in ast.walk(c.tree) if c.exported and path.stem[3:] not in BY_NAME else ():
+        for node in ast.walk(c.tree) if c.exported and path.stem[4:] not in BY_NAME else ():
             if isinstance(node, ast.Call) and getattr(node.func, 'attr', getattr(node.func, 'id', '')) in ('import_module', '__import__'):
                 if not (node.args and isinstance(node.args[0], ast.Constant) and not str(node.args[0].value).startswith('detbook')): faults.append(f'{c.where}: {ast.unparse(node)}')
     report(faults)
 
 @by_chapter
 def test_top_level_imports_of_the_inner_parts(path):
-    if int(path.stem[:2]) >= OUTER: return
+    if int(path.stem[:3]) >= OUTER: return
     allowed = {'torch', 'torchvision', 'fastcore', 'detbook'} | set(sys.stdlib_module_names)
+    if path.stem[4:] == 'explore': allowed |= {'ipywidgets', 'PIL'}         # sliders for the pages; no module of the inner parts imports it
     faults = []
     for c in cells(path):
         if not c.exported: continue
@@ -244,7 +245,7 @@ def test_public_names_are_documented(path):
 def test_documentation_is_what_a_reader_gets(path):
     "After import, with decorators applied, each name without an underscore still has its docstring, and fastcore finds each parameter's comment."
     from fastcore.docments import docments
-    module = importlib.import_module(f'detbook.{path.stem[3:]}')
+    module = importlib.import_module(f'detbook.{path.stem[4:]}')
     faults = []
     for name, o in vars(module).items():
         if name.startswith('_') or getattr(o, '__module__', None) != module.__name__: continue
@@ -322,7 +323,7 @@ def test_readme_is_what_the_index_makes():
 def test_readme_lists_the_public_names():
     "What `from detbook.X import *` brings is what the table in README.md promises, and it stays a list that one can read."
     rows = dict(re.findall(r'^\| `(\w+)` \| (`.*`) \|$', (ROOT/'README.md').read_text(encoding='utf-8').split('## What you import')[1], re.M))
-    offered = {p.stem[3:]: importlib.import_module(f'detbook.{p.stem[3:]}').__all__ for p in CHAPTERS}
+    offered = {p.stem[4:]: importlib.import_module(f'detbook.{p.stem[4:]}').__all__ for p in CHAPTERS}
     assert {w: re.findall(r'`(\w+)`', names) for w, names in rows.items()} == {w: names for w, names in offered.items() if names}, 'run nbs/index.ipynb and `python .ci/readme.py`'
     assert len({n for names in offered.values() for n in names}) <= 210, 'helpers are marked `exporti`'
 
@@ -348,8 +349,8 @@ def test_sidebar_lists_every_page_in_order():
     shown = sidebar()                   # the order of reading; numbers are the order of imports
     assert sorted(shown) == sorted(p.relative_to(NBS).as_posix() for p in PAGES), 'the sidebar of _quarto.yml lists every page, and no other'
     index = '\n'.join(join(c['source']) for c in json.loads((NBS/'index.ipynb').read_text(encoding='utf-8'))['cells'])
-    rows = re.findall(r'^\| \[[^]]+\]\((\d\d_\w+\.ipynb)\)', index, re.M)
-    assert rows == [o for o in shown if re.match(r'\d\d_', o)], 'the tables of the index list the chapters as the sidebar does'
+    rows = re.findall(r'^\| \[[^]]+\]\((\d{3}_\w+\.ipynb)\)', index, re.M)
+    assert rows == [o for o in shown if re.match(r'\d{3}_', o)], 'the tables of the index list the chapters as the sidebar does'
 
 def test_change_log_has_this_version():
     heads = re.findall(r'^## \[?([^\]\s]+)', (ROOT/'CHANGELOG.md').read_text(encoding='utf-8'), re.M)
@@ -431,7 +432,7 @@ print('imported', len(WORDS), 'modules')
 '''
 
 def test_models_need_torch_torchvision_and_fastcore_alone(wheel):
-    inner = [w for w, n in NUMBER.items() if n < OUTER]
+    inner = [w for w, n in NUMBER.items() if n < OUTER and w != 'explore']      # sliders for the pages: no inner module imports them
     words = ['models'] + [w for w in inner if w != 'models']
     code = f'SITE = {str(wheel)!r}; WORDS = {words!r}\n' + ONLY
     done = subprocess.run([sys.executable, '-c', code], cwd=wheel, capture_output=True, text=True)

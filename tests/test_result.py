@@ -131,7 +131,7 @@ def test_worst_pictures_have_all_that_was_found(tmp_path):
     "Rows with boxes, masks and keypoints come back as they were, whatever was measured first."
     from detbook.coco import decode_masks
     from detbook.data import CocoDataset
-    from detbook.testing import _found_in
+    from detbook.report import found_in
     ds = CocoDataset(toy.write_coco(tmp_path/'toy', 4, seed=7, empty=0, crowd=0))
     anns = [a for a in ds.to_coco()['annotations'] if a.get('num_keypoints')]
     rows = [{k: a[k] for k in ('image_id', 'category_id', 'bbox', 'segmentation', 'keypoints')} | dict(score=.1 + .8*k/len(anns)) for k, a in enumerate(anns)]
@@ -140,7 +140,7 @@ def test_worst_pictures_have_all_that_was_found(tmp_path):
         result = evaluate(ds, rows, metrics, sigmas=.1)
         for i in range(len(ds)):
             own = sorted((r for r in rows if r['image_id'] == ds.image_ids[i]), key=lambda r: -r['score'])
-            found, true = _found_in(ds, result.records, i), ds.target(i)
+            found, true = found_in(ds, result.records, i), ds.target(i)
             assert found['scores'].tolist() == pytest.approx([r['score'] for r in own]) and found.names == [ds.classes[ds.category_ids.index(r['category_id'])] for r in own]
             assert set(found) == {'boxes', 'scores', 'labels', *(dict(segm='masks', keypoints='keypoints')[m] for m in metrics if m != 'bbox')}
             if 'bbox' in metrics: assert found['boxes'].tolist() == [pytest.approx([x, y, x + w, y + h]) for x, y, w, h in (r['bbox'] for r in own)]

@@ -570,7 +570,7 @@ left_out('settings of a config, whose errors name the path: tests/test_pipeline.
 calls('testing',
     check_metrics=lambda w: dict(metrics=('bbox',), model=w.mask), detect_all=lambda w: dict(model=w.mask, ds=w.ds), label_categories=lambda w: dict(model=w.mask, ds=w.ds), read_truths=lambda w: dict(ds=w.ds, ann_file=w.coco),
     read_evaluator=lambda w: dict(cfg=w.config()))
-left_out('steps of `test`, called by it with its own results: tests/test_testing.py', 'testing.draw_pair', 'testing.measure', 'testing.predict_dataset', 'testing.write_results', 'testing.read_results')
+left_out('steps of `test`, called by it with its own results: tests/test_testing.py', 'report.draw_pair', 'report.draw_worst', 'report.found_in', 'testing.measure', 'testing.predict_dataset', 'testing.write_results', 'testing.read_results')
 
 times = lambda: new('timetable.Timetable', steps=6, per_epoch=3)
 changes = lambda: {'a.b': [1, 2]}
@@ -610,21 +610,26 @@ left_out('what labels are written with: the chapters show and detections', 'show
 def named(w):
     (w.folder/'named').mkdir(exist_ok=True)
     return new('label.BoxLabels', images=[w.png], classes=['a', 'b'], path=w.folder/'named'/'l.json')
-calls('label', live_kernel=lambda w: {},
+calls('label',
     BoxLabels=lambda w: dict(images=[w.png], classes=['a', 'b'], path=w.folder/'new.json', guesses=[dict(boxes=w.boxes, scores=w.scores, labels=w.labels)], min_score=.5),
     BoxLabels__target=lambda w: (named(w), dict(i=0)), BoxLabels__put=lambda w: (named(w), dict(i=0, boxes=w.boxes, labels=torch.tensor([0, 1, 1]))))
 left_out('boxes and colours are those of `BoxLabels` and `iou_widget`, which check them', 'label.box_canvas')
-left_out('what a notebook stores of a widget: the chapter and tests/test_widgets.py', 'label.figure_png', 'label.page_bundle', 'widgets.Explorer*')
+left_out('what a notebook stores of a widget, and one control of it: the chapter and tests/test_widgets.py', 'explore.make_control', 'explore.figure_png', 'explore.page_bundle', 'explore.Explorer*')
 slide = lambda: dict(score=(0., 1., .5))
-calls('widgets', explore=lambda w: dict(draw=lambda ax, score: f'{score}', controls=slide(), settings=[dict(score=.2)], name=None, size=(2, 2)), iou_widget=lambda w: dict(name=None),
+calls('explore', live_kernel=lambda w: {}, explore=lambda w: dict(draw=lambda ax, score: f'{score}', controls=slide(), settings=[dict(score=.2)], name=None, size=(2, 2)))
+calls('widgets', iou_widget=lambda w: dict(name=None),
     anchor_designer=lambda w: dict(boxes=w.boxes, sizes=torch.full((3, 2), 64), strides=(8, 16), name=None), prediction_explorer=lambda w: dict(model=w.mask, image=w.image, classes=list('abcd'), name=None),
     matcher_explorer=lambda w: dict(image=w.image, target=w.target, anchors=w.gen, name=None), error_kinds=lambda w: dict(pred=w.found, target=w.target, min_score=.5, iou=.5),
     browse=lambda w: dict(pictures=[(w.image, w.target)], predictions=[w.found], classes=list('abcd'), name=None), schedule_composer=lambda w: dict(per_epoch=3, losses=[1., .5], name=None))
 calls('bench', toy_batch=lambda w: dict(batch=1, size=64, device=torch.device('cpu')), kept_bytes=lambda w: dict(model=nn.Linear(2, 2), forward=lambda: nn.Linear(2, 2)(torch.ones(1, 2)).sum()))
+calls('nms', find_suppressors=lambda w: dict(boxes=w.boxes, scores=w.scores, groups=w.labels, kept=torch.tensor([0, 1]), iou=.5))
+calls('roi', sampling_grid=lambda w: dict(extractor=w.mask.roi_head.bbox_extractor, boxes=w.boxes),
+    Grids__points=lambda w: (new('roi.sampling_grid', extractor=w.mask.roi_head.bbox_extractor, boxes=w.boxes), dict(i=1)))
+calls('listen', hear_step=lambda w: dict(model=w.model('faster_rcnn'), image=w.image, target=w.target))
+left_out('drawings of a step: the chapter; a list of a part: `explain`', 'listen.check_target', 'listen.show_pale', 'listen.show_drawn', 'listen.show_calls', 'listen.parts_of')
 calls('explain', explain=lambda w: dict(model=w.model('faster_rcnn'), image=w.image, target=w.target, scale=1.5),
-    find_suppressors=lambda w: dict(boxes=w.boxes, scores=w.scores, groups=w.labels, kept=torch.tensor([0, 1]), iou=.5), sampling_grid=lambda w: dict(extractor=w.mask.roi_head.bbox_extractor, boxes=w.boxes),
-    Grids__points=lambda w: (new('explain.sampling_grid', extractor=w.mask.roi_head.bbox_extractor, boxes=w.boxes), dict(i=1)), Trace__show=lambda w: (w.model('faster_rcnn').explain(w.image), dict(name='final', ax=w.ax())))
-left_out('the parts of a trace, as `explain` makes them', 'explain.Pyramid', 'explain.Anchors', 'explain.Choice*', 'explain.Stage', 'explain.Grids', 'explain.Masks', 'explain.Heatmaps', 'explain.Call', 'explain.Drawn', 'explain.Step', 'explain.Trace')
+    Trace__show=lambda w: (w.model('faster_rcnn').explain(w.image), dict(name='final', ax=w.ax())))
+left_out('the parts of a trace, as `explain` and `hear_step` make them', 'roi.Grids', 'listen.Call', 'listen.Drawn', 'listen.Step', 'explain.Pyramid', 'explain.Anchors', 'explain.Choice*', 'explain.Stage', 'explain.Masks', 'explain.Heatmaps', 'explain.Trace')
 def book(w): return new('misses.misses', model=w.model('faster_rcnn'), data=[(w.image, w.target)])
 calls('misses', misses=lambda w: dict(model=w.model('faster_rcnn'), data=[(w.image, w.target)], iou=.5, metric='bbox'), average_precision=lambda w: dict(scores=w.scores, hits=torch.tensor([True, False, True]), labels=w.labels, truths={0: 1, 2: 1}),
     match_found=lambda w: dict(found=dict(boxes=w.boxes, scores=w.scores, labels=w.labels), target=dict(boxes=w.more, labels=w.labels[:2]), overlap=torch.rand(3, 2), least=.5),
@@ -659,8 +664,8 @@ left_out('a command: `cli` names its slips, shown in tests/test_demo.py and the 
 # ------------------------------------------------------------------ what is right though it looks wrong, and is promised in the docstring
 # a pattern of function:argument:what is wrong -> the promise
 RIGHT = {
-    '*.Detector__explain:target:keypoints nan': 'what the detector does not learn from is not looked at', '*.Detector__explain:image:as float': 'floats run to 255', 'explain.explain:target:keypoints nan': 'what the detector does not learn from is not looked at', 'explain.explain:image:as float': 'floats run to 255', 'explain.find_suppressors:iou:zero': 'any overlap is too much', 'explain.Grids__points:i:zero': 'the first',
-    'explain.find_suppressors:boxes:*': 'overlaps nothing', 'explain.find_suppressors:scores:*': 'any number is a score', 'explain.find_suppressors:groups:*': 'any number is a group', 'explain.sampling_grid:boxes:turned': 'a box inside out has no samples',
+    '*.Detector__explain:target:keypoints nan': 'what the detector does not learn from is not looked at', '*.Detector__explain:image:as float': 'floats run to 255', 'listen.hear_step:target:keypoints nan': 'likewise', 'explain.explain:target:keypoints nan': 'what the detector does not learn from is not looked at', 'explain.explain:image:as float': 'floats run to 255', 'nms.find_suppressors:iou:zero': 'any overlap is too much', 'roi.Grids__points:i:zero': 'the first',
+    'nms.find_suppressors:boxes:*': 'overlaps nothing', 'nms.find_suppressors:scores:*': 'any number is a score', 'nms.find_suppressors:groups:*': 'any number is a group', 'roi.sampling_grid:boxes:turned': 'a box inside out has no samples',
     'cascade_rcnn.CascadeRoIHead__ask:boxes:*n*': 'reads zeros', 'cascade_rcnn.CascadeRoIHead__ask:boxes:turned': 'reads zeros', '*.small_masks:boxes:*n*': 'reads zeros', '*.keypoint_maps:boxes:*n*': 'reads zeros', '*.small_masks:boxes:turned': 'reads zeros', '*.keypoint_maps:boxes:turned': 'reads zeros',
     '*.small_masks:image:number*': 'of no image: reads zeros', '*.keypoint_maps:image:number*': 'of no image: reads zeros', 'retinanet.DenseFilter__choose:boxes:*': 'is not kept, or overlaps nothing', 'retinanet.DenseFilter__choose:scores:*n*': 'comes last, or is not kept', 'retinanet.DenseFilter__choose:scores:score*': 'any number is a score',
     'retinanet.DenseFilter__clip:found:*nan': 'is left out, or goes along', 'retinanet.DenseFilter__clip:found:boxes turned': 'has no sides', 'retinanet.DenseFilter__clip:found:no scores': 'boxes are enough', 'retinanet.DenseFilter__clip:size:*n*': 'the sizes of a batch are whole numbers',
@@ -669,7 +674,7 @@ RIGHT = {
     'hooks.Hooks__load:*:no keys': 'nothing was kept', 'hooks.Boards:boards:no keys': 'none', 'hooks.Boards__add:group:*': 'any name', 'hooks.Boards__add:figures:*': 'what is no finite number is left out',
     'adapt.adapt_config:val:text': 'a share may be a text, as a command line gives it',
     'writers.to_coco:path:missing': 'a new file',
-    'label.BoxLabels:guesses:list of None': 'nothing is guessed', 'widgets.explore:settings:list of {}': 'the start values', 'widgets.explore:controls:no keys': 'an error that says so', 'widgets.anchor_designer:boxes:*': 'an area of no box is never reached', 'widgets.anchor_designer:sizes:number 99': 'a larger picture',
+    'label.BoxLabels:guesses:list of None': 'nothing is guessed', '*.explore:settings:list of {}': 'the start values', '*.explore:controls:no keys': 'an error that says so', 'widgets.anchor_designer:boxes:*': 'an area of no box is never reached', 'widgets.anchor_designer:sizes:number 99': 'a larger picture',
     'widgets.anchor_designer:*:no rows': 'an error that says so', 'widgets.*:image:as float': 'floats run to 255', 'widgets.*:target:boxes turned': 'overlaps nothing', 'widgets.*:target:label *': 'any number', 'widgets.*:*:masks *': 'nobody looks at masks', 'widgets.*:*:keypoints *': 'nor at keypoints',
     'widgets.error_kinds:iou:zero': 'any free truth of the class is right', 'widgets.error_kinds:pred:boxes turned': 'overlaps nothing', 'widgets.error_kinds:pred:label *': 'any number', 'widgets.schedule_composer:losses:*n*': 'drawn as they are', 'widgets.schedule_composer:losses:*e*': 'drawn as they are',
     'outputs.map_files:items:list of*': 'an error of the function, which names the item', 'video.is_video:name:missing': 'no file is opened',

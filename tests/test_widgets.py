@@ -5,9 +5,10 @@ import numpy as np, pytest, torch
 from PIL import Image
 from detbook.anchors import AnchorGenerator
 from detbook.data import CocoDataset
-from detbook.label import BoxLabels, page_bundle
+from detbook.explore import explore, page_bundle
+from detbook.label import BoxLabels
 from detbook.toy import scene, write_coco
-from detbook.widgets import anchor_designer, browse, explore, iou_widget, matcher_explorer, prediction_explorer, schedule_composer
+from detbook.widgets import anchor_designer, browse, iou_widget, matcher_explorer, prediction_explorer, schedule_composer
 
 pixels = lambda png: np.asarray(Image.open(io.BytesIO(png)).convert('RGB')).astype(int)
 
@@ -52,7 +53,7 @@ def test_a_page_without_a_kernel_gets_the_panels():
 
 def test_a_live_notebook_gets_the_widget_as_well(monkeypatch):
     w = explore(disc, dict(radius=(.5, 4., 1.)), size=(2, 2))
-    monkeypatch.setattr('detbook.label.live_kernel', lambda: True)
+    monkeypatch.setattr('detbook.explore.live_kernel', lambda: True)
     assert page_bundle(b'', '', w)['application/vnd.jupyter.widget-view+json']['model_id'] == w.model_id
 
 @pytest.mark.parametrize('wrong, says', [(dict(controls={}), 'controls is empty'), (dict(controls=dict(radius=(1, 0, 1))), r'radius is \(1, 0, 1\)'), (dict(controls=dict(radius='a')), "radius is 'a'"),
