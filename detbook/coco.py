@@ -82,9 +82,14 @@ def plain_record(
         out[k] = one if n is None else n
     return out
 
+_INTS = 'id', 'image_id', 'category_id', *_WHOLE
+
 def _is_plain(r):
     "Does a record of a JSON file need no change?"
-    return None not in r.values() and all(type(r.get(k, 0)) is int for k in ('id', 'image_id', 'category_id', *_WHOLE))
+    if None in r.values(): return False
+    for k in _INTS:
+        if type(r.get(k, 0)) is not int: return False
+    return True
 
 @checked
 def spellings(
@@ -105,6 +110,9 @@ def link_record(
     "Write a record's image_id and category_id as the records that they refer to have them."
     for name, d in (('r', r), ('images', images), ('categories', categories)):
         if not isinstance(d, dict): raise TypeError(f'{name} is {d!r:.60}; expected a dict')
+    return _link(r, images, categories)
+
+def _link(r, images, categories):
     for key, known in (('image_id', images), ('category_id', categories)):
         if key not in r: continue
         i = known.get(plain_id(r[key]), r[key])
@@ -160,7 +168,7 @@ def read_coco(
                                      for k in ('images', 'categories', 'annotations'))
     except RecursionError: raise ValueError(f'{name}: a record is nested too deeply to be read') from None
     known = spellings(images), spellings(categories)
-    return dict(d, images=images, categories=categories, annotations=[link_record(a, *known) for a in anns])
+    return dict(d, images=images, categories=categories, annotations=[_link(a, *known) for a in anns])
 
 # %% ../nbs/046_coco.ipynb #2784a82b
 @checked
@@ -187,6 +195,7 @@ def _check_polygon(p, h, w):
     "What is wrong with a polygon: (kind, words), or None."
     try: ok = isinstance(p, list) and len(p) % 2 == 0 and math.isfinite(sum(p))
     except (TypeError, OverflowError): ok = False
+    if ok and 6 <= len(p) <= 60 and min(p) >= 0 and max(p) <= min(h, w): return         # most are
     if not ok: return 'bad mask', f'polygon {shown(p, 40)}, expected x, y of at least 3 points, all finite'
     if len(p) < 6: return 'thin polygon', f'polygon {shown(p, 40)}, expected x, y of at least 3 points, all finite'
     side, at = max(h, w), f'its image, which is {w} wide and {h} high'
@@ -201,7 +210,7 @@ def check_size(
     w:object,   # width
 )->str|None:    # words for a message; None where a picture can have this size
     "Tell what is wrong with the size of a picture."
-    if not all(type(v) is int and 0 < v <= 2**20 for v in (h, w)) or h*w >= 2**31:
+    if not (type(h) is type(w) is int and 0 < h <= 2**20 and 0 < w <= 2**20) or h*w >= 2**31:
         return f'height and width must be whole numbers above 0, of less than 2**31 pixels, found {shown(h, 80)} and {shown(w, 80)}'
 
 def _check_runs(s, h, w):
@@ -238,7 +247,7 @@ def check_mask(
     if not has_mask(s): return None, [('no mask', 'an empty segmentation, where other objects have one; masks=False reads boxes alone')]
     found = [(p, _check_polygon(p, h, w)) for p in s if p != []]
     good, bad = [p for p, wrong in found if not wrong], [wrong for _, wrong in found if wrong]
-    if good and all(min(p[::2]) >= w or min(p[1::2]) >= h or max(p[::2]) <= 0 or max(p[1::2]) <= 0 for p in good):
+    if good and not (0 <= good[0][0] < w and 0 <= good[0][1] < h) and all(min(p[::2]) >= w or min(p[1::2]) >= h or max(p[::2]) <= 0 or max(p[1::2]) <= 0 for p in good):
         return None, [('mask outside', f'polygon {shown(good[0], 40)} lies outside its image, which is {w} wide and {h} high')]
     return (good, bad) if good else (None, [('bad mask', words) for _, words in bad])
 

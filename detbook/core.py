@@ -11,6 +11,7 @@ __all__ = ['component', 'DetbookWarning']
 import functools, importlib, inspect, logging, math, numbers, os, re, sys, types, typing, warnings
 from collections.abc import Callable, Hashable, Iterable, Mapping
 from contextlib import contextmanager
+from pathlib import Path
 import torch
 import torch.distributed as dist
 from torch import Tensor, nn
@@ -214,10 +215,24 @@ def _kind(v, a):
     return None if isinstance(v, a) or lax else f'{"an" if a.__name__[0] in "AEIOU" else "a"} {a.__name__}'
 
 # %% ../nbs/001_core.ipynb #020f3373
-def _look_at(given, parameters, owner=''):
+_SURE = {None: [type(None)], type(None): [type(None)], bool: [bool], int: [int], float: [int], str: [str], bytes: [bytes], Path: [str, type(Path())],
+         dict: [dict], list: [list], tuple: [tuple], Tensor: [Tensor, nn.Parameter]}
+
+def _sure(a):
+    "Types of which every value suits the annotation `a`, so that most values need no closer look."
+    if typing.get_origin(a) in (typing.Union, types.UnionType): return frozenset().union(*map(_sure, typing.get_args(a)))
+    return frozenset(_SURE.get(a, ())) if a is None or isinstance(a, type) and not typing.get_args(a) else frozenset()
+
+def _sure_in(a):
+    "The same for what is in a list."
+    return _sure(typing.get_args(a)[0]) if typing.get_origin(a) is list and typing.get_args(a) else frozenset()
+
+def _look_at(given, parameters, owner='', sure={}):
     "Raise a TypeError for the first argument that is of another kind than annotated."
     for name, v in given.items():
         if name not in parameters or v is parameters[name].default: continue
+        of, inside = sure.get(name, ((), ()))
+        if type(v) in of or inside and type(v) is list and inside.issuperset(map(type, v)): continue
         if w := _kind(v, parameters[name].annotation): raise TypeError(f'{owner}{name} is {_found(v)}; expected {w}')
 
 def checked(
@@ -234,12 +249,13 @@ def _checked(f, more={}):
     by_place = {n for n,p in parameters.items() if p.kind is p.POSITIONAL_ONLY}     # a keyword of this name is one of `**more`
     names, any_name = list(parameters), any(p.kind is p.VAR_KEYWORD for p in every.values())
     words = [n for n in names if n != 'self']
+    sure  = {n: (_sure(p.annotation), _sure_in(p.annotation)) for n,p in parameters.items()}
     @functools.wraps(f)
     def look(*args, **kwargs):
         if not any_name: _known(owner, words, kwargs)
         if not torch.compiler.is_compiling():
             given = dict(zip(names, args)) | {k: v for k,v in kwargs.items() if k not in by_place}
-            _look_at(given, parameters)
+            _look_at(given, parameters, sure=sure)
             if more: _check((more[n], v) for n,v in given.items() if n in more)
         return f(*args, **kwargs)
     look.is_checked = True

@@ -120,7 +120,8 @@ class CocoDataset(torch.utils.data.Dataset):
         self._labels = torch.tensor([label[a['category_id']] for a in anns], dtype=torch.int64)
         self._ignore = torch.tensor([bool(a.get('iscrowd') or a.get('ignore')) for a in anns], dtype=torch.bool)
         self._more   = _keep_more(anns, _OF_OBJECTS)
-        self._segs   = _Flat([json.dumps(a['segmentation'], separators=(',', ':')).encode() for a in anns]) if self.has_masks else None
+        text = json.JSONEncoder(separators=(',', ':')).encode
+        self._segs   = _Flat([text(a['segmentation']).encode() for a in anns]) if self.has_masks else None
         points = [list(a.get('keypoints') or ()) for a in anns]
         k = max(map(len, points), default=0)
         self._points = torch.tensor([p + [0]*(k-len(p)) for p in points], dtype=torch.float32).reshape(-1, k//3, 3) if k else None

@@ -10,6 +10,7 @@ __all__ = []
 # %% ../nbs/047_records.ipynb #7617d678
 import os, re
 from collections import Counter
+from functools import partial
 from pathlib import Path
 from .cli import nearest
 from .core import checked, warn_once
@@ -21,13 +22,15 @@ from .coco import check_mask, check_size, plain_id, source_name, whole_number
 # %% ../nbs/047_records.ipynb #bc09f0a1
 _SLACK, _THIN = 2., .01     # pixels: how far a box may stick out as a matter of rounding; how thin counts as nothing
 
-def _is_number(x): return isinstance(x, (int, float)) and abs(x) < 1e12        # neither NaN nor infinite
+def _is_number(x): return isinstance(x, (int, float)) and -1e12 < x < 1e12      # neither NaN nor infinite
 
 def _check_box(b, h, w):
     "What is wrong with an xywh box on a picture of h x w: (kind, words), or None."
     if not isinstance(b, (list, tuple)) or len(b) != 4 or not all(map(_is_number, b)):
         return 'not a box', f'bbox is {shown(b, 80)}, expected four finite numbers x, y, width, height'
-    (x, y, bw, bh), at = b, f'its image, which is {w} wide and {h} high'
+    x, y, bw, bh = b
+    if min(x, y) >= 0 and min(bw, bh) > 1 and x+bw <= w and y+bh <= h: return       # most are
+    at = f'its image, which is {w} wide and {h} high'
     if max(b) <= 1: return 'not a box', f'bbox {list(b)} is of less than one pixel: shares of the picture? Expected pixels'
     if min(bw, bh) < _THIN: return 'zero-size box', f'bbox {list(b)} is {bw:g} wide and {bh:g} high, expected both to be above 0'
     if min(x+bw, w) - max(x, 0) < _THIN or min(y+bh, h) - max(y, 0) < _THIN: return 'box outside', f'bbox {list(b)} lies outside {at}'
@@ -261,7 +264,8 @@ def _check_annotation(a, h, w, on_bad, names=()):
     for key in ('iscrowd', 'ignore'):
         if a.get(key, 0) not in (0, 1): return 'bad crowd flag', f'{key} is {shown(repr(a[key]), 80)}, expected 0 or 1'
     if not _is_number(a.get('area', 0)): return 'bad area', f'area is {shown(repr(a["area"]), 80)}, expected a finite number, or none'
-    kp = a.get('keypoints', [])
+    kp = a.get('keypoints')
+    if kp is None and 'keypoints' not in a: return
     if not isinstance(kp, list) or len(kp) % 3 or not all(map(_is_number, kp)):
         return 'bad keypoints', f'keypoints {shown(kp, 60)}, expected finite x, y, flag for each'
     if kp and names and len(kp) != 3*len(names): return 'bad keypoints', f'{len(kp)//3} keypoints, but its category names {len(names)}: {some_of(names, 6)}'
@@ -269,10 +273,10 @@ def _check_annotation(a, h, w, on_bad, names=()):
 def _keep_mask(a, h, w, where, bad):
     "The annotation with what can be drawn of its mask, or None. A polygon of two points encloses nothing: it is left out and counted."
     s, wrong = check_mask(a.get('segmentation', []), h, w)
-    if s is None: return bad(wrong[0][0], f'{where}: {wrong[0][1]}')
+    if s is None: return bad(wrong[0][0], f'{where()}: {wrong[0][1]}')
     for kind, words in wrong:
-        if kind != 'thin polygon' and bad.on_bad == 'raise': return bad(kind, f'{where}: {words}')
-        bad.parts.append(f'{where}: {words}')
+        if kind != 'thin polygon' and bad.on_bad == 'raise': return bad(kind, f'{where()}: {words}')
+        bad.parts.append(f'{where()}: {words}')
     return dict(a, segmentation=s) if wrong or s is not a['segmentation'] else a
 
 # %% ../nbs/047_records.ipynb #6303a984
@@ -290,24 +294,26 @@ def good_annotations(
     rows, known = {r[0]:k for k,r in enumerate(images)}, {c['id']: c['name'] for c in categories}
     named = {c['id']: c['keypoints'] for c in categories if c.get('keypoints')}
     good, seen, wanted = [], set(), set(wanted)
+    def told(n):            # which record, in words: put together for a bad one alone
+        a = annotations[n]
+        return shown(a['origin'], 120) if isinstance(a.get('origin'), str) else f'annotation {shown(repr(a.get("id", n)), 80)}'
+    def where(n): return f'{told(n)} ({shown(images[rows[annotations[n]["image_id"]]][1], 80)})'
     for n, a in enumerate(annotations):
         i, c, k = a.get('image_id'), a.get('category_id'), a.get('id', n)
-        where = shown(a['origin'], 120) if isinstance(a.get('origin'), str) else f'annotation {shown(repr(k), 80)}'
-        if plain_id(k) is None: bad('annotation id', f'{where}: the id must be a whole number or a text'); continue
-        if plain_id(i) is not None and i in bad.lost: bad.left['on dropped images'] += 1; continue
-        if plain_id(i) is None or i not in rows:
-            bad('no such image', f'{where}: image_id {shown(repr(i), 80)} is not among the {len(rows)} images'); continue
-        _, file, h, w = images[rows[i]]
-        where = f'{where} ({shown(file, 80)})'
-        if plain_id(k) in seen: bad('duplicate annotation id', f'{where}: another annotation has this id'); continue
-        seen.add(plain_id(k))
+        key, of = plain_id(k), plain_id(i)
+        if key is None: bad('annotation id', f'{told(n)}: the id must be a whole number or a text'); continue
+        if of is not None and i in bad.lost: bad.left['on dropped images'] += 1; continue
+        if of is None or i not in rows: bad('no such image', f'{told(n)}: image_id {shown(repr(i), 80)} is not among the {len(rows)} images'); continue
+        if key in seen: bad('duplicate annotation id', f'{where(n)}: another annotation has this id'); continue
+        seen.add(key)
         if plain_id(c) is None or c not in known:
             some = [f'{shown(k, 80)} ({shown(known[k], 80)})' for k in sorted(known, key=_order)]
-            bad('no such category', f'{where}: category_id {shown(repr(c), 80)} is not among {some_of(some, 12)}'); continue
+            bad('no such category', f'{where(n)}: category_id {shown(repr(c), 80)} is not among {some_of(some, 12)}'); continue
         if c not in wanted: bad.left['unselected'] += 1; continue
+        _, _, h, w = images[rows[i]]
         wrong = _check_annotation(a, h, w, bad.on_bad, named.get(c, ()))
-        if wrong: bad(wrong[0], f'{where}: {wrong[1]}'); continue
-        if masks: a = _keep_mask(a, h, w, where, bad)
+        if wrong: bad(wrong[0], f'{where(n)}: {wrong[1]}'); continue
+        if masks: a = _keep_mask(a, h, w, partial(where, n), bad)
         if a is not None: good.append((rows[i], k, a))
     bad._check_share('annotations', len(annotations) - len(good) - bad.left.total(), len(annotations))
     if bad.parts: bad.left['polygons that cannot be drawn'] = len(bad.parts)
