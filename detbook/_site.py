@@ -1,5 +1,5 @@
 """How nbdev makes and tests the pages: what this project adds to its steps. Written by hand; no chapter exports it."""
-import ast, ctypes, gc, os, platform, sys
+import ast, ctypes, gc, os, platform, sys, types
 
 from fastcore.nbio import mk_cell
 from nbdev.process import Processor
@@ -26,6 +26,9 @@ def release():
     if 'IN_TEST' not in os.environ: return          # in Jupyter the reader goes on with the page's variables
     if 'matplotlib.pyplot' in sys.modules: sys.modules['matplotlib.pyplot'].close('all')
     from IPython import get_ipython
-    get_ipython().reset(new_session=False)
+    shell = get_ipython()
+    kept  = {k: v for k, v in shell.user_ns.items() if isinstance(v, (types.FunctionType, type, types.ModuleType))}
+    shell.reset(new_session=False)
+    shell.user_ns.update(kept)          # PyTorch goes on calling an operation that a page has registered with it
     gc.collect()
     if platform.libc_ver()[0] == 'glibc': ctypes.CDLL(None).malloc_trim(0)
