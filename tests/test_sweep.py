@@ -655,7 +655,8 @@ left_out('the parts of a result, as `evaluate` makes them', 'result.Result')
 left_out('the parts of a report, as `check_dataset` makes them', 'check.CheckReport', 'check.Checks')
 left_out('makes the constructor of a detector', 'retinanet.one_stage')
 calls('doctor', doctor=lambda w: dict(patient=w.model('retinanet'), data=w.scenes, steps=0, pictures=1))
-left_out('the parts of a report, as `doctor` and `verify` make them', 'doctor.Check', 'doctor.DoctorReport*', 'verify.Row', 'verify.Verification*')
+left_out('what `doctor` examines, step by step: the chapter and tests/test_doctor.py', 'checkup.Check', 'checkup.Patient*', 'checkup.examine', 'checkup.untouched')
+left_out('the parts of a report, as `doctor` and `verify` make them', 'doctor.DoctorReport*', 'verify.Row', 'verify.Verification*')
 left_out('needs a run that was trained: tests/test_verify.py', 'verify.verify', 'verify.rerun')
 
 left_out('a command: `cli` names its slips, shown in tests/test_demo.py and the tests of each command', 'bench.detbook_bench', 'check.detbook_check', 'demo.detbook_demo', 'inference.detbook_predict', 'testing.test', 'testing.detbook_test',
