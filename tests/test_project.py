@@ -483,15 +483,19 @@ def test_the_version_of_sources_that_are_not_installed():
     assert checkpoint._RELEASE == version
     assert f"__version__ = {version!r}" in (ROOT/'detbook/__init__.py').read_text()
 
-def test_a_page_that_ends_gives_back_its_data_and_keeps_its_functions(monkeypatch):
+PAGE = """
+import IPython
+from execnb.shell import CaptureShell
+from detbook._site import release
+shell = CaptureShell()
+shell.run('import torch\\nlarge = torch.ones(3)\\ndef zeros(): return torch.zeros(2)')
+zeros = shell.user_ns['zeros']
+IPython.get_ipython = lambda: shell
+release()
+assert 'large' not in shell.user_ns and zeros().tolist() == [0, 0]
+"""
+
+def test_a_page_that_ends_gives_back_its_data_and_keeps_its_functions():
     "Pages run one after the other in a process: an operation that one of them has registered with PyTorch is called by the next."
-    import IPython
-    from execnb.shell import CaptureShell
-    from detbook._site import release
-    shell = CaptureShell()
-    shell.run('import torch\nlarge = torch.ones(3)\ndef zeros(): return torch.zeros(2)')
-    f = shell.user_ns['zeros']
-    monkeypatch.setenv('IN_TEST', '1')
-    monkeypatch.setattr(IPython, 'get_ipython', lambda: shell)
-    release()
-    assert 'large' not in shell.user_ns and f().tolist() == [0, 0]
+    done = subprocess.run([sys.executable, '-c', PAGE], env=dict(os.environ, IN_TEST='1'), capture_output=True, text=True)     # a shell takes the place of __main__
+    assert done.returncode == 0, done.stderr
