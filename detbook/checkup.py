@@ -60,10 +60,9 @@ class Patient:
         terms:dict|None=None,   # name -> the values of a term of the loss, step by step
         rates:list=(),          # learning rates, step by step
         optimizer:Callable|None=None,   # (model, rate) -> an optimizer
-        told:list=(),           # lines that the training printed
     ):
         self.model, self.data, self.name, self.val, self.truths, self.results = model, data, name, val, truths, results
-        self.terms, self.rates, self.optimizer, self.told = terms or {}, list(rates), optimizer, list(told)
+        self.terms, self.rates, self.optimizer = terms or {}, list(rates), optimizer
         self.device, self.classes = next(model.parameters()).device, list(getattr(data, 'classes', None) or ())
 
     def look(self,

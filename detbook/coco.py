@@ -247,7 +247,7 @@ def check_mask(
     if not has_mask(s): return None, [('no mask', 'an empty segmentation, where other objects have one; masks=False reads boxes alone')]
     found = [(p, _check_polygon(p, h, w)) for p in s if p != []]
     good, bad = [p for p, wrong in found if not wrong], [wrong for _, wrong in found if wrong]
-    if good and not (0 <= good[0][0] < w and 0 <= good[0][1] < h) and all(min(p[::2]) >= w or min(p[1::2]) >= h or max(p[::2]) <= 0 or max(p[1::2]) <= 0 for p in good):
+    if good and not (0 < good[0][0] < w and 0 < good[0][1] < h) and all(min(p[::2]) >= w or min(p[1::2]) >= h or max(p[::2]) <= 0 or max(p[1::2]) <= 0 for p in good):
         return None, [('mask outside', f'polygon {shown(good[0], 40)} lies outside its image, which is {w} wide and {h} high')]
     return (good, bad) if good else (None, [('bad mask', words) for _, words in bad])
 

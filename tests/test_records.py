@@ -352,3 +352,21 @@ for call in (lambda: read_image(path), lambda: read_picture(open(path, 'rb')), l
     p = subprocess.run([sys.executable, '-c', code], capture_output=True, text=True, timeout=120, env=os.environ | dict(PATH=f'{tmp_path/"bin"}:{os.environ["PATH"]}'))
     assert p.stdout.count('refused') == 5 and 'read' not in p.stdout.replace('read_', ''), p.stdout + p.stderr
     assert not (tmp_path/'started').exists()
+
+def test_the_quick_yes_is_what_the_closer_look_says():
+    "Boxes and polygons that are taken at once are those that every rule admits, borders included."
+    from detbook.records import _check_box
+    rng, seen = np.random.default_rng(0), [0, 0]
+    for _ in range(3000):
+        x, y, w, h = b = [float(v) for v in rng.integers(-4, 13, 4)/rng.choice([1, 2, 4])]
+        wide = min(x + w, 10) - max(x, 0), min(y + h, 8) - max(y, 0)
+        good = max(b) > 1 and min(w, h) >= .01 and min(wide) >= .01 and min(x, y) >= -2 and x + w <= 12 and y + h <= 10
+        assert (_check_box(b, 8, 10) is None) == good, b
+        p = [float(v) for v in rng.integers(-9, 19, 6)*rng.choice([1., 0., .5], 6)]
+        mask, wrong = check_mask([p], 8, 10)
+        near = min(p) >= -10 and max(p) <= 20
+        inside = not (min(p[::2]) >= 10 or min(p[1::2]) >= 8 or max(p[::2]) <= 0 or max(p[1::2]) <= 0)
+        assert (mask == [p]) == (near and inside), (p, wrong)
+        seen[0] += good; seen[1] += near and inside
+    assert min(seen) > 300
+    assert check_mask([[0, 1, 0, 5, 0, 7]], 8, 10)[1][0][0] == 'mask outside'       # on the border, and inside nowhere
