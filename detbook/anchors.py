@@ -8,6 +8,7 @@ Docs: https://detbook.github.io/detbook/anchors.html.md"""
 __all__ = ['AnchorGenerator', 'PointGenerator']
 
 # %% ../nbs/009_anchors.ipynb #c4919751
+from weakref import WeakKeyDictionary
 import torch
 from torch import Tensor
 from .core import check, component
@@ -131,6 +132,42 @@ class PointGenerator:
         check('sizes some pair int 0..', sizes)
         cells = (torch.full((1, 4), self.offset*s, device=device) for s in self.strides)
         return [grid_anchors(c, size, s)[:,:2] for c,size,s in zip(cells, sizes, _steps(self, sizes))]
+
+# %% ../nbs/009_anchors.ipynb #0bec9660
+_MADE:WeakKeyDictionary = WeakKeyDictionary()      # generator -> what it gave last, by what was asked and by its settings
+
+def _made_once(generator, like, asked, make):
+    "What `make` gives, remembered for the generator as it is now; made anew where a graph is traced."
+    cells = list(getattr(generator, 'cells', ()))
+    tracing = type(like) is not Tensor or torch.compiler.is_compiling() or like.is_cuda and torch.cuda.is_current_stream_capturing()
+    if tracing or not isinstance(generator, (AnchorGenerator, PointGenerator)) or any(c.is_inference() for c in cells): return make()
+    settings = {k:v for k,v in vars(generator).items() if k != 'cells'}
+    key, made = repr((asked, like.device, settings, [(id(c), c._version) for c in cells])), _MADE.setdefault(generator, {})
+    if key not in made:
+        if len(made) >= 32: del made[next(iter(made))]                          # the oldest
+        with torch.inference_mode(False): made[key] = make(), cells             # with `cells` held, no id is used twice
+    return made[key][0]
+
+def all_anchors(
+    generator:AnchorGenerator|PointGenerator,   # what to build
+    sizes:list,     # L pairs (h,w): the feature maps
+    like:Tensor,    # lies on the device where they are wanted
+)->tuple:           # (N,4) xyxy or (N,2) x,y, pixels, not to be written into; L numbers that add up to N
+    "The anchors or points of all levels, one after the other, made once for each set of sizes."
+    def make():
+        levels = generator.grid(sizes, like.device)
+        return torch.cat(levels), [a.shape[0] for a in levels]
+    return _made_once(generator, like, [tuple(s) for s in sizes], make)
+
+def valid_anchors(
+    generator:AnchorGenerator,  # what was built
+    sizes:list,     # L pairs (h,w): the feature maps
+    pad_sizes:list, # B pairs (h,w): each image's own padded size, pixels
+    like:Tensor,    # lies on the device where they are wanted
+)->Tensor:          # (B,N) bool
+    "The valid anchors of each image, made once for each padded size."
+    make = lambda pad: _made_once(generator, like, (pad, [tuple(s) for s in sizes]), lambda: generator.valid(sizes, [pad], like.device)[0])
+    return torch.stack([make(tuple(pad)) for pad in pad_sizes])
 
 # %% ../nbs/009_anchors.ipynb #5a81f82a
 def inside_border(

@@ -24,25 +24,29 @@ def _outputs(x, conv):
     return len(x) * conv.out_channels * sides[0] * sides[1]
 
 # %% ../nbs/014_backbone.ipynb #dc0021d7
-class _ConvScale(torch.autograd.Function):
-    "Convolve with `scale*weight` and add `shift`; the input and the weights are all that is kept for the way back."
+class _ConvNorm(torch.autograd.Function):
+    "Convolve and normalise by constants; the input and the weights are all that is kept for the way back."
     @staticmethod
-    def forward(ctx, x, weight, scale, shift, options, fold):
-        ctx.save_for_backward(x, weight, scale)
+    def forward(ctx, x, weight, gamma, beta, mean, var, eps, options, fold):
+        inverse = torch.rsqrt(var + eps)        # 1/sigma
+        ctx.save_for_backward(x, weight, gamma, mean, inverse)
         ctx.options = options                   # stride, padding, dilation, groups
+        scale = gamma * inverse
+        shift = torch.addcmul(beta, mean, scale, value=-1)
         if fold: return F.conv2d(x, weight * scale.view(-1, 1, 1, 1), shift, *options)
         y = F.conv2d(x, weight, None, *options)
         return torch.addcmul(shift.to(y.dtype).view(-1, 1, 1), y, scale.to(y.dtype).view(-1, 1, 1))
 
     @staticmethod
     def backward(ctx, grad):
-        (x, weight, scale), (stride, padding, dilation, groups) = ctx.saved_tensors, ctx.options
-        factor, (of_x, of_weight, of_scale, of_shift) = scale.view(-1, 1, 1, 1), ctx.needs_input_grad[:4]
-        dx, dw, shift = torch.ops.aten.convolution_backward(grad, x.to(grad.dtype), (weight * factor).to(grad.dtype), [len(scale)],
-            stride, padding, dilation, False, [0, 0], groups, [of_x, of_weight or of_scale, of_shift])
+        (x, weight, gamma, mean, inverse), (stride, padding, dilation, groups) = ctx.saved_tensors, ctx.options
+        scale, (of_x, of_weight, of_gamma, of_beta) = (gamma * inverse).view(-1, 1, 1, 1), ctx.needs_input_grad[:4]
+        dx, dw, db = torch.ops.aten.convolution_backward(grad, x.to(grad.dtype), (weight * scale).to(grad.dtype), [len(gamma)],
+            stride, padding, dilation, False, [0, 0], groups, [of_x, of_weight or of_gamma, of_beta or of_gamma])
         if dw is not None: dw = dw.to(weight.dtype)
-        return (dx.to(x.dtype) if of_x else None, dw * factor if of_weight else None, (dw * weight).sum((1, 2, 3)) if of_scale else None,
-                shift.to(scale.dtype) if of_shift else None, None, None)
+        if db is not None: db = db.to(gamma.dtype)
+        dgamma = torch.addcmul((dw * weight).sum((1, 2, 3)), mean, db, value=-1) * inverse if of_gamma else None
+        return dx.to(x.dtype) if of_x else None, dw * scale if of_weight else None, dgamma, db if of_beta else None, None, None, None, None, None
 
 # %% ../nbs/014_backbone.ipynb #cd2736bf
 def conv_norm(
@@ -54,9 +58,8 @@ def conv_norm(
     "Convolve and normalise; frozen statistics are folded into the weights as it runs, differentiably, where those are fewer than the outputs."
     check('x float (B,C,H,W), conv Conv2d, norm BatchNorm2d, frozen flag', x, conv, norm, frozen)
     if not frozen: return norm(conv(x))
-    scale = norm.weight * torch.rsqrt(norm.running_var + norm.eps)
-    shift = norm.bias - norm.running_mean * scale
-    return _ConvScale.apply(x, conv.weight, scale, shift, (conv.stride, conv.padding, conv.dilation, conv.groups), _outputs(x, conv) > conv.weight.numel())
+    return _ConvNorm.apply(x, conv.weight, norm.weight, norm.bias, norm.running_mean, norm.running_var, norm.eps,
+                           (conv.stride, conv.padding, conv.dilation, conv.groups), _outputs(x, conv) > conv.weight.numel())
 
 # %% ../nbs/014_backbone.ipynb #6cb731b0
 def _shortcut(in_channels, out_channels, stride):
@@ -96,7 +99,7 @@ class BasicBlock(nn.Module):
         y = F.relu(conv_norm(x, self.conv1, self.bn1, f), inplace=True)
         y = conv_norm(y, self.conv2, self.bn2, f)
         if self.downsample is not None: x = conv_norm(x, *self.downsample, f)
-        return F.relu(y + x, inplace=True)
+        return F.relu(y.add_(x), inplace=True)
 
 # %% ../nbs/014_backbone.ipynb #30ea89af
 class Bottleneck(nn.Module):
@@ -137,7 +140,7 @@ class Bottleneck(nn.Module):
         y = F.relu(conv_norm(y, self.conv2, self.bn2, f), inplace=True)
         y = conv_norm(y, self.conv3, self.bn3, f)
         if self.downsample is not None: x = conv_norm(x, *self.downsample, f)
-        return F.relu(y + x, inplace=True)
+        return F.relu(y.add_(x), inplace=True)
 
 # %% ../nbs/014_backbone.ipynb #e29a4d1d
 # depth: (block, how many of it in each of the four stages)

@@ -22,8 +22,8 @@ def box_area(
 )->Tensor:          # (...) square pixels
     "Measure boxes; an inside-out box has area 0, one with nan has area nan."
     check('boxes (...,4)', boxes)
-    boxes = _wide(boxes)
-    return (boxes[...,2:] - boxes[...,:2]).clamp(min=0).prod(-1)
+    low, high = _wide(boxes).chunk(2, -1)
+    return (high - low).clamp(min=0).prod(-1)
 
 # %% ../nbs/008_boxes.ipynb #c83c0d30
 def xyxy_to_xywh(
@@ -31,7 +31,8 @@ def xyxy_to_xywh(
 )->Tensor:          # (...,4) top left corner, width, height: COCO's form
     "Corners to corner and size; an inside-out box has negative sizes, nan stays nan."
     check('boxes (...,4)', boxes)
-    return torch.cat([boxes[...,:2], boxes[...,2:] - boxes[...,:2]], -1)
+    low, high = boxes.chunk(2, -1)
+    return torch.cat([low, high - low], -1)
 
 # %% ../nbs/008_boxes.ipynb #c0075a98
 def xywh_to_xyxy(
@@ -39,7 +40,8 @@ def xywh_to_xyxy(
 )->Tensor:          # (...,4) corners
     "Corner and size to corners; a negative size gives an inside-out box, nan stays nan."
     check('boxes (...,4)', boxes)
-    return torch.cat([boxes[...,:2], boxes[...,:2] + boxes[...,2:]], -1)
+    low, sides = boxes.chunk(2, -1)
+    return torch.cat([low, low + sides], -1)
 
 # %% ../nbs/008_boxes.ipynb #39fab90d
 def xyxy_to_cxcywh(
@@ -47,7 +49,8 @@ def xyxy_to_cxcywh(
 )->Tensor:          # (...,4) centre, width, height
     "Corners to centre and size; an inside-out box has negative sizes, nan stays nan."
     check('boxes (...,4)', boxes)
-    return torch.cat([(boxes[...,:2] + boxes[...,2:]) / 2, boxes[...,2:] - boxes[...,:2]], -1)
+    low, high = boxes.chunk(2, -1)
+    return torch.cat([(low + high) / 2, high - low], -1)
 
 # %% ../nbs/008_boxes.ipynb #217ca1d8
 def cxcywh_to_xyxy(
@@ -55,7 +58,8 @@ def cxcywh_to_xyxy(
 )->Tensor:          # (...,4) corners
     "Centre and size to corners; a negative size gives an inside-out box, nan stays nan."
     check('boxes (...,4)', boxes)
-    return torch.cat([boxes[...,:2] - boxes[...,2:] / 2, boxes[...,:2] + boxes[...,2:] / 2], -1)
+    centre, half = boxes.chunk(2, -1)[0], boxes[...,2:] / 2
+    return torch.cat([centre - half, centre + half], -1)
 
 # %% ../nbs/008_boxes.ipynb #c7d37f93
 def intersection(
@@ -64,9 +68,10 @@ def intersection(
 )->Tensor:      # (...,N,G) square pixels
     "Area shared by every pair of boxes: none with an inside-out box, nan with a box that has nan."
     check('a (...,N,4), b (...,G,4)', a, b)
-    a, b = _wide(a)[...,:,None,:], _wide(b)[...,None,:,:]
-    w = (torch.minimum(a[...,2], b[...,2]) - torch.maximum(a[...,0], b[...,0])).clamp(min=0)
-    h = (torch.minimum(a[...,3], b[...,3]) - torch.maximum(a[...,1], b[...,1])).clamp(min=0)
+    ax1, ay1, ax2, ay2 = _wide(a).unsqueeze(-2).unbind(-1)      # (...,N,1) each
+    bx1, by1, bx2, by2 = _wide(b).unsqueeze(-3).unbind(-1)      # (...,1,G)
+    w = (torch.minimum(ax2, bx2) - torch.maximum(ax1, bx1)).clamp(min=0)
+    h = (torch.minimum(ay2, by2) - torch.maximum(ay1, by1)).clamp(min=0)
     return w * h
 
 # %% ../nbs/008_boxes.ipynb #3593c5c0

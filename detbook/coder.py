@@ -21,8 +21,8 @@ def encode(
 )->Tensor:          # (...,4) dx, dy in anchor sizes; dw, dh as logarithms of size ratios
     "Deltas that lead from anchors to boxes (R-CNN, appendix C); nan or endless where a side of either is not positive."
     check('anchors (...,4), boxes (...,4)', anchors, boxes)
-    a, b = xyxy_to_cxcywh(anchors.float()), xyxy_to_cxcywh(boxes.float())
-    return torch.cat([(b[...,:2] - a[...,:2]) / a[...,2:], (b[...,2:] / a[...,2:]).log()], -1)
+    (a, a_sides), (b, b_sides) = (xyxy_to_cxcywh(x.float()).chunk(2, -1) for x in (anchors, boxes))     # centres, sides
+    return torch.cat([(b - a) / a_sides, (b_sides / a_sides).log()], -1)
 
 # %% ../nbs/010_coder.ipynb #6be7d60e
 def decode(
@@ -35,10 +35,10 @@ def decode(
     "Boxes that the deltas lead to, in float32; nan where a delta or an anchor is nan."
     check('anchors (...,4), deltas (...,4), max_log .., cut_below flag, center_clamp? >0..',
           anchors, deltas, max_log, cut_below, center_clamp)
-    a, d = xyxy_to_cxcywh(anchors.float()), deltas.float()
-    step, factors = d[...,:2] * a[...,2:], d[...,2:].clamp(-max_log if cut_below else None, max_log).exp()
+    (centre, sides), (step, logs) = xyxy_to_cxcywh(anchors.float()).chunk(2, -1), deltas.float().chunk(2, -1)
+    step, factors = step * sides, logs.clamp(-max_log if cut_below else None, max_log).exp()
     if center_clamp is not None: step = step.clamp(-center_clamp, center_clamp)
-    return cxcywh_to_xyxy(torch.cat([a[...,:2] + step, a[...,2:] * factors], -1))
+    return cxcywh_to_xyxy(torch.cat([centre + step, sides * factors], -1))
 
 # %% ../nbs/010_coder.ipynb #89ad7ba8
 @component
@@ -60,6 +60,7 @@ class DeltaCoder:
         "How far a box may go from its anchor."
         return dict(max_log=math.log(self.max_ratio), cut_below=self.cut_below, center_clamp=self.center_clamp)
 
+    def _plain(self): return not any(self.means) and all(s == 1 for s in self.stds)     # nothing to bring anywhere
     def _on(self, numbers, d): return torch.tensor(numbers, dtype=d.dtype).to(d.device, non_blocking=True)
 
     def encode(self,
@@ -68,7 +69,7 @@ class DeltaCoder:
     )->Tensor:          # (...,4) normalised deltas
         "Normalised deltas from anchors to boxes; nan or endless where a side of either is not positive."
         d = encode(anchors, boxes)
-        return (d - self._on(self.means, d)) / self._on(self.stds, d)
+        return d if self._plain() else (d - self._on(self.means, d)) / self._on(self.stds, d)
 
     def decode(self,
         anchors:Tensor,         # (B,N,4) or (N,4) xyxy, pixels
@@ -78,7 +79,8 @@ class DeltaCoder:
         "Boxes from normalised deltas; nan where a delta or an anchor is nan."
         check('anchors (...,4), deltas (...,4), sizes? (*,2)', anchors, deltas, sizes)
         d = deltas.float()
-        boxes = decode(anchors, d * self._on(self.stds, d) + self._on(self.means, d), **self.limits)
+        if not self._plain(): d = d * self._on(self.stds, d) + self._on(self.means, d)
+        boxes = decode(anchors, d, **self.limits)
         return clip_boxes(boxes, sizes) if self.clip and sizes is not None else boxes
 
 # %% ../nbs/010_coder.ipynb #75ce385d

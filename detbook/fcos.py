@@ -15,7 +15,7 @@ from torch import nn, Tensor
 from .core import check, component, mean_over_ranks
 from .batch import Batch, Preprocess, Truths
 from .boxes import iof_matrix
-from .anchors import PointGenerator
+from .anchors import PointGenerator, all_anchors
 from .coder import DistanceCoder
 from .assign import BACKGROUND, NEITHER
 from .losses import FocalLoss, IoULoss, SigmoidLoss, weighted_sum
@@ -144,9 +144,9 @@ class FCOSHead(nn.Module):
             deltas.append(flatten_map(scale(self.conv_reg(where)), 4))
             quality.append(flatten_map(self.conv_centerness(where if self.centerness_on_reg else what), 1)[...,0])
         sizes = [f.shape[-2:] for f in feats]
-        points = self.points.grid(sizes, feats[0].device)
+        points, splits = all_anchors(self.points, sizes, feats[0])
         logits, deltas, quality = (torch.cat(x, 1) for x in (logits, deltas, quality))
-        return DenseOutput(logits, deltas, torch.cat(points), sizes, [p.shape[0] for p in points], quality)
+        return DenseOutput(logits, deltas, points, sizes, splits, quality)
 
     def units(self,
         out:DenseOutput,    # the head's answers

@@ -45,7 +45,7 @@ def has_compiled_ops()->bool: # can torchvision's own operations be called?
 # %% ../nbs/012_nms.ipynb #a8f36e29
 def _suppress(boxes, scores, iou):
     "What `nms` does with numbers that are numbers."
-    exact = torch.promote_types(torch.promote_types(boxes.dtype, scores.dtype), torch.float32)
+    exact = torch.float64 if torch.float64 in (boxes.dtype, scores.dtype) else torch.float32
     return (torchvision.ops.nms if has_compiled_ops() else nms_plain)(boxes.to(exact), scores.to(exact), iou)
 
 def nms(
@@ -119,9 +119,9 @@ def nms_fixed(
         groups = run + torch.arange(B, device=boxes.device)[:,None] * len(splits)
         found = nms_groups(boxes.flatten(0, 1), ranked.flatten(), groups.flatten(), iou)
     else:
-        ends  = [sum(splits[:i+1]) for i in range(len(splits))]
-        runs  = [(b, e-n, e) for b in range(B) for n,e in zip(splits, ends)]
-        found = torch.cat([_suppress(boxes[b,i:j], ranked[b,i:j], iou) + (b*N + i) for b,i,j in runs])
+        runs  = [int(n) for n in splits] * B
+        start = [sum(runs[:i]) for i in range(len(runs))]
+        found = torch.cat([_suppress(b, r, iou) + i for b,r,i in zip(boxes.flatten(0, 1).split(runs), ranked.flatten().split(runs), start)])
     kept = torch.zeros(B*N, dtype=torch.bool, device=boxes.device).index_fill(0, found, True).view(B, N)
     best, index = ranked.masked_fill(~kept, -torch.inf).topk(min(max_out, N), 1)
     return index, best > -torch.inf

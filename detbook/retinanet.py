@@ -17,7 +17,7 @@ from torch.nn import functional as F
 from .core import check, check_keys, checked, component
 from .batch import Batch, Preprocess, Truths
 from .boxes import clip_boxes
-from .anchors import AnchorGenerator, octave_scales, inside_border
+from .anchors import AnchorGenerator, all_anchors, inside_border, octave_scales, valid_anchors
 from .coder import DeltaCoder
 from .assign import Matcher, BACKGROUND
 from .nms import NMS, nms_fixed
@@ -248,8 +248,8 @@ class RetinaHead(nn.Module):
             logits.append(flatten_map(self.retina_cls(what), self.num_classes))
             deltas.append(flatten_map(conv_few(where, self.retina_reg), 4))
         sizes = [f.shape[-2:] for f in feats]
-        anchors = self.anchors.grid(sizes, feats[0].device)
-        return DenseOutput(torch.cat(logits, 1), torch.cat(deltas, 1), torch.cat(anchors), sizes, [a.shape[0] for a in anchors])
+        anchors, splits = all_anchors(self.anchors, sizes, feats[0])
+        return DenseOutput(torch.cat(logits, 1), torch.cat(deltas, 1), anchors, sizes, splits)
 
     def loss(self,
         out:DenseOutput,    # the head's answers
@@ -257,7 +257,7 @@ class RetinaHead(nn.Module):
         truths:Truths,      # their objects
     )->dict:                # loss_cls, loss_bbox
         "Match anchors with truths and compare all of them."
-        usable = self.anchors.valid(out.sizes, batch.pad_sizes, out.logits.device)
+        usable = valid_anchors(self.anchors, out.sizes, batch.pad_sizes, out.logits)
         if self.border >= 0: usable = usable & inside_border(out.anchors, batch.size_tensor(), self.border)
         matched = self.matcher(out.anchors, truths, usable)
         positive, used, truth = matched >= 0, matched >= BACKGROUND, matched.clamp(min=0)

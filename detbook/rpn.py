@@ -15,7 +15,7 @@ from torch import nn, Tensor
 from torch.nn import functional as F
 from .core import check, checked, component, on_host
 from .batch import Batch, Preprocess, Truths
-from .anchors import AnchorGenerator, inside_border
+from .anchors import AnchorGenerator, all_anchors, inside_border, valid_anchors
 from .coder import DeltaCoder
 from .assign import Matcher, RandomSampler, BACKGROUND
 from .nms import nms_fixed
@@ -245,8 +245,8 @@ class RPNHead(nn.Module):
         logits = torch.cat([flat(a, 1) for a,_ in answers], 1)[...,0]
         deltas = torch.cat([flat(a, 4) for _,a in answers], 1)
         sizes = [f.shape[-2:] for f in feats]
-        anchors = self.anchors.grid(sizes, logits.device)
-        return RPNOutput(logits, deltas, torch.cat(anchors), sizes, [a.shape[0] for a in anchors])
+        anchors, splits = all_anchors(self.anchors, sizes, logits)
+        return RPNOutput(logits, deltas, anchors, sizes, splits)
 
     def _ask(self, x):
         conv, cls, reg = self.rpn_conv, self.rpn_cls, self.rpn_reg
@@ -262,7 +262,7 @@ class RPNHead(nn.Module):
     )->dict:            # loss_rpn_cls, loss_rpn_bbox
         "Match anchors with truths, draw a sample, and compare."
         check('out RPNOutput, batch Batch, truths Truths', out, batch, truths)
-        usable = self.anchors.valid(out.sizes, batch.pad_sizes, out.logits.device)
+        usable = valid_anchors(self.anchors, out.sizes, batch.pad_sizes, out.logits)
         if self.border >= 0: usable = usable & inside_border(out.anchors, batch.size_tensor(), self.border)
         index, matched, _ = self.sampler(self.matcher(out.anchors, truths, usable))
         positive, used = matched >= 0, matched >= BACKGROUND
