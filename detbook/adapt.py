@@ -1,4 +1,4 @@
-"""A recipe for COCO becomes one for your pictures: classes, splits, sizes, schedule and learning rate follow from the data, and each change is said with its arithmetic.
+"""A recipe for COCO becomes one for your pictures: classes, splits, sizes, schedule and learning rate follow from the data, and each change is printed with its arithmetic.
 
 Docs: https://detbook.github.io/detbook/adapt.html.md"""
 

@@ -1,4 +1,4 @@
-"""A data set of any format in, everything that is wrong with it out, in seconds: by file, annotation and value, with a mend for each.
+"""Finds what is wrong with a data set of any format, in seconds: by file, annotation and value, with a repair for each fault.
 
 Docs: https://detbook.github.io/detbook/check.html.md"""
 

@@ -180,7 +180,7 @@ def _check_boxes(p):
     expected = 'objects in the pictures; boxes as x1 < x2, y1 < y2, inside, and 4 pixels wide or more'
     boxes = torch.cat(p.real).float()
     if not len(boxes): return _fault(f'no object in {len(p.images)} pictures', expected, 'look at the filters of the data set, and at the ignore flags')
-    sizes = torch.cat([torch.tensor([i.shape[-2:]]*len(b)).reshape(-1, 2) for i, b in zip(p.images, p.real)])
+    sizes = torch.cat([torch.tensor(i.shape[-2:]).expand(len(b), 2) for i, b in zip(p.images, p.real)])
     turned, n = (boxes[:, 2:] <= boxes[:, :2]).any(1) | ~boxes.isfinite().all(1), len(boxes)
     if turned.any(): return _fault(f'{int(turned.sum())} of {n} boxes have no area, such as {[round(v, 1) for v in boxes[turned][0].tolist()]}', expected, 'boxes are x1, y1, x2, y2: these may be x, y, width, height')
     inside = torch.stack([box_area(clip_boxes(b[None], s))[0] for b, s in zip(boxes, sizes)]) / box_area(boxes)
@@ -217,7 +217,7 @@ def _check_anchors(p):
     anchors, matcher = getattr(head, 'anchors', None), getattr(head, 'matcher', None)
     if not hasattr(anchors, 'cells') or not hasattr(matcher, 'pos_iou'): return _skip('this detector has no anchors')
     need  = max(matcher.min_pos_iou, .3) if matcher.low_quality else matcher.pos_iou
-    sizes = torch.cat([torch.tensor([i.shape[-2:]]*len(b)).reshape(-1, 2) for i, b in zip(p.images, p.real)])
+    sizes = torch.cat([torch.tensor(i.shape[-2:]).expand(len(b), 2) for i, b in zip(p.images, p.real)])
     best  = anchor_coverage(torch.cat(p.real).float(), sizes, anchors, pad_divisor=p.model.preprocess.pad_divisor)
     found = f'{_share(best >= need):.0%} of {len(best)} objects have an anchor of IoU {need:g} or more, {_share(best >= matcher.pos_iou):.0%} of {matcher.pos_iou:g}'
     expected = f'80% or more at {need:g}'

@@ -1,4 +1,4 @@
-"""The records of COCO's files in one spelling, their masks checked and drawn, their classes named.
+"""The records of COCO's files in one spelling, with their masks checked and drawn.
 
 Docs: https://detbook.github.io/detbook/coco.html.md"""
 

@@ -1,4 +1,4 @@
-"""The main job in one command: make data, train a detector from nothing, measure it on what it never saw, and show it.
+"""The main job in one command: make data, train a detector from nothing, measure it on pictures that it never saw, and show the result.
 
 Docs: https://detbook.github.io/detbook/demo.html.md"""
 

@@ -1,4 +1,4 @@
-"""A frozen trunk says the same about the same picture at every step. So it can be asked once, and its answers kept on disk.
+"""A frozen backbone gives the same features for the same picture in every step, so they can be computed once and kept on disk.
 
 Docs: https://detbook.github.io/detbook/features.html.md"""
 

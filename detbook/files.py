@@ -1,4 +1,4 @@
-"""What comes from a file is told in one sentence where it is wrong; what goes into one is there whole, or not at all.
+"""A faulty file is reported in one sentence, and a file is written whole or not at all.
 
 Docs: https://detbook.github.io/detbook/files.html.md"""
 

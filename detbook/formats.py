@@ -1,4 +1,4 @@
-"""Any data set in: a folder is recognised by what lies in it, and COCO, VOC, YOLO, tables and mmdetection's lists are read alike.
+"""Reads data sets of many formats: COCO, VOC, YOLO, tables and mmdetection's lists are recognised by what a folder holds, and all of them end as the same kind of data set.
 
 Docs: https://detbook.github.io/detbook/formats.html.md"""
 

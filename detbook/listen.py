@@ -1,4 +1,4 @@
-"""A training step, overheard: which candidates the loss asked, what each was told, and what every part was given and gave.
+"""A training step, overheard: which candidates the loss used, what each should have predicted, and which tensors went into every part and came out.
 
 Docs: https://detbook.github.io/detbook/listen.html.md"""
 

@@ -1,4 +1,4 @@
-"""Four pictures become one, two lie over each other, objects move from one to another: steps that need several pictures, and the data set that hands them over.
+"""Four pictures become one, two are blended, objects are copied from one to another: augmentations that need several pictures, and the data set that supplies them.
 
 Docs: https://detbook.github.io/detbook/mixing.html.md"""
 

@@ -1,4 +1,4 @@
-"""A detector inside of a web page: drop a picture, and the reader's own browser finds what is in it. There is no server.
+"""A detector inside a web page: drop a picture, and your own browser finds what is in it. There is no server.
 
 Docs: https://detbook.github.io/detbook/page.html.md"""
 

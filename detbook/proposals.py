@@ -1,4 +1,4 @@
-"""Boxes that were found before: four kinds of file, read without running what is in them, and one table with a row of boxes per image.
+"""Boxes that were found earlier: read from JSON files and pickles, without running anything that is in them, into one table with a row of boxes per image.
 
 Docs: https://detbook.github.io/detbook/proposals.html.md"""
 

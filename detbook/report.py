@@ -1,4 +1,4 @@
-"""One file that shows all of an evaluation, opens in any browser, and can be sent by mail.
+"""One file that shows everything about an evaluation, opens in any browser, and can be sent by mail.
 
 Docs: https://detbook.github.io/detbook/report.html.md"""
 

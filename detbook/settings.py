@@ -1,4 +1,4 @@
-"""A setting that reaches nothing is refused, with the path that counts.
+"""A setting that has no effect is refused, and the error names the setting that has.
 
 Docs: https://detbook.github.io/detbook/settings.html.md"""
 

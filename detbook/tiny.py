@@ -1,4 +1,4 @@
-"""A trained detector that comes with the package: 1.7 MB, and it finds what is in the toy scenes.
+"""A trained detector that comes with the package: a file of 1.7 MB, which finds what is in the toy scenes.
 
 Docs: https://detbook.github.io/detbook/tiny.html.md"""
 

@@ -1,4 +1,4 @@
-"""Everybody's published detectors under one set of names: brought in as they are, finding what they found at home.
+"""Checkpoints of mmdetection, torchvision and Detectron2, loaded as they are: each detector finds what it finds in its own library.
 
 Docs: https://detbook.github.io/detbook/weights.html.md"""
 

@@ -1,4 +1,4 @@
-"""A data set out again, as COCO, Pascal VOC or YOLO: nothing is lost that the format can hold, and what it cannot hold is said.
+"""Writes a data set as COCO, Pascal VOC or YOLO, and reports what the format cannot hold.
 
 Docs: https://detbook.github.io/detbook/writers.html.md"""
 
@@ -91,6 +91,7 @@ def _stems(files):
 def _place(source, to, how):
     "Copy or link a picture."
     to.parent.mkdir(parents=True, exist_ok=True)
+    if how == 'copy' and not Path(source).is_file(): raise FileNotFoundError(f"{shown(source, 200)}: there is no such picture to copy; expected the file that the data set names, or pictures='none' to write the annotations alone")
     if how == 'copy': shutil.copyfile(source, to)
     elif how == 'link': os.symlink(os.path.abspath(source), to)
 

@@ -63,6 +63,11 @@ def test_a_healthy_learner_has_no_fault_and_is_left_as_it_was(model, data):
     assert torch.equal(torch.get_rng_state(), drawn[0]) and random.getstate() == drawn[1] and (np.random.get_state()[1] == drawn[2]).all()
     assert report.table() == doctor(learn, steps=12, pictures=6).table()
 
+def test_pictures_without_objects_are_no_fault(known, tmp_path):
+    ds = CocoDataset(write_coco(tmp_path/'some', 12, seed=7, size=96, objects=(1, 3), crowd=0, empty=.5), masks=False)
+    assert not all(len(ds[i][1]['boxes']) for i in range(12))
+    assert faults(known, ds, pictures=12) == []
+
 def test_health_after_a_fit_and_after_lr_find(model, data):
     learn = learner(model, data)
     with learn.no_bar(), learn.no_logging():

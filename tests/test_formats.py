@@ -403,3 +403,10 @@ def test_what_was_found_without_a_size_is_left_out_and_said(tmp_path):
     for writer, name in (to_coco, 'o.json'), (to_yolo, 'yolo'), (to_voc, 'voc'):
         with pytest.warns(UserWarning, match='left out of what was found: 1 x'): writer([d], tmp_path/name)
     assert [a['score'] for a in json.loads((tmp_path/'o.json').read_text())['annotations']] == [pytest.approx(.8)]
+
+def test_a_picture_that_is_gone_is_named_when_a_data_set_is_written(voc, tmp_path):
+    ds = VocDataset(voc, 'train')
+    ds.path(0).unlink()
+    for write in (to_voc, to_yolo):
+        with pytest.raises(FileNotFoundError, match=r"a\.jpg: there is no such picture to copy; .* pictures='none'|a\.png: there is no such picture to copy"): write(ds, tmp_path/'out')
+        assert not (tmp_path/'out').exists()
