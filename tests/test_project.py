@@ -384,8 +384,8 @@ def test_site_has_a_light_and_a_dark_theme():
 
 def test_dark_mode_reads_as_light_mode_does():
     rules = css_rules((NBS/html_options()['css']).read_text(encoding='utf-8'))
-    names = {k: v for _, s, d in rules if s == ':root' for k, v in d.items()}
-    value = lambda v: names[m[1]] if (m := re.fullmatch(r'var\((--[\w-]+)\)', v)) else v
+    light, dark = ({k: v for _, s, d in rules if s in places for k, v in d.items()} for places in ((':root',), (':root', '.quarto-dark')))
+    value = lambda v, names=light: names[m[1]] if (m := re.fullmatch(r'var\((--[\w-]+)\)', v)) else v
     # what the pages show that was drawn on white lies on white, in both modes
     raw = [json.loads(p.read_text(encoding='utf-8')) for p in PAGES]
     data = [(k, join(v)) for nb in raw for c in nb['cells'] for o in c.get('outputs', []) for k, v in o.get('data', {}).items()]
@@ -399,10 +399,12 @@ def test_dark_mode_reads_as_light_mode_does():
         card = [d for s, d in cards if any(re.search(rf'(^|\s){re.escape(tag)}$', o.strip()) for o in s.split(','))]
         assert card and value(card[0]['background']) == '#fff' and contrast(value(card[0]['color']), '#fff') > 7, f'{tag} has no white card in the stylesheet'
     faults = [f'{s}: {k} changes the colours of what it shows' for _, s, d in rules for k in d if k in ('filter', 'backdrop-filter', 'mix-blend-mode', 'opacity')]
-    # text that the stylesheet colours in dark mode can be read on the page (darkly's #222) and on the panels
-    dark = [(s, d) for _, s, d in rules if s.startswith('.quarto-dark')]
-    panels = ['#222', *(v for _, d in dark for k, v in d.items() if k.endswith('-bg'))]
-    faults += [f'{s}: {d["color"]} on {p} has a contrast of {contrast(d["color"], p):.1f}' for s, d in dark if 'color' in d for p in panels if contrast(d['color'], p) < 4.5]
+    # text that the stylesheet colours can be read on the pages of both themes, and on the panels
+    panels = [v for k, v in dark.items() if k.endswith('-bg')] + [d['background-color'] for _, s, d in rules if s.startswith('.quarto-dark') and 'background-color' in d]
+    muted = [(s, d['color']) for _, s, d in rules if d.get('color', '').startswith('var(') and 'background' not in d]
+    assert muted and len(panels) > 2
+    for names, grounds in ((light, ['#fff', '#f8f9fa']), (dark, ['#222', *panels])):        # cosmo's page and panels, darkly's page and ours
+        faults += [f'{s[:40]}...: {c} on {g} has a contrast of {contrast(c, g):.1f}' for s, v in muted for g in grounds if contrast(c := value(v, names), g) < 4.5]
     # HTML on the pages leaves colours to the theme, which knows the mode
     faults += [f'{m[0]!r} holds in one mode alone' for v in texts for m in re.finditer(r'<[a-z][^<>]*\bstyle="[^"]*(?<![\w-])(?:color|background)[^"]*"', v) if not re.match('<code|<pre', m[0])]
     report(faults)
