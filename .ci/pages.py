@@ -7,7 +7,7 @@ from urllib.parse import unquote, urlsplit
 
 ROOT = Path(__file__).resolve().parents[1]
 SITE = 'https://detbook.github.io/detbook/'
-IGNORED = ('reader-mode', 'format-links', 'execute.enabled', 'commonmark', 'fig-responsive', 'format.html.grid')     # what smalldocs leaves to Quarto
+IGNORED = ('reader-mode', 'format-links', 'execute.enabled', 'commonmark', 'fig-responsive', 'format.html.grid', 'respect-user-color-scheme')     # what smalldocs leaves to Quarto
 
 class Page(HTMLParser):
     "The anchors of a page, what it links to or shows, and what was meant as a link and stands there as text."

@@ -352,6 +352,70 @@ def test_sidebar_lists_every_page_in_order():
     rows = re.findall(r'^\| \[[^]]+\]\((\d{3}_\w+\.ipynb)\)', index, re.M)
     assert rows == [o for o in shown if re.match(r'\d{3}_', o)], 'the tables of the index list the chapters as the sidebar does'
 
+def html_options():
+    import yaml
+    return yaml.safe_load((ROOT/'_quarto.yml').read_text(encoding='utf-8'))['format']['html']
+
+def css_rules(text):
+    "The rules of a stylesheet: condition of @media or '', selectors, declarations."
+    text = re.sub(r'/\*.*?\*/', '', text, flags=re.S)
+    media = re.compile(r'@media([^{]*)\{((?:[^{}]*\{[^{}]*\})*)\s*\}')
+    parts = [('', media.sub('', text)), *media.findall(text)]
+    found = [(where.strip(), selector.strip(), dict([o.strip() for o in d.split(':', 1)] for d in body.split(';') if d.strip()))
+             for where, part in parts for selector, body in re.findall(r'([^{}]+)\{([^{}]*)\}', part)]
+    assert text.count('{') == text.count('}') == len(found) + len(media.findall(text)), 'braces that do not match'
+    return found
+
+def contrast(a, b):
+    "Contrast of two colours such as #fff or #1a2b3c, 1 to 21, as WCAG counts."
+    def light(c):
+        c = c.lstrip('#')
+        c = [int(o, 16)/255 for o in (re.findall('..', c) if len(c) == 6 else [o*2 for o in c])]
+        return sum(w*(v/12.92 if v <= .03928 else ((v + .055)/1.055)**2.4) for w, v in zip((.2126, .7152, .0722), c))
+    low, high = sorted((light(a), light(b)))
+    return (high + .05)/(low + .05)
+
+def test_site_has_a_light_and_a_dark_theme():
+    html = html_options()
+    assert list(html['theme']) == ['light', 'dark'] and html['theme']['light'] != html['theme']['dark'], 'Quarto shows the first one where a reader has no preference'
+    assert html['respect-user-color-scheme'] is True, 'without it Quarto begins light, whatever the system of the reader says'
+    sheets = [html['css']] if isinstance(html['css'], str) else html['css']
+    assert sorted(sheets) == sorted(p.relative_to(NBS).as_posix() for p in NBS.rglob('*.css')), 'the stylesheets in nbs/ are those that _quarto.yml lists'
+
+def test_dark_mode_reads_as_light_mode_does():
+    rules = css_rules((NBS/html_options()['css']).read_text(encoding='utf-8'))
+    light, dark = ({k: v for _, s, d in rules if s in places for k, v in d.items()} for places in ((':root',), (':root', '.quarto-dark')))
+    value = lambda v, names=light: names[m[1]] if (m := re.fullmatch(r'var\((--[\w-]+)\)', v)) else v
+    # what the pages show that was drawn on white lies on white, in both modes
+    raw = [json.loads(p.read_text(encoding='utf-8')) for p in PAGES]
+    data = [(k, join(v)) for nb in raw for c in nb['cells'] for o in c.get('outputs', []) for k, v in o.get('data', {}).items()]
+    shown = {'img' for k, _ in data if k in ('image/png', 'image/jpeg')} | {'svg' for k, _ in data if k == 'image/svg+xml'}
+    shown |= {'.widget-subarea' for k, _ in data if k == 'application/vnd.jupyter.widget-view+json'}
+    texts = [v for k, v in data if k in ('text/html', 'text/markdown')] + [join(c['source']) for nb in raw for c in nb['cells'] if c['cell_type'] == 'markdown']
+    shown |= {t for v in texts for t in re.findall(r'<(img|svg|iframe|canvas|video)\b', v)}
+    assert 'img' in shown
+    cards = [(s, d) for where, s, d in rules if not where and 'background' in d and '.quarto-dark' not in s]
+    for tag in shown:
+        card = [d for s, d in cards if any(re.search(rf'(^|\s){re.escape(tag)}$', o.strip()) for o in s.split(','))]
+        assert card and value(card[0]['background']) == '#fff' and contrast(value(card[0]['color']), '#fff') > 7, f'{tag} has no white card in the stylesheet'
+    faults = [f'{s}: {k} changes the colours of what it shows' for _, s, d in rules for k in d if k in ('filter', 'backdrop-filter', 'mix-blend-mode', 'opacity')]
+    # text that the stylesheet colours can be read on the pages of both themes, and on the panels
+    panels = [v for k, v in dark.items() if k.endswith('-bg')] + [d['background-color'] for _, s, d in rules if s.startswith('.quarto-dark') and 'background-color' in d]
+    muted = [(s, d['color']) for _, s, d in rules if d.get('color', '').startswith('var(') and 'background' not in d]
+    assert muted and len(panels) > 2
+    for names, grounds in ((light, ['#fff', '#f8f9fa']), (dark, ['#222', *panels])):        # cosmo's page and panels, darkly's page and ours
+        faults += [f'{s[:40]}...: {c} on {g} has a contrast of {contrast(c, g):.1f}' for s, v in muted for g in grounds if contrast(c := value(v, names), g) < 4.5]
+    # HTML on the pages leaves colours to the theme, which knows the mode
+    faults += [f'{m[0]!r} holds in one mode alone' for v in texts for m in re.finditer(r'<[a-z][^<>]*\bstyle="[^"]*(?<![\w-])(?:color|background)[^"]*"', v) if not re.match('<code|<pre', m[0])]
+    report(faults)
+
+def test_wide_things_scroll_on_a_phone():
+    rules = css_rules((NBS/html_options()['css']).read_text(encoding='utf-8'))
+    phone = [(s, d) for where, s, d in rules if 'max-width' in where]
+    for what in ('table', 'pre.sourceCode'):
+        assert any(s.endswith(what) and d.get('overflow-x') == 'auto' for s, d in phone), f'{what} does not scroll in its own box'
+    assert any('.math.display' in s and d.get('overflow-x') == 'auto' for _, s, d in rules), 'long formulas do not scroll in their own box'
+
 def test_change_log_has_this_version():
     heads = re.findall(r'^## \[?([^\]\s]+)', (ROOT/'CHANGELOG.md').read_text(encoding='utf-8'), re.M)
     assert 'Unreleased' in heads or META['version'] in heads, f'CHANGELOG.md has no entry for {META["version"]} nor Unreleased, only {heads}'
