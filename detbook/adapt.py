@@ -175,7 +175,10 @@ def _fit_anchors(cfg, d, scale, how):
 # %% ../nbs/089_adapt.ipynb #ea70b234
 _MOST = 16      # pictures a step that `fit_batch` chooses
 
-def _largest(cfg, sizes):
+def largest_size(
+    cfg:Config,     # a whole config
+    sizes:torch.Tensor, # (N,2) h,w of the pictures as they are on disk, pixels
+)->tuple:           # (h,w), pixels
     "The largest (h,w) that the training pipeline gives pictures of these sizes (N,2), as far as their sizes decide it."
     steps, factor, scales, crop = next(p for p, path in _pipelines(cfg) if path.startswith('train')), 1., [], None
     for s in steps:
@@ -259,7 +262,7 @@ def fit_batch(
     processes:int=1,        # that share the memory of this machine, if it has no GPU
 )->tuple:                   # how many pictures a step, and a line with the arithmetic
     "Find out how many pictures of the largest size fit into memory at once, by trial steps. ValueError where not even one does."
-    every, size, answer = getattr(ds, 'parts', [ds])[-1], _largest(cfg, ds.sizes), None
+    every, size, answer = getattr(ds, 'parts', [ds])[-1], largest_size(cfg, ds.sizes), None
     if is_main():
         gpu, room = torch.cuda.is_available(), _free_memory()
         found = _try_steps(cfg, every, size, own)

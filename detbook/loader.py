@@ -1,4 +1,4 @@
-"""Which picture comes when, on which process, changed by which random numbers: two pure functions, so that a run that was interrupted goes on as if it had not been.
+"""Which picture comes when, in which process, and changed by which random numbers: two pure functions, so that an interrupted run continues as if nothing had happened.
 
 Docs: https://detbook.github.io/detbook/loader.html.md"""
 

@@ -1,4 +1,4 @@
-"""From the lines of a config to a data set: which pictures, with which truths, and changed how.
+"""From the lines of a config to a data set: which pictures, with which ground truth, and with which changes.
 
 Docs: https://detbook.github.io/detbook/pipeline.html.md"""
 

@@ -1,4 +1,4 @@
-"""A config's list of dicts becomes functions over a picture and its truths, and a word that means nothing is refused.
+"""The `pipeline` of a config becomes functions on a picture and its target, and a setting that nobody reads becomes an error.
 
 Docs: https://detbook.github.io/detbook/steps.html.md"""
 

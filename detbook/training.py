@@ -19,10 +19,11 @@ from .nodes import ConfigError
 from .parts import ConfigPart
 from .build import load_own
 from .config import Config
+from .bench import forecast_memory
 from .distributed import LAUNCHERS, broadcast_value, is_main, process_group, run_on
 from .settings import SETTINGS, check_names, inner_datasets
 from .testing import predict_dataset
-from .adapt import Choices, adapt_config, small_config
+from .adapt import Choices, adapt_config, largest_size, small_config
 from .timetable import deciding_settings, seed_step, setting_changes, stop_signals
 from .runs import STATES, Run, begin_folder, check_notes, checksum, fingerprint, fingerprint_pictures, lock_folder, memory_used, naming_file, read_card, read_state, versions
 from .trainer import Trainer, clock
@@ -136,6 +137,16 @@ def _measure_seconds(trainer):
     seconds, _ = _timed(trainer, lambda: list(itertools.islice(predict_dataset(trainer.model, trainer.val, n, 0, 0, 1), n)))
     return seconds * len(trainer.val) / n / trainer.place.world_size
 
+def _forecast(trainer):
+    "What a step would take on a GPU, at the largest size that the data give; None where there is a GPU to try, and a text where it cannot be told."
+    if trainer.place.device.type == 'cuda': return
+    try:
+        size, batch, memory = largest_size(trainer.cfg, trainer.data.sizes), trainer.cfg.train_dataloader.batch_size, trainer.optim.optimizer.state
+        states = sum(v.shape == p.shape for p,kept in list(memory.items())[:1] for v in kept.values() if isinstance(v, torch.Tensor))
+        size = tuple(max(32, -(-n // 32) * 32) for n in size)
+        return dict(size=list(size), batch=batch) | forecast_memory(trainer.model, size, batch, states, trainer.optim.dtype is not None)
+    except Exception as e: return f'no forecast for this detector or data set ({type(e).__name__}: {str(e).splitlines()[0][:120] if str(e) else ""})'
+
 def _rehearse(trainer):
     "Load the next batch, make one step and look at one batch to measure on; what was seen, as plain values: shapes, losses, seconds, counts."
     if trainer.over(): return {}
@@ -150,7 +161,7 @@ def _rehearse(trainer):
     seconds, losses = _timed(trainer, step)
     seen = dict(images=[list(i.shape) for i in images], objects=sum(len(p['boxes']) for p in targets), features=features,
                 losses={k: float(v) for k,v in losses.items()}, load_seconds=loading, step_seconds=seconds,
-                memory=memory_used(), steps=len(left), per_epoch=t.per_epoch)
+                memory=memory_used(), steps=len(left), per_epoch=t.per_epoch, forecast=_forecast(trainer))
     due = dict(log=t.logs, save=t.saves, measure=t.measures if trainer.measures else lambda s: False)
     seen |= {k: [s for s in left if asks(s)] for k,asks in due.items()}
     return seen | dict(measure_seconds=_measure_seconds(trainer)) if trainer.measures else seen
@@ -169,6 +180,11 @@ def _say_rehearsal(seen, work_dir):
     say(f'features of {shapes(seen["features"])}')
     say(f'losses: {", ".join(f"{k} {v:.4g}" for k,v in seen["losses"].items())}; in all {sum(seen["losses"].values()):.4g}')
     say(f'one step took {seen["step_seconds"]:.2f} s' + (f'; memory {seen["memory"]} MB' if seen['memory'] else ''))
+    if isinstance(f := seen['forecast'], dict):
+        gb = lambda k: f'{f[k] / 1024:.2f}'
+        say(f'on a GPU a step with {f["batch"]} pictures of {f["size"][0]} x {f["size"][1]} pixels, the largest of the run, would take {gb("total_mb")} GB and what the GPU needs for itself: '
+            f'weights {gb("weights_mb")}, optimizer {gb("optimizer_mb")}, the step {gb("step_mb")}')
+    elif f: say(f'memory on a GPU: {f}')
     for k,name in dict(log='a line of the log', measure='measured', save='a detector is saved').items(): say(f'{name}: {_when(seen[k])}')
     training, measuring = seen['steps']*seen['step_seconds'], len(seen['measure'])*seen.get('measure_seconds', 0)
     measurements = f' and its {len(seen["measure"])} measurements {clock(measuring)}' if seen['measure'] else ''

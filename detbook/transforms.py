@@ -1,4 +1,4 @@
-"""Resize, flip and crop a picture together with all that is said about it, and find the way back.
+"""Resize, flip and crop an image together with its boxes, masks, labels and keypoints, and find the way back to the original image.
 
 Docs: https://detbook.github.io/detbook/transforms.html.md"""
 
