@@ -279,10 +279,11 @@ def forecast_memory(
 )->dict:                # MB: weights_mb, optimizer_mb, step_mb (the peak of what a step holds, gradients included), total_mb
     "Forecast the memory of a training step on a GPU, from three steps with small pictures on this machine; the GPU's own workspace comes on top."
     twin  = _all_positive(copy.deepcopy(model).cpu()).train()
+    with torch.random.fork_rng(devices=[]): curve = forecast_curve(twin, size, batch, amp)
     bytes = lambda tensors: sum(t.numel() * t.element_size() for t in tensors) / 2**20
     learn = bytes(p for p in twin.parameters() if p.requires_grad)
     mb    = dict(weights_mb=bytes([*twin.parameters(), *twin.buffers()]), optimizer_mb=states * learn,
-                 step_mb=max(learn, max(forecast_curve(twin, size, batch, amp).values()) / 2**20))
+                 step_mb=max(learn, max(curve.values()) / 2**20))
     return mb | dict(total_mb=sum(mb.values()))
 
 # %% ../nbs/072_bench.ipynb #a18b6974

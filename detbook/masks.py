@@ -8,6 +8,7 @@ Docs: https://detbook.github.io/detbook/masks.html.md"""
 __all__ = ['crop_masks', 'paste_masks', 'MaskHead']
 
 # %% ../nbs/027_masks.ipynb #aee72b68
+import functools
 from typing import Any
 import torch
 from torch import nn, Tensor
@@ -27,12 +28,15 @@ def crop_masks(
     boxes:Tensor,   # (K,4) xyxy, pixels
     which:Tensor,   # (K,) int64: the mask that each box is cut from
     size:int=28,    # cells along each side
+    budget:int=256*2**20,   # bytes that masks may take as floats at once
 )->Tensor:          # (K,size,size) float32, 0 or 1
     "What a mask head should have said: each mask inside its box, at the head's size (Mask R-CNN, section 3.1)."
-    check('masks any (M,H,W), boxes (K,4), which int (K), size int 1..', masks, boxes, which, size)
+    check('masks any (M,H,W), boxes (K,4), which int (K), size int 1.., budget int 1..', masks, boxes, which, size, budget)
     if len(masks) == 0: return torch.zeros(len(boxes), size, size, device=boxes.device)     # no objects
-    rois = torch.cat([which[:,None].float(), boxes.float()], 1)
-    return (roi_align(masks[:,None].float(), rois, size) >= .5).float()[:,0]
+    def cut(some, first):       # a box whose mask is not among these reads zeros
+        return roi_align(some[:,None].float(), torch.cat([(which - first)[:,None].float(), boxes.float()], 1), size)[:,0] >= .5
+    step = max(1, budget // (4 * masks[0].numel()))
+    return functools.reduce(torch.logical_or, (cut(some, i*step) for i,some in enumerate(masks.split(step)))).float()
 
 # %% ../nbs/027_masks.ipynb #ae7a8cea
 def paste_weights(
