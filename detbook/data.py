@@ -179,10 +179,15 @@ class CocoDataset(torch.utils.data.Dataset):
         if wrong: raise ValueError(f'{where} ({self.path(i)}): {wrong}')
         return tv_tensors.Image(x)
 
-    def _mask(self, k, h, w):
-        "(1,h,w) the mask of annotation row `k`."
-        try: return decode_masks([json.loads(self._segs[k])], (h, w))
-        except Exception as e: raise ValueError(f'{self.name}: annotation {shown(_id_at(self._ids, k), 80)}: its mask cannot be drawn ({e})') from None
+    def _masks(self, rows, h, w):
+        "(N,h,w) the masks of annotation rows; ValueError names the one that cannot be drawn."
+        segmentations = [json.loads(self._segs[k]) for k in rows]
+        try: return decode_masks(segmentations, (h, w))
+        except Exception:                       # which one?
+            for k,s in zip(rows, segmentations):
+                try: decode_masks([s], (h, w))
+                except Exception as e: raise ValueError(f'{self.name}: annotation {shown(_id_at(self._ids, k), 80)}: its mask cannot be drawn ({e})') from None
+            raise
 
     @checked
     def target(self,
@@ -197,8 +202,7 @@ class CocoDataset(torch.utils.data.Dataset):
         t = dict(boxes=tv_tensors.BoundingBoxes(xyxy, format='XYXY', canvas_size=(h, w)), labels=self._labels[rows].clone(),
                  ignore=self._ignore[rows].clone(), image_id=_id_at(self.image_ids, i), ori_size=(h, w))
         if self.has_masks:
-            masks = [self._mask(k, h, w) for k in range(rows.start, rows.stop)]
-            t['masks'] = tv_tensors.Mask(torch.cat(masks) if masks else decode_masks([], (h, w)))
+            t['masks'] = tv_tensors.Mask(self._masks(range(rows.start, rows.stop), h, w))
         if self._points is not None: t.update(keypoints=self._points[rows].clone(), flip_pairs=self.flip_pairs)
         return t
 

@@ -73,8 +73,10 @@ def _each(f, image, target):
 def _resize(x, size, antialias):
     "Resize one part of a sample; a mask takes the old pixel under the middle of each new one."
     if not isinstance(x, tv_tensors.Mask): return F.resize(x, list(size), antialias=antialias)
+    if tuple(size) == tuple(x.shape[-2:]): return x
     rows, cols = (((torch.arange(new) + .5) * (old/new)).long().clamp(max=old-1).numpy() for old, new in zip(x.shape[-2:], size))
-    picked = x.as_subclass(Tensor).numpy().take(cols, -1).take(rows, -2)        # several times faster than indexing a tensor of bytes
+    first, then = ((rows, -2), (cols, -1)) if len(rows) < x.shape[-2] else ((cols, -1), (rows, -2))
+    picked = x.as_subclass(Tensor).numpy().take(*first).take(*then)             # several times faster than indexing a tensor of bytes
     return tv_tensors.wrap(torch.from_numpy(picked), like=x)
 
 # %% ../nbs/055_transforms.ipynb #8e99062c

@@ -1,9 +1,10 @@
 "What the data chapters cannot show on their pages: loader workers in processes of their own, and faults by the dozen."
 import copy, io, json
 from multiprocessing.reduction import ForkingPickler
-import pytest, torch
+import numpy as np, pycocotools.mask as mask_utils, pytest, torch
 from PIL import Image
 from detbook import toy
+from detbook.coco import decode_masks
 from detbook.data import CocoDataset, collate
 from detbook.metrics import evaluate
 from detbook.transforms import train_transforms
@@ -99,3 +100,12 @@ def test_all_pictures_empty_of_objects(made):
     images, targets = collate([ds[i] for i in range(12)])
     assert all(t['boxes'].shape == (0, 4) and t['labels'].dtype == torch.int64 for t in targets)
     assert evaluate(ds, []).to_dict()['stats']['bbox_mAP'] is None
+
+def test_masks_are_those_of_pycocotools_whatever_their_shape():
+    "Only what lies inside of a mask's box is brought into rows: full columns, single pixels, stripes, nothing, all."
+    draw = np.random.default_rng(0)
+    shapes = [draw.random((n, h, w)) < p for n, h, w, p in ((5, 7, 9, .5), (3, 1, 8, .5), (3, 8, 1, .5), (4, 20, 30, .02), (4, 20, 30, .98), (1, 1, 1, 1.))]
+    stripes = np.zeros((4, 12, 16), bool); stripes[0, :, 3:5] = True; stripes[1, 4:6] = True; stripes[2, -1, -1] = True
+    for masks in [*shapes, stripes, np.ones((2, 5, 6), bool)]:
+        rles = [mask_utils.encode(np.asfortranarray(m.astype(np.uint8))) for m in masks]
+        assert np.array_equal(decode_masks(rles, masks.shape[1:]).numpy(), masks)
