@@ -21,6 +21,7 @@ from .core import check, checked
 from .files import whole_file
 from .show import PALETTE, panels, show_boxes, show_image
 from .boxes import iof_matrix, iou_matrix
+from .nms import nms_groups
 from .diagnosis import weighted_ap
 from .explain import Trace, explain
 
@@ -140,10 +141,14 @@ def _choice_loss(c, near, names, words):
     return names[0], _looser(c, gone, 'proposals' if names[0] == 'proposal_nms' else 'classes'), float(c.scores[gone].max())
 
 def _looser(c, gone, whose):
-    "The threshold of suppression at which one of these candidates is safe: no better one of its group overlaps it by more, but for those that are near the truth as well."
+    "The lowest threshold of suppression, in steps of 0.01, at which one of these candidates is kept. At the latest it is where no better one of its group overlaps it by more, but for those that are near the truth as well."
     better = (c.scores >= c.scores[gone][:,None]) & (c.groups == c.groups[gone][:,None]) & c.valid.index_fill(0, gone, False)
     need = iou_matrix(c.boxes[gone].double(), c.boxes.double()).masked_fill(~better, 0.).amax(1).min()
-    return f'iou of the {whose} {math.ceil(float(need)*100 - 1e-9) / 100:.2f}' + ('' if c.iou is None else f' (now {c.iou:g})')
+    least, rows = math.ceil(float(need)*100 - 1e-9), c.valid.nonzero()[:,0]
+    if c.iou is not None:       # a better one may itself be suppressed before
+        kept  = lambda n: rows[nms_groups(c.boxes[rows], c.scores[rows], c.groups[rows], n/100)]
+        least = next((n for n in range(math.floor(c.iou*100) + 1, least) if torch.isin(gone, kept(n)).any()), least)
+    return f'iou of the {whose} {least / 100:.2f}' + ('' if c.iou is None else f' (now {c.iou:g})')
 
 # %% ../nbs/077_misses.ipynb #f5cf54f5
 def _first_loss(t, box, least, model):

@@ -265,3 +265,13 @@ def test_pictures_and_files(tmp_path):
     plt.close('all')
     with pytest.raises(ValueError, match="without 'masks'"): misses(model, [(data[0][0], none)], metric='segm')
     assert explain(model, data[0][0]).resized.shape == (3, 48, 48)
+
+def test_the_threshold_that_is_named_is_the_lowest_that_helps():
+    "A better box counts only where it is itself kept: the second suppresses the third at 0.66, but is itself suppressed by the first up to 0.81."
+    from types import SimpleNamespace
+    from detbook.misses import _looser
+    boxes = torch.tensor([[0., 0, 100, 100], [0, 10, 100, 110], [0, 30, 100, 130]])         # IoU .818, .538 with the first; .667 of the others
+    c = SimpleNamespace(boxes=boxes, scores=torch.tensor([.9, .8, .7]), groups=torch.zeros(3, dtype=torch.int64), valid=torch.ones(3, dtype=torch.bool), iou=.5)
+    assert _looser(c, torch.tensor([2]), 'classes') == 'iou of the classes 0.54 (now 0.5)'
+    c.iou = .6                                                                              # the third is kept already where only the first is left
+    assert _looser(c, torch.tensor([1]), 'classes') == 'iou of the classes 0.82 (now 0.6)'
