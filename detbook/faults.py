@@ -153,13 +153,24 @@ def _check_keypoints(a, names, h, w, say):
     if far or 'num_keypoints' in a: a['num_keypoints'] = seen - len(far)
 
 # %% ../nbs/053_faults.ipynb #e231dbbf
+def _other_form(b, around):
+    "The form in which a box is that of its mask, and the box read like that; None where it is so as it stands, or in no form."
+    off = lambda c: max(abs(u - v) for u, v in zip(c, around))
+    if not _is_box(b) or off(b) <= _SLACK: return
+    for form, read in _FORMS.items():
+        if off(c := read(np.array([b], float))[0].tolist()) <= _SLACK: return form, c
+
 def _check_object(a, r, names, masks, say):
     "What is left of an annotation on the picture of record `r`, or None."
     h, w = r['height'], r['width']
     for key in ('iscrowd', 'ignore'):
         if a.get(key, 0) not in (0, 1): return say('bad crowd flag', f'{key} is {shown(repr(a[key]), 40)}, expected 0 or 1')
     around = _check_object_mask(a, h, w, say) if masks else None
-    old, b = a.get('bbox'), _check_box(a.get('bbox'), h, w, say, around)
+    old = b = a.get('bbox')
+    if around and (meant := _other_form(b, around)):
+        say('boxes in another form', f'bbox {shown(b, 60)} is the box of its mask as {meant[0]}', 'the box is read in that form')
+        b = meant[1]
+    b = _check_box(b, h, w, say, around)
     if b is None or masks and around is None: return
     beyond = max(b[0]-around[0], b[1]-around[1], around[0]+around[2]-b[0]-b[2], around[1]+around[3]-b[1]-b[3]) if masks else 0
     if beyond > max(_SLACK, .1*max(b[2:])):
