@@ -56,7 +56,8 @@ _MARK = '<title>A detector in this page</title>'      # a page of ours, which ma
 _PAGE = """<!doctype html>
 <html lang="en"><meta charset="utf-8"><meta name="viewport" content="width=device-width"><title>A detector in this page</title>
 <style>
-body { font: 15px/1.45 system-ui, sans-serif; margin: 1rem auto; max-width: 46rem; padding: 0 1rem; color-scheme: light dark }
+:root { color-scheme: light dark }
+body { font: 15px/1.45 system-ui, sans-serif; margin: 1rem auto; max-width: 46rem; padding: 0 1rem }
 canvas { display: block; width: 100%; max-width: 30rem; image-rendering: pixelated; border: 1px solid #8888 }
 #drop { border: 2px dashed #8888; padding: .6rem; margin: .6rem 0 } #drop.over { border-color: #0072b2 }
 label { display: block; margin: .3rem 0 } input[type=range] { width: 12rem; vertical-align: middle }

@@ -284,11 +284,11 @@ def test_batch_that_fits(config, pictures, tmp_path, monkeypatch):
     with pytest.raises(ValueError, match='one picture of 64 x 64 pixels takes .* try a smaller size'): adapt_config(cfg, pictures, tmp_path, Choices(batch_size='auto'))
 
 def test_the_largest_picture():
-    from detbook.adapt import _largest
+    from detbook.adapt import largest_size
     sizes = torch.tensor([[480, 640], [640, 480], [100, 300]])
     def largest(*steps, grouped=True):
         cfg = Config(dict(train_dataloader=dict(dataset=dict(type='CocoDataset', pipeline=list(steps)), **dict(batch_sampler=dict(type='AspectRatioBatchSampler')) if grouped else {})))
-        return _largest(cfg, sizes)
+        return largest_size(cfg, sizes)
     assert largest(dict(type='Resize', scale=(1333, 800))) in ((800, 1067), (1067, 800))
     assert largest(dict(type='Resize', scale=(1333, 800)), grouped=False) == (1067, 1333)
     assert largest(dict(type='RandomChoiceResize', scales=[(1333, 640), (1333, 800)])) in ((800, 1067), (1067, 800))

@@ -603,7 +603,9 @@ left_out('fastai calls it: the chapter and tests/test_callbacks.py', 'callbacks.
 calls('trainer', clock=lambda w: dict(seconds=2.5))
 calls('training', read_training_config=lambda w: dict(config='rpn_r50_fpn_1x_coco'))
 calls('adapt', adapt_config=lambda w: dict(cfg=w.config(), data=w.coco, folder=w.folder/'data', choices=new('adapt.Choices', val=.5, epochs=1, size=64, batch_size=1)), small_config=lambda w: dict(frozen=True))
-left_out('trial steps in a process of its own: tests/test_folder.py', 'adapt.fit_batch')
+left_out('trial steps in a process of its own, and the size they try: tests/test_folder.py', 'adapt.fit_batch', 'adapt.largest_size')
+left_out('the heads call them with what they have made: the chapter', 'anchors.all_anchors', 'anchors.valid_anchors')
+left_out('steps of `forecast_memory`: tests/test_memory.py', 'bench.step_memory', 'bench.forecast_curve')
 left_out('steps of `train`, called by it: tests/test_training.py', 'trainer.Trainer*', 'runs.Log__write', 'runs.begin_folder', 'trainer.build_model', 'training.next_commands')
 
 left_out('what labels are written with: the chapters show and detections', 'show.ink', 'show.place_labels')
@@ -621,7 +623,7 @@ calls('widgets', iou_widget=lambda w: dict(name=None),
     anchor_designer=lambda w: dict(boxes=w.boxes, sizes=torch.full((3, 2), 64), strides=(8, 16), name=None), prediction_explorer=lambda w: dict(model=w.mask, image=w.image, classes=list('abcd'), name=None),
     matcher_explorer=lambda w: dict(image=w.image, target=w.target, anchors=w.gen, name=None), error_kinds=lambda w: dict(pred=w.found, target=w.target, min_score=.5, iou=.5),
     browse=lambda w: dict(pictures=[(w.image, w.target)], predictions=[w.found], classes=list('abcd'), name=None), schedule_composer=lambda w: dict(per_epoch=3, losses=[1., .5], name=None))
-calls('bench', toy_batch=lambda w: dict(batch=1, size=64, device=torch.device('cpu')), kept_bytes=lambda w: dict(model=nn.Linear(2, 2), forward=lambda: nn.Linear(2, 2)(torch.ones(1, 2)).sum()))
+calls('bench', forecast_memory=lambda w: dict(model=w.model('faster_rcnn'), size=(64, 96), batch=2, states=2, amp=False), toy_batch=lambda w: dict(batch=1, size=64, device=torch.device('cpu')), kept_bytes=lambda w: dict(model=nn.Linear(2, 2), forward=lambda: nn.Linear(2, 2)(torch.ones(1, 2)).sum()))
 calls('nms', find_suppressors=lambda w: dict(boxes=w.boxes, scores=w.scores, groups=w.labels, kept=torch.tensor([0, 1]), iou=.5))
 calls('roi', sampling_grid=lambda w: dict(extractor=w.mask.roi_head.bbox_extractor, boxes=w.boxes),
     Grids__points=lambda w: (new('roi.sampling_grid', extractor=w.mask.roi_head.bbox_extractor, boxes=w.boxes), dict(i=1)))
