@@ -279,7 +279,8 @@ def decode_masks(
     if size is None:
         if not isinstance(masks[0], dict): raise ValueError('size is None, and polygons do not say how large their picture is: give its height and width')
         size = masks[0]['size']
-    out, found = np.zeros((len(masks), *size), np.uint8), [segmentation_to_rle(m, *size) for m in masks]
+    found = [segmentation_to_rle(m, *size) for m in masks]
+    out   = np.zeros((len(masks), *size), np.uint8)
     for mask, rle, (x, y, w, h) in zip(out, found, mask_utils.toBbox(found).astype(int).tolist()):
         inside = slice(y, y + h), slice(x, x + w)
         mask[inside] = mask_utils.decode(rle)[inside]           # drawn column by column: only what may be 1 is brought into rows
