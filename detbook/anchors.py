@@ -134,19 +134,21 @@ class PointGenerator:
         return [grid_anchors(c, size, s)[:,:2] for c,size,s in zip(cells, sizes, _steps(self, sizes))]
 
 # %% ../nbs/009_anchors.ipynb #0bec9660
-_MADE:WeakKeyDictionary = WeakKeyDictionary()      # generator -> what it gave last, by what was asked and by its settings
+_MADE:WeakKeyDictionary = WeakKeyDictionary()      # generator -> what it gave, by what was asked and by its settings
+_ROOM = 64 * 2**20                                  # bytes that each generator may keep
 
 def _made_once(generator, like, asked, make):
-    "What `make` gives, remembered for the generator as it is now; made anew where a graph is traced."
+    "What `make` gives, a tuple that begins with a tensor: remembered for the generator as it is now, except where a graph is traced."
     cells = list(getattr(generator, 'cells', ()))
     tracing = type(like) is not Tensor or torch.compiler.is_compiling() or like.is_cuda and torch.cuda.is_current_stream_capturing()
-    if tracing or not isinstance(generator, (AnchorGenerator, PointGenerator)) or any(c.is_inference() for c in cells): return make()
+    if tracing or type(generator) not in (AnchorGenerator, PointGenerator) or any(c.is_inference() for c in cells): return make()
     settings = {k:v for k,v in vars(generator).items() if k != 'cells'}
     key, made = repr((asked, like.device, settings, [(id(c), c._version) for c in cells])), _MADE.setdefault(generator, {})
-    if key not in made:
-        if len(made) >= 32: del made[next(iter(made))]                          # the oldest
-        with torch.inference_mode(False): made[key] = make(), cells             # with `cells` held, no id is used twice
-    return made[key][0]
+    found = made.get(key)
+    if found is None:
+        with torch.inference_mode(False): found = made[key] = make(), cells     # with `cells` held, no id is used twice
+        while len(made) > 1 and sum(kept[0].nbytes for kept,_ in list(made.values())) > _ROOM: made.pop(next(iter(made)), None)
+    return found[0]
 
 def all_anchors(
     generator:AnchorGenerator|PointGenerator,   # what to build
@@ -166,8 +168,8 @@ def valid_anchors(
     like:Tensor,    # lies on the device where they are wanted
 )->Tensor:          # (B,N) bool
     "The valid anchors of each image, made once for each padded size."
-    make = lambda pad: _made_once(generator, like, (pad, [tuple(s) for s in sizes]), lambda: generator.valid(sizes, [pad], like.device)[0])
-    return torch.stack([make(tuple(pad)) for pad in pad_sizes])
+    make = lambda pad: _made_once(generator, like, (pad, [tuple(s) for s in sizes]), lambda: (generator.valid(sizes, [pad], like.device)[0],))
+    return torch.stack([make(tuple(pad))[0] for pad in pad_sizes])
 
 # %% ../nbs/009_anchors.ipynb #5a81f82a
 def inside_border(

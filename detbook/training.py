@@ -143,7 +143,6 @@ def _forecast(trainer):
     try:
         size, batch, memory = largest_size(trainer.cfg, trainer.data.sizes), trainer.cfg.train_dataloader.batch_size, trainer.optim.optimizer.state
         states = sum(v.shape == p.shape for p,kept in list(memory.items())[:1] for v in kept.values() if isinstance(v, torch.Tensor))
-        size = tuple(max(32, -(-n // 32) * 32) for n in size)
         return dict(size=list(size), batch=batch) | forecast_memory(trainer.model, size, batch, states, trainer.optim.dtype is not None)
     except Exception as e: return f'no forecast for this detector or data set ({type(e).__name__}: {str(e).splitlines()[0][:120] if str(e) else ""})'
 

@@ -49,6 +49,10 @@ def test_words_that_are_born_in_a_chapter_are_in_the_glossary(chapter):
                and re.sub(r'e?s$', '', w.lower()) not in known and not set(w.lower().split()) <= STRESSED]
     assert not missing, f'{chapter}: {missing} are bold, and the glossary lacks them'
 
+def test_every_chapter_has_exercises():
+    without = [p.stem for p in sorted(NBS.glob('[0-9]*.ipynb')) if '## Exercises' not in prose(p)]
+    assert not without, f'the index promises exercises in every chapter; {without} have none'
+
 @pytest.mark.parametrize('path', [p for p in sorted(NBS.rglob('*.ipynb')) if '.ipynb_checkpoints' not in p.parts and '## Exercises' in prose(p)], ids=lambda p: p.stem)
 def test_answers_are_folded_checked_and_run(path):
     asked = prose(path).split('## Exercises')[1].count('\n**')

@@ -183,6 +183,21 @@ def test_a_step_seldom_waits(name, most):
     with count_syncs() as again: sum(model.loss(*map(list, zip(*fewer))).values()).backward()
     assert waits == again
 
+def test_dense_parts_compile_as_one_graph():
+    "Nothing in them breaks the graph, checks of arguments included; the numbers stay."
+    model, (images, targets) = tiny('mask_rcnn'), batch()
+    def step():
+        torch.manual_seed(1)
+        model.zero_grad()
+        losses = model.loss(images, targets)
+        sum(losses.values()).backward()
+        return {k: v.item() for k, v in losses.items()}, [p.grad.clone() for p in model.parameters() if p.grad is not None]
+    plain, slopes = step()
+    for part in (model.backbone, model.neck, model.roi_head.bbox_head): part.compile(fullgraph=True, backend='eager')
+    compiled, again = step()
+    assert compiled == pytest.approx(plain, rel=1e-5)
+    for a, b in zip(slopes, again): torch.testing.assert_close(a, b, rtol=1e-3, atol=1e-5)
+
 @pytest.mark.parametrize('name', MASKED)
 def test_wrong_targets_are_named(name):
     model, (images, targets) = tiny(name), batch()

@@ -38,6 +38,15 @@ def test_a_forecast_is_right(kind):
     assert mb['step_mb'] == pytest.approx(max(real, learn), rel=.05) and mb['optimizer_mb'] == pytest.approx(learn)
     assert mb['total_mb'] == pytest.approx(sum(mb[k] for k in ('weights_mb', 'optimizer_mb', 'step_mb')))
 
+def test_a_forecast_is_for_the_most_positives():
+    model = KINDS['mask']()
+    held = max(n for _, n in step_memory(copy.deepcopy(model).train(), (320, 384), 2)) / 2**20              # as it is: few proposals are positive
+    assert held < .9 * forecast_memory(model, (320, 384), 2)['step_mb']
+
+def test_sizes_are_padded_as_the_model_pads_them():
+    model = KINDS['rpn']()
+    assert forecast_memory(model, (321, 353))['step_mb'] == forecast_memory(model, (352, 384))['step_mb']
+
 @pytest.mark.slow
 def test_mixed_precision_is_forecast():
     model = KINDS['rpn']()
