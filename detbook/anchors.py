@@ -19,11 +19,13 @@ def cell_anchors(
     ratios:tuple,       # heights over widths
     scales:tuple,       # multiples of `base_size`
 )->Tensor:              # (A,4) xyxy around the origin; ratio by ratio, scales within
-    "The anchors of one grid cell: every ratio at every scale, with the area of the scaled square."
+    """The anchors of one grid cell: every ratio at
+    every scale, with the area of the scaled square."""
     check('base_size >0.., ratios list >0.., scales list >0..', base_size, ratios, scales)
     h = torch.tensor(ratios, dtype=torch.float32).sqrt()
     s = torch.tensor(scales, dtype=torch.float32)
-    hs, ws = (base_size * h[:,None] * s).flatten(), (base_size * (1/h)[:,None] * s).flatten()
+    hs, ws = ((base_size * h[:,None] * s).flatten(),
+              (base_size * (1/h)[:,None] * s).flatten())
     return torch.stack([-ws, -hs, ws, hs], 1) / 2
 
 # %% ../nbs/009_anchors.ipynb #b4eb94ff
@@ -36,15 +38,19 @@ def grid_anchors(
     steps = stride if isinstance(stride, (tuple, list)) else (stride, stride)
     check('cell (A,4), size pair int 0.., stride pair >0..', cell, size, steps)
     (h, w), (down, across) = size, steps
-    x, y = (torch.arange(n, device=cell.device, dtype=cell.dtype) * s for n,s in ((w, across), (h, down)))
+    x, y = (torch.arange(n, device=cell.device, dtype=cell.dtype) * s
+            for n,s in ((w, across), (h, down)))
     shift = torch.stack([x.repeat(h), y[:,None].expand(h, w).reshape(-1)], 1).repeat(1, 2)
     return (shift[:,None] + cell).reshape(-1, 4)
 
 # %% ../nbs/009_anchors.ipynb #e8cf7be9
 def _steps(generator, sizes):
-    "Pixels from cell to cell, level by level. Raises a ValueError for another number of levels."
+    """Pixels from cell to cell, level by level. Raises
+    a ValueError for another number of levels."""
     if len(sizes) != len(generator.strides):
-        raise ValueError(f'{type(generator).__name__}: sizes are {len(sizes)} feature maps, expected one for each of the {len(generator.strides)} strides {generator.strides}')
+        raise ValueError(f'{type(generator).__name__}: sizes are {len(sizes)} feature '
+                         f'maps, expected one for each of the {len(generator.strides)} '
+                         f'strides {generator.strides}')
     if not generator.fit_strides: return generator.strides
     H, W = (n * generator.strides[0] for n in sizes[0])
     return [(H // max(1, h), W // max(1, w)) for h,w in sizes]
@@ -55,28 +61,43 @@ class AnchorGenerator:
     def __init__(self,
         strides:tuple[int,...]=(4,8,16,32,64),  # pixels between cells, level by level
         ratios:tuple[float,...]=(.5,1.,2.),     # heights over widths
-        scales:tuple[float,...]=(8,),           # anchor sides in multiples of the level's stride
-        sizes:tuple[tuple[float,...],...]|None=None,    # or, level by level, a tuple of anchor sides in pixels
-        rounded:bool=False,             # are the corners of a cell's anchors rounded to whole pixels? (torchvision)
-        center_offset:float=0.,         # the anchors of a cell stand this part of a stride right of its corner and below
-        fit_strides:bool=False,         # is a stride the padded picture over the map, rounded down? (torchvision)
+        scales:tuple[float,...]=(8,),  # anchor sides in multiples of the level's stride
+        # or, level by level, a tuple of anchor sides in pixels
+        sizes:tuple[tuple[float,...],...]|None=None,
+        # are the corners of a cell's anchors rounded to whole pixels? (torchvision)
+        rounded:bool=False,
+        # the anchors of a cell stand this part of a stride right of its corner and below
+        center_offset:float=0.,
+        # is a stride the padded picture over the map, rounded down? (torchvision)
+        fit_strides:bool=False,
     ):
-        self.strides, self.ratios, self.scales = tuple(strides), tuple(ratios), tuple(scales)
+        self.strides, self.ratios, self.scales = (
+            tuple(strides), tuple(ratios), tuple(scales))
         self.sizes = None if sizes is None else tuple(tuple(s) for s in sizes)
-        self.rounded, self.center_offset, self.fit_strides = rounded, center_offset, fit_strides
-        if self.sizes and (len(self.sizes) != len(self.strides) or len({len(s) for s in self.sizes}) > 1):
-            raise ValueError(f'AnchorGenerator wants equally many sizes for each of its {len(self.strides)} strides, got {sizes}')
+        self.rounded, self.center_offset, self.fit_strides = (
+            rounded, center_offset, fit_strides)
+        if (self.sizes
+            and (len(self.sizes) != len(self.strides)
+                 or len({len(s) for s in self.sizes}) > 1)):
+            raise ValueError('AnchorGenerator wants equally many sizes for each of its '
+                             f'{len(self.strides)} strides, got {sizes}')
         self._make()
 
     def _make(self):
         "The anchors of one cell of each level, from the settings."
-        levels = [(1, s) for s in self.sizes] if self.sizes else [(s, self.scales) for s in self.strides]
+        levels = ([(1, s) for s in self.sizes] if self.sizes
+                  else [(s, self.scales) for s in self.strides])
         cells = [cell_anchors(base, self.ratios, scales) for base,scales in levels]
-        self.cells = [(c.round() if self.rounded else c) + self.center_offset*s for c,s in zip(cells, self.strides)]
+        self.cells = [(c.round() if self.rounded else c) + self.center_offset*s
+                      for c,s in zip(cells, self.strides)]
 
-    def __setattr__(self, name, value):     # a setting that is changed later changes the anchors too
+    def __setattr__(self, name, value):
+        # a setting that is changed later changes the anchors too
         super().__setattr__(name, value)
-        if 'cells' in vars(self) and name in ('strides', 'ratios', 'scales', 'sizes', 'rounded', 'center_offset'): self._make()
+        if ('cells' in vars(self)
+            and name
+            in ('strides', 'ratios', 'scales', 'sizes', 'rounded', 'center_offset')):
+            self._make()
 
     @property
     def per_cell(self)->int: # anchors that stand on each cell
@@ -89,20 +110,26 @@ class AnchorGenerator:
     )->list:            # L tensors (N_l,4) xyxy, pixels
         "Anchors of each level."
         check('sizes some pair int 0..', sizes)
-        return [grid_anchors(c.to(device, non_blocking=True), size, s) for c,size,s in zip(self.cells, sizes, _steps(self, sizes))]
+        return [grid_anchors(c.to(device, non_blocking=True), size, s)
+                for c,size,s in zip(self.cells, sizes, _steps(self, sizes))]
 
     def valid(self,
         sizes:list,     # L pairs (h,w): the feature maps
         pad_sizes:list, # B pairs (h,w): each image's own padded size, pixels
         device=None,    # where to put them
     )->Tensor:          # (B,N) bool
-        "Which anchors sit on a cell of the image itself, not on the padding that larger neighbours brought."
+        """Which anchors sit on a cell of the image itself,
+        not on the padding that larger neighbours brought."""
         check('sizes some pair int 0.., pad_sizes some pair 0..', sizes, pad_sizes)
         _steps(self, sizes)
         def level(size, stride, pad):
-            rows, cols = (torch.arange(n, device=device) < -(-p // stride) for n,p in zip(size, pad))
-            return (rows[:,None] & cols)[...,None].expand(-1, -1, self.per_cell).reshape(-1)
-        return torch.stack([torch.cat([level(size, s, pad) for size,s in zip(sizes, self.strides)]) for pad in pad_sizes])
+            rows, cols = (torch.arange(n, device=device) < -(-p // stride)
+                          for n,p in zip(size, pad))
+            return (rows[:,
+                         None] & cols)[...,None].expand(-1, -1, self.per_cell).reshape(-1)
+        return torch.stack([torch.cat([level(size, s, pad)
+                                       for size,s in zip(sizes, self.strides)])
+                            for pad in pad_sizes])
 
 # %% ../nbs/009_anchors.ipynb #26f56bdd
 def octave_scales(
@@ -119,10 +146,12 @@ class PointGenerator:
     "One point a cell, for every level of a pyramid."
     def __init__(self,
         strides:tuple=(8,16,32,64,128), # pixels between cells, level by level
-        offset:float=.5,                # where in its cell a point lies, as part of the stride
-        fit_strides:bool=False,         # is a stride the padded picture over the map, rounded down? (torchvision)
+        offset:float=.5,  # where in its cell a point lies, as part of the stride
+        # is a stride the padded picture over the map, rounded down? (torchvision)
+        fit_strides:bool=False,
     ):
-        self.strides, self.offset, self.fit_strides, self.per_cell = tuple(strides), offset, fit_strides, 1
+        self.strides, self.offset, self.fit_strides, self.per_cell = (
+            tuple(strides), offset, fit_strides, 1)
 
     def grid(self,
         sizes:list,     # L pairs (h,w): the feature maps
@@ -131,31 +160,44 @@ class PointGenerator:
         "Points of each level."
         check('sizes some pair int 0..', sizes)
         cells = (torch.full((1, 4), self.offset*s, device=device) for s in self.strides)
-        return [grid_anchors(c, size, s)[:,:2] for c,size,s in zip(cells, sizes, _steps(self, sizes))]
+        return [grid_anchors(c, size, s)[:,:2]
+                for c,size,s in zip(cells, sizes, _steps(self, sizes))]
 
 # %% ../nbs/009_anchors.ipynb #0bec9660
-_MADE:WeakKeyDictionary = WeakKeyDictionary()      # generator -> what it gave, by what was asked and by its settings
+# generator -> what it gave, by what was asked and by its settings
+_MADE:WeakKeyDictionary = WeakKeyDictionary()
 _ROOM = 64 * 2**20                                  # bytes that each generator may keep
 
 def _made_once(generator, like, asked, make):
-    "What `make` gives, a tuple that begins with a tensor: remembered for the generator as it is now, except where a graph is traced."
+    """What `make` gives, a tuple that begins with a tensor: remembered for the generator
+    as it is now, except where a graph is traced."""
     cells = list(getattr(generator, 'cells', ()))
-    tracing = type(like) is not Tensor or torch.compiler.is_compiling() or like.is_cuda and torch.cuda.is_current_stream_capturing()
-    if tracing or type(generator) not in (AnchorGenerator, PointGenerator) or any(c.is_inference() for c in cells): return make()
+    tracing = (type(like) is not Tensor or torch.compiler.is_compiling()
+               or like.is_cuda and torch.cuda.is_current_stream_capturing())
+    if (tracing or type(generator) not in (AnchorGenerator, PointGenerator)
+        or any(c.is_inference() for c in cells)):
+        return make()
     settings = {k:v for k,v in vars(generator).items() if k != 'cells'}
-    key, made = repr((asked, like.device, settings, [(id(c), c._version) for c in cells])), _MADE.setdefault(generator, {})
+    key, made = (repr((asked, like.device, settings,
+                       [(id(c), c._version) for c in cells])),
+                 _MADE.setdefault(generator, {}))
     found = made.get(key)
     if found is None:
-        with torch.inference_mode(False): found = made[key] = make(), cells     # with `cells` held, no id is used twice
-        while len(made) > 1 and sum(kept[0].nbytes for kept,_ in list(made.values())) > _ROOM: made.pop(next(iter(made)), None)
+        with torch.inference_mode(False):
+            found = made[key] = make(), cells  # with `cells` held, no id is used twice
+        while (len(made) > 1
+               and sum(kept[0].nbytes for kept,_ in list(made.values())) > _ROOM):
+            made.pop(next(iter(made)), None)
     return found[0]
 
 def all_anchors(
     generator:AnchorGenerator|PointGenerator,   # what to build
     sizes:list,     # L pairs (h,w): the feature maps
     like:Tensor,    # lies on the device where they are wanted
-)->tuple:           # (N,4) xyxy or (N,2) x,y, pixels, not to be written into; L numbers that add up to N
-    "The anchors or points of all levels, one after the other, made once for each set of sizes."
+    # (N,4) xyxy or (N,2) x,y, pixels, not to be written into; L numbers that add up to N
+)->tuple:
+    """The anchors or points of all levels, one after
+    the other, made once for each set of sizes."""
     def make():
         levels = generator.grid(sizes, like.device)
         return torch.cat(levels), [a.shape[0] for a in levels]
@@ -168,7 +210,8 @@ def valid_anchors(
     like:Tensor,    # lies on the device where they are wanted
 )->Tensor:          # (B,N) bool
     "The valid anchors of each image, made once for each padded size."
-    make = lambda pad: _made_once(generator, like, (pad, [tuple(s) for s in sizes]), lambda: (generator.valid(sizes, [pad], like.device)[0],))
+    make = lambda pad: _made_once(generator, like, (pad, [tuple(s) for s in sizes]),
+                                  lambda: (generator.valid(sizes, [pad], like.device)[0],))
     return torch.stack([make(tuple(pad))[0] for pad in pad_sizes])
 
 # %% ../nbs/009_anchors.ipynb #5a81f82a
@@ -180,4 +223,5 @@ def inside_border(
     "Which anchors lie inside each image; none with nan does."
     check('anchors (N,4), sizes (B,2), border ..', anchors, sizes, border)
     h, w = sizes[:,0,None], sizes[:,1,None]
-    return (anchors[:,:2] >= -border).all(1) & (anchors[:,2] < w + border) & (anchors[:,3] < h + border)
+    return ((anchors[:,:2] >= -border).all(1) & (anchors[:,2] < w + border)
+            & (anchors[:,3] < h + border))

@@ -21,13 +21,14 @@ class Faults:
     "Where faults of a file go: raised at once (ValueError), or kept in `found` as dicts."
     @checked
     def __init__(self,
-        found:list|None=None,   # takes dicts of kind, file, line, value, expected and message; None: raise
+        # takes dicts of kind, file, line, value, expected and message; None: raise
+        found:list|None=None,
         name:str='',            # of the data set, before each message
     ): self.found, self.name = found, name
 
     @checked('line? int 1..')
     def __call__(self,
-        kind:str,               # a few words by which faults are counted, such as 'missing box'
+        kind:str,  # a few words by which faults are counted, such as 'missing box'
         file:str|Path,          # where it is
         line:int|None,          # from 1; None: the whole file
         what:str,               # what was found there
@@ -37,12 +38,14 @@ class Faults:
         "Tell of one fault."
         words = f'{f"{self.name}: " * bool(self.name)}{file}{f", line {line}" if line else ""}: {what}' + (f'; expected {expected}' if expected else '')
         if self.found is None: raise ValueError(words)
-        self.found.append(dict(kind=kind, file=str(file), line=line, value=value, expected=expected, message=words))
+        self.found.append(dict(kind=kind, file=str(file), line=line, value=value,
+                               expected=expected, message=words))
 
 # %% ../nbs/049_annotations.ipynb #8ac90a70
 class _Element:
     "An XML element: its tag, text, children, and the line it begins on."
-    def __init__(self, tag, line): self.tag, self.line, self.text, self.children = tag, line, '', []
+    def __init__(self, tag, line):
+        self.tag, self.line, self.text, self.children = tag, line, '', []
     def find(self, tag): return next((c for c in self.children if c.tag == tag), None)
     def read(self, tag): return '' if (c := self.find(tag)) is None else c.text.strip()
 
@@ -54,11 +57,16 @@ def _read_xml(path):
         inside.append(_Element(tag, parser.CurrentLineNumber))
         inside[-2].children.append(inside[-1])
     def text(s): inside[-1].text += s
-    def doctype(*_): raise ValueError(f'{path}, line {parser.CurrentLineNumber}: has a document type, which can unfold without end; expected elements alone')
-    parser.StartElementHandler, parser.EndElementHandler, parser.CharacterDataHandler = start, lambda _: inside.pop(), text
+    def doctype(*_):
+        raise ValueError(f'{path}, line {parser.CurrentLineNumber}: has a document type, '
+                         'which can unfold without end; expected elements alone')
+    parser.StartElementHandler, parser.EndElementHandler, parser.CharacterDataHandler = (
+        start, lambda _: inside.pop(), text)
     parser.StartDoctypeDeclHandler, parser.buffer_text = doctype, True
     try: parser.Parse(Path(path).read_bytes(), True)
-    except expat.ExpatError as e: raise ValueError(f'{path}, line {e.lineno}: not XML ({expat.errors.messages[e.code]})') from None
+    except expat.ExpatError as e:
+        raise ValueError(f'{path}, line {e.lineno}: '
+                         f'not XML ({expat.errors.messages[e.code]})') from None
     return top.children[0]
 
 # %% ../nbs/049_annotations.ipynb #d279a3b0
@@ -72,17 +80,28 @@ def _number(text):
 
 def _voc_object(o, file, faults):
     "An <object> as (class, record); None, and a fault, where it is no object."
-    name, box, where = o.read('name'), o.find('bndbox'), f'object {shown(o.read("name"))!r}'
-    if not name: return faults('no class', file, o.line, 'an object without a name', expected='<name>')
-    if box is None: return faults('missing box', file, o.line, f'{where} has no bndbox', expected='<bndbox> with ' + ', '.join(_CORNERS))
+    name, box, where = (o.read('name'), o.find('bndbox'),
+                        f'object {shown(o.read("name"))!r}')
+    if not name:
+        return faults('no class', file, o.line, 'an object without a name',
+                      expected='<name>')
+    if box is None:
+        return faults('missing box', file, o.line, f'{where} has no bndbox',
+                      expected='<bndbox> with ' + ', '.join(_CORNERS))
     texts = [box.read(k) for k in _CORNERS]
     for k, t in zip(_CORNERS, texts):
-        if _number(t) is None: return faults('not a box', file, box.line, f'{where}: {k} is {shown(t)!r}' if t else f'{where}: its bndbox has no {k}', t, 'a number of pixels')
+        if _number(t) is None:
+            return faults('not a box', file, box.line,
+                          f'{where}: {k} is {shown(t)!r}' if t
+                          else f'{where}: its bndbox has no {k}', t, 'a number of pixels')
     x1, y1, x2, y2 = (float(t) - 1 for t in texts)
-    a = dict(bbox=[x1, y1, x2-x1, y2-y1], area=(x2-x1)*(y2-y1), iscrowd=0, origin=f'{file}, line {o.line}')
+    a = dict(bbox=[x1, y1, x2-x1, y2-y1], area=(x2-x1)*(y2-y1), iscrowd=0,
+             origin=f'{file}, line {o.line}')
     for k in ('difficult', 'truncated', 'occluded'):
         if not (t := o.read(k)): continue
-        if (flag := whole_number(t)) not in (0, 1): return faults('bad flag', file, o.find(k).line, f'{where}: {k} is {shown(t)!r}', t, '0 or 1')
+        if (flag := whole_number(t)) not in (0, 1):
+            return faults('bad flag', file, o.find(k).line,
+                          f'{where}: {k} is {shown(t)!r}', t, '0 or 1')
         a[k] = flag
     if a.get('difficult'): a['ignore'] = 1
     if o.read('pose'): a['pose'] = o.read('pose')
@@ -96,11 +115,14 @@ def voc_objects(
 )->tuple:           # file name of the picture, its (h,w) or None, and [(class, record)]
     "Read a Pascal VOC file."
     try: top = _read_xml(path)
-    except ValueError as e: faults('broken XML', file, None, str(e).removeprefix(str(path)).lstrip(':, ')); return '', None, []
+    except ValueError as e:
+        faults('broken XML', file, None, str(e).removeprefix(str(path)).lstrip(':, '))
+        return '', None, []
     size = top.find('size')
     h, w = (whole_number(size.read(k)) if size else None for k in ('height', 'width'))
     objects = [_voc_object(o, file, faults) for o in top.children if o.tag == 'object']
-    return re.split(r'[\\/]', top.read('filename'))[-1], (h, w) if h and w else None, [o for o in objects if o]
+    return (re.split(r'[\\/]', top.read('filename'))[-1], (h, w) if h and w else None,
+            [o for o in objects if o])
 
 # %% ../nbs/049_annotations.ipynb #27baf194
 @checked
@@ -110,12 +132,19 @@ def read_yaml(
     "Read a YAML file of a few lines; ValueError says what is wrong with it."
     import yaml
     path = Path(path)
-    if path.stat().st_size > 2**20: raise ValueError(f'{path}: {path.stat().st_size:,} bytes; expected the few lines of a data.yaml')
+    if path.stat().st_size > 2**20:
+        raise ValueError(f'{path}: {path.stat().st_size:,} bytes; '
+                         'expected the few lines of a data.yaml')
     try: d = yaml.safe_load(path.read_text(encoding='utf-8'))
     except (yaml.YAMLError, UnicodeDecodeError, RecursionError, ValueError) as e:
         mark = getattr(e, 'problem_mark', None)
-        raise ValueError(f'{path}{f", line {mark.line + 1}" if mark else ""}: not YAML ({shown(getattr(e, "problem", None) or type(e).__name__, 80)})') from None
-    if not isinstance(d, dict): raise ValueError(f'{path}: holds a {type(d).__name__}; expected names and the folders of train and val')
+        raise ValueError(
+            f'{path}{f", line {mark.line + 1}" if mark else ""}: '
+            'not YAML '
+            f'({shown(getattr(e, "problem", None) or type(e).__name__, 80)})') from None
+    if not isinstance(d, dict):
+        raise ValueError(f'{path}: holds a {type(d).__name__}; '
+                         'expected names and the folders of train and val')
     return d
 
 @checked
@@ -126,28 +155,46 @@ def yolo_names(
     "Read the class names of a YOLO data set; ValueError says what is wrong with them."
     if isinstance(names, dict):
         numbers = {whole_number(k): v for k,v in names.items()}
-        if set(numbers) != set(range(len(names))): raise ValueError(f'{file}: names has the numbers {some_of(sorted(map(str, names)))}; expected 0 to {len(names) - 1}')
+        if set(numbers) != set(range(len(names))):
+            raise ValueError(f'{file}: names has the numbers '
+                             f'{some_of(sorted(map(str, names)))}; '
+                             f'expected 0 to {len(names) - 1}')
         names = [numbers[n] for n in range(len(numbers))]
-    if not isinstance(names, list) or not names: raise ValueError(f'{file}: names is {shown(repr(names))}; expected a list of class names, or a dict of them by number')
-    if odd := [n for n in names if not isinstance(n, (str, int, float))]: raise ValueError(f'{file}: names has {shown(repr(odd[0]))}; expected the name of a class')
+    if not isinstance(names, list) or not names:
+        raise ValueError(f'{file}: names is {shown(repr(names))}; '
+                         'expected a list of class names, or a dict of them by number')
+    if odd := [n for n in names if not isinstance(n, (str, int, float))]:
+        raise ValueError(f'{file}: names has {shown(repr(odd[0]))}; '
+                         'expected the name of a class')
     names = [str(n) for n in names]
-    if twice := [n for n in names if names.count(n) > 1]: raise ValueError(f'{file}: names has {shown(twice[0])!r} twice; expected each class once')
+    if twice := [n for n in names if names.count(n) > 1]:
+        raise ValueError(f'{file}: names has {shown(twice[0])!r} twice; '
+                         'expected each class once')
     return names
 
 # %% ../nbs/049_annotations.ipynb #fd98412f
 def _yolo_line(text, names):
-    "A line as (label, shares of a box, shares of a polygon or None); ValueError says what it is instead."
+    """A line as (label, shares of a box, shares of a
+    polygon or None); ValueError says what it is instead."""
     values = text.split()
     numbers = [_number(v) for v in values]
-    if None in numbers: raise ValueError(f'{shown(values[numbers.index(None)])!r} is no number')
+    if None in numbers:
+        raise ValueError(f'{shown(values[numbers.index(None)])!r} is no number')
     if len(values) != 5 and (len(values) < 7 or len(values) % 2 == 0):
-        raise ValueError(f'{len(values)} number{"s" * (len(values) != 1)}; expected a class and 4 of a box, or a class and x, y of 3 corners or more')
+        raise ValueError(f'{len(values)} number{"s" * (len(values) != 1)}; '
+                         'expected a class and 4 of a box, or a class and x, '
+                         'y of 3 corners or more')
     label, shares = whole_number(values[0]), numbers[1:]
-    if label is None or not 0 <= label < len(names): raise ValueError(f'class {shown(values[0])}; expected a whole number from 0 to {len(names) - 1}, because there are {len(names)} names')
-    if wrong := [v for v in shares if not -.01 <= v <= 1.01]: raise ValueError(f'{wrong[0]:g} is no share of the picture; expected 0 to 1 (are these pixels?)')
+    if label is None or not 0 <= label < len(names):
+        raise ValueError(f'class {shown(values[0])}; expected a whole number from 0 to '
+                         f'{len(names) - 1}, because there are {len(names)} names')
+    if wrong := [v for v in shares if not -.01 <= v <= 1.01]:
+        raise ValueError(f'{wrong[0]:g} is no share of the picture; '
+                         'expected 0 to 1 (are these pixels?)')
     if len(shares) == 4: return label, shares, None
     x, y = shares[::2], shares[1::2]
-    return label, [(min(x)+max(x))/2, (min(y)+max(y))/2, max(x)-min(x), max(y)-min(y)], shares
+    return (label, [(min(x)+max(x))/2, (min(y)+max(y))/2, max(x)-min(x), max(y)-min(y)],
+            shares)
 
 @checked('size pair int 1..')
 def yolo_objects(
@@ -163,31 +210,49 @@ def yolo_objects(
         if not line.strip(): continue
         try: label, (x, y, bw, bh), polygon = _yolo_line(line, names)
         except ValueError as e: faults('bad line', file, n, str(e), line); continue
-        a = dict(bbox=[(x-bw/2)*w, (y-bh/2)*h, bw*w, bh*h], area=bw*w*bh*h, iscrowd=0, origin=f'{file}, line {n}')
-        if polygon: a['segmentation'] = [[v*(h if k % 2 else w) for k,v in enumerate(polygon)]]
+        a = dict(bbox=[(x-bw/2)*w, (y-bh/2)*h, bw*w, bh*h], area=bw*w*bh*h, iscrowd=0,
+                 origin=f'{file}, line {n}')
+        if polygon:
+            a['segmentation'] = [[v*(h if k % 2 else w) for k,v in enumerate(polygon)]]
         out.append((label, a))
     return out
 
 # %% ../nbs/049_annotations.ipynb #9d69e649
-_COLUMNS = dict(file='file filename file_name image image_name image_path img img_path path picture image_id imageid',
-                label='label class class_name classname name category category_name labelname', split='split subset set',
-                x1='x1 xmin x_min left bbox_x1 box_x1', y1='y1 ymin y_min top bbox_y1 box_y1', x2='x2 xmax x_max right bbox_x2 box_x2', y2='y2 ymax y_max bottom bbox_y2 box_y2',
-                x='x bbox_x box_x x1 xmin x_min left', y='y bbox_y box_y y1 ymin y_min top', w='w bw bbox_w bbox_width box_w box_width width', h='h bh bbox_h bbox_height box_h box_height height',
-                width='image_width img_width img_w image_w width', height='image_height img_height img_h image_h height')
+_COLUMNS = dict(
+    file='file filename file_name image image_name image_path img img_path path picture '
+         'image_id imageid',
+    label='label class class_name classname name category category_name labelname',
+    split='split subset set', x1='x1 xmin x_min left bbox_x1 box_x1',
+    y1='y1 ymin y_min top bbox_y1 box_y1', x2='x2 xmax x_max right bbox_x2 box_x2',
+    y2='y2 ymax y_max bottom bbox_y2 box_y2', x='x bbox_x box_x x1 xmin x_min left',
+    y='y bbox_y box_y y1 ymin y_min top', w='w bw bbox_w bbox_width box_w box_width width',
+    h='h bh bbox_h bbox_height box_h box_height height',
+    width='image_width img_width img_w image_w width',
+    height='image_height img_height img_h image_h height')
 
 @checked
 def table_columns(
     have:list,      # names of the columns
     file:str|Path,  # what messages call the table
-)->dict:            # 'file', 'label', 'x1' ... 'y2' or 'x', 'y', 'w', 'h', perhaps 'split', 'width', 'height' -> its column
-    "Find the columns of a table of objects; ValueError says which are missing and how they may be called."
+    # 'file', 'label', 'x1' ... 'y2' or 'x', 'y', 'w', 'h',
+    # perhaps 'split', 'width', 'height' -> its column
+)->dict:
+    """Find the columns of a table of objects; ValueError
+    says which are missing and how they may be called."""
     plain = {re.sub(r'[\s-]+', '_', str(c).strip().lower()): c for c in reversed(have)}
     find = lambda k: next((plain[w] for w in _COLUMNS[k].split() if w in plain), None)
     found = {k: c for k in _COLUMNS if (c := find(k)) is not None}
     for k, what in (('file', 'the file'), ('label', 'the class')):
-        if k not in found: raise ValueError(f'{file}: no column for {what}; expected one of {", ".join(_COLUMNS[k].split())}; found {some_of(have, 20)}')
-    box = next((keys for keys in (('x1', 'y1', 'x2', 'y2'), ('x', 'y', 'w', 'h')) if all(k in found for k in keys)), None)
-    if not box: raise ValueError(f'{file}: no four columns for a box; expected x1, y1, x2, y2 (or xmin, ymin, xmax, ymax), or x, y, w, h (or x, y, width, height); found {some_of(have, 20)}')
+        if k not in found:
+            raise ValueError(f'{file}: no column for {what}; '
+                             f'expected one of {", ".join(_COLUMNS[k].split())}; '
+                             f'found {some_of(have, 20)}')
+    box = next((keys for keys in (('x1', 'y1', 'x2', 'y2'), ('x', 'y', 'w', 'h'))
+                if all(k in found for k in keys)), None)
+    if not box:
+        raise ValueError(f'{file}: no four columns for a box; expected x1, y1, x2, '
+                         'y2 (or xmin, ymin, xmax, ymax), or x, y, w, h (or x, y, width, '
+                         f'height); found {some_of(have, 20)}')
     used = {found[k] for k in ('file', 'label', 'split', *box) if k in found}
     size = [k for k in ('width', 'height') if k in found and found[k] not in used]
     return {k: found[k] for k in ('file', 'label', 'split', *box, *size) if k in found}
@@ -198,15 +263,19 @@ def table_rows(
     source:object,  # path of a CSV file, or a pandas data frame
 )->tuple:           # rows as dicts, and the names of the columns
     "Read a table; commas, semicolons, tabs and bars are recognised."
-    if hasattr(source, 'to_dict') and hasattr(source, 'columns'): return source.to_dict('records'), list(source.columns)
-    if not isinstance(source, (str, os.PathLike)): raise TypeError(f'source is a {type(source).__name__}; expected the path of a CSV file, or a data frame')
+    if hasattr(source, 'to_dict') and hasattr(source, 'columns'):
+        return source.to_dict('records'), list(source.columns)
+    if not isinstance(source, (str, os.PathLike)):
+        raise TypeError(f'source is a {type(source).__name__}; expected the path of a CSV '
+                        'file, or a data frame')
     try:
         with open(source, newline='', encoding='utf-8-sig') as f:
             head = f.readline()
             f.seek(0)
             rows = csv.DictReader(f, delimiter=max(',;\t|', key=head.count), strict=True)
             return list(rows), list(rows.fieldnames or ())
-    except (csv.Error, UnicodeDecodeError) as e: raise ValueError(f'{source}: not a CSV file ({shown(e, 80)})') from None
+    except (csv.Error, UnicodeDecodeError) as e:
+        raise ValueError(f'{source}: not a CSV file ({shown(e, 80)})') from None
 
 def _empty(v): return v is None or v == '' or v != v
 
@@ -216,7 +285,10 @@ def _table_box(row, columns, where, faults):
     values = [row.get(columns[k]) for k in keys]
     if all(map(_empty, values)): return None
     for k, v in zip(keys, values):
-        if _number(v) is None: return faults('not a box', *where, f'{columns[k]} is {shown(repr(plain_value(v)))}', v, 'a number of pixels')
+        if _number(v) is None:
+            return faults('not a box', *where,
+                          f'{columns[k]} is {shown(repr(plain_value(v)))}', v,
+                          'a number of pixels')
     a, b, c, d = map(float, values)
     return [a, b, c-a, d-b] if keys[0] == 'x1' else [a, b, c, d]
 
@@ -225,24 +297,37 @@ def table_objects(
     rows:list[dict|None],   # of `table_rows`; None: a row to pass over
     columns:dict,           # of `table_columns`
     file:str|Path,          # what messages call the table
-    first:int,              # number of the first row in messages, from 0; 2 in a file with a heading
+    first:int,  # number of the first row in messages, from 0; 2 in a file with a heading
     faults:Faults,          # where faults go
-)->list:                    # (file of the picture, (h,w) or None, class or None, record or None); without a record it is a picture without objects
+    # (file of the picture, (h,w) or None, class or None, record or None);
+    # without a record it is a picture without objects
+)->list:
     "Read the rows of a table."
-    check_keys(columns, 'file', 'label', *(('x1', 'y1', 'x2', 'y2') if 'x1' in columns else 'xywh'), where='columns')
+    check_keys(columns, 'file', 'label',
+               *(('x1', 'y1', 'x2', 'y2') if 'x1' in columns else 'xywh'), where='columns')
     used, out = set(columns.values()), []
     for n, r in enumerate(rows, first):
         if r is None: continue
         where, picture, label = (file, n), r.get(columns['file']), r.get(columns['label'])
-        if _empty(picture): faults('no file', *where, f'{columns["file"]} is empty', None, 'the name of a picture'); continue
-        h, w = (whole_number(r.get(columns[k])) if k in columns else None for k in ('height', 'width'))
+        if _empty(picture):
+            faults('no file', *where, f'{columns["file"]} is empty', None,
+                   'the name of a picture')
+            continue
+        h, w = (whole_number(r.get(columns[k])) if k in columns else None
+                for k in ('height', 'width'))
         size = (h, w) if h and w else None
         kept = len(faults.found or ())
         box = _table_box(r, columns, where, faults)
-        if box and _empty(label): faults('no class', *where, f'{columns["label"]} is empty', None, 'the name of a class')
-        if len(faults.found or ()) > kept or box is None: out.append((str(picture), size, None, None)); continue
-        more = {str(k): plain_value(v) for k,v in r.items() if k not in used and k is not None and not _empty(v)}
-        out.append((str(picture), size, str(label), more | dict(bbox=box, area=box[2]*box[3], iscrowd=0, origin=f'{file}, line {n}')))
+        if box and _empty(label):
+            faults('no class', *where, f'{columns["label"]} is empty', None,
+                   'the name of a class')
+        if len(faults.found or ()) > kept or box is None:
+            out.append((str(picture), size, None, None)); continue
+        more = {str(k): plain_value(v) for k,v in r.items()
+                if k not in used and k is not None and not _empty(v)}
+        out.append((str(picture), size, str(label),
+                    more | dict(bbox=box, area=box[2]*box[3], iscrowd=0,
+                                origin=f'{file}, line {n}')))
     return out
 
 # %% ../nbs/049_annotations.ipynb #640fe7cc
@@ -251,22 +336,36 @@ def read_list(
     path:str|Path,  # of a JSON file or a pickle
 )->tuple:           # the dicts, and the names of the classes or None
     "Read a file in mmdetection's middle format."
-    d = plain_value(read_json(path) if Path(path).suffix.lower() == '.json' else read_arrays(path))
-    meta, rows = (d.get('metainfo'), d.get('data_list')) if isinstance(d, dict) else ({}, d)
+    d = plain_value(read_json(path) if Path(path).suffix.lower() == '.json'
+                    else read_arrays(path))
+    meta, rows = ((d.get('metainfo'), d.get('data_list')) if isinstance(d, dict)
+                  else ({}, d))
     if not isinstance(rows, list) or not all(isinstance(r, dict) for r in rows):
-        raise ValueError(f"{path}: holds a {type(d).__name__}; expected a list of dicts, or a dict with 'metainfo' and 'data_list'")
-    names = (meta.get('classes') or meta.get('CLASSES')) if isinstance(meta, dict) else None
-    if names is not None and not (isinstance(names, list) and all(isinstance(n, str) for n in names)): raise ValueError(f'{path}: the classes of metainfo are {shown(names)}; expected a list of names')
+        raise ValueError(f"{path}: holds a {type(d).__name__}; expected a list of dicts, "
+                         "or a dict with 'metainfo' and 'data_list'")
+    names = ((meta.get('classes') or meta.get('CLASSES')) if isinstance(meta, dict)
+             else None)
+    if (names is not None
+        and not (isinstance(names, list) and all(isinstance(n, str) for n in names))):
+        raise ValueError(f'{path}: the classes of metainfo are {shown(names)}; '
+                         'expected a list of names')
     return rows, names
 
 def _instances(r):
     "(box, label, ignored?) of a picture's dict, of either version."
-    if not isinstance(r.get('instances') or [], list): raise ValueError(f'instances is {shown(repr(r["instances"]))}; expected a list')
-    if not isinstance(r.get('ann'), dict): return [(o.get('bbox'), o.get('bbox_label'), bool(o.get('ignore_flag'))) for o in r.get('instances') or () if isinstance(o, dict)]
+    if not isinstance(r.get('instances') or [], list):
+        raise ValueError(f'instances is {shown(repr(r["instances"]))}; expected a list')
+    if not isinstance(r.get('ann'), dict):
+        return [(o.get('bbox'), o.get('bbox_label'), bool(o.get('ignore_flag')))
+                for o in r.get('instances') or () if isinstance(o, dict)]
     read = lambda k: r['ann'].get(k) if isinstance(r['ann'].get(k), list) else []
-    labels = read('labels_ignore') or [0]*len(read('bboxes_ignore'))            # version 2 gives them no class
-    if len(read('bboxes')) != len(read('labels')): raise ValueError(f'{len(read("bboxes"))} bboxes and {len(read("labels"))} labels; expected as many')
-    return [(b, l, False) for b,l in zip(read('bboxes'), read('labels'))] + [(b, 0 if l == -1 else l, True) for b,l in zip(read('bboxes_ignore'), labels)]
+    # version 2 gives them no class
+    labels = read('labels_ignore') or [0]*len(read('bboxes_ignore'))
+    if len(read('bboxes')) != len(read('labels')):
+        raise ValueError(f'{len(read("bboxes"))} bboxes and {len(read("labels"))} labels; '
+                         'expected as many')
+    return [(b, l, False) for b,l in zip(read('bboxes'), read('labels'))] + [
+        (b, 0 if l == -1 else l, True) for b,l in zip(read('bboxes_ignore'), labels)]
 
 @checked('num_classes int 1..')
 def list_objects(
@@ -280,10 +379,17 @@ def list_objects(
     try: found = _instances(r)
     except ValueError as e: faults('not a box', file, None, str(e)); return out
     for n, (box, label, ignored) in enumerate(found):
-        if not isinstance(box, list) or len(box) != 4 or any(type(v) not in (int, float) or not math.isfinite(v) for v in box):
-            faults('not a box', file, None, f'bbox {n} is {shown(box)}', box, 'x1, y1, x2, y2'); continue
+        if (not isinstance(box, list) or len(box) != 4
+            or any(type(v) not in (int, float) or not math.isfinite(v) for v in box)):
+            faults('not a box', file, None, f'bbox {n} is {shown(box)}', box,
+                   'x1, y1, x2, y2')
+            continue
         if (k := whole_number(label)) is None or not 0 <= k < num_classes:
-            faults('no class', file, None, f'label {n} is {shown(label)}', label, f'a whole number from 0 to {num_classes - 1}'); continue
+            faults('no class', file, None, f'label {n} is {shown(label)}', label,
+                   f'a whole number from 0 to {num_classes - 1}')
+            continue
         x1, y1, x2, y2 = box
-        out.append((k, dict(bbox=[x1, y1, x2-x1, y2-y1], area=(x2-x1)*(y2-y1), iscrowd=0, origin=f'{file}, box {n}') | (dict(ignore=1) if ignored else {})))
+        out.append((k,
+                    dict(bbox=[x1, y1, x2-x1, y2-y1], area=(x2-x1)*(y2-y1), iscrowd=0,
+                         origin=f'{file}, box {n}') | (dict(ignore=1) if ignored else {})))
     return out

@@ -16,7 +16,8 @@ from .boxes import iou_matrix, iof_matrix
 from .batch import Truths
 
 # %% ../nbs/011_assign.ipynb #b0fe4475
-BACKGROUND, NEITHER = -1, -2    # what a candidate without a truth is told: "nothing is here", "you are not asked"
+# what a candidate without a truth is told: "nothing is here", "you are not asked"
+BACKGROUND, NEITHER = -1, -2
 
 # %% ../nbs/011_assign.ipynb #265aa88c
 @component
@@ -26,64 +27,79 @@ class Matcher:
         pos_iou:float=.7,           # a candidate with this much overlap is positive
         neg_iou:float=.3,           # one whose best overlap lies below this is background
         min_pos_iou:float=.3,       # the low-quality rule needs at least this much
-        low_quality:bool=True,      # does a truth also get the candidates that overlap it most, however little?
-        ignore_iof:float=.5,        # background with more than this part of its area in an ignored region is not asked; below 0: it is
-        all_best:bool=True,         # the low-quality rule: all candidates that tie for a truth's best overlap? else the first
-        budget:int=256*2**20,       # bytes that the overlap table may take; larger ones are worked in spans
+        # does a truth also get the candidates that overlap it most, however little?
+        low_quality:bool=True,
+        # background with more than this part of its area
+        # in an ignored region is not asked; below 0: it is
+        ignore_iof:float=.5,
+        # the low-quality rule: all candidates that tie
+        # for a truth's best overlap? else the first
+        all_best:bool=True,
+        # bytes that the overlap table may take; larger ones are worked in spans
+        budget:int=256*2**20,
     ):
         if not 0 <= neg_iou <= pos_iou <= 1:
-            raise ValueError(f'Matcher needs 0 <= neg_iou <= pos_iou <= 1, got neg_iou={neg_iou}, pos_iou={pos_iou}')
-        self.pos_iou, self.neg_iou, self.min_pos_iou, self.low_quality = pos_iou, neg_iou, min_pos_iou, low_quality
+            raise ValueError('Matcher needs 0 <= neg_iou <= pos_iou <= 1, '
+                             f'got neg_iou={neg_iou}, pos_iou={pos_iou}')
+        self.pos_iou, self.neg_iou, self.min_pos_iou, self.low_quality = (
+            pos_iou, neg_iou, min_pos_iou, low_quality)
         self.ignore_iof, self.all_best, self.budget = ignore_iof, all_best, budget
 
     def __call__(self,
-        boxes:Tensor,               # (N,4) or (B,N,4) candidates: xyxy, pixels
-        truths:Truths,              # G objects an image
-        usable:Tensor|None=None,    # (B,N) bool: candidates to look at
-    )->Tensor:                      # (B,N) int64: index of the truth, BACKGROUND or NEITHER
+        boxes:Tensor,             # (N,4) or (B,N,4) candidates: xyxy, pixels
+        truths:Truths,            # G objects an image
+        usable:Tensor|None=None,  # (B,N) bool: candidates to look at
+    )->Tensor:                    # (B,N) int64: index of the truth, BACKGROUND or NEITHER
         "Match every candidate with at most one truth."
         return match_candidates(boxes, truths, self, usable)
 
 # %% ../nbs/011_assign.ipynb #f4daf5ae
 def _spans(n, pairs, budget, device):
-    "Cut `n` candidates into slices whose overlaps, at `pairs` a candidate and some 16 bytes a pair, keep to the budget."
+    """Cut `n` candidates into slices whose overlaps, at `pairs` a candidate and some 16
+    bytes a pair, keep to the budget."""
     if device.type == 'cpu': budget = min(budget, 16*2**20)
     step = max(1, budget // (16 * pairs))
     return [slice(i, i + step) for i in range(0, n, step)]
 
 # %% ../nbs/011_assign.ipynb #a0780fa5
 def match_candidates(
-    boxes:Tensor,               # (N,4) anchors shared by all images, or (B,N,4): xyxy, pixels
+    boxes:Tensor,  # (N,4) anchors shared by all images, or (B,N,4): xyxy, pixels
     truths:Truths,              # G objects an image
     matcher:Matcher,            # the thresholds
-    usable:Tensor|None=None,    # (B,N) bool: candidates to look at; the others become NEITHER
+    # (B,N) bool: candidates to look at; the others become NEITHER
+    usable:Tensor|None=None,
 )->Tensor:                      # (B,N) int64: index of the truth, BACKGROUND or NEITHER
-    "Match every candidate of every image with at most one truth; one that is not finite becomes NEITHER, a truth that is not finite gets none."
+    """Match every candidate of every image with at most one truth; one that is not finite
+    becomes NEITHER, a truth that is not finite gets none."""
     check('boxes (...,N,4), truths Truths, matcher Matcher, usable? bool (B,N)',
           boxes, truths, matcher, usable)
     (B, G), N = truths.valid.shape, boxes.shape[-2]
     if usable is None: usable = truths.valid.new_ones(B, N)
-    usable, valid = usable & boxes.isfinite().all(-1), truths.valid & truths.boxes.isfinite().all(-1)
+    usable, valid = (usable & boxes.isfinite().all(-1),
+                     truths.valid & truths.boxes.isfinite().all(-1))
     spans = _spans(N, B*G, matcher.budget, boxes.device)
     def overlaps(s):
         iou = iou_matrix(boxes[...,s,:], truths.boxes)
         return iou.masked_fill_(~(valid[:,None] & usable[:,s,None]), -1.)
-    if len(spans) == 1: overlaps = lambda s, table=overlaps(spans[0]): table    # small enough to keep
+    if len(spans) == 1:
+        overlaps = lambda s, table=overlaps(spans[0]): table  # small enough to keep
 
-    matched, most = usable.long(), boxes.new_zeros(B, G)    # of each candidate; of each truth: its best overlap
+    # of each candidate; of each truth: its best overlap
+    matched, most = usable.long(), boxes.new_zeros(B, G)
     for s in spans:
         iou = overlaps(s)
         best, own = iou.max(2)
-        matched[:,s] = torch.where(best < matcher.neg_iou, BACKGROUND, torch.where(best >= matcher.pos_iou, own, NEITHER))
+        matched[:,s] = torch.where(best < matcher.neg_iou, BACKGROUND,
+                                   torch.where(best >= matcher.pos_iou, own, NEITHER))
         most = torch.maximum(most, iou.amax(1))
 
-    if matcher.low_quality:                                 # the last truth whose best overlap this is
+    if matcher.low_quality:  # the last truth whose best overlap this is
         claims = (most >= matcher.min_pos_iou) & (most > 0)
-        most = most.masked_fill(~claims, 2.)                # no overlap is 2: such a truth gets nobody
+        most = most.masked_fill(~claims, 2.)  # no overlap is 2: such a truth gets nobody
         rank = torch.arange(1, G+1, device=boxes.device, dtype=torch.int32)
         for s in spans:
             fits = overlaps(s) == most[:,None]
-            if not matcher.all_best:                        # the first one; for later spans the truth is out
+            if not matcher.all_best:  # the first one; for later spans the truth is out
                 fits &= fits.cumsum(1, dtype=torch.int32) == 1
                 most = most.masked_fill(fits.any(1), 2.)
             last = (fits * rank).amax(2).long() - 1
@@ -92,13 +108,16 @@ def match_candidates(
 
     if matcher.ignore_iof < 0: return matched
     for s in spans:
-        inside = ((iof_matrix(boxes[...,s,:], truths.boxes) > matcher.ignore_iof) & truths.ignore[:,None]).any(2)
-        matched[:,s] = matched[:,s].masked_fill(inside & (matched[:,s] == BACKGROUND), NEITHER)
+        inside = ((iof_matrix(boxes[...,s,:], truths.boxes) > matcher.ignore_iof)
+                  & truths.ignore[:,None]).any(2)
+        matched[:,s] = matched[:,s].masked_fill(inside & (matched[:,s] == BACKGROUND),
+                                                NEITHER)
     return matched
 
 # %% ../nbs/011_assign.ipynb #ec9c3094
 class Samples(NamedTuple):
-    "The candidates that a loss asks: S slots an image, positives first, then background, then empty slots."
+    """The candidates that a loss asks: S slots an image,
+    positives first, then background, then empty slots."""
     index: Tensor       # (B,S) int64: which candidate
     matched: Tensor     # (B,S) int64: its truth, BACKGROUND, or NEITHER for an empty slot
     max_pos: int        # only the first `max_pos` slots can be positive
@@ -109,9 +128,11 @@ def draw_samples(
     keys:Tensor,            # (B,N) in [0,1): the larger, the sooner drawn
     num:int,                # slots an image
     pos_fraction:float,     # at most this part of them positive
-    neg_pos_ub:float=-1,    # at most this many background samples a positive; below 0: no bound
+    # at most this many background samples a positive; below 0: no bound
+    neg_pos_ub:float=-1,
 )->Samples:                 # S = min(num, N)
-    "Draw positives and background in fixed shapes, by two top-k over keys; nan is the lowest key."
+    """Draw positives and background in fixed shapes,
+    by two top-k over keys; nan is the lowest key."""
     check('matched int (B,N), keys (B,N), num int 1.., pos_fraction 0..1, neg_pos_ub ..',
           matched, keys, num, pos_fraction, neg_pos_ub)
     N, keys = matched.shape[1], keys.nan_to_num(0.).clamp(0, 1)
@@ -123,9 +144,11 @@ def draw_samples(
     key, index = key.topk(S, 1)
     if neg_pos_ub >= 0:
         n_pos = (key >= 2).sum(1, keepdim=True)
-        rank = torch.arange(S, device=key.device) - n_pos           # of the background samples: 0, 1, 2, ...
+        # of the background samples: 0, 1, 2, ...
+        rank = torch.arange(S, device=key.device) - n_pos
         key = key.masked_fill(rank + 1 > n_pos.clamp(min=1) * neg_pos_ub, -1.)
-    return Samples(index, matched.gather(1, index).masked_fill(key < 0, NEITHER), min(max_pos, S))
+    return Samples(index, matched.gather(1, index).masked_fill(key < 0, NEITHER),
+                   min(max_pos, S))
 
 # %% ../nbs/011_assign.ipynb #f567863a
 @component
@@ -135,10 +158,12 @@ class RandomSampler:
     def __init__(self,
         num:int=256,                # samples an image
         pos_fraction:float=.5,      # at most this part of them positive
-        neg_pos_ub:float=-1,        # at most this many background samples a positive; below 0: no bound
+        # at most this many background samples a positive; below 0: no bound
+        neg_pos_ub:float=-1,
         add_truths:bool=False,      # are the truths themselves candidates? (second stages)
     ):
-        self.num, self.pos_fraction, self.neg_pos_ub, self.add_truths = num, pos_fraction, neg_pos_ub, add_truths
+        self.num, self.pos_fraction, self.neg_pos_ub, self.add_truths = (
+            num, pos_fraction, neg_pos_ub, add_truths)
 
     def __call__(self,
         matched:Tensor, # (B,N) int64: truth, BACKGROUND or NEITHER
@@ -151,15 +176,18 @@ class RandomSampler:
 # %% ../nbs/011_assign.ipynb #cb3746e6
 @component
 class HardSampler:
-    "Draw the candidates with the largest losses, with a bound on the share of positives (OHEM, section 4)."
+    """Draw the candidates with the largest losses, with a
+    bound on the share of positives (OHEM, section 4)."""
     needs_losses = True
     def __init__(self,
         num:int=512,                # samples an image
         pos_fraction:float=.25,     # at most this part of them positive
-        neg_pos_ub:float=-1,        # at most this many background samples a positive; below 0: no bound
+        # at most this many background samples a positive; below 0: no bound
+        neg_pos_ub:float=-1,
         add_truths:bool=True,       # are the truths themselves candidates? (second stages)
     ):
-        self.num, self.pos_fraction, self.neg_pos_ub, self.add_truths = num, pos_fraction, neg_pos_ub, add_truths
+        self.num, self.pos_fraction, self.neg_pos_ub, self.add_truths = (
+            num, pos_fraction, neg_pos_ub, add_truths)
 
     def __call__(self,
         matched:Tensor, # (B,N) int64: truth, BACKGROUND or NEITHER
@@ -168,7 +196,8 @@ class HardSampler:
         "Draw the candidates with the largest losses; nan is the largest of all."
         check('matched int (B,N), losses float (B,N)', matched, losses)
         rank = losses.detach().argsort(dim=1, stable=True).argsort(1)
-        return draw_samples(matched, rank / max(1, losses.shape[1]), self.num, self.pos_fraction, self.neg_pos_ub)
+        return draw_samples(matched, rank / max(1, losses.shape[1]), self.num,
+                            self.pos_fraction, self.neg_pos_ub)
 
 # %% ../nbs/011_assign.ipynb #0789e7b0
 @component

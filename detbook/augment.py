@@ -45,63 +45,89 @@ def _raw(picture, index, bare):
 @checked('n int 1.., index int 0.., seed int 0..')
 def show_augmented(
     picture:object,             # a data set, or one pair (image, target)
-    transforms:object=None,     # a step, or a list of steps; None: those of the data set itself
+    # a step, or a list of steps; None: those of the data set itself
+    transforms:object=None,
     n:int=9,                    # so many panels
     index:int=0,                # which picture of the data set
-    seed:int=0,                 # of the first panel, any integer from 0; the next ones count up
+    seed:int=0,  # of the first panel, any integer from 0; the next ones count up
     classes:list|None=None,     # class names; None: those of the data set
 )->list:                        # one matplotlib Axes for each panel
     "Draw one picture `n` times, each time as the steps leave it, with its truths."
-    pair = isinstance(picture, (list, tuple)) and len(picture) == 2 and isinstance(picture[1], dict)
-    if not pair and not (hasattr(picture, 'classes') and hasattr(picture, '__getitem__')): raise TypeError(f'picture is a {type(picture).__name__}; expected a data set, or a pair of an image and its target')
-    if pair and transforms is None: raise ValueError('transforms is None; one pair has no steps of its own: expected a step or a list of them')
-    if isinstance(transforms, (list, tuple)) and all(map(callable, transforms)): transforms = Augment(list(transforms), min_size=0)
-    elif transforms is not None and not callable(transforms): raise TypeError(f'transforms is {transforms!r:.60}; expected a callable on (image, target), or a list of them')
-    elif transforms is not None and not hasattr(transforms, 'steps'): transforms = Augment([transforms], min_size=0)
+    pair = (isinstance(picture, (list, tuple)) and len(picture) == 2
+            and isinstance(picture[1], dict))
+    if not pair and not (hasattr(picture, 'classes') and hasattr(picture, '__getitem__')):
+        raise TypeError(f'picture is a {type(picture).__name__}; expected a data set, '
+                        'or a pair of an image and its target')
+    if pair and transforms is None:
+        raise ValueError('transforms is None; one pair has no steps of its own: '
+                         'expected a step or a list of them')
+    if isinstance(transforms, (list, tuple)) and all(map(callable, transforms)):
+        transforms = Augment(list(transforms), min_size=0)
+    elif transforms is not None and not callable(transforms):
+        raise TypeError(f'transforms is {transforms!r:.60}; expected a callable on '
+                        '(image, target), or a list of them')
+    elif transforms is not None and not hasattr(transforms, 'steps'):
+        transforms = Augment([transforms], min_size=0)
     seeds, items = iter(range(seed, seed + 100*n)), []
     with torch.random.fork_rng(devices=[]):
         while len(items) < n:
-            if (k := next(seeds, None)) is None: raise ValueError(f'of {100*n} draws only {len(items)} gave a picture: the steps turn it down')
+            if (k := next(seeds, None)) is None:
+                raise ValueError(f'of {100*n} draws only {len(items)} gave a picture: '
+                                 'the steps turn it down')
             torch.manual_seed(k)
             item = picture if pair else _raw(picture, index, transforms is not None)
             if transforms is not None and item is not None: item = transforms(*item)
             if item is not None: items.append(item)
-    cols, more = n if n <= 4 else min(math.isqrt(n - 1) + 1, 4), {} if pair else dict(skeleton=getattr(picture, 'skeleton', ()))
+    cols, more = (n if n <= 4 else min(math.isqrt(n - 1) + 1, 4),
+                  {} if pair else dict(skeleton=getattr(picture, 'skeleton', ())))
     rows = -(-n//cols)
-    return show_grid(items, cols, classes or getattr(picture, 'classes', None), size=(1.5*cols, 1.5*rows), **more)
+    return show_grid(items, cols, classes or getattr(picture, 'classes', None),
+                     size=(1.5*cols, 1.5*rows), **more)
 
 # %% ../nbs/056_augment.ipynb #4c5f728d
 def _recolour(x, saturation, hue):
-    "Multiply the saturation and turn the hue of a (3,H,W) float picture, by OpenCV's rules for floats."
+    """Multiply the saturation and turn the hue of a
+    (3,H,W) float picture, by OpenCV's rules for floats."""
     v, low = x.amax(0), x.amin(0)
     spread = v - low
     s = spread/(v.abs() + 1.1920929e-07)
-    if saturation is not None: s = (s*saturation).clamp(max=1) if saturation > 1 else s*saturation
-    if hue is None: away = (v - x)/spread.clamp(min=1e-12)                          # 0 for the strongest channel, 1 for the weakest
+    if saturation is not None:
+        s = (s*saturation).clamp(max=1) if saturation > 1 else s*saturation
+    if hue is None:
+        # 0 for the strongest channel, 1 for the weakest
+        away = (v - x)/spread.clamp(min=1e-12)
     else:
         r, g, b = x
-        turn = torch.where(v == r, g - b, torch.where(v == g, b - r, r - g))/(spread + 1.1920929e-07)
-        turn = turn + torch.where(v == r, 0., torch.where(v == g, 2., 4.)) + hue/60         # sixths of the circle
+        turn = (torch.where(v == r, g - b, torch.where(v == g, b - r, r - g))/(
+                    spread + 1.1920929e-07))
+        # sixths of the circle
+        turn = turn + torch.where(v == r, 0., torch.where(v == g, 2., 4.)) + hue/60
         k = (turn + torch.tensor([5., 3., 1.])[:, None, None]) % 6
         away = torch.minimum(k, 4 - k).clamp(0, 1)
     return v - v*s*away
 
 # %% ../nbs/056_augment.ipynb #e20bb577
 class PhotoMetricDistortion:
-    "Change brightness, contrast, saturation, hue and the order of the channels, each in half of the pictures; the picture becomes float32 and may leave 0..255."
-    @checked('brightness_delta 0.., contrast_range pair 0.., saturation_range pair 0.., hue_delta 0..360')
+    """Change brightness, contrast, saturation, hue and the order of the channels,
+    each in half of the pictures; the picture becomes float32 and may leave 0..255."""
+    @checked('brightness_delta 0.., contrast_range pair 0.., saturation_range pair 0.., '
+             'hue_delta 0..360')
     def __init__(self,
-        brightness_delta:float=32,          # at most so much is added to each pixel, or taken away
+        brightness_delta:float=32,  # at most so much is added to each pixel, or taken away
         contrast_range:tuple=(.5, 1.5),     # least and most that pixels are multiplied by
-        saturation_range:tuple=(.5, 1.5),   # least and most that the saturation is multiplied by
-        hue_delta:float=18,                 # at most so far the hue is turned either way, degrees
+        # least and most that the saturation is multiplied by
+        saturation_range:tuple=(.5, 1.5),
+        hue_delta:float=18,  # at most so far the hue is turned either way, degrees
     ): self.brightness_delta, self.contrast_range, self.saturation_range, self.hue_delta = brightness_delta, tuple(contrast_range), tuple(saturation_range), hue_delta
 
     def _draw(self):
-        "Is contrast the first step? What is added; two factors; degrees; an order of R, G, B: each of them None in half of the cases."
+        """Is contrast the first step? What is added; two factors; degrees;
+        an order of R, G, B: each of them None in half of the cases."""
         early, *coins = torch.randint(2, (6,)).tolist()
-        values = (draw_between(-self.brightness_delta, self.brightness_delta), draw_between(*self.contrast_range), draw_between(*self.saturation_range),
-                  draw_between(-self.hue_delta, self.hue_delta), torch.randperm(3).tolist())
+        values = (draw_between(-self.brightness_delta, self.brightness_delta),
+                  draw_between(*self.contrast_range), draw_between(*self.saturation_range),
+                  draw_between(-self.hue_delta, self.hue_delta),
+                  torch.randperm(3).tolist())
         return bool(early), *(v if c else None for v,c in zip(values, coins))
 
     def __call__(self, image, target):
@@ -116,11 +142,14 @@ class PhotoMetricDistortion:
         return x.as_subclass(type(image)), target
 
 # %% ../nbs/056_augment.ipynb #89dfd62c
-def _check_fill(name, v): check(f'{name} three ..' if isinstance(v, (list, tuple)) else f'{name} ..', v)
+def _check_fill(name, v):
+    check(f'{name} three ..' if isinstance(v, (list, tuple)) else f'{name} ..', v)
 
 def _fill(values, like):
     "One value or three as a (3,1,1) tensor of the picture's kind."
-    return torch.tensor([float(v) for v in (values if isinstance(values, (list, tuple)) else [values])]).to(like.dtype)[:, None, None]
+    return torch.tensor([float(v)
+                         for v in (values if isinstance(values, (list, tuple))
+                                   else [values])]).to(like.dtype)[:, None, None]
 
 # %% ../nbs/056_augment.ipynb #b293ae43
 @checked('canvas (C,H,W), image (C,h,w), left int .., top int ..')
@@ -130,17 +159,20 @@ def paste_sample(
     target:dict,    # what is said about it; keypoints as tv_tensors.KeyPoints
     left:int,       # column of its left edge, pixels; may be below 0
     top:int,        # row of its upper edge; likewise
-)->dict:            # the target on the canvas; boxes are cut to it, and those outside have no size
+)->dict:  # the target on the canvas; boxes are cut to it, and those outside have no size
     "Lay a picture on another, and move all that is said about it."
     check_sample(image, target)
     (high, wide), (h, w) = canvas.shape[-2:], image.shape[-2:]
     y1, y2, x1, x2 = max(top, 0), min(top + h, high), max(left, 0), min(left + w, wide)
-    if y1 < y2 and x1 < x2: canvas[:, y1:y2, x1:x2] = image[:, y1-top:y2-top, x1-left:x2-left]
-    return {**move_target(lambda v: F.crop(v, -top, -left, high, wide), target), 'moved': True}
+    if y1 < y2 and x1 < x2:
+        canvas[:, y1:y2, x1:x2] = image[:, y1-top:y2-top, x1-left:x2-left]
+    return {**move_target(lambda v: F.crop(v, -top, -left, high, wide), target),
+            'moved': True}
 
 # %% ../nbs/056_augment.ipynb #18651fa1
 class Expand:
-    "Lay the picture somewhere on a larger one with probability `prob`, so that objects become small."
+    """Lay the picture somewhere on a larger one with
+    probability `prob`, so that objects become small."""
     @checked('mean some .., to_rgb flag, ratio_range pair 1.., prob 0..1')
     def __init__(self,
         mean:tuple=(0, 0, 0),       # colour of the rest
@@ -159,7 +191,8 @@ class Expand:
         h, w = image.shape[-2:]
         if (drawn := self._draw(h, w)) is None: return image, target
         ratio, left, top = drawn
-        canvas = _fill(self.mean, image).expand(len(image), int(h*ratio), int(w*ratio)).clone()
+        canvas = _fill(self.mean, image).expand(len(image), int(h*ratio),
+                                                int(w*ratio)).clone()
         target = paste_sample(canvas, image, target, left, top)
         return canvas.as_subclass(type(image)), target
 
@@ -188,17 +221,21 @@ class Pad:
 def _sizes(boxes): return (boxes[:, 2:] - boxes[:, :2]).as_subclass(Tensor)
 
 class RandomShift:
-    "Shift a picture over its own frame with probability `prob`; black comes in from the other side. Nothing is done where no object would be left."
+    """Shift a picture over its own frame with probability `prob`; black comes in from the
+    other side. Nothing is done where no object would be left."""
     @checked('prob 0..1, max_shift_px int 0.., filter_thr_px 0..')
     def __init__(self,
         prob:float=.5,          # how often
-        max_shift_px:int=32,    # at most so far to the left or up, and one less to the right or down, pixels
-        filter_thr_px:int=1,    # objects whose box is not wider and higher than this are dropped, pixels
+        # at most so far to the left or up, and one less to the right or down, pixels
+        max_shift_px:int=32,
+        # objects whose box is not wider and higher than this are dropped, pixels
+        filter_thr_px:int=1,
     ): self.prob, self.max_shift_px, self.filter_thr_px = prob, max_shift_px, int(filter_thr_px)
 
     def _draw(self):
         if draw_between(0, 1) >= self.prob: return
-        return tuple(draw_below(max(2*self.max_shift_px, 1)) - self.max_shift_px for _ in range(2))
+        return tuple(draw_below(max(2*self.max_shift_px, 1)) - self.max_shift_px
+                     for _ in range(2))
 
     def __call__(self, image, target):
         check_sample(image, target, 'boxes')
@@ -206,15 +243,18 @@ class RandomShift:
         canvas = torch.zeros_like(image.as_subclass(Tensor))
         moved  = paste_sample(canvas, image, target, *drawn)
         keep   = _sizes(moved['boxes']).gt(self.filter_thr_px).all(1)
-        return (canvas.as_subclass(type(image)), keep_rows(moved, keep)) if keep.any() else (image, target)
+        return ((canvas.as_subclass(type(image)), keep_rows(moved, keep)) if keep.any()
+                else (image, target))
 
 # %% ../nbs/056_augment.ipynb #98a48520
 class MinIoURandomCrop:
-    "Cut a window that has at least a drawn IoU with every box; objects whose middle is outside are dropped."
+    """Cut a window that has at least a drawn IoU with every box;
+    objects whose middle is outside are dropped."""
     @checked('min_ious some 0..1, min_crop_size >0..1')
     def __init__(self,
-        min_ious:tuple=(.1, .3, .5, .7, .9),    # one of these is drawn; or that any window will do, or that nothing is cut
-        min_crop_size:float=.3,                 # least sides of the window, in those of the picture
+        # one of these is drawn; or that any window will do, or that nothing is cut
+        min_ious:tuple=(.1, .3, .5, .7, .9),
+        min_crop_size:float=.3,  # least sides of the window, in those of the picture
     ): self.min_ious, self.min_crop_size = tuple(min_ious), min_crop_size
 
     def _mode(self): return (1, *self.min_ious, 0)[draw_below(len(self.min_ious) + 2)]
@@ -223,7 +263,8 @@ class MinIoURandomCrop:
         "x1, y1, x2, y2 in whole pixels; None where it is too thin, or has no pixels."
         wide, high = (draw_between(self.min_crop_size*n, n) for n in (w, h))
         if not .5 <= high/wide <= 2: return
-        left, top = draw_between(w - wide, 1), draw_between(h - high, 1)        # mmdetection draws between the margin and 1
+        # mmdetection draws between the margin and 1
+        left, top = draw_between(w - wide, 1), draw_between(h - high, 1)
         x1, y1, x2, y2 = int(left), int(top), int(left + wide), int(top + high)
         return None if x1 == x2 or y1 == y2 else (x1, y1, x2, y2)
 
@@ -235,11 +276,14 @@ class MinIoURandomCrop:
                 if (window := self._window(h, w)) is None: continue
                 box = boxes.new_tensor([window])
                 keep = ((middles > box[:, :2]) & (middles < box[:, 2:])).all(1)
-                if len(boxes) == 0 or keep.any() and not (iou_matrix(box, boxes) < least).any(): return window, keep
+                if (len(boxes) == 0
+                    or keep.any() and not (iou_matrix(box, boxes) < least).any()):
+                    return window, keep
 
     def __call__(self, image, target):
         check_sample(image, target, 'boxes')
-        found = self._choose(*image.shape[-2:], target['boxes'].as_subclass(Tensor).float())
+        found = self._choose(*image.shape[-2:],
+                             target['boxes'].as_subclass(Tensor).float())
         if found is None: return image, target
         (x1, y1, x2, y2), keep = found
         cut = lambda v: F.crop(v, y1, x1, y2 - y1, x2 - x1)
@@ -250,52 +294,65 @@ def _ends(name, n):
     "A number or a pair of them as (least, most)."
     low, high = n if isinstance(n, (list, tuple)) and len(n) == 2 else (n, n)
     check(f'{name} pair 0..', (low, high))
-    if not 0 <= low <= high: raise ValueError(f'{name} is {n}; expected a number from 0 or (least, most)')
+    if not 0 <= low <= high:
+        raise ValueError(f'{name} is {n}; expected a number from 0 or (least, most)')
     return low, high
 
 class CutOut:
-    "Fill some rectangles of the picture with one colour; boxes and masks stay as they are."
+    """Fill some rectangles of the picture with one colour;
+    boxes and masks stay as they are."""
     @checked
     def __init__(self,
         n_holes:int|tuple,                      # how many; or (least, most)
-        cutout_shape:tuple|list|None=None,      # (width, height) of a hole, pixels; or a list of them to draw from
-        cutout_ratio:tuple|list|None=None,      # the same in sides of the picture; one of the two is needed
+        # (width, height) of a hole, pixels; or a list of them to draw from
+        cutout_shape:tuple|list|None=None,
+        # the same in sides of the picture; one of the two is needed
+        cutout_ratio:tuple|list|None=None,
         fill_in:tuple=(0, 0, 0),                # red, green, blue
     ):
-        if (cutout_shape is None) == (cutout_ratio is None): raise ValueError(f'cutout_shape is {cutout_shape} and cutout_ratio is {cutout_ratio}; expected one of the two')
+        if (cutout_shape is None) == (cutout_ratio is None):
+            raise ValueError(f'cutout_shape is {cutout_shape} and cutout_ratio is '
+                             f'{cutout_ratio}; expected one of the two')
         _check_fill('fill_in', fill_in)
-        self.n_holes, self.fill_in, self.with_ratio = _ends('n_holes', n_holes), tuple(fill_in), cutout_shape is None
+        self.n_holes, self.fill_in, self.with_ratio = (
+            _ends('n_holes', n_holes), tuple(fill_in), cutout_shape is None)
         given = cutout_ratio if self.with_ratio else cutout_shape
         self.candidates = given if isinstance(given, list) else [given]
-        check(('cutout_ratio' if self.with_ratio else 'cutout_shape') + ' some pair 0..', self.candidates)
+        check(('cutout_ratio' if self.with_ratio else 'cutout_shape') + ' some pair 0..',
+              self.candidates)
 
     def _draw(self, h, w):
         "Column, row and which size for each hole."
         low, high = self.n_holes
-        return [(draw_below(w), draw_below(h), draw_below(len(self.candidates))) for _ in range(low + draw_below(high - low + 1))]
+        return [(draw_below(w), draw_below(h), draw_below(len(self.candidates)))
+                for _ in range(low + draw_below(high - low + 1))]
 
     def __call__(self, image, target):
         check_sample(image, target)
         h, w = image.shape[-2:]
         out = image.as_subclass(Tensor).clone()
         for x, y, which in self._draw(h, w):
-            wide, high = (int(s*n) if self.with_ratio else int(s) for s,n in zip(self.candidates[which], (w, h)))
+            wide, high = (int(s*n) if self.with_ratio else int(s)
+                          for s,n in zip(self.candidates[which], (w, h)))
             out[:, y:y+high, x:x+wide] = _fill(self.fill_in, image)
         return out.as_subclass(type(image)), target
 
 # %% ../nbs/056_augment.ipynb #c1909874
 class RandomErasing:
-    "Fill some rectangles of the picture, empty the masks there, and drop objects of whose box too large a share is gone."
+    """Fill some rectangles of the picture, empty the masks there,
+    and drop objects of whose box too large a share is gone."""
     @checked('squared flag, bbox_erased_thr 0..')
     def __init__(self,
         n_patches:int|tuple,                # how many; or (least, most)
-        ratio:float|tuple,                  # of their sides to those of the picture; or (least, most)
+        ratio:float|tuple,  # of their sides to those of the picture; or (least, most)
         squared:bool=True,                  # one ratio for both sides
-        bbox_erased_thr:float=.9,           # an object with this share of its box erased is dropped
-        img_border_value:float|tuple=128,   # what is filled in: a number, or red, green, blue
+        bbox_erased_thr:float=.9,  # an object with this share of its box erased is dropped
+        # what is filled in: a number, or red, green, blue
+        img_border_value:float|tuple=128,
     ):
         _check_fill('img_border_value', img_border_value)
-        self.n_patches, self.ratio, self.squared = _ends('n_patches', n_patches), _ends('ratio', ratio), squared
+        self.n_patches, self.ratio, self.squared = (
+            _ends('n_patches', n_patches), _ends('ratio', ratio), squared)
         if self.ratio[1] > 1: raise ValueError(f'ratio is {ratio}; expected 0 to 1')
         self.bbox_erased_thr, self.img_border_value = bbox_erased_thr, img_border_value
 
@@ -304,7 +361,8 @@ class RandomErasing:
         patches, (low, high) = [], self.n_patches
         for _ in range(low + draw_below(high - low + 1)):
             first = draw_between(*self.ratio)
-            ph, pw = int(h*first), int(w*(first if self.squared else draw_between(*self.ratio)))
+            ph, pw = (int(h*first),
+                      int(w*(first if self.squared else draw_between(*self.ratio))))
             x, y = draw_below(max(w - pw, 1)), draw_below(max(h - ph, 1))
             patches.append((x, y, x + pw, y + ph))
         return patches
@@ -319,7 +377,8 @@ class RandomErasing:
             out[:, y1:y2, x1:x2] = _fill(self.img_border_value, image)
             if masks is not None: masks[:, y1:y2, x1:x2] = 0
         boxes = target['boxes'].as_subclass(Tensor).float()
-        gone  = intersection(boxes, boxes.new_tensor(patches)).sum(1)/(box_area(boxes) + 1e-7)
+        gone = (intersection(boxes, boxes.new_tensor(patches)).sum(1)/(
+                    box_area(boxes) + 1e-7))
         target = target if masks is None else {**target, 'masks': masks}
         return out.as_subclass(type(image)), keep_rows(target, gone < self.bbox_erased_thr)
 
@@ -327,66 +386,92 @@ class RandomErasing:
 def _matrix(*rows): return torch.tensor([*rows, (0, 0, 1)], dtype=torch.float64)
 
 def _warp(x, matrix, size, fill):
-    "Pixels of a (N,h,w) float picture where `matrix` takes them by their numbers, blended; `fill` (N,1,1) where nothing was."
-    def unit(h, w): return _matrix((2/w, 0, 1/w - 1), (0, 2/h, 1/h - 1))               # numbers of pixels to -1..1
+    """Pixels of a (N,h,w) float picture where `matrix` takes them by their numbers,
+    blended; `fill` (N,1,1) where nothing was."""
+    def unit(h, w):
+        return _matrix((2/w, 0, 1/w - 1), (0, 2/h, 1/h - 1))  # numbers of pixels to -1..1
     theta = unit(*x.shape[-2:]) @ torch.linalg.inv(unit(*size) @ matrix)
     grid  = nnf.affine_grid(theta[None, :2].float(), (1, 1, *size), align_corners=False)
-    return nnf.grid_sample((x - fill)[None], grid, mode='bilinear', padding_mode='zeros', align_corners=False)[0] + fill
+    return (nnf.grid_sample((x - fill)[None], grid, mode='bilinear', padding_mode='zeros',
+                            align_corners=False)[0] + fill)
 
 def _warp_part(v, matrix, size):
     "Masks, boxes or keypoints where `matrix` takes them."
     x, m = v.as_subclass(Tensor), matrix.float()
     if isinstance(v, tv_tensors.Mask):
-        moved = _warp(x.float(), matrix, size, 0) >= .5 - 1e-3 if len(x) else x.new_zeros(0, *size)
+        moved = (_warp(x.float(), matrix, size, 0) >= .5 - 1e-3 if len(x)
+                 else x.new_zeros(0, *size))
         return tv_tensors.Mask(moved.to(x.dtype))
-    if isinstance(v, tv_tensors.KeyPoints): return tv_tensors.KeyPoints((x.float() @ m[:2, :2].T + m[:2, 2]).to(x.dtype), canvas_size=size)
+    if isinstance(v, tv_tensors.KeyPoints):
+        return tv_tensors.KeyPoints((x.float() @ m[:2, :2].T + m[:2, 2]).to(x.dtype),
+                                    canvas_size=size)
     corners = x.float()[:, [[0, 1], [2, 1], [0, 3], [2, 3]]] @ m[:2, :2].T + m[:2, 2]
     boxes = torch.cat([corners.amin(1), corners.amax(1)], 1).to(x.dtype)
-    return F.clamp_bounding_boxes(tv_tensors.BoundingBoxes(boxes, format='XYXY', canvas_size=size))
+    return F.clamp_bounding_boxes(tv_tensors.BoundingBoxes(
+                                      boxes, format='XYXY', canvas_size=size))
 
 # %% ../nbs/056_augment.ipynb #79afeed7
 @checked('matrix float finite (3,3), size pair int 1..')
 def warp_sample(
     image:Tensor,           # (C,h,w) picture
     target:dict,            # what is said about it; keypoints as tv_tensors.KeyPoints
-    matrix:Tensor,          # (3,3) from the numbers of old pixels (column, row, 1) to new ones; its last row is 0, 0, 1
+    # (3,3) from the numbers of old pixels (column, row,
+    # 1) to new ones; its last row is 0, 0, 1
+    matrix:Tensor,
     size:tuple,             # (H, W) of the new picture
     fill:float|tuple=0,     # what comes in: a number, or red, green, blue
-)->tuple:                   # the new picture and target; boxes are those around the four corners, cut to the picture
-    "Move a picture and all that is said about it by an affine matrix, blending pixels; a mask is where the blend is at least one half."
+    # the new picture and target; boxes are those
+    # around the four corners, cut to the picture
+)->tuple:
+    """Move a picture and all that is said about it by an affine matrix,
+    blending pixels; a mask is where the blend is at least one half."""
     check_sample(image, target)
     matrix, size = matrix.double(), tuple(size)
     x = _warp(image.as_subclass(Tensor).float(), matrix, size, _fill(fill, torch.zeros(1)))
     if not image.is_floating_point(): x = x.round().clamp(0, 255).to(image.dtype)
-    return x.as_subclass(type(image)), {**move_target(lambda v: _warp_part(v, matrix, size), target), 'moved': True}
+    return (x.as_subclass(type(image)),
+            {**move_target(lambda v: _warp_part(v, matrix, size), target), 'moved': True})
 
 # %% ../nbs/056_augment.ipynb #3e1dc372
 class RandomAffine:
     "Turn, scale, shear and shift a picture at random; masks and keypoints go along."
-    @checked('max_rotate_degree 0.., max_translate_ratio 0..1, scaling_ratio_range pair >0.., max_shear_degree 0.., border pair int ..')
+    @checked('max_rotate_degree 0.., max_translate_ratio 0..1, '
+             'scaling_ratio_range pair >0.., max_shear_degree 0.., border pair int ..')
     def __init__(self,
         max_rotate_degree:float=10.,            # at most so far either way, degrees
         max_translate_ratio:float=.1,           # at most so far, in sides of the picture
         scaling_ratio_range:tuple=(.5, 1.5),    # least and most of the factor
         max_shear_degree:float=2.,              # along each axis, degrees
-        border:tuple=(0, 0),                    # (x, y) that the picture grows by on each side, pixels; below 0 it shrinks
+        # (x, y) that the picture grows by on each side, pixels; below 0 it shrinks
+        border:tuple=(0, 0),
         border_val:tuple=(114, 114, 114),       # red, green, blue of what comes in
     ):
         _check_fill('border_val', border_val)
-        if scaling_ratio_range[0] > scaling_ratio_range[1]: raise ValueError(f'scaling_ratio_range is {scaling_ratio_range}; expected (least, most)')
-        self.max_rotate_degree, self.max_translate_ratio, self.scaling_ratio_range = max_rotate_degree, max_translate_ratio, tuple(scaling_ratio_range)
-        self.max_shear_degree, self.border, self.border_val = max_shear_degree, tuple(border), border_val
+        if scaling_ratio_range[0] > scaling_ratio_range[1]:
+            raise ValueError(f'scaling_ratio_range is {scaling_ratio_range}; '
+                             'expected (least, most)')
+        self.max_rotate_degree, self.max_translate_ratio, self.scaling_ratio_range = (
+            max_rotate_degree, max_translate_ratio, tuple(scaling_ratio_range))
+        self.max_shear_degree, self.border, self.border_val = (
+            max_shear_degree, tuple(border), border_val)
 
     def _draw(self, h, w):
         "Degrees; factor; degrees of shear along x and y; shift along x and y, pixels."
         r, s, t = self.max_rotate_degree, self.max_shear_degree, self.max_translate_ratio
-        return draw_between(-r, r), draw_between(*self.scaling_ratio_range), draw_between(-s, s), draw_between(-s, s), draw_between(-t, t)*w, draw_between(-t, t)*h
+        return (draw_between(-r, r), draw_between(*self.scaling_ratio_range),
+                draw_between(-s, s), draw_between(-s, s), draw_between(-t, t)*w,
+                draw_between(-t, t)*h)
 
     def __call__(self, image, target):
         check_sample(image, target)
         h, w = (n + 2*b for n,b in zip(image.shape[-2:], self.border[::-1]))
-        if min(h, w) < 1: raise ValueError(f'border is {self.border}: of a picture of {tuple(image.shape[-2:])} nothing would be left')
+        if min(h, w) < 1:
+            raise ValueError(f'border is {self.border}: '
+                             f'of a picture of {tuple(image.shape[-2:])} nothing would be '
+                             'left')
         angle, factor, sx, sy, x, y = self._draw(h, w)
-        c, s, tx, ty = math.cos(math.radians(angle)), math.sin(math.radians(angle)), math.tan(math.radians(sx)), math.tan(math.radians(sy))
-        turned = _matrix((1, tx, x), (ty, 1, y)) @ _matrix((c*factor, -s*factor, 0), (s*factor, c*factor, 0))
+        c, s, tx, ty = (math.cos(math.radians(angle)), math.sin(math.radians(angle)),
+                        math.tan(math.radians(sx)), math.tan(math.radians(sy)))
+        turned = (_matrix((1, tx, x), (ty, 1, y)) @ _matrix(
+                      (c*factor, -s*factor, 0), (s*factor, c*factor, 0)))
         return warp_sample(image, target, turned, (h, w), self.border_val)

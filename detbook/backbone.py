@@ -20,12 +20,16 @@ from .core import check, component
 # %% ../nbs/014_backbone.ipynb #cce6de06
 def _outputs(x, conv):
     "How many numbers the convolution will give."
-    sides = [(n + 2*p - d*(k-1) - 1)//s + 1 for n,p,d,k,s in zip(x.shape[2:], conv.padding, conv.dilation, conv.kernel_size, conv.stride)]
+    sides = [(n + 2*p - d*(k-1) - 1)//s + 1
+             for n,p,d,k,
+             s in zip(x.shape[2:], conv.padding, conv.dilation, conv.kernel_size,
+                      conv.stride)]
     return len(x) * conv.out_channels * sides[0] * sides[1]
 
 # %% ../nbs/014_backbone.ipynb #dc0021d7
 class _ConvNorm(torch.autograd.Function):
-    "Convolve and normalise by constants; the input and the weights are all that is kept for the way back."
+    """Convolve and normalise by constants; the input and
+    the weights are all that is kept for the way back."""
     @staticmethod
     def forward(ctx, x, weight, gamma, beta, mean, var, eps, options, fold):
         inverse = torch.rsqrt(var + eps)        # 1/sigma
@@ -35,18 +39,25 @@ class _ConvNorm(torch.autograd.Function):
         shift = torch.addcmul(beta, mean, scale, value=-1)
         if fold: return F.conv2d(x, weight * scale.view(-1, 1, 1, 1), shift, *options)
         y = F.conv2d(x, weight, None, *options)
-        return torch.addcmul(shift.to(y.dtype).view(-1, 1, 1), y, scale.to(y.dtype).view(-1, 1, 1))
+        return torch.addcmul(shift.to(y.dtype).view(-1, 1, 1), y,
+                             scale.to(y.dtype).view(-1, 1, 1))
 
     @staticmethod
     def backward(ctx, grad):
-        (x, weight, gamma, mean, inverse), (stride, padding, dilation, groups) = ctx.saved_tensors, ctx.options
-        scale, (of_x, of_weight, of_gamma, of_beta) = (gamma * inverse).view(-1, 1, 1, 1), ctx.needs_input_grad[:4]
-        dx, dw, db = torch.ops.aten.convolution_backward(grad, x.to(grad.dtype), (weight * scale).to(grad.dtype), [len(gamma)],
-            stride, padding, dilation, False, [0, 0], groups, [of_x, of_weight or of_gamma, of_beta or of_gamma])
+        (x, weight, gamma, mean,
+         inverse), (stride, padding, dilation, groups) = ctx.saved_tensors, ctx.options
+        scale, (of_x, of_weight, of_gamma, of_beta) = (
+            (gamma * inverse).view(-1, 1, 1, 1), ctx.needs_input_grad[:4])
+        dx, dw, db = torch.ops.aten.convolution_backward(
+            grad, x.to(grad.dtype), (weight * scale).to(grad.dtype), [len(gamma)], stride,
+            padding, dilation, False, [0, 0], groups,
+            [of_x, of_weight or of_gamma, of_beta or of_gamma])
         if dw is not None: dw = dw.to(weight.dtype)
         if db is not None: db = db.to(gamma.dtype)
-        dgamma = torch.addcmul((dw * weight).sum((1, 2, 3)), mean, db, value=-1) * inverse if of_gamma else None
-        return dx.to(x.dtype) if of_x else None, dw * scale if of_weight else None, dgamma, db if of_beta else None, None, None, None, None, None
+        dgamma = (torch.addcmul((dw * weight).sum((1, 2, 3)), mean, db, value=-1) * inverse
+                  if of_gamma else None)
+        return (dx.to(x.dtype) if of_x else None, dw * scale if of_weight else None,
+                dgamma, db if of_beta else None, None, None, None, None, None)
 
 # %% ../nbs/014_backbone.ipynb #cd2736bf
 def conv_norm(
@@ -55,17 +66,22 @@ def conv_norm(
     norm:nn.BatchNorm2d,    # follows it
     frozen:bool,            # are the norm's statistics constants?
 )->Tensor:                  # (B,C',H',W')
-    "Convolve and normalise; frozen statistics are folded into the weights as it runs, differentiably, where those are fewer than the outputs."
-    check('x float (B,C,H,W), conv Conv2d, norm BatchNorm2d, frozen flag', x, conv, norm, frozen)
+    """Convolve and normalise; frozen statistics are folded into the weights as it runs,
+    differentiably, where those are fewer than the outputs."""
+    check('x float (B,C,H,W), conv Conv2d, norm BatchNorm2d, frozen flag', x, conv, norm,
+          frozen)
     if not frozen: return norm(conv(x))
-    return _ConvNorm.apply(x, conv.weight, norm.weight, norm.bias, norm.running_mean, norm.running_var, norm.eps,
-                           (conv.stride, conv.padding, conv.dilation, conv.groups), _outputs(x, conv) > conv.weight.numel())
+    return _ConvNorm.apply(x, conv.weight, norm.weight, norm.bias, norm.running_mean,
+                           norm.running_var, norm.eps,
+                           (conv.stride, conv.padding, conv.dilation, conv.groups),
+                           _outputs(x, conv) > conv.weight.numel())
 
 # %% ../nbs/014_backbone.ipynb #6cb731b0
 def _shortcut(in_channels, out_channels, stride):
     "What makes the input of a block fit its output; None where it does already."
     if stride == 1 and in_channels == out_channels: return None
-    return nn.Sequential(nn.Conv2d(in_channels, out_channels, 1, stride, bias=False), nn.BatchNorm2d(out_channels))
+    return nn.Sequential(nn.Conv2d(in_channels, out_channels, 1, stride, bias=False),
+                         nn.BatchNorm2d(out_channels))
 
 # %% ../nbs/014_backbone.ipynb #be687923
 class BasicBlock(nn.Module):
@@ -79,12 +95,15 @@ class BasicBlock(nn.Module):
         style:str='pytorch',        # no matter here: there is one place for the stride
         frozen_stats:bool=False,    # are the norms' statistics constants?
     ):
-        if style not in ('pytorch', 'caffe'): raise ValueError(f"style is {style!r}; expected 'pytorch' or 'caffe'")
-        check('in_channels int 1.., channels int 1.., stride int 1.., dilation int 1.., style text, frozen_stats flag',
-              in_channels, channels, stride, dilation, style, frozen_stats)
+        if style not in ('pytorch', 'caffe'):
+            raise ValueError(f"style is {style!r}; expected 'pytorch' or 'caffe'")
+        check('in_channels int 1.., channels int 1.., stride int 1.., dilation int 1.., '
+              'style text, frozen_stats flag', in_channels, channels, stride, dilation,
+              style, frozen_stats)
         super().__init__()
         self.frozen_stats = frozen_stats
-        self.conv1 = nn.Conv2d(in_channels, channels, 3, stride, padding=dilation, dilation=dilation, bias=False)
+        self.conv1 = nn.Conv2d(in_channels, channels, 3, stride, padding=dilation,
+                               dilation=dilation, bias=False)
         self.bn1   = nn.BatchNorm2d(channels)
         self.conv2 = nn.Conv2d(channels, channels, 3, padding=1, bias=False)
         self.bn2   = nn.BatchNorm2d(channels)
@@ -107,24 +126,31 @@ class Bottleneck(nn.Module):
     expansion = 4                   # output channels over `channels`
     def __init__(self,
         in_channels:int,            # of the input
-        channels:int,               # a quarter of the output's; the inner convolutions have so many, times groups*base_width/64
+        # a quarter of the output's; the inner convolutions
+        # have so many, times groups*base_width/64
+        channels:int,
         stride:int=1,               # of one of the two inner convolutions
         dilation:int=1,             # of the 3x3 convolution
-        style:str='pytorch',        # 'pytorch': the 3x3 convolution has the stride; 'caffe': the first 1x1
+        # 'pytorch': the 3x3 convolution has the stride; 'caffe': the first 1x1
+        style:str='pytorch',
         frozen_stats:bool=False,    # are the norms' statistics constants?
         groups:int=1,               # of the 3x3 convolution
         base_width:int=64,          # channels of a group where `channels` is 64
     ):
-        if style not in ('pytorch', 'caffe'): raise ValueError(f"style is {style!r}; expected 'pytorch' or 'caffe'")
-        check('in_channels int 1.., channels int 1.., stride int 1.., dilation int 1.., style text, frozen_stats flag, groups int 1.., base_width int 1..',
-              in_channels, channels, stride, dilation, style, frozen_stats, groups, base_width)
+        if style not in ('pytorch', 'caffe'):
+            raise ValueError(f"style is {style!r}; expected 'pytorch' or 'caffe'")
+        check('in_channels int 1.., channels int 1.., stride int 1.., dilation int 1.., '
+              'style text, frozen_stats flag, groups int 1.., base_width int 1..',
+              in_channels, channels, stride, dilation, style, frozen_stats, groups,
+              base_width)
         super().__init__()
         self.frozen_stats = frozen_stats
         s1, s2 = (stride, 1) if style == 'caffe' else (1, stride)
         width = channels * base_width // 64 * groups
         self.conv1 = nn.Conv2d(in_channels, width, 1, s1, bias=False)
         self.bn1   = nn.BatchNorm2d(width)
-        self.conv2 = nn.Conv2d(width, width, 3, s2, padding=dilation, dilation=dilation, groups=groups, bias=False)
+        self.conv2 = nn.Conv2d(width, width, 3, s2, padding=dilation, dilation=dilation,
+                               groups=groups, bias=False)
         self.bn2   = nn.BatchNorm2d(width)
         self.conv3 = nn.Conv2d(width, channels*4, 1, bias=False)
         self.bn3   = nn.BatchNorm2d(channels*4)
@@ -144,43 +170,58 @@ class Bottleneck(nn.Module):
 
 # %% ../nbs/014_backbone.ipynb #e29a4d1d
 # depth: (block, how many of it in each of the four stages)
-LAYOUTS:dict[int, tuple[Any, tuple[int, ...]]] = {18: (BasicBlock, (2,2,2,2)), 34: (BasicBlock, (3,4,6,3)), 50: (Bottleneck, (3,4,6,3)),
-           101: (Bottleneck, (3,4,23,3)), 152: (Bottleneck, (3,8,36,3))}
+LAYOUTS:dict[int, tuple[Any, tuple[int, ...]]] = {
+    18: (BasicBlock, (2,2,2,2)), 34: (BasicBlock, (3,4,6,3)), 50: (Bottleneck, (3,4,6,3)),
+    101: (Bottleneck, (3,4,23,3)), 152: (Bottleneck, (3,8,36,3))}
 
 # %% ../nbs/014_backbone.ipynb #b1fb0fee
-def _stage(depth, i, in_channels, stride, dilation, style, frozen_stats, groups=1, base_width=64):
+def _stage(depth, i, in_channels, stride, dilation, style, frozen_stats, groups=1,
+           base_width=64):
     "The blocks of stage `i`, as a module; only the first one has a stride."
     (block, counts), blocks = LAYOUTS[depth], []
     more = dict(groups=groups, base_width=base_width) if block is Bottleneck else {}
     for j in range(counts[i]):
-        blocks.append(block(in_channels, 64 * 2**i, stride if j == 0 else 1, dilation, style, frozen_stats, **more))
+        blocks.append(block(in_channels, 64 * 2**i, stride if j == 0 else 1, dilation,
+                            style, frozen_stats, **more))
         in_channels = 64 * 2**i * block.expansion
     return nn.Sequential(*blocks)
 
 def _initialise(net):
-    "Random weights; the last norm of each block begins at 0, so that every block begins as its shortcut."
+    """Random weights; the last norm of each block begins at 0,
+    so that every block begins as its shortcut."""
     for m in net.modules():
-        if isinstance(m, nn.Conv2d): nn.init.kaiming_normal_(m.weight, mode='fan_out', nonlinearity='relu')
+        if isinstance(m, nn.Conv2d):
+            nn.init.kaiming_normal_(m.weight, mode='fan_out', nonlinearity='relu')
     for m in net.modules():
         if isinstance(m, BasicBlock): nn.init.zeros_(m.bn2.weight)
         if isinstance(m, Bottleneck): nn.init.zeros_(m.bn3.weight)
 
 def _check_kind(name, depth, style):
-    if depth not in LAYOUTS: raise ValueError(f'{name} has no depth {depth}; there are {list(LAYOUTS)}')
+    if depth not in LAYOUTS:
+        raise ValueError(f'{name} has no depth {depth}; there are {list(LAYOUTS)}')
     styles = 'pytorch', 'caffe'
-    if style not in styles: raise ValueError(f'{name} has no style {style!r}; there are {styles}{nearest(style, styles)}')
+    if style not in styles:
+        raise ValueError(f'{name} has no style {style!r}; '
+                         f'there are {styles}{nearest(style, styles)}')
 
 def _check_values(x, block, size):
-    "Fail where a batch norm that learns would be given a single value for each channel, from which it cannot learn."
+    """Fail where a batch norm that learns would be given a single value for each channel,
+    from which it cannot learn."""
     step = max(m.stride[0] for m in block.modules() if isinstance(m, nn.Conv2d))
-    if block.frozen_stats or not block.bn1.training or -(-x.shape[2]//step) * -(-x.shape[3]//step) > 1: return
-    raise ValueError(f'a batch of one picture of {size[0]}x{size[1]} pixels (height and width, with padding) shrinks to a single pixel, and a batch norm that learns '
-                     'needs more than one: use a batch size (bs) of 2 or more, larger pictures, or a backbone with norm_eval=True')
+    if (block.frozen_stats or not block.bn1.training
+        or -(-x.shape[2]//step) * -(-x.shape[3]//step) > 1):
+        return
+    raise ValueError(f'a batch of one picture of {size[0]}x{size[1]} pixels (height and '
+                     'width, with padding) shrinks to a single pixel, '
+                     'and a batch norm that learns '
+                     'needs more than one: use a batch size (bs) of 2 or more, '
+                     'larger pictures, or a backbone with norm_eval=True')
 
 # %% ../nbs/014_backbone.ipynb #5f9d63b6
 @contextmanager
 def _still(norms):
-    "Batch norms keep their statistics meanwhile: what runs a second time has been counted."
+    """Batch norms keep their statistics meanwhile:
+    what runs a second time has been counted."""
     kept = [(m, m.momentum, m.num_batches_tracked.clone()) for m in norms]
     try:
         for m in norms: m.momentum = 0.
@@ -191,61 +232,79 @@ def _still(norms):
             m.num_batches_tracked.copy_(n)
 
 def _again(stage, x):
-    "Run the blocks of a stage so that each keeps its input alone, and runs again when its gradients are wanted."
+    """Run the blocks of a stage so that each keeps its input alone,
+    and runs again when its gradients are wanted."""
     for block in stage:
-        if not x.requires_grad and not any(p.requires_grad for p in block.parameters()):     # frozen: nothing is kept anyway
+        if not x.requires_grad and not any(p.requires_grad for p in block.parameters()):
+            # frozen: nothing is kept anyway
             x = block(x)
             continue
-        norms = [m for m in block.modules() if isinstance(m, nn.BatchNorm2d) and m.num_batches_tracked is not None]
-        x = checkpoint(block, x, use_reentrant=False, preserve_rng_state=False, context_fn=lambda norms=norms: (nullcontext(), _still(norms)))
+        norms = [m for m in block.modules()
+                 if isinstance(m, nn.BatchNorm2d) and m.num_batches_tracked is not None]
+        x = checkpoint(block, x, use_reentrant=False, preserve_rng_state=False,
+                       context_fn=lambda norms=norms: (nullcontext(), _still(norms)))
     return x
 
 # %% ../nbs/014_backbone.ipynb #8432edb4
 @component
 class ResNet(nn.Module):
-    "A residual network (ResNet, table 1) that returns the stages asked for. Raises ValueError for bad settings."
+    """A residual network (ResNet, table 1) that returns the stages asked for. Raises
+    ValueError for bad settings."""
     def __init__(self,
         depth:int=50,                   # 18, 34, 50, 101 or 152
-        style:str='pytorch',            # where a bottleneck's stride sits: 'pytorch' or 'caffe'
+        style:str='pytorch',  # where a bottleneck's stride sits: 'pytorch' or 'caffe'
         out_indices:tuple=(0,1,2,3),    # which stages to return, finest first
-        frozen_stages:int=-1,           # the stem and so many stages do not train; 0: the stem; -1: all train
+        # the stem and so many stages do not train; 0: the stem; -1: all train
+        frozen_stages:int=-1,
         norm_eval:bool=False,           # take the norms' statistics as constants?
         norm_grad:bool=True,            # do the norms' weights and biases train?
-        strides:tuple=(1,2,2,2),        # of the stages; their number is the number of stages
+        strides:tuple=(1,2,2,2),  # of the stages; their number is the number of stages
         dilations:tuple=(1,1,1,1),      # of the stages
-        groups:int=1,                   # of the 3x3 convolutions (ResNeXt); depth 50 and more
-        base_width:int=64,              # channels of a group in the first stage; each stage doubles them
-        with_cp:bool=False,             # run each block again on the way back, and keep its input alone?
+        groups:int=1,  # of the 3x3 convolutions (ResNeXt); depth 50 and more
+        # channels of a group in the first stage; each stage doubles them
+        base_width:int=64,
+        # run each block again on the way back, and keep its input alone?
+        with_cp:bool=False,
     ):
         super().__init__()
-        self._check(depth, style, out_indices, frozen_stages, strides, dilations, groups, base_width)
-        self.out_indices, self.frozen_stats, self.with_cp = tuple(out_indices), norm_eval or frozen_stages >= 0, with_cp
+        self._check(depth, style, out_indices, frozen_stages, strides, dilations, groups,
+                    base_width)
+        self.out_indices, self.frozen_stats, self.with_cp = (
+            tuple(out_indices), norm_eval or frozen_stages >= 0, with_cp)
         self.conv1, self.bn1 = nn.Conv2d(3, 64, 7, 2, 3, bias=False), nn.BatchNorm2d(64)
         self.stages, self.out_channels, width = [], [], 64
         for i,(stride,dilation) in enumerate(zip(strides, dilations)):
             self.stages.append(f'layer{i+1}')
-            self.add_module(self.stages[-1], _stage(depth, i, width, stride, dilation, style, norm_eval or i < frozen_stages, groups, base_width))
+            self.add_module(self.stages[-1],
+                            _stage(depth, i, width, stride, dilation, style,
+                                   norm_eval or i < frozen_stages, groups, base_width))
             width = 64 * 2**i * LAYOUTS[depth][0].expansion
             if i in self.out_indices: self.out_channels.append(width)
         _initialise(self)
         self._freeze(frozen_stages, norm_grad)
 
-    def _check(self, depth, style, out_indices, frozen_stages, strides, dilations, groups, base_width):
+    def _check(self, depth, style, out_indices, frozen_stages, strides, dilations, groups,
+               base_width):
         _check_kind('ResNet', depth, style)
         n = len(strides)
         if not 1 <= n <= 4 or len(dilations) != n:
-            raise ValueError(f'ResNet: strides {strides} and dilations {dilations} must both have one entry a stage, at most 4')
+            raise ValueError(f'ResNet: strides {strides} and dilations {dilations} must '
+                             'both have one entry a stage, at most 4')
         if not out_indices or not all(0 <= i < n for i in out_indices):
-            raise ValueError(f'ResNet: out_indices {out_indices} must name at least one stage, from 0 to {n-1}')
+            raise ValueError(f'ResNet: out_indices {out_indices} must name at least one '
+                             f'stage, from 0 to {n-1}')
         if not -1 <= frozen_stages <= n:
-            raise ValueError(f'ResNet: frozen_stages must be -1 (none), 0 (the stem) or up to {n}, not {frozen_stages}')
+            raise ValueError('ResNet: frozen_stages must be -1 (none), '
+                             f'0 (the stem) or up to {n}, not {frozen_stages}')
         if (groups, base_width) != (1, 64) and LAYOUTS[depth][0] is BasicBlock:
-            raise ValueError(f'ResNet: groups={groups}, base_width={base_width} need bottlenecks, which depth {depth} does not have')
+            raise ValueError(f'ResNet: groups={groups}, base_width={base_width} need '
+                             f'bottlenecks, which depth {depth} does not have')
 
     def _freeze(self, frozen_stages, norm_grad):
         frozen = [self.conv1, self.bn1] if frozen_stages >= 0 else []
         frozen += [getattr(self, s) for s in self.stages[:max(frozen_stages, 0)]]
-        if not norm_grad: frozen += [m for m in self.modules() if isinstance(m, nn.BatchNorm2d)]
+        if not norm_grad:
+            frozen += [m for m in self.modules() if isinstance(m, nn.BatchNorm2d)]
         for m in frozen: m.requires_grad_(False)
 
     def forward(self,
@@ -257,15 +316,18 @@ class ResNet(nn.Module):
         x = F.relu(conv_norm(x, self.conv1, self.bn1, self.frozen_stats), inplace=True)
         x, out = F.max_pool2d(x, 3, 2, 1), []
         for i,stage in enumerate(self.stages):
-            if self.training and len(x) == 1: _check_values(x, getattr(self, stage)[0], size)
-            x = _again(getattr(self, stage), x) if self.with_cp and torch.is_grad_enabled() else getattr(self, stage)(x)
+            if self.training and len(x) == 1:
+                _check_values(x, getattr(self, stage)[0], size)
+            x = (_again(getattr(self, stage), x)
+                 if self.with_cp and torch.is_grad_enabled() else getattr(self, stage)(x))
             if i in self.out_indices: out.append(x)
         return tuple(out)
 
 # %% ../nbs/014_backbone.ipynb #917276c9
 @component
 class ResStage(nn.Module):
-    "One stage of a `ResNet` as a network of its own, such as the second half of a C4 detector. Raises ValueError for bad settings."
+    """One stage of a `ResNet` as a network of its own, such as the second half of a C4
+    detector. Raises ValueError for bad settings."""
     def __init__(self,
         depth:int=50,           # of the network it is taken from: 18, 34, 50, 101 or 152
         stage:int=3,            # which of its stages, from 1 to 3
@@ -277,10 +339,15 @@ class ResStage(nn.Module):
     ):
         super().__init__()
         _check_kind('ResStage', depth, style)
-        if stage not in (1, 2, 3): raise ValueError(f'ResStage: stage must be 1, 2 or 3, whose input is another stage, not {stage}')
+        if stage not in (1, 2, 3):
+            raise ValueError('ResStage: stage must be 1, 2 or 3, '
+                             f'whose input is another stage, not {stage}')
         wide = LAYOUTS[depth][0].expansion
-        self.frozen_stats, self.in_channels, self.out_channels, self.stages = norm_eval, 32 * 2**stage * wide, 64 * 2**stage * wide, [f'layer{stage+1}']
-        self.add_module(self.stages[0], _stage(depth, stage, self.in_channels, stride, dilation, style, norm_eval))
+        self.frozen_stats, self.in_channels, self.out_channels, self.stages = (
+            norm_eval, 32 * 2**stage * wide, 64 * 2**stage * wide, [f'layer{stage+1}'])
+        self.add_module(self.stages[0],
+                        _stage(depth, stage, self.in_channels, stride, dilation, style,
+                               norm_eval))
         _initialise(self)
         for m in self.modules():
             if isinstance(m, nn.BatchNorm2d) and not norm_grad: m.requires_grad_(False)

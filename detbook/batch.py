@@ -18,35 +18,45 @@ from .core import check, check_keys, checked, component, warn_once
 IMAGENET_MEAN = (123.675, 116.28, 103.53)   # of red, green, blue over ImageNet, 0..255
 
 # %% ../nbs/007_batch.ipynb #a559b253
-IMAGENET_STD = (58.395, 57.12, 57.375)      # standard deviation of red, green, blue over ImageNet, 0..255
+# standard deviation of red, green, blue over ImageNet, 0..255
+IMAGENET_STD = (58.395, 57.12, 57.375)
 
 # %% ../nbs/007_batch.ipynb #c9372c22
 class Batch(NamedTuple):
     "Normalised images of different sizes, padded to one size."
     pixels: Tensor      # (B,3,H,W) normalised; zeros beyond each image
     sizes: list         # B pairs (h,w): each image before padding, pixels
-    pad_sizes: list     # B pairs (h,w): each image's own size rounded up to the divisor, or a fixed one
-    stages: tuple|None = None   # what the backbone gives for these pixels, where that was computed before: tensors (B,C_i,H_i,W_i), finest first
+    # B pairs (h,w): each image's own size rounded up to the divisor, or a fixed one
+    pad_sizes: list
+    # what the backbone gives for these pixels, where that was
+    # computed before: tensors (B,C_i,H_i,W_i), finest first
+    stages: tuple|None = None
 
     def size_tensor(self)->Tensor: # (B,2) h,w
         "The image sizes on the device of the pixels."
-        return torch.tensor(self.sizes, dtype=torch.float32).to(self.pixels.device, non_blocking=True)
+        return torch.tensor(self.sizes, dtype=torch.float32).to(
+            self.pixels.device, non_blocking=True)
 
 # %% ../nbs/007_batch.ipynb #8af1e987
 @component
 class Preprocess(nn.Module):
     "Turn a list of RGB images into a normalised `Batch`."
     def __init__(self,
-        mean:tuple[float,float,float]=IMAGENET_MEAN,    # of the network's three channels, in its own order, 0..255
+        # of the network's three channels, in its own order, 0..255
+        mean:tuple[float,float,float]=IMAGENET_MEAN,
         std:tuple[float,float,float]=IMAGENET_STD,      # likewise
         bgr:bool=False,             # does the network want blue first?
-        pad_divisor:int=32,         # heights and widths are padded up to a multiple of this
-        train_size:tuple[int,int]|None=None,    # (h,w) of the frame in training, if the images leave room; None: as large as they need
+        pad_divisor:int=32,  # heights and widths are padded up to a multiple of this
+        # (h,w) of the frame in training, if the images
+        # leave room; None: as large as they need
+        train_size:tuple[int,int]|None=None,
     ):
         super().__init__()
         self.bgr, self.pad_divisor, self.train_size = bgr, pad_divisor, train_size
-        self.register_buffer('mean', torch.tensor(mean, dtype=torch.float32).view(3,1,1), persistent=False)
-        self.register_buffer('std',  torch.tensor(std,  dtype=torch.float32).view(3,1,1), persistent=False)
+        self.register_buffer('mean', torch.tensor(mean, dtype=torch.float32).view(3,1,1),
+                             persistent=False)
+        self.register_buffer('std', torch.tensor(std, dtype=torch.float32).view(3,1,1),
+                             persistent=False)
 
     def forward(self,
         images:list,            # B tensors (3,h,w) RGB, uint8 or float, nominally 0..255
@@ -73,38 +83,55 @@ class Truths(NamedTuple):
     boxes: Tensor       # (B,G,4) xyxy, pixels; zeros where there is no object
     labels: Tensor      # (B,G) int64 from 0
     valid: Tensor       # (B,G) bool: a real object, to be found
-    ignore: Tensor      # (B,G) bool: a region (crowd, difficult) whose inside is neither object nor background
-    masks: Tensor|None = None       # (M,H,W) uint8 0 or 1: all masks of the batch, one after the other; at least one row
-    first: Tensor|None = None       # (B,) row in `masks` of each image's first object; any row where it has none
+    # (B,G) bool: a region (crowd, difficult) whose inside is neither object nor background
+    ignore: Tensor
+    # (M,H,W) uint8 0 or 1: all masks of the batch, one after the other; at least one row
+    masks: Tensor|None = None
+    # (B,) row in `masks` of each image's first object; any row where it has none
+    first: Tensor|None = None
     keypoints: Tensor|None = None   # (B,G,K,3) x, y, visibility
 
 # %% ../nbs/007_batch.ipynb #fab28e12
 def _row_of_masks(targets, batch):
-    "All masks one after the other (at least one) and each image's first row; two Nones where an object has no mask."
+    """All masks one after the other (at least one) and each image's first row; two Nones
+    where an object has no mask."""
     if any(t.get('masks') is None and len(t['boxes']) for t in targets): return None, None
     (H,W), dev = batch.pixels.shape[-2:], batch.pixels.device
-    pad = lambda m: F.pad((m.to(dev, non_blocking=True) != 0).byte(), (0, W-m.shape[-1], 0, H-m.shape[-2]))
-    rows, counts = [pad(t['masks']) for t in targets if len(t['boxes'])], [0] + [len(t['boxes']) for t in targets[:-1]]
-    masks = torch.cat(rows) if rows else torch.zeros(1, H, W, dtype=torch.uint8, device=dev)
-    return masks, torch.tensor(counts).cumsum(0).clamp(max=len(masks)-1).to(dev, non_blocking=True)
+    pad = lambda m: F.pad((m.to(dev, non_blocking=True) != 0).byte(),
+                          (0, W-m.shape[-1], 0, H-m.shape[-2]))
+    rows, counts = ([pad(t['masks']) for t in targets if len(t['boxes'])],
+                    [0] + [len(t['boxes']) for t in targets[:-1]])
+    masks = (torch.cat(rows) if rows
+             else torch.zeros(1, H, W, dtype=torch.uint8, device=dev))
+    return (masks,
+            torch.tensor(counts).cumsum(0).clamp(max=len(masks)-1).to(
+                dev, non_blocking=True))
 
 # %% ../nbs/007_batch.ipynb #1d002fac
 @checked
 def pad_truths(
-    targets:list,   # B dicts: boxes (N,4), labels (N,), optional masks (N,h,w), keypoints (N,K,3), ignore (N,)
+    # B dicts: boxes (N,4), labels (N,), optional
+    # masks (N,h,w), keypoints (N,K,3), ignore (N,)
+    targets:list,
     batch:Batch,    # the images they belong to
     need:tuple=(),  # what else no object may lack: 'masks', 'keypoints'
 )->Truths:          # on the device of the batch
-    "Lay the objects of all images side by side in one table. Raises a ValueError if an object lacks what is needed."
+    """Lay the objects of all images side by side in one table.
+    Raises a ValueError if an object lacks what is needed."""
     check('targets some dict, batch Batch, need list text', targets, batch, need)
-    if len(targets) != len(batch.sizes): raise ValueError(f'targets is a list of {len(targets)}; expected one for each of the {len(batch.sizes)} images')
+    if len(targets) != len(batch.sizes):
+        raise ValueError(f'targets is a list of {len(targets)}; expected one for each of '
+                         f'the {len(batch.sizes)} images')
     for i,t in enumerate(targets):
         check_keys(t, 'boxes', 'labels', where=f'targets[{i}]')
-        check('boxes (N,4), labels int (N)', t['boxes'], t['labels'], where=f'targets[{i}]')
+        check('boxes (N,4), labels int (N)', t['boxes'], t['labels'],
+              where=f'targets[{i}]')
         for key in need:
             if len(t['boxes']) and t.get(key) is None:
-                raise ValueError(f"targets[{i}] has {len(t['boxes'])} boxes and no {key!r}, from which this detector learns")
-    B, G, dev = len(targets), max([1] + [len(t['boxes']) for t in targets]), batch.pixels.device
+                raise ValueError(f"targets[{i}] has {len(t['boxes'])} boxes and no "
+                                 f"{key!r}, from which this detector learns")
+    B, G, dev = (len(targets), max([1] + [len(t['boxes']) for t in targets]),
+                 batch.pixels.device)
     on_gpu = any(t['boxes'].is_cuda for t in targets)
     def table(key, *shape, dtype=torch.float32):
         out = torch.zeros(B, G, *shape, dtype=dtype, device=dev if on_gpu else 'cpu')
@@ -115,10 +142,12 @@ def pad_truths(
     for i,t in enumerate(targets): real[i,:len(t['boxes'])] = True
     ignore = table('ignore', dtype=torch.bool)
     masks, first = _row_of_masks(targets, batch)
-    K = next((t['keypoints'].shape[-2] for t in targets if t.get('keypoints') is not None), None)
+    K = next((t['keypoints'].shape[-2] for t in targets if t.get('keypoints') is not None),
+             None)
     keypoints = None if K is None else table('keypoints', K, 3)
     valid = real.to(dev, non_blocking=True) & ~ignore
-    return Truths(table('boxes', 4), table('labels', dtype=torch.int64), valid, ignore, masks, first, keypoints)
+    return Truths(table('boxes', 4), table('labels', dtype=torch.int64), valid, ignore,
+                  masks, first, keypoints)
 
 # %% ../nbs/007_batch.ipynb #00b03c5c
 def _fail_on(ok, where, found, expected):
@@ -128,13 +157,19 @@ def check_images(
     images:list,    # what a detector was given as images
 ):
     "Raise a ValueError that names the first thing that is no (3,h,w) image."
-    found = f'a {type(images).__name__} of {len(images) if hasattr(images, "__len__") else "?"}'
-    _fail_on(isinstance(images, (list, tuple)) and len(images) > 0, 'images', found, 'a non-empty list of (3,h,w) tensors')
+    found = (
+        f'a {type(images).__name__} of '
+        f'{len(images) if hasattr(images, "__len__") else "?"}')
+    _fail_on(isinstance(images, (list, tuple)) and len(images) > 0, 'images', found,
+             'a non-empty list of (3,h,w) tensors')
     for i,im in enumerate(images):
         where = f'images[{i}]'
-        _fail_on(isinstance(im, Tensor), where, f'a {type(im).__name__}', 'a (3,h,w) tensor')
-        _fail_on(im.ndim == 3 and im.shape[0] == 3 and im.numel() > 0, where, f'of shape {tuple(im.shape)}', '(3,h,w) with h, w > 0')
-        _fail_on(im.dtype == torch.uint8 or im.is_floating_point(), where, f'of {im.dtype}', 'uint8 or float, nominally 0..255')
+        _fail_on(isinstance(im, Tensor), where, f'a {type(im).__name__}',
+                 'a (3,h,w) tensor')
+        _fail_on(im.ndim == 3 and im.shape[0] == 3 and im.numel() > 0, where,
+                 f'of shape {tuple(im.shape)}', '(3,h,w) with h, w > 0')
+        _fail_on(im.dtype == torch.uint8 or im.is_floating_point(), where,
+                 f'of {im.dtype}', 'uint8 or float, nominally 0..255')
 
 # %% ../nbs/007_batch.ipynb #19c2dd06
 @checked
@@ -144,42 +179,54 @@ def looks_dim(
     "Tell images that were scaled to 0..1 from those that range to 255."
     check('images some (c,h,w)', images)
     tops = [im.max() for im in images if im.is_floating_point()]
-    return torch.stack([t.float().to(tops[0].device) for t in tops]).max() <= 1 if tops else torch.zeros((), dtype=torch.bool)
+    return (torch.stack([t.float().to(tops[0].device) for t in tops]).max() <= 1 if tops
+            else torch.zeros((), dtype=torch.bool))
 
 # %% ../nbs/007_batch.ipynb #2cdb8633
 def warn_dim():
     "Say once that the images seem to be scaled to 0..1."
-    warn_once('the images are float with no value above 1, but detectors take 0..255: multiply them by 255 if they were scaled to 0..1')
+    warn_once('the images are float with no value above 1, but detectors take 0..255: '
+              'multiply them by 255 if they were scaled to 0..1')
 
 # %% ../nbs/007_batch.ipynb #124fd7b4
 def _check_target(where, t, size):
     "Shapes and types of one target dict."
-    _fail_on(isinstance(t, dict), where, f'a {type(t).__name__}', 'a dict with boxes (N,4) and labels (N,)')
-    for k in ('boxes', 'labels'): _fail_on(k in t, where, f'without {k!r}', 'boxes (N,4) and labels (N,)')
+    _fail_on(isinstance(t, dict), where, f'a {type(t).__name__}',
+             'a dict with boxes (N,4) and labels (N,)')
+    for k in ('boxes', 'labels'):
+        _fail_on(k in t, where, f'without {k!r}', 'boxes (N,4) and labels (N,)')
     def check(key, ok, expected):
         if (x := t.get(key)) is None: return
-        _fail_on(isinstance(x, Tensor), f'{where}[{key!r}]', f'a {type(x).__name__}', expected)
-        _fail_on(ok(x), f'{where}[{key!r}]', f'{x.dtype} of shape {tuple(x.shape)}', expected)
-    check('boxes', lambda x: x.ndim == 2 and x.shape[1] == 4 and x.is_floating_point(), 'float (N,4)')
+        _fail_on(isinstance(x, Tensor), f'{where}[{key!r}]', f'a {type(x).__name__}',
+                 expected)
+        _fail_on(ok(x), f'{where}[{key!r}]', f'{x.dtype} of shape {tuple(x.shape)}',
+                 expected)
+    check('boxes', lambda x: x.ndim == 2 and x.shape[1] == 4 and x.is_floating_point(),
+          'float (N,4)')
     n = len(t['boxes'])
-    check('labels',    lambda x: x.shape == (n,) and x.dtype == torch.int64, f'int64 ({n},)')
-    check('masks',     lambda x: x.shape == (n, *size), f'({n},{size[0]},{size[1]}): one mask for each box, of the size of the image')
+    check('labels', lambda x: x.shape == (n,) and x.dtype == torch.int64, f'int64 ({n},)')
+    check('masks', lambda x: x.shape == (n, *size),
+          f'({n},{size[0]},{size[1]}): one mask for each box, of the size of the image')
     check('ignore',    lambda x: x.shape == (n,) and x.dtype == torch.bool, f'bool ({n},)')
     check('keypoints', lambda x: x.ndim == 3 and x.shape[::2] == (n, 3), f'({n},K,3)')
 
 def _check_targets(images, targets):
-    found = f'of length {len(targets)}' if isinstance(targets, (list, tuple)) else f'a {type(targets).__name__}'
+    found = (f'of length {len(targets)}' if isinstance(targets, (list, tuple))
+             else f'a {type(targets).__name__}')
     ok = isinstance(targets, (list, tuple)) and len(targets) == len(images)
     _fail_on(ok, 'targets', found, f'one dict for each of the {len(images)} images')
-    for i,(im,t) in enumerate(zip(images, targets)): _check_target(f'targets[{i}]', t, tuple(im.shape[-2:]))
+    for i,(im,t) in enumerate(zip(images, targets)):
+        _check_target(f'targets[{i}]', t, tuple(im.shape[-2:]))
 
 def _first_bad_value(targets, num_classes):
-    labels = '0 or more' if num_classes is None else f'0 to {num_classes-1}, as the model has {num_classes} classes'
+    labels = ('0 or more' if num_classes is None
+              else f'0 to {num_classes-1}, as the model has {num_classes} classes')
     for i,t in enumerate(targets):
         for j,(b,l) in enumerate(zip(t['boxes'].tolist(), t['labels'].tolist())):
             ok = all(abs(v) < float('inf') for v in b) and b[2] > b[0] and b[3] > b[1]
             _fail_on(ok, f"targets[{i}]['boxes'][{j}]", b, 'finite x1 < x2 and y1 < y2')
-            _fail_on(l >= 0 and (num_classes is None or l < num_classes), f"targets[{i}]['labels'][{j}]", l, labels)
+            _fail_on(l >= 0 and (num_classes is None or l < num_classes),
+                     f"targets[{i}]['labels'][{j}]", l, labels)
 
 # %% ../nbs/007_batch.ipynb #364e41a4
 def check_batch(
@@ -188,13 +235,16 @@ def check_batch(
     num_classes:int|None=None,  # labels lie below this; None: any
     look:bool=False,            # look at the range of float images too?
 ):
-    "Raise a ValueError that names the first bad value; one host read, and none where the truths lie on a GPU."
+    """Raise a ValueError that names the first bad value; one
+    host read, and none where the truths lie on a GPU."""
     check('num_classes? int 1.., look flag', num_classes, look)
     check_images(images)
     _check_targets(images, targets)
     if any(t['boxes'].is_cuda for t in targets): return
-    boxes, labels = torch.cat([t['boxes'] for t in targets]), torch.cat([t['labels'] for t in targets])
-    bad = (~boxes.isfinite()).any() | (boxes[:,2:] <= boxes[:,:2]).any() | (labels < 0).any()
+    boxes, labels = (torch.cat([t['boxes'] for t in targets]),
+                     torch.cat([t['labels'] for t in targets]))
+    bad = ((~boxes.isfinite()).any() | (boxes[:,2:] <= boxes[:,:2]).any()
+           | (labels < 0).any())
     if num_classes is not None: bad = bad | (labels >= num_classes).any()
     dim = looks_dim(images) if look and not images[0].is_cuda else torch.zeros_like(bad)
     bad, dim = torch.stack([bad, dim]).tolist()
@@ -210,5 +260,6 @@ def same_frames(
     "Group images so that none changes the frame of another."
     if len(images): check_images(images)
     groups:dict[tuple, list[int]] = {}
-    for i, im in enumerate(images): groups.setdefault(tuple(-(-n // divisor) for n in im.shape[-2:]), []).append(i)
+    for i, im in enumerate(images):
+        groups.setdefault(tuple(-(-n // divisor) for n in im.shape[-2:]), []).append(i)
     return list(groups.values())

@@ -33,7 +33,8 @@ from .weights import build_arch
 
 # %% ../nbs/072_bench.ipynb #3ba4fb63
 # our name: torchvision's
-PEERS = dict(faster_rcnn='fasterrcnn_resnet50_fpn', mask_rcnn='maskrcnn_resnet50_fpn', retinanet='retinanet_resnet50_fpn', fcos='fcos_resnet50_fpn')
+PEERS = dict(faster_rcnn='fasterrcnn_resnet50_fpn', mask_rcnn='maskrcnn_resnet50_fpn',
+             retinanet='retinanet_resnet50_fpn', fcos='fcos_resnet50_fpn')
 
 # %% ../nbs/072_bench.ipynb #b89218a2
 def lively_weight(
@@ -42,30 +43,39 @@ def lively_weight(
 )->Tensor:          # random; whole numbers stay as they are
     "Draw a weight so that activations keep their size and scores spread."
     if not like.is_floating_point(): return like
-    gen, leaf = torch.Generator().manual_seed(zlib.crc32(name.encode())), name.rsplit('.', 1)[-1]
+    gen, leaf = (torch.Generator().manual_seed(zlib.crc32(name.encode())),
+                 name.rsplit('.', 1)[-1])
     if leaf == 'running_var': return torch.rand(like.shape, generator=gen) + .5
     if leaf in ('running_mean', 'bias'): return torch.randn(like.shape, generator=gen)*.05
     if like.ndim == 1: return torch.rand(like.shape, generator=gen)*.4 + .6
-    gain = 4. if any(w in name for w in ('cls_score', 'cls_logits', 'mask_fcn_logits', 'bbox_ctrness')) else .5 if 'bbox_' in name else 1.
+    gain = (4.
+            if any(w in name for w in ('cls_score', 'cls_logits', 'mask_fcn_logits',
+                                       'bbox_ctrness')) else .5 if 'bbox_' in name else 1.)
     return torch.randn(like.shape, generator=gen) * gain / like[0].numel()**.5
 
 # %% ../nbs/072_bench.ipynb #9a67112a
 def _freeze_norms(module):
     for name, child in module.named_children():
-        if isinstance(child, nn.BatchNorm2d): setattr(module, name, FrozenBatchNorm2d(child.num_features, child.eps))
+        if isinstance(child, nn.BatchNorm2d):
+            setattr(module, name, FrozenBatchNorm2d(child.num_features, child.eps))
         else: _freeze_norms(child)
 
 class TorchvisionPeer(nn.Module):
-    "A detector of torchvision's with a frozen first stage and frozen norms, fed as detbook is; images are not resized."
+    """A detector of torchvision's with a frozen first stage and frozen norms, fed as
+    detbook is; images are not resized."""
     def __init__(self,
         kind:str,       # one of `PEERS`
         size:tuple,     # (h,w) of the images, pixels
     ):
         super().__init__()
-        self.model = getattr(detection, PEERS[kind])(weights=None, weights_backbone=None, num_classes=len(CLASSES) + 1, min_size=min(size), max_size=max(size))
+        self.model = getattr(detection, PEERS[kind])(
+            weights=None, weights_backbone=None, num_classes=len(CLASSES) + 1,
+            min_size=min(size), max_size=max(size))
         _freeze_norms(self.model)
-        for part in (self.model.backbone.body.conv1, self.model.backbone.body.layer1): part.requires_grad_(False)
-        self.model.load_state_dict({k: lively_weight(k, v) for k,v in self.model.state_dict().items()})
+        for part in (self.model.backbone.body.conv1, self.model.backbone.body.layer1):
+            part.requires_grad_(False)
+        self.model.load_state_dict({k: lively_weight(k, v)
+                                    for k,v in self.model.state_dict().items()})
 
     def loss(self,
         images:list,    # B tensors (3,h,w) uint8
@@ -73,7 +83,9 @@ class TorchvisionPeer(nn.Module):
     )->dict:            # its loss terms
         "One training forward."
         self.model.train()
-        return self.model([i.float() / 255 for i in images], [t | dict(labels=t['labels'] + 1, masks=t['masks'].to(torch.uint8)) for t in targets])
+        return self.model([i.float() / 255 for i in images],
+                          [t | dict(labels=t['labels'] + 1,
+                                    masks=t['masks'].to(torch.uint8)) for t in targets])
 
     @torch.no_grad()
     def predict(self,
@@ -106,7 +118,8 @@ def toy_batch(
         image, target = scene(seed, size=size); seed += 1
         if not len(target['boxes']) or target['ignore'].any(): continue
         images.append(image.to(device))
-        targets.append({k:v.to(device) for k,v in target.items() if k in ('boxes', 'labels', 'masks')})
+        targets.append({k:v.to(device) for k,v in target.items()
+                        if k in ('boxes', 'labels', 'masks')})
     return images, targets
 
 # %% ../nbs/072_bench.ipynb #9adef8ae
@@ -119,7 +132,8 @@ def time_in_turn(
     repeats:int,        # timed calls of each
     device:torch.device, # where they run
 )->dict:                # name -> seconds of every call
-    "Time functions in turn, after one call of each to warm up, so that a noisy machine disturbs all alike."
+    """Time functions in turn, after one call of each to warm up,
+    so that a noisy machine disturbs all alike."""
     seconds = {name:[] for name in jobs}
     bar = Progress(len(jobs) * (repeats + 1), 'timed calls')
     for i in range(repeats + 1):
@@ -136,19 +150,24 @@ def time_in_turn(
 @checked
 def kept_bytes(
     model:nn.Module,    # whose parameters and buffers are not counted
-    forward:Callable,   # called without arguments; runs the model and returns what backward starts from
+    # called without arguments; runs the model and returns what backward starts from
+    forward:Callable,
 )->int:                 # bytes
     "Add up the storages that a forward pass keeps for its backward."
-    own, kept = {t.untyped_storage()._cdata for t in [*model.parameters(), *model.buffers()]}, {}
+    own, kept = ({t.untyped_storage()._cdata
+                  for t in [*model.parameters(), *model.buffers()]}, {})
     def pack(t):
         storage = t.untyped_storage()
-        if storage._cdata not in own: kept[storage._cdata] = storage.nbytes(), t     # with t held, no address is used twice
+        if storage._cdata not in own:
+            # with t held, no address is used twice
+            kept[storage._cdata] = storage.nbytes(), t
         return t
     with torch.autograd.graph.saved_tensors_hooks(pack, lambda t: t): forward()
     return sum(n for n,_ in kept.values())
 
 def _peak_mb(step, device):
-    "MB that a step takes at its height beyond what is held before it, or None where that cannot be asked."
+    """MB that a step takes at its height beyond what is
+    held before it, or None where that cannot be asked."""
     if device.type != 'cuda': return None
     torch.cuda.reset_peak_memory_stats(device)
     before = torch.cuda.memory_allocated(device)
@@ -180,17 +199,20 @@ def best_flops(
     device:torch.device,    # to be measured
 )->float:                   # operations a second, float32
     "What the machine reaches at best, in a matrix product or a convolution."
-    a, x, w = (torch.randn(s, device=device) for s in ((1024, 1024), (2, 256, 32, 40), (256, 256, 3, 3)))
+    a, x, w = (torch.randn(s, device=device)
+               for s in ((1024, 1024), (2, 256, 32, 40), (256, 256, 3, 3)))
     jobs = dict(product=lambda: a @ a, convolution=lambda: F.conv2d(x, w, padding=1))
     spent = time_in_turn(jobs, 5, device)
     return max(count_flops(job) / min(spent[name]) for name,job in jobs.items())
 
 # %% ../nbs/072_bench.ipynb #46bc282b
 class _Held(TorchDispatchMode):
-    "Notes after each operation how many bytes are held in storages that are not known beforehand."
+    """Notes after each operation how many bytes are
+    held in storages that are not known beforehand."""
     def __init__(self, known):
         super().__init__()
-        self.curve, self.now, self.seen = [], 0, {t.untyped_storage()._cdata: None for t in known}
+        self.curve, self.now, self.seen = (
+            [], 0, {t.untyped_storage()._cdata: None for t in known})
 
     def _see(self, storage):
         key, n = storage._cdata, storage.nbytes()
@@ -210,36 +232,47 @@ class _Held(TorchDispatchMode):
 
 # %% ../nbs/072_bench.ipynb #4c348424
 def _crowd(model, size, batch, n=8):
-    "Noise with `n` objects in each picture, in all that a detector may learn from; proposals for one that makes none."
+    """Noise with `n` objects in each picture, in all that a detector may learn from;
+    proposals for one that makes none."""
     (h, w), g = size, torch.Generator().manual_seed(0)
     low   = torch.rand(batch, n, 2, generator=g) * torch.tensor([w, h]) * .5
-    boxes = torch.cat([low, low + 8 + torch.rand(batch, n, 2, generator=g) * torch.tensor([w, h]) * .4], 2)
-    K     = getattr(getattr(getattr(model, 'roi_head', None), 'keypoint_head', None), 'num_keypoints', 1)
+    boxes = torch.cat([low,
+                       low + 8 + torch.rand(batch, n, 2, generator=g) * torch.tensor(
+                           [w, h]) * .4], 2)
+    K = getattr(getattr(getattr(model, 'roi_head', None), 'keypoint_head', None),
+                'num_keypoints', 1)
     rows, cols = torch.arange(h)[:,None], torch.arange(w)
     inside = lambda b: (rows >= b[1]) & (rows < b[3]) & (cols >= b[0]) & (cols < b[2])
-    targets = [dict(boxes=b, labels=torch.zeros(n, dtype=torch.int64), masks=torch.stack([inside(x) for x in b]),
-                    keypoints=torch.cat([b[:,None,:2] + 4, torch.full((n, 1, 1), 2.)], 2).expand(n, K, 3)) for b in boxes]
+    targets = [dict(boxes=b, labels=torch.zeros(n, dtype=torch.int64),
+                    masks=torch.stack([inside(x) for x in b]),
+                    keypoints=torch.cat([b[:,None,:2] + 4, torch.full((n, 1, 1), 2.)],
+                                        2).expand(n, K, 3)) for b in boxes]
     images = list(torch.randint(0, 256, (batch, 3, h, w), generator=g, dtype=torch.uint8))
-    return images, targets, *([[b.repeat(125, 1) for b in boxes]] if isinstance(model, FastRCNN) else [])
+    return (images, targets,
+            *([[b.repeat(125, 1) for b in boxes]] if isinstance(model, FastRCNN) else []))
 
 def _all_positive(model):
-    "Let every proposal of the second stage count as an object, so that its heads work on as many as they ever will."
+    """Let every proposal of the second stage count as an object,
+    so that its heads work on as many as they ever will."""
     roi = getattr(model, 'roi_head', None)
     if hasattr(roi, 'matcher'): roi.matcher = Matcher(0., 0., 0.)
     if hasattr(roi, 'matchers'): roi.matchers = [Matcher(0., 0., 0.) for _ in roi.matchers]
     return model
 
 def step_memory(
-    model:nn.Module,    # a detector on the CPU, in the mode in which it trains; its gradients are removed
+    # a detector on the CPU, in the mode in which it trains; its gradients are removed
+    model:nn.Module,
     size:tuple,         # (h,w) of the pictures, pixels
     batch:int=1,        # pictures
     amp:bool=False,     # compute in bfloat16 where autocast does?
-)->list:                # (operation, bytes that are held after it), in the order of the step
-    "What a training step holds after each of its operations, as on a GPU, beyond weights and buffers."
+)->list:  # (operation, bytes that are held after it), in the order of the step
+    """What a training step holds after each of its operations,
+    as on a GPU, beyond weights and buffers."""
     given = _crowd(model, size, batch)
     model.zero_grad(set_to_none=True)
     with count_syncs(), _Held([*model.parameters(), *model.buffers()]) as held:
-        with torch.autocast('cpu', torch.bfloat16, enabled=amp): loss:Any = sum(model.loss(*given).values())
+        with torch.autocast('cpu', torch.bfloat16, enabled=amp):
+            loss:Any = sum(model.loss(*given).values())
         loss.backward()
     model.zero_grad(set_to_none=True)
     return held.curve
@@ -248,8 +281,10 @@ def step_memory(
 _SMALL, _LARGER = (192, 256), (320, 384)    # what is tried, pixels
 
 def _beside(a, b):
-    "For operations of one step the bytes that the same operations of another step leave: place in `a` -> bytes."
-    blocks = difflib.SequenceMatcher(None, [name for name,_ in a], [name for name,_ in b], autojunk=False).get_matching_blocks()
+    """For operations of one step the bytes that the same
+    operations of another step leave: place in `a` -> bytes."""
+    blocks = difflib.SequenceMatcher(None, [name for name,_ in a], [name for name,_ in b],
+                                     autojunk=False).get_matching_blocks()
     return {m.a + i: b[m.b + i][1] for m in blocks for i in range(m.size)}
 
 def forecast_curve(
@@ -257,7 +292,9 @@ def forecast_curve(
     size:tuple,         # (h,w) of the pictures, pixels
     batch:int=1,        # pictures
     amp:bool=False,     # compute in bfloat16 where autocast does?
-)->dict:                # place of an operation in a step with one small picture -> bytes that are held after it
+    # place of an operation in a step with one
+    # small picture -> bytes that are held after it
+)->dict:
     "What `step_memory` would find, from three steps with small pictures."
     bar, curves = Progress(3, 'small steps'), []
     for s, n in ((_SMALL, 1), (_LARGER, 1), (_SMALL, 2)):
@@ -266,7 +303,8 @@ def forecast_curve(
     one, larger, two = curves[0], _beside(*curves[:2]), _beside(curves[0], curves[2])
     pixels = math.prod(size) - math.prod(_SMALL)
     slope  = lambda t, m: (larger[t] - m) / (math.prod(_LARGER) - math.prod(_SMALL))
-    return {t: m + (batch - 1)*(two[t] - m) + batch*slope(t, m)*pixels for t,(_, m) in enumerate(one) if t in larger and t in two}
+    return {t: m + (batch - 1)*(two[t] - m) + batch*slope(t, m)*pixels
+            for t,(_, m) in enumerate(one) if t in larger and t in two}
 
 # %% ../nbs/072_bench.ipynb #a447c24e
 @checked('size pair int 1.., batch int 1.., states int 0..')
@@ -274,17 +312,25 @@ def forecast_memory(
     model:nn.Module,    # a detector; it stays as it is
     size:tuple,         # (h,w) of the largest pictures, pixels
     batch:int=1,        # pictures a step
-    states:int=1,       # numbers that the optimizer keeps for each weight: SGD without momentum 0, with it 1, Adam 2
+    # numbers that the optimizer keeps for each weight:
+    # SGD without momentum 0, with it 1, Adam 2
+    states:int=1,
     amp:bool=False,     # mixed precision, in bfloat16?
-)->dict:                # MB: weights_mb, optimizer_mb, step_mb (the peak of what a step holds, gradients included), total_mb
-    "Forecast the memory of a training step on a GPU, from three steps with small pictures on this machine; the GPU's own workspace comes on top."
+    # MB: weights_mb, optimizer_mb, step_mb (the peak of
+    # what a step holds, gradients included), total_mb
+)->dict:
+    """Forecast the memory of a training step on a GPU, from three steps with small
+    pictures on this machine; the GPU's own workspace comes on top."""
     twin  = _all_positive(copy.deepcopy(model).cpu()).train()
-    frame = getattr(getattr(twin, 'preprocess', None), 'pad_divisor', 1)        # the model pads pictures to multiples of it
-    with torch.random.fork_rng(devices=[]): curve = forecast_curve(twin, tuple(-(-n // frame) * frame for n in size), batch, amp)
+    # the model pads pictures to multiples of it
+    frame = getattr(getattr(twin, 'preprocess', None), 'pad_divisor', 1)
+    with torch.random.fork_rng(devices=[]):
+        curve = forecast_curve(twin, tuple(-(-n // frame) * frame for n in size), batch,
+                               amp)
     in_mb = lambda tensors: sum(t.nbytes for t in tensors) / 2**20
     learn = in_mb(p for p in twin.parameters() if p.requires_grad)
-    mb    = dict(weights_mb=in_mb([*twin.parameters(), *twin.buffers()]), optimizer_mb=states * learn,
-                 step_mb=max(learn, max(curve.values()) / 2**20))
+    mb = dict(weights_mb=in_mb([*twin.parameters(), *twin.buffers()]),
+              optimizer_mb=states * learn, step_mb=max(learn, max(curve.values()) / 2**20))
     return mb | dict(total_mb=sum(mb.values()))
 
 # %% ../nbs/072_bench.ipynb #a18b6974
@@ -301,7 +347,9 @@ def train_step(
     optimizer.step()
 
 # key of a report: what it is
-ROWS = dict(train_s='training step, s', predict_s='inference call, s', kept_mb='kept for backward, MB', peak_mb='peak of a step, MB', operations='operations a step', syncs='waits on a GPU')
+ROWS = dict(train_s='training step, s', predict_s='inference call, s',
+            kept_mb='kept for backward, MB', peak_mb='peak of a step, MB',
+            operations='operations a step', syncs='waits on a GPU')
 
 def bench_table(
     report:dict,    # of `detbook_bench`
@@ -309,16 +357,22 @@ def bench_table(
     "The report as a table."
     lines = []
     for name, r in report['models'].items():
-        lines.append(f'{name:<26}{"detbook":>10}{"torchvision":>13}{"ratio":>8}{"spread":>15}')
+        lines.append(
+            f'{name:<26}{"detbook":>10}{"torchvision":>13}{"ratio":>8}{"spread":>15}')
         for key, what in ROWS.items():
             a, b = (r[key][side] for side in ('detbook', 'torchvision'))
             if a is None: continue
-            line = f'  {what:<24}{a:>10.3f}{b:>13.3f}{a/b:>8.2f}' if key.endswith('_s') else f'  {what:<24}{a:>10.0f}{b:>13.0f}{a/b:>8.2f}'
-            if key.endswith('_s'): line += f'{r["spread"][key][0]:>8.2f} to {r["spread"][key][1]:.2f}'
+            line = (f'  {what:<24}{a:>10.3f}{b:>13.3f}{a/b:>8.2f}' if key.endswith('_s')
+                    else f'  {what:<24}{a:>10.0f}{b:>13.0f}{a/b:>8.2f}')
+            if key.endswith('_s'):
+                line += f'{r["spread"][key][0]:>8.2f} to {r["spread"][key][1]:.2f}'
             lines.append(line)
         lines.append(f'  {"at the floor, share":<24}{r["share"]["detbook"]:>10.0%}{r["share"]["torchvision"]:>13.0%}')
     r = report
-    lines.append(f'{r["batch"]} images of {r["size"][0]}x{r["size"][1]}, median of {r["repeats"]}, {r["device"]} ({r["best_gflops"]:.0f} GFLOP/s at best), {r["threads"]} threads, torch {r["torch"]}, torchvision {r["torchvision"]}')
+    lines.append(f'{r["batch"]} images of {r["size"][0]}x{r["size"][1]}, '
+                 f'median of {r["repeats"]}, {r["device"]} ({r["best_gflops"]:.0f} '
+                 f'GFLOP/s at best), {r["threads"]} threads, torch {r["torch"]}, '
+                 f'torchvision {r["torchvision"]}')
     return '\n'.join(lines)
 
 def show_bench(
@@ -330,9 +384,12 @@ def show_bench(
     for i, (name, r) in enumerate(report['models'].items()):
         for j, (key, colour) in enumerate(keys.items()):
             ratio = r[key]['detbook'] / r[key]['torchvision']
-            ax.barh(i + (j - 1)*.27, ratio, .25, color=colour, label=ROWS[key].partition(',')[0] if i == 0 else None)
-            x, color = (0, 'white') if ratio > .2 else (ratio, 'black')     # inside of the bar, clear of the line at one
-            ax.text(x, i + (j - 1)*.27, f' {ratio:.2f}', va='center', color=color, fontsize=6)
+            ax.barh(i + (j - 1)*.27, ratio, .25, color=colour,
+                    label=ROWS[key].partition(',')[0] if i == 0 else None)
+            # inside of the bar, clear of the line at one
+            x, color = (0, 'white') if ratio > .2 else (ratio, 'black')
+            ax.text(x, i + (j - 1)*.27, f' {ratio:.2f}', va='center', color=color,
+                    fontsize=6)
     ax.axvline(1, color='black', lw=.8)
     ax.set_yticks(range(len(report['models'])), list(report['models']), fontsize=7)
     ax.invert_yaxis()
@@ -347,14 +404,21 @@ def _bench_one(kind, size, batch, repeats, device, best):
     models, jobs, calls = bench_pair(kind, size), {}, {}
     for name, m in models.items():
         m.to(device)
-        optimizer = torch.optim.SGD([p for p in m.parameters() if p.requires_grad], lr=1e-6, momentum=.9)
-        jobs[name] = lambda m=m, optimizer=optimizer: train_step(m, images, targets, optimizer)
+        optimizer = torch.optim.SGD([p for p in m.parameters() if p.requires_grad],
+                                    lr=1e-6, momentum=.9)
+        jobs[name] = (lambda m=m, optimizer=optimizer:
+                      train_step(m, images, targets, optimizer))
         calls[name] = lambda m=m: m.predict(images)
-    same = {n: [len(d['boxes']) for d in m.predict(images)] for n,m in models.items()}      # before the first step makes the weights differ
-    found = dict(predict_s=time_in_turn(calls, repeats, device), train_s=time_in_turn(jobs, repeats, device))
-    r = dict(found=same) | {key: {n: statistics.median(s) for n,s in spent.items()} for key,spent in found.items()}
-    r['spread'] = {key: (min(q), max(q)) for key,spent in found.items() for q in [[a/b for a,b in zip(spent['detbook'], spent['torchvision'])]]}
-    r['kept_mb'] = {n: kept_bytes(m, lambda m=m: m.loss(images, targets)) / 2**20 for n,m in models.items()}
+    # before the first step makes the weights differ
+    same = {n: [len(d['boxes']) for d in m.predict(images)] for n,m in models.items()}
+    found = dict(predict_s=time_in_turn(calls, repeats, device),
+                 train_s=time_in_turn(jobs, repeats, device))
+    r = (dict(found=same) | {key: {n: statistics.median(s) for n,s in spent.items()}
+                             for key,spent in found.items()})
+    r['spread'] = {key: (min(q), max(q)) for key,spent in found.items()
+                   for q in [[a/b for a,b in zip(spent['detbook'], spent['torchvision'])]]}
+    r['kept_mb'] = {n: kept_bytes(m, lambda m=m: m.loss(images, targets)) / 2**20
+                    for n,m in models.items()}
     r['peak_mb'] = {n: _peak_mb(job, device) for n,job in jobs.items()}
     r['operations'] = {n: count_operations(job) for n,job in jobs.items()}
     r['syncs'] = {}
@@ -375,24 +439,37 @@ def detbook_bench(
     threads:int|None=None,  # CPU threads; default: PyTorch's choice
     out:str|None=None,      # JSON file to write, and beside it a picture
 )->dict:                    # for each model seconds, MB, counts and their ratios; versions
-    "Time detectors with a ResNet-50 pyramid beside torchvision's with the same weights: one training step, one inference call."
+    """Time detectors with a ResNet-50 pyramid beside torchvision's with the same weights:
+    one training step, one inference call."""
     for name in models:
-        if name not in PEERS: raise ValueError(f'models: there is no {name!r} to compare{nearest(name, PEERS) or "; there are " + ", ".join(PEERS)}')
+        if name not in PEERS:
+            raise ValueError(
+                f'models: there is no {name!r} to '
+                f'compare{nearest(name, PEERS) or "; there are " + ", ".join(PEERS)}')
     h, _, w = size.partition('x')
-    if not (h.isdecimal() and (w or h).isdecimal() and min(int(h), int(w or h)) >= 32): raise ValueError(f"size is {size!r}; expected height and width of at least 32 pixels, such as '512x640'")
+    if not (h.isdecimal() and (w or h).isdecimal() and min(int(h), int(w or h)) >= 32):
+        raise ValueError(f"size is {size!r}; expected height and width of at least 32 "
+                         "pixels, such as '512x640'")
     on = torch.device(device or ('cuda' if torch.cuda.is_available() else 'cpu'))
     if threads: torch.set_num_threads(threads)
     torch.manual_seed(0)
     sides, best = (int(h), int(w or h)), best_flops(on)
-    report = dict(models={name: _bench_one(name, sides, batch, repeats, on, best) for name in models}, size=sides, batch=batch, repeats=repeats, best_gflops=best / 1e9,
-                  device=torch.cuda.get_device_name(on) if on.type == 'cuda' else 'cpu', threads=torch.get_num_threads(), torch=torch.__version__, torchvision=torchvision.__version__)
+    report = dict(models={name: _bench_one(name, sides, batch, repeats, on, best)
+                          for name in models}, size=sides, batch=batch, repeats=repeats,
+                  best_gflops=best / 1e9,
+                  device=torch.cuda.get_device_name(on) if on.type == 'cuda' else 'cpu',
+                  threads=torch.get_num_threads(), torch=torch.__version__,
+                  torchvision=torchvision.__version__)
     print(bench_table(report))
     if out:
         with whole_file(out) as part: Path(part).write_text(json.dumps(report, indent=2))
-        with whole_file(Path(out).with_suffix('.png')) as part: show_bench(report).figure.savefig(part, format='png', dpi=150, bbox_inches='tight')
+        with whole_file(Path(out).with_suffix('.png')) as part:
+            show_bench(report).figure.savefig(part, format='png', dpi=150,
+                                              bbox_inches='tight')
     return report
 
 # %% ../nbs/072_bench.ipynb #291854b9
-if __name__ == '__main__' and '__file__' in globals():     # python -m detbook.bench: not in a notebook
+if __name__ == '__main__' and '__file__' in globals():
+    # python -m detbook.bench: not in a notebook
     from detbook.cli import main
     main('detbook_bench')

@@ -66,7 +66,8 @@ def intersection(
     a:Tensor,   # (...,N,4) xyxy, pixels
     b:Tensor,   # (...,G,4) xyxy, pixels
 )->Tensor:      # (...,N,G) square pixels
-    "Area shared by every pair of boxes: none with an inside-out box, nan with a box that has nan."
+    """Area shared by every pair of boxes: none with
+    an inside-out box, nan with a box that has nan."""
     check('a (...,N,4), b (...,G,4)', a, b)
     ax1, ay1, ax2, ay2 = _wide(a).unsqueeze(-2).unbind(-1)      # (...,N,1) each
     bx1, by1, bx2, by2 = _wide(b).unsqueeze(-3).unbind(-1)      # (...,1,G)
@@ -79,17 +80,20 @@ def iou_matrix(
     a:Tensor,   # (...,N,4) xyxy, pixels
     b:Tensor,   # (...,G,4) xyxy, pixels
 )->Tensor:      # (...,N,G) from 0 to 1
-    "Intersection over union of every pair; 0 where one is empty or inside out, nan where a side is nan or both are endless."
+    """Intersection over union of every pair; 0 where one is empty or inside out, nan where
+    a side is nan or both are endless."""
     check('a (...,N,4), b (...,G,4)', a, b)
     both = intersection(a, b)
-    return both / (box_area(a)[...,:,None] + box_area(b)[...,None,:] - both).clamp(min=1e-6)
+    return (both / (box_area(a)[...,:,None] + box_area(b)[...,None,:] - both).clamp(
+                min=1e-6))
 
 # %% ../nbs/008_boxes.ipynb #fd203458
 def iof_matrix(
     a:Tensor,   # (...,N,4) xyxy, pixels: the foreground, whose own area divides
     b:Tensor,   # (...,G,4) xyxy, pixels
 )->Tensor:      # (...,N,G) from 0 to 1
-    "Which part of each box of `a` lies inside each box of `b`; 0 where one is empty or inside out, nan where a side is nan or endless."
+    """Which part of each box of `a` lies inside each box of `b`; 0 where one is empty or
+    inside out, nan where a side is nan or endless."""
     check('a (...,N,4), b (...,G,4)', a, b)
     return intersection(a, b) / box_area(a)[...,:,None].clamp(min=1e-6)
 
@@ -100,5 +104,6 @@ def clip_boxes(
 )->Tensor:          # like `boxes`, inside the images
     "Move box corners that lie outside their image onto its border; nan stays nan."
     check('boxes (...,4), sizes (*,2)', boxes, sizes)
-    limit = torch.cat([sizes.flip(-1), sizes.flip(-1)], -1)[...,None,:].to(boxes).clamp(min=0)
+    limit = torch.cat([sizes.flip(-1), sizes.flip(-1)],
+                      -1)[...,None,:].to(boxes).clamp(min=0)
     return torch.minimum(boxes.clamp(min=0), limit)

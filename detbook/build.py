@@ -35,34 +35,43 @@ from .retinanet import RetinaNet, RetinaHead, DenseFilter
 from .fcos import FCOS, FCOSHead, PointMatcher
 from .recipes import recipe_name, recipe_names
 from .nodes import ConfigError, SET_BY_PROGRAM, copy_node
-from .parts import ConfigPart, OwnClass, build_part, finish_part, one_value, refuse_type
+from .parts import (
+    ConfigPart, OwnClass, build_part, finish_part, one_value, refuse_type)
 
 # %% ../nbs/040_build.ipynb #7177b454
 def _delta_coder(p):
     clamp, reach = p('add_ctr_clamp', False), p('ctr_clamp', 32)
-    return p.make(DeltaCoder, tuple(p('target_means', (0.,)*4)), tuple(p('target_stds', (1.,)*4)), cut_below=not clamp,
-                      center_clamp=reach if clamp else None, clip=p('clip_border', True))
+    return p.make(DeltaCoder, tuple(p('target_means', (0.,)*4)),
+                  tuple(p('target_stds', (1.,)*4)), cut_below=not clamp,
+                  center_clamp=reach if clamp else None, clip=p('clip_border', True))
 
 def _anchor_generator(p):
     p.only(dict(scale_major=True, centers=None, use_box_type=False))
-    scales, base, count = p('scales', None), p('octave_base_scale', None), p('scales_per_octave', None)
-    if (scales is None) == (base is None or count is None): raise ValueError('needs scales, or octave_base_scale and scales_per_octave')
+    scales, base, count = (p('scales', None), p('octave_base_scale', None),
+                           p('scales_per_octave', None))
+    if (scales is None) == (base is None or count is None):
+        raise ValueError('needs scales, or octave_base_scale and scales_per_octave')
     if scales is None: scales = octave_scales(base, count)
     sizes = p('base_sizes', None)
-    return p.make(AnchorGenerator, tuple(map(one_value, p('strides'))), tuple(p('ratios')), tuple(scales), center_offset=p('center_offset', 0.),
-                           sizes=sizes and tuple(tuple(b*s for s in scales) for b in sizes))
+    return p.make(AnchorGenerator, tuple(map(one_value, p('strides'))), tuple(p('ratios')),
+                  tuple(scales), center_offset=p('center_offset', 0.),
+                  sizes=sizes and tuple(tuple(b*s for s in scales) for b in sizes))
 
 def _matcher(p):
     p.only(dict(ignore_wrt_candidates=True, perm_repeat_gt_cfg=None))
     p.unused('gpu_assign_thr', 'iou_calculator')
     ignore = p('ignore_iof_thr', -1)
     if ignore < 0:
-        warn_once('ignore_iof_thr=-1: as in mmdetection, what lies in ignored (crowd) regions counts as background; '
-                  '0.5 leaves it out', key='ignore_iof_thr')
-    return p.make(Matcher, p('pos_iou_thr'), p('neg_iou_thr'), p('min_pos_iou', 0.), p('match_low_quality', True), ignore,
-                   all_best=p('gt_max_assign_all', True))
+        warn_once('ignore_iof_thr=-1: as in mmdetection, what lies in ignored (crowd) '
+                  'regions counts as background; ' '0.5 leaves it out',
+                  key='ignore_iof_thr')
+    return p.make(Matcher, p('pos_iou_thr'), p('neg_iou_thr'), p('min_pos_iou', 0.),
+                  p('match_low_quality', True), ignore,
+                  all_best=p('gt_max_assign_all', True))
 
-def _sampler(p, cls=RandomSampler): return p.make(cls, p('num'), p('pos_fraction'), p('neg_pos_ub', -1), p('add_gt_as_proposals', True))
+def _sampler(p, cls=RandomSampler):
+    return p.make(cls, p('num'), p('pos_fraction'), p('neg_pos_ub', -1),
+                  p('add_gt_as_proposals', True))
 
 def _hard_sampler(p):
     p.only(dict(loss_key='loss_cls'))
@@ -71,14 +80,16 @@ def _hard_sampler(p):
 _CODERS   = dict(DeltaXYWHBBoxCoder=_delta_coder)
 _ANCHORS  = dict(AnchorGenerator=_anchor_generator)
 _MATCHERS = dict(MaxIoUAssigner=_matcher)
-_SAMPLERS = dict(RandomSampler=_sampler, OHEMSampler=_hard_sampler, PseudoSampler=lambda p: EverySampler())
+_SAMPLERS = dict(RandomSampler=_sampler, OHEMSampler=_hard_sampler,
+                 PseudoSampler=lambda p: EverySampler())
 
 # %% ../nbs/040_build.ipynb #9472ca01
 def _loss(cls, **defaults):
     "The builder of a loss whose settings have mmdetection's names."
     def build(p):
         p.only(dict(reduction='mean'))
-        return p.make(cls, **{k:p(k, v) for k,v in defaults.items()}, weight=p('loss_weight', 1.))
+        return p.make(cls, **{k:p(k, v) for k,v in defaults.items()},
+                      weight=p('loss_weight', 1.))
     return build
 
 _PLAIN = dict(reduction='mean', class_weight=None, ignore_index=None, avg_non_ignore=False)
@@ -96,17 +107,21 @@ def _focal(p):
 def _iou_loss(p):
     p.only(dict(reduction='mean'))
     linear, mode = p('linear', False), p('mode', 'log')
-    return p.make(IoULoss, 'linear' if linear else mode, p('eps', 1e-6), p('loss_weight', 1.))
+    return p.make(IoULoss, 'linear' if linear else mode, p('eps', 1e-6),
+                  p('loss_weight', 1.))
 
-_BOX_LOSSES = dict(L1Loss=_loss(L1Loss), SmoothL1Loss=_loss(SmoothL1Loss, beta=1.), IoULoss=_iou_loss,
-                   GIoULoss=_loss(GIoULoss, eps=1e-6), DIoULoss=_loss(DIoULoss, eps=1e-6), CIoULoss=_loss(CIoULoss, eps=1e-6),
+_BOX_LOSSES = dict(L1Loss=_loss(L1Loss), SmoothL1Loss=_loss(SmoothL1Loss, beta=1.),
+                   IoULoss=_iou_loss, GIoULoss=_loss(GIoULoss, eps=1e-6),
+                   DIoULoss=_loss(DIoULoss, eps=1e-6), CIoULoss=_loss(CIoULoss, eps=1e-6),
                    BoundedIoULoss=_loss(BoundedIoULoss, beta=.2, eps=1e-3))
 
 def _class_loss(p, kind):
     "A class loss of the kind that a head can use."
-    made = build_part(p, dict(CrossEntropyLoss=_cross_entropy, FocalLoss=_focal), 'class loss')
+    made = build_part(p, dict(CrossEntropyLoss=_cross_entropy, FocalLoss=_focal),
+                      'class loss')
     if isinstance(made, kind): return made
-    p.fail('use_sigmoid' if p.kind == 'CrossEntropyLoss' else 'type', f'here detbook has {kind.__name__} alone')
+    p.fail('use_sigmoid' if p.kind == 'CrossEntropyLoss' else 'type',
+           f'here detbook has {kind.__name__} alone')
 
 def _box_loss(p): return build_part(p, _BOX_LOSSES, 'box loss')
 
@@ -117,18 +132,22 @@ def build_soft_nms(
     p:ConfigPart,   # `dict(type='soft_nms', ...)`
 )->SoftNMS:         # with its settings
     "Build the suppression that lowers scores instead of dropping boxes."
-    return SoftNMS(p('iou_threshold', .3), p('sigma', .5), p('min_score', 1e-3), p('method', 'linear'))
+    return SoftNMS(p('iou_threshold', .3), p('sigma', .5), p('min_score', 1e-3),
+                   p('method', 'linear'))
 
 def _soft_nms(p):
     suppress = build_soft_nms(p)
     return dict(iou=suppress.iou, suppress=suppress)
 
 def _suppression(p, agnostic=False, **kinds):
-    "The arguments of a filter that its `nms` stands for; may it let classes suppress each other?"
+    """The arguments of a filter that its `nms` stands for;
+    may it let classes suppress each other?"""
     nms = p.part('nms')
     nms.unused('split_thr')
     nms.only(dict(max_num=-1))
-    if agnostic: return dict(class_agnostic=nms('class_agnostic', False), **build_part(nms, kinds, 'suppression'))
+    if agnostic:
+        return dict(class_agnostic=nms('class_agnostic', False),
+                    **build_part(nms, kinds, 'suppression'))
     nms.only(dict(class_agnostic=False))
     return build_part(nms, kinds, 'suppression')
 
@@ -136,19 +155,23 @@ def _all_or(count): return count if count > 0 else 10**9
 
 def _proposal_filter(p):
     if p is None: return None
-    return finish_part(ProposalFilter(_all_or(p('nms_pre', -1)), p('max_per_img'), min_size=p('min_bbox_size', -1),
-                                    **_suppression(p, nms=_hard_nms)), p)
+    return finish_part(ProposalFilter(_all_or(p('nms_pre', -1)), p('max_per_img'),
+                                      min_size=p('min_bbox_size', -1),
+                                      **_suppression(p, nms=_hard_nms)), p)
 
 def _detection_filter(p):
     if p is None: return None
     p.unused('mask_thr_binary')
     return finish_part(DetectionFilter(p('score_thr'), max_per_img=p('max_per_img'),
-                                     **_suppression(p, True, nms=_hard_nms, soft_nms=_soft_nms)), p)
+                                       **_suppression(p, True, nms=_hard_nms,
+                                                      soft_nms=_soft_nms)), p)
 
 def _dense_filter(p):
     if p is None: return None
-    return finish_part(DenseFilter(_all_or(p('nms_pre', -1)), p('score_thr', 0.), max_per_img=p('max_per_img'), min_size=p('min_bbox_size', -1),
-                                 **_suppression(p, nms=_hard_nms, soft_nms=_soft_nms)), p)
+    return finish_part(
+        DenseFilter(_all_or(p('nms_pre', -1)), p('score_thr', 0.),
+                    max_per_img=p('max_per_img'), min_size=p('min_bbox_size', -1),
+                    **_suppression(p, nms=_hard_nms, soft_nms=_soft_nms)), p)
 
 # %% ../nbs/040_build.ipynb #773f9cb4
 def _norm_grad(p, eps=1e-5):
@@ -159,15 +182,21 @@ def _norm_grad(p, eps=1e-5):
     return build_part(p.part('norm_cfg', dict(type='BN')), dict(BN=build), 'norm')
 
 def _resnet(p, **more):
-    p.only(dict(in_channels=3, stem_channels=None, base_channels=64, deep_stem=False, avg_down=False, conv_cfg=None, dcn=None,
-           plugins=None))
+    p.only(dict(in_channels=3, stem_channels=None, base_channels=64, deep_stem=False,
+                avg_down=False, conv_cfg=None, dcn=None, plugins=None))
     p.unused('stage_with_dcn')
     n = p('num_stages', 4)
-    strides, dilations = tuple(p('strides', (1,2,2,2)[:n])), tuple(p('dilations', (1,1,1,1)[:n]))
-    if not len(strides) == len(dilations) == n: raise ValueError(f'num_stages={n}, but strides={strides} and dilations={dilations}')
-    net = p.make(ResNet, p('depth'), p('style', 'pytorch'), tuple(p('out_indices', range(4))), p('frozen_stages', -1), p('norm_eval', True),
-                 _norm_grad(p), strides, dilations, with_cp=p('with_cp', False), **more)
-    if not p('zero_init_residual', True):           # the last norm of a block begins at one, as all others
+    strides, dilations = (tuple(p('strides', (1,2,2,2)[:n])),
+                          tuple(p('dilations', (1,1,1,1)[:n])))
+    if not len(strides) == len(dilations) == n:
+        raise ValueError(f'num_stages={n}, but strides={strides} and '
+                         f'dilations={dilations}')
+    net = p.make(ResNet, p('depth'), p('style', 'pytorch'),
+                 tuple(p('out_indices', range(4))), p('frozen_stages', -1),
+                 p('norm_eval', True), _norm_grad(p), strides, dilations,
+                 with_cp=p('with_cp', False), **more)
+    if not p('zero_init_residual', True):
+        # the last norm of a block begins at one, as all others
         for m in net.modules():
             if isinstance(m, nn.BatchNorm2d): nn.init.ones_(m.weight)
     return net
@@ -175,27 +204,34 @@ def _resnet(p, **more):
 def _resnext(p): return _resnet(p, groups=p('groups', 1), base_width=p('base_width', 4))
 
 def _efficientnet_lite(p):
-    return p.make(EfficientNetLite, p('arch', 'lite0'), tuple(p('out_indices', range(4))), p('frozen_stages', -1), p('norm_eval', False), _norm_grad(p, 1e-3),
+    return p.make(EfficientNetLite, p('arch', 'lite0'), tuple(p('out_indices', range(4))),
+                  p('frozen_stages', -1), p('norm_eval', False), _norm_grad(p, 1e-3),
                   p('normalize_outputs', False))
 
 def _timm(p):
     p.only(dict(checkpoint_path='', in_channels=3))
     p.unused('pretrained')          # the training command fetches them
-    if p('features_only', False) is not True: p.fail('features_only', 'detbook has True alone')
+    if p('features_only', False) is not True:
+        p.fail('features_only', 'detbook has True alone')
     try: return p.make(TimmBackbone, p('model_name'), out_indices=tuple(p('out_indices')))
     except ImportError as e: p.fail('type', str(e))
 
 def _res_layer(p):
     p.only(dict(with_cp=False, dcn=None))
-    return p.make(ResStage, p('depth'), p('stage', 3), p('stride', 2), p('dilation', 1), p('style', 'pytorch'), p('norm_eval', True), _norm_grad(p))
+    return p.make(ResStage, p('depth'), p('stage', 3), p('stride', 2), p('dilation', 1),
+                  p('style', 'pytorch'), p('norm_eval', True), _norm_grad(p))
 
 def _fpn(p):
-    p.only(dict(end_level=-1, no_norm_on_lateral=False, conv_cfg=None, norm_cfg=None, act_cfg=None, upsample_cfg=dict(mode='nearest')))
+    p.only(dict(end_level=-1, no_norm_on_lateral=False, conv_cfg=None, norm_cfg=None,
+                act_cfg=None, upsample_cfg=dict(mode='nearest')))
     extra = p('add_extra_convs', False)
-    return p.make(FPN, tuple(p('in_channels')), p('out_channels'), p('num_outs'), p('start_level', 0),
-               {False: 'pool', True: 'on_input'}.get(extra, extra), p('relu_before_extra_convs', False))
+    return p.make(FPN, tuple(p('in_channels')), p('out_channels'), p('num_outs'),
+                  p('start_level', 0), {False: 'pool', True: 'on_input'}.get(extra, extra),
+                  p('relu_before_extra_convs', False))
 
-_BACKBONES = dict(ResNet=_resnet, ResNeXt=_resnext, EfficientNetLite=_efficientnet_lite) | dict.fromkeys(('TIMMBackbone', 'mmpretrain.TIMMBackbone', 'mmcls.TIMMBackbone'), _timm)
+_BACKBONES = (dict(ResNet=_resnet, ResNeXt=_resnext, EfficientNetLite=_efficientnet_lite)
+              | dict.fromkeys(('TIMMBackbone', 'mmpretrain.TIMMBackbone',
+                               'mmcls.TIMMBackbone'), _timm))
 _NECKS     = dict(FPN=_fpn)
 
 # %% ../nbs/040_build.ipynb #b8993fbe
@@ -205,33 +241,44 @@ def _learning(train):
     train.unused('debug')
     if train('pos_weight', -1) > 0: train.only(dict(pos_weight=1))
     return dict(matcher=build_part(train.part('assigner'), _MATCHERS, 'assigner'),
-                sampler=build_part(train.part('sampler', dict(type='PseudoSampler')), _SAMPLERS, 'sampler'))
+                sampler=build_part(train.part('sampler', dict(type='PseudoSampler')),
+                                   _SAMPLERS, 'sampler'))
 
-_UNIT_DELTAS, _SMOOTH = dict(type='DeltaXYWHBBoxCoder'), dict(type='SmoothL1Loss', beta=1/9)
+_UNIT_DELTAS, _SMOOTH = (dict(type='DeltaXYWHBBoxCoder'),
+                         dict(type='SmoothL1Loss', beta=1/9))
 _SIGMOID, _FOCAL = dict(type='CrossEntropyLoss', use_sigmoid=True), dict(type='FocalLoss')
-_FIVE_LEVELS = dict(type='AnchorGenerator', scales=[8,16,32], ratios=[.5,1.,2.], strides=[4,8,16,32,64])
-_OCTAVES = dict(type='AnchorGenerator', octave_base_scale=4, scales_per_octave=3, ratios=[.5,1.,2.], strides=[8,16,32,64,128])
+_FIVE_LEVELS = dict(type='AnchorGenerator', scales=[8,16,32], ratios=[.5,1.,2.],
+                    strides=[4,8,16,32,64])
+_OCTAVES = dict(type='AnchorGenerator', octave_base_scale=4, scales_per_octave=3,
+                ratios=[.5,1.,2.], strides=[8,16,32,64,128])
 
 def _anchored(p, train, anchors, loss_cls, kind):
     "What a head on anchors learns from, and how."
     border = dict(border=train('allowed_border', 0)) if train else {}
-    return dict(anchors=build_part(p.part('anchor_generator', anchors), _ANCHORS, 'anchor generator'),
+    return dict(anchors=build_part(p.part('anchor_generator', anchors), _ANCHORS,
+                                   'anchor generator'),
                 coder=build_part(p.part('bbox_coder', _UNIT_DELTAS), _CODERS, 'box coder'),
-                loss_cls=_class_loss(p.part('loss_cls', loss_cls), kind), loss_bbox=_box_loss(p.part('loss_bbox', _SMOOTH)),
+                loss_cls=_class_loss(p.part('loss_cls', loss_cls), kind),
+                loss_bbox=_box_loss(p.part('loss_bbox', _SMOOTH)),
                 decoded=p('reg_decoded_bbox', False), **_learning(train), **border)
 
 def _rpn_head(p, train, proposals, test):
     p.only(dict(num_convs=1, num_classes=1))
     how = _anchored(p, train, _FIVE_LEVELS, _SIGMOID, SigmoidLoss)
-    filters = dict(train_filter=_proposal_filter(proposals), test_filter=_proposal_filter(test))
-    return finish_part(p.make(RPNHead, p('in_channels'), p('feat_channels', 256), **how, **filters), train)
+    filters = dict(train_filter=_proposal_filter(proposals),
+                   test_filter=_proposal_filter(test))
+    return finish_part(p.make(RPNHead, p('in_channels'), p('feat_channels', 256), **how,
+                              **filters), train)
 
 def _retina_head(p, train, test):
     p.only(dict(conv_cfg=None))
     how = _anchored(p, train, _OCTAVES, _FOCAL, FocalLoss)
-    if not isinstance(how.pop('sampler', EverySampler()), EverySampler): train.fail('sampler', 'RetinaNet asks every anchor: PseudoSampler')
-    return finish_part(p.make(RetinaHead, p('num_classes'), p('in_channels'), p('stacked_convs', 4), p('feat_channels', 256), **how,
-                                norm_groups=_group_norm(p.part('norm_cfg')), test_filter=_dense_filter(test)), train)
+    if not isinstance(how.pop('sampler', EverySampler()), EverySampler):
+        train.fail('sampler', 'RetinaNet asks every anchor: PseudoSampler')
+    return finish_part(p.make(RetinaHead, p('num_classes'), p('in_channels'),
+                              p('stacked_convs', 4), p('feat_channels', 256), **how,
+                              norm_groups=_group_norm(p.part('norm_cfg')),
+                              test_filter=_dense_filter(test)), train)
 
 def _group_norm(p):
     "The number of groups, 0 without a norm."
@@ -245,17 +292,29 @@ def _group_norm(p):
 def _fcos_head(p, train, proposals, test, first_stage=True):
     p.only(dict(dcn_on_last_conv=False, conv_cfg=None, cls_predictor_cfg=None))
     if train: train.unused('assigner', 'sampler', 'allowed_border', 'pos_weight', 'debug')
-    coder, bias = p.part('bbox_coder', dict(type='DistancePointBBoxCoder')), p('conv_bias', 'auto')
-    ranges = dict(ranges=tuple(map(tuple, p('regress_ranges')))) if 'regress_ranges' in p.value else {}
-    radius = p('center_sample_radius', 1.5) if p('center_sampling', False) else (p.unused('center_sample_radius'), 0.)[1]
+    coder, bias = (p.part('bbox_coder', dict(type='DistancePointBBoxCoder')),
+                   p('conv_bias', 'auto'))
+    ranges = (dict(ranges=tuple(map(tuple, p('regress_ranges'))))
+              if 'regress_ranges' in p.value else {})
+    radius = (p('center_sample_radius', 1.5) if p('center_sampling', False)
+              else (p.unused('center_sample_radius'), 0.)[1])
     filters = dict(train_filter=_dense_filter(proposals)) if first_stage else {}
-    head = p.make(FCOSHead, p('num_classes'), p('in_channels'), p('stacked_convs', 4), p('feat_channels', 256),
-        PointGenerator(tuple(map(one_value, p('strides', (4,8,16,32,64))))), PointMatcher(**ranges, radius=radius, ignore_iof=-1),
-        build_part(coder, dict(DistancePointBBoxCoder=lambda c: c.make(DistanceCoder, clip=c('clip_border', True))), 'box coder'),
-        loss_cls=_class_loss(p.part('loss_cls', _FOCAL), FocalLoss), loss_bbox=_box_loss(p.part('loss_bbox', dict(type='IoULoss'))),
-        loss_centerness=_class_loss(p.part('loss_centerness', _SIGMOID), SigmoidLoss), in_strides=p('norm_on_bbox', False),
-        centerness_on_reg=p('centerness_on_reg', False), norm_groups=_group_norm(p.part('norm_cfg', dict(type='GN', num_groups=32))),
-        conv_bias=None if bias == 'auto' else bias, first_stage=first_stage, **filters, test_filter=_dense_filter(test))
+    head = p.make(
+        FCOSHead, p('num_classes'), p('in_channels'), p('stacked_convs', 4),
+        p('feat_channels', 256),
+        PointGenerator(tuple(map(one_value, p('strides', (4,8,16,32,64))))),
+        PointMatcher(**ranges, radius=radius, ignore_iof=-1),
+        build_part(coder,
+                   dict(DistancePointBBoxCoder=lambda c:
+                        c.make(DistanceCoder, clip=c('clip_border', True))), 'box coder'),
+        loss_cls=_class_loss(p.part('loss_cls', _FOCAL), FocalLoss),
+        loss_bbox=_box_loss(p.part('loss_bbox', dict(type='IoULoss'))),
+        loss_centerness=_class_loss(p.part('loss_centerness', _SIGMOID), SigmoidLoss),
+        in_strides=p('norm_on_bbox', False),
+        centerness_on_reg=p('centerness_on_reg', False),
+        norm_groups=_group_norm(p.part('norm_cfg', dict(type='GN', num_groups=32))),
+        conv_bias=None if bias == 'auto' else bias, first_stage=first_stage, **filters,
+        test_filter=_dense_filter(test))
     return finish_part(head, train)
 
 _PROPOSAL_HEADS = dict(RPNHead=_rpn_head, FCOSHead=_fcos_head)
@@ -264,27 +323,35 @@ _PROPOSAL_HEADS = dict(RPNHead=_rpn_head, FCOSHead=_fcos_head)
 def _roi_align(p):
     p.only(dict(pool_mode='avg'))
     p.unused('use_torchvision')
-    return dict(size=one_value(p('output_size')), ratio=max(p('sampling_ratio', 0), 0), aligned=p('aligned', True))
+    return dict(size=one_value(p('output_size')), ratio=max(p('sampling_ratio', 0), 0),
+                aligned=p('aligned', True))
 
 def _extractor(p):
     p.unused('out_channels')
     align = build_part(p.part('roi_layer'), dict(RoIAlign=_roi_align), 'RoI layer')
-    return p.make(RoIExtractor, strides=tuple(p('featmap_strides')), finest_scale=p('finest_scale', 56), **align)
+    return p.make(RoIExtractor, strides=tuple(p('featmap_strides')),
+                  finest_scale=p('finest_scale', 56), **align)
 
 _EXTRACTORS = dict(SingleRoIExtractor=_extractor)
 
 def _box_head(p, **layers):
     linear = dict(type='Linear')
-    p.only(dict(with_cls=True, with_reg=True, predict_box_type='hbox', reg_predictor_cfg=linear, cls_predictor_cfg=linear))
-    return p.make(BoxHead, p('num_classes', 80), p('in_channels', 256), one_value(p('roi_feat_size', 7)), class_agnostic=p('reg_class_agnostic', False),
-        coder=build_part(p.part('bbox_coder', _UNIT_DELTAS | dict(target_stds=(.1,.1,.2,.2))), _CODERS, 'box coder'),
+    p.only(dict(with_cls=True, with_reg=True, predict_box_type='hbox',
+                reg_predictor_cfg=linear, cls_predictor_cfg=linear))
+    return p.make(
+        BoxHead, p('num_classes', 80), p('in_channels', 256),
+        one_value(p('roi_feat_size', 7)), class_agnostic=p('reg_class_agnostic', False),
+        coder=build_part(p.part('bbox_coder',
+                                _UNIT_DELTAS | dict(target_stds=(.1,.1,.2,.2))), _CODERS,
+                         'box coder'),
         loss_bbox=_box_loss(p.part('loss_bbox', dict(type='SmoothL1Loss'))),
-        loss_cls=_class_loss(p.part('loss_cls', dict(type='CrossEntropyLoss')), SoftmaxLoss),
-        decoded=p('reg_decoded_bbox', False), **layers)
+        loss_cls=_class_loss(p.part('loss_cls', dict(type='CrossEntropyLoss')),
+                             SoftmaxLoss), decoded=p('reg_decoded_bbox', False), **layers)
 
 def _two_layers(p):
-    p.only(dict(with_avg_pool=False, num_shared_convs=0, num_shared_fcs=2, num_cls_convs=0, num_cls_fcs=0, num_reg_convs=0, num_reg_fcs=0,
-           conv_cfg=None, norm_cfg=None))
+    p.only(dict(with_avg_pool=False, num_shared_convs=0, num_shared_fcs=2, num_cls_convs=0,
+                num_cls_fcs=0, num_reg_convs=0, num_reg_fcs=0, conv_cfg=None,
+                norm_cfg=None))
     p.unused('conv_out_channels')
     return _box_head(p, fc_channels=p('fc_out_channels', 1024))
 
@@ -293,87 +360,124 @@ def _no_layers(p): return _box_head(p, num_fcs=0, avg_pool=p('with_avg_pool', Fa
 _BOX_HEADS = dict(Shared2FCBBoxHead=_two_layers, BBoxHead=_no_layers)
 
 def _mask_head(p, threshold):
-    p.only(dict(conv_kernel_size=3, upsample_cfg=dict(type='deconv', scale_factor=2), conv_cfg=None, norm_cfg=None,
-           predictor_cfg=dict(type='Conv')))
+    p.only(dict(conv_kernel_size=3, upsample_cfg=dict(type='deconv', scale_factor=2),
+                conv_cfg=None, norm_cfg=None, predictor_cfg=dict(type='Conv')))
     p.unused('roi_feat_size')
-    build_part(p.part('loss_mask', dict(type='CrossEntropyLoss', use_mask=True)), dict(CrossEntropyLoss=_mask_loss), 'mask loss')
-    return p.make(MaskHead, p('num_classes', 80), p('in_channels', 256), p('num_convs', 4), p('conv_out_channels', 256),
-                    p('class_agnostic', False), threshold)
+    build_part(p.part('loss_mask', dict(type='CrossEntropyLoss', use_mask=True)),
+               dict(CrossEntropyLoss=_mask_loss), 'mask loss')
+    return p.make(MaskHead, p('num_classes', 80), p('in_channels', 256), p('num_convs', 4),
+                  p('conv_out_channels', 256), p('class_agnostic', False), threshold)
 
 def _keypoint_head(p):
-    return p.make(KeypointHead, p('num_keypoints', 17), p('in_channels', 256), p('num_convs', 8), p('conv_out_channels', 512),
-                        weight=p('loss_weight', 1.))
+    return p.make(KeypointHead, p('num_keypoints', 17), p('in_channels', 256),
+                  p('num_convs', 8), p('conv_out_channels', 512),
+                  weight=p('loss_weight', 1.))
 
 # %% ../nbs/040_build.ipynb #0b547319
 def _masks(p, test, stages=None):
     "Mask head, or one for each stage, and what they read."
     if p('mask_head', None) is None: p.unused('mask_roi_extractor'); return {}
-    threshold, heads = test('mask_thr_binary', .5) if test else .5, dict(FCNMaskHead=_mask_head)
+    threshold, heads = (test('mask_thr_binary', .5) if test else .5,
+                        dict(FCNMaskHead=_mask_head))
     extractor = build_part(p.part('mask_roi_extractor'), _EXTRACTORS, 'RoI extractor')
-    if stages is None: return dict(mask_head=build_part(p.part('mask_head'), heads, 'mask head', threshold), mask_extractor=extractor)
-    return dict(mask_heads=[build_part(m, heads, 'mask head', threshold) for m in p.parts('mask_head', stages)], mask_extractor=extractor)
+    if stages is None:
+        return dict(mask_head=build_part(p.part('mask_head'), heads, 'mask head',
+                                         threshold), mask_extractor=extractor)
+    return dict(mask_heads=[build_part(m, heads, 'mask head', threshold)
+                            for m in p.parts('mask_head', stages)],
+                mask_extractor=extractor)
 
 def _roi_head(p, train, test):
-    extractor, masks = build_part(p.part('bbox_roi_extractor'), _EXTRACTORS, 'RoI extractor'), _masks(p, test)
+    extractor, masks = (build_part(p.part('bbox_roi_extractor'), _EXTRACTORS,
+                                   'RoI extractor'), _masks(p, test))
     shared = p.part('shared_head')
     halved = shared('stride', 2) if shared else 1
-    if masks and train and train('mask_size', None): train.only(dict(mask_size=(masks['mask_extractor'] or extractor).size // halved * 2))
-    head = p.make(RoIHead, build_part(p.part('bbox_head'), _BOX_HEADS, 'box head'), bbox_extractor=extractor, **masks, **_learning(train),
-                   shared_head=build_part(shared, dict(ResLayer=_res_layer), 'shared head'), test_filter=_detection_filter(test))
+    if masks and train and train('mask_size', None):
+        train.only(dict(mask_size=(masks['mask_extractor']
+                                   or extractor).size // halved * 2))
+    head = p.make(RoIHead, build_part(p.part('bbox_head'), _BOX_HEADS, 'box head'),
+                  bbox_extractor=extractor, **masks, **_learning(train),
+                  shared_head=build_part(shared, dict(ResLayer=_res_layer), 'shared head'),
+                  test_filter=_detection_filter(test))
     return finish_part(head, train)
 
 def _cascade_roi_head(p, trains, test):
     p.only(dict(shared_head=None))
     n = p('num_stages')
-    extractor, masks = build_part(p.part('bbox_roi_extractor'), _EXTRACTORS, 'RoI extractor'), _masks(p, test, n)
+    extractor, masks = (build_part(p.part('bbox_roi_extractor'), _EXTRACTORS,
+                                   'RoI extractor'), _masks(p, test, n))
     for t in trains:
-        if masks and t('mask_size', None): t.only(dict(mask_size=masks['mask_extractor'].size * 2))
+        if masks and t('mask_size', None):
+            t.only(dict(mask_size=masks['mask_extractor'].size * 2))
     how = [finish_part(_learning(t), t) for t in trains]
-    return p.make(CascadeRoIHead, [build_part(h, _BOX_HEADS, 'box head') for h in p.parts('bbox_head', n)], bbox_extractor=extractor, **masks,
-        matchers=[h['matcher'] for h in how] or None, samplers=[h['sampler'] for h in how] or None,
+    return p.make(
+        CascadeRoIHead,
+        [build_part(h, _BOX_HEADS, 'box head') for h in p.parts('bbox_head', n)],
+        bbox_extractor=extractor, **masks, matchers=[h['matcher'] for h in how] or None,
+        samplers=[h['sampler'] for h in how] or None,
         stage_weights=tuple(p('stage_loss_weights')), test_filter=_detection_filter(test))
 
 # %% ../nbs/040_build.ipynb #8da1acfd
 def _colours(p, size, backbone):
     p.only(dict(pad_value=0, pad_seg=False))
-    p.unused('pad_mask', 'mask_pad_value', 'seg_pad_value', 'boxtype2tensor', 'non_blocking')
+    p.unused('pad_mask', 'mask_pad_value', 'seg_pad_value', 'boxtype2tensor',
+             'non_blocking')
     divisor = p('pad_size_divisor', 1)
-    if hasattr(backbone, 'mean') and not p.value.keys() & {'mean', 'std', 'bgr_to_rgb', 'rgb_to_bgr'}: return Preprocess(backbone.mean, backbone.std, False, divisor, size)
-    mean, std, swaps = p('mean', None) or (0.,)*3, p('std', None) or (1.,)*3, p('bgr_to_rgb', False) + p('rgb_to_bgr', False)
+    if (hasattr(backbone, 'mean')
+        and not p.value.keys() & {'mean', 'std', 'bgr_to_rgb', 'rgb_to_bgr'}):
+        return Preprocess(backbone.mean, backbone.std, False, divisor, size)
+    mean, std, swaps = (p('mean', None) or (0.,)*3, p('std', None) or (1.,)*3,
+                        p('bgr_to_rgb', False) + p('rgb_to_bgr', False))
     return Preprocess(tuple(mean), tuple(std), not swaps, divisor, size)
 
 def _fixed_size(p):
     p.only(dict(img_pad_value=0, pad_seg=False))
     p.unused('pad_mask', 'mask_pad_value', 'seg_pad_value')
     size = p('size')
-    if not isinstance(size, (list, tuple)) or len(size) != 2: p.fail('size', 'expected (height, width)')
+    if not isinstance(size, (list, tuple)) or len(size) != 2:
+        p.fail('size', 'expected (height, width)')
     return tuple(size)
 
 def _train_size(p):
     "The frame of a batch in training that `batch_augments` asks for; None without them."
-    resized = refuse_type('detbook pads a batch and does not resize it; a Resize in the train_pipeline resizes its images')
-    augments, kinds = p('batch_augments', None) or [], dict(BatchFixedSizePad=_fixed_size, BatchSyncRandomResize=resized, BatchResize=resized)
+    resized = refuse_type('detbook pads a batch and does not resize it; '
+                          'a Resize in the train_pipeline resizes its images')
+    augments, kinds = (p('batch_augments', None) or [],
+                       dict(BatchFixedSizePad=_fixed_size, BatchSyncRandomResize=resized,
+                            BatchResize=resized))
     if len(augments) > 1: p.fail('batch_augments', 'detbook has one at a time')
-    return build_part(ConfigPart(augments[0], f'{p.path}.batch_augments.0'), kinds, 'batch augment') if augments else None
+    return (build_part(ConfigPart(augments[0], f'{p.path}.batch_augments.0'), kinds,
+                       'batch augment') if augments else None)
 
 def _trunk(p):
-    "Backbone and neck. Where another backbone took the place of a recipe's, a message says what has to change with it."
+    """Backbone and neck. Where another backbone took the place of a recipe's, a message
+    says what has to change with it."""
     part = p.part('backbone')
     try: backbone = build_part(part, _BACKBONES, 'backbone')
     except ConfigError as e:
         spot = getattr(part.value, '_spots', {}).get('type')
-        if 'no such setting' not in str(e) or spot is None or not spot.origin.file.startswith('--set '): raise
-        raise ConfigError(f'{e}. It belongs to the former backbone: --set "{part.path}=dict(_delete_=True, type={part.kind!r})" leaves all of that out') from None
+        if ('no such setting' not in str(e) or spot is None
+            or not spot.origin.file.startswith('--set ')):
+            raise
+        raise ConfigError(f'{e}. It belongs to the former backbone: '
+                          f'--set "{part.path}=dict(_delete_=True, '
+                          f'type={part.kind!r})" leaves all of that out') from None
     neck = build_part(p.part('neck'), _NECKS, 'neck') or NoNeck(backbone.out_channels)
-    reads, gives = getattr(neck, 'in_channels', None), list(getattr(backbone, 'out_channels', ()))
-    if reads is not None and gives and list(reads) != gives: p.part('neck').fail('in_channels', f'the backbone ({part.kind}) gives {gives}: set {p.path}.neck.in_channels={str(gives).replace(" ", "")}')
+    reads, gives = (getattr(neck, 'in_channels', None),
+                    list(getattr(backbone, 'out_channels', ())))
+    if reads is not None and gives and list(reads) != gives:
+        p.part('neck').fail('in_channels',
+                            f'the backbone ({part.kind}) gives {gives}: '
+                            f'set {p.path}.neck.in_channels={str(gives).replace(" ", "")}')
     return backbone, neck
 
 def _detector(cls, p, *classes, **parts):
     "A detector of its own parts and of what every detector has: backbone, neck, colours."
     backbone, neck = _trunk(p)
-    data = p.part('data_preprocessor') or ConfigPart(dict(type='DetDataPreprocessor'), 'model.data_preprocessor')
-    colours = build_part(data, dict(DetDataPreprocessor=_colours), 'data preprocessor', _train_size(data), backbone)
+    data = (p.part('data_preprocessor')
+            or ConfigPart(dict(type='DetDataPreprocessor'), 'model.data_preprocessor'))
+    colours = build_part(data, dict(DetDataPreprocessor=_colours), 'data preprocessor',
+                         _train_size(data), backbone)
     return p.make(cls, *classes, backbone=backbone, neck=neck, preprocess=colours, **parts)
 
 def _of(cfg, key):
@@ -382,24 +486,33 @@ def _of(cfg, key):
 
 def _first_stage(p, train, test):
     proposals = _of(train, 'rpn_proposal') or _of(test, 'rpn')
-    return build_part(p.part('rpn_head'), _PROPOSAL_HEADS, 'proposal head', _of(train, 'rpn'), proposals, _of(test, 'rpn'))
+    return build_part(p.part('rpn_head'), _PROPOSAL_HEADS, 'proposal head',
+                      _of(train, 'rpn'), proposals, _of(test, 'rpn'))
 
 def _rpn(p):
     train, test = p.part('train_cfg'), p.part('test_cfg')
-    return finish_part(_detector(RPN, p, rpn_head=_first_stage(p, train, test)), train, test)
+    return finish_part(_detector(RPN, p, rpn_head=_first_stage(p, train, test)), train,
+                       test)
 
 def _one_stage(p):
-    heads = dict(RetinaHead=_retina_head, FCOSHead=lambda p, train, test: _fcos_head(p, train, None, test, False))
-    head = build_part(p.part('bbox_head'), heads, 'box head', p.part('train_cfg'), p.part('test_cfg'))
-    return _detector(FCOS if isinstance(head, FCOSHead) else RetinaNet, p, head.num_classes, bbox_head=head)
+    heads = dict(RetinaHead=_retina_head,
+                 FCOSHead=lambda p, train, test: _fcos_head(p, train, None, test, False))
+    head = build_part(p.part('bbox_head'), heads, 'box head', p.part('train_cfg'),
+                      p.part('test_cfg'))
+    return _detector(FCOS if isinstance(head, FCOSHead) else RetinaNet, p,
+                     head.num_classes, bbox_head=head)
 
 def _two_stage(p):
     "Fast, Faster, Mask and Cascade R-CNN: their parts tell them apart."
-    train, test, roi = p.part('train_cfg'), p.part('test_cfg'), ConfigPart(p('roi_head'), f'{p.path}.roi_head', p.own)
+    train, test, roi = (p.part('train_cfg'), p.part('test_cfg'),
+                        ConfigPart(p('roi_head'), f'{p.path}.roi_head', p.own))
     cascade = roi.base == 'CascadeRoIHead'
-    how = train.parts('rcnn', roi('num_stages')) if cascade and train else [] if cascade else _of(train, 'rcnn')
+    how = (train.parts('rcnn', roi('num_stages')) if cascade and train else [] if cascade
+           else _of(train, 'rcnn'))
     more = _keypoints(roi) if p.base == 'KeypointRCNN' else {}
-    head = build_part(roi, dict(StandardRoIHead=_roi_head, CascadeRoIHead=_cascade_roi_head), 'RoI head', how, _of(test, 'rcnn'))
+    head = build_part(roi,
+                      dict(StandardRoIHead=_roi_head, CascadeRoIHead=_cascade_roi_head),
+                      'RoI head', how, _of(test, 'rcnn'))
     if p('rpn_head', None) is not None: more['rpn_head'] = _first_stage(p, train, test)
     if p.base == 'KeypointRCNN':   cls = KeypointRCNN
     elif cascade:                  cls = CascadeRCNN
@@ -409,19 +522,31 @@ def _two_stage(p):
     return finish_part(_detector(cls, p, classes, roi_head=head, **more), train, test)
 
 def _keypoints(roi):
-    head = build_part(roi.part('keypoint_head', dict(type='KeypointHead')), dict(KeypointHead=_keypoint_head), 'keypoint head')
-    extractor = build_part(roi.part('keypoint_roi_extractor'), _EXTRACTORS, 'RoI extractor')
-    return dict(num_keypoints=head.num_keypoints, keypoint_head=head, keypoint_extractor=extractor)
+    head = build_part(roi.part('keypoint_head', dict(type='KeypointHead')),
+                      dict(KeypointHead=_keypoint_head), 'keypoint head')
+    extractor = build_part(roi.part('keypoint_roi_extractor'), _EXTRACTORS,
+                           'RoI extractor')
+    return dict(num_keypoints=head.num_keypoints, keypoint_head=head,
+                keypoint_extractor=extractor)
 
-_DETECTORS = dict(RPN=_rpn, RetinaNet=_one_stage, FCOS=_one_stage, FastRCNN=_two_stage, FasterRCNN=_two_stage, MaskRCNN=_two_stage,
-                  CascadeRCNN=_two_stage, KeypointRCNN=_two_stage)
+_DETECTORS = dict(RPN=_rpn, RetinaNet=_one_stage, FCOS=_one_stage, FastRCNN=_two_stage,
+                  FasterRCNN=_two_stage, MaskRCNN=_two_stage, CascadeRCNN=_two_stage,
+                  KeypointRCNN=_two_stage)
 
 # a class of the user's is built as the one that it extends
-_TYPES = {RPN: 'RPN', RetinaNet: 'RetinaNet', FCOS: 'FCOS', FastRCNN: 'FastRCNN', FasterRCNN: 'FasterRCNN', MaskRCNN: 'MaskRCNN', CascadeRCNN: 'CascadeRCNN',
-          KeypointRCNN: 'KeypointRCNN', ResNet: 'ResNet', EfficientNetLite: 'EfficientNetLite', TimmBackbone: 'TIMMBackbone', ResStage: 'ResLayer', FPN: 'FPN', RPNHead: 'RPNHead', RetinaHead: 'RetinaHead', FCOSHead: 'FCOSHead',
-          RoIHead: 'StandardRoIHead', CascadeRoIHead: 'CascadeRoIHead', BoxHead: 'Shared2FCBBoxHead', MaskHead: 'FCNMaskHead', KeypointHead: 'KeypointHead',
-          RoIExtractor: 'SingleRoIExtractor', DeltaCoder: 'DeltaXYWHBBoxCoder', AnchorGenerator: 'AnchorGenerator', Matcher: 'MaxIoUAssigner', RandomSampler: 'RandomSampler',
-          L1Loss: 'L1Loss', SmoothL1Loss: 'SmoothL1Loss', IoULoss: 'IoULoss', GIoULoss: 'GIoULoss', DIoULoss: 'DIoULoss', CIoULoss: 'CIoULoss', FocalLoss: 'FocalLoss'}
+_TYPES = {RPN: 'RPN', RetinaNet: 'RetinaNet', FCOS: 'FCOS', FastRCNN: 'FastRCNN',
+          FasterRCNN: 'FasterRCNN', MaskRCNN: 'MaskRCNN', CascadeRCNN: 'CascadeRCNN',
+          KeypointRCNN: 'KeypointRCNN', ResNet: 'ResNet',
+          EfficientNetLite: 'EfficientNetLite', TimmBackbone: 'TIMMBackbone',
+          ResStage: 'ResLayer', FPN: 'FPN', RPNHead: 'RPNHead', RetinaHead: 'RetinaHead',
+          FCOSHead: 'FCOSHead', RoIHead: 'StandardRoIHead',
+          CascadeRoIHead: 'CascadeRoIHead', BoxHead: 'Shared2FCBBoxHead',
+          MaskHead: 'FCNMaskHead', KeypointHead: 'KeypointHead',
+          RoIExtractor: 'SingleRoIExtractor', DeltaCoder: 'DeltaXYWHBBoxCoder',
+          AnchorGenerator: 'AnchorGenerator', Matcher: 'MaxIoUAssigner',
+          RandomSampler: 'RandomSampler', L1Loss: 'L1Loss', SmoothL1Loss: 'SmoothL1Loss',
+          IoULoss: 'IoULoss', GIoULoss: 'GIoULoss', DIoULoss: 'DIoULoss',
+          CIoULoss: 'CIoULoss', FocalLoss: 'FocalLoss'}
 
 def _own_class(cls):
     "A class of the user's with what it is a kind of."
@@ -429,75 +554,100 @@ def _own_class(cls):
     return OwnClass(cls, extends, _TYPES.get(extends, cls.__name__))
 
 # %% ../nbs/040_build.ipynb #9e83244b
-_FAMILIES = dict(RPN='rpn', FastRCNN='fast-rcnn', FasterRCNN='faster-rcnn', MaskRCNN='mask-rcnn', CascadeRCNN='cascade-rcnn',
-                 RetinaNet='retinanet')
+_FAMILIES = dict(RPN='rpn', FastRCNN='fast-rcnn', FasterRCNN='faster-rcnn',
+                 MaskRCNN='mask-rcnn', CascadeRCNN='cascade-rcnn', RetinaNet='retinanet')
 
 def _successor(model):
     "The recipe that is most like an old config."
     spot = getattr(model, '_spots', {}).get('type', SET_BY_PROGRAM)
     stem = re.sub('mstrain', 'ms', Path(spot.origin.file).stem).replace('fp16', 'amp')
     if own := recipe_name(stem) or recipe_name(stem + '_coco'): return own
-    net, masks = model.get('backbone') or {}, model.get('mask_head') or (model.get('roi_head') or {}).get('mask_head')
+    net, masks = (model.get('backbone') or {},
+                  model.get('mask_head') or (model.get('roi_head') or {}).get('mask_head'))
     family = _FAMILIES.get(str(model.get('type')).removeprefix('mmdet.'), '')
     if family == 'cascade-rcnn' and masks: family = 'cascade-mask-rcnn'
     body = f'r{net.get("depth", 50)}'
-    if net.get('type') == 'ResNeXt': body = f'x{net.get("depth", 101)}-{net.get("groups", 32)}x{net.get("base_width", 4)}d'
+    if net.get('type') == 'ResNeXt':
+        body = f'x{net.get("depth", 101)}-{net.get("groups", 32)}x{net.get("base_width", 4)}d'
     guess = f'{family}_{body}{"-caffe" if net.get("style") == "caffe" else ""}_fpn_1x_coco'
-    return recipe_name(guess) or next(iter(difflib.get_close_matches(guess, recipe_names(), 1, 0)), None) if family else None
+    return (recipe_name(guess)
+            or next(iter(difflib.get_close_matches(guess, recipe_names(), 1, 0)), None)
+            if family else None)
 
 def _refuse_old(model):
     old = [k for k in ('pretrained', 'bbox_roi_extractor', 'num_stages') if k in model]
-    sign = f'has {old[0]}' if old else None if 'data_preprocessor' in model else 'has no data_preprocessor'
+    sign = (f'has {old[0]}' if old else None if 'data_preprocessor' in model
+            else 'has no data_preprocessor')
     if sign is None: return
     own = _successor(model)
     hint = f': Config.fromfile({own!r})' if own else ''
-    raise ConfigError(f'model {sign}, as in configs of mmdetection 2.x and older; detbook reads those of 3.x{hint}')
+    raise ConfigError(f'model {sign}, as in configs of mmdetection 2.x and older; '
+                      f'detbook reads those of 3.x{hint}')
 
 # %% ../nbs/040_build.ipynb #f8de778b
 @checked
 def build_detector(
     model:dict,                 # the model of a config: `cfg.model`, or a plain dict
-    train_cfg:dict|None=None,   # how it learns, if the model does not say; settings of a training loop are ignored
+    # how it learns, if the model does not say; settings of a training loop are ignored
+    train_cfg:dict|None=None,
     test_cfg:dict|None=None,    # what it lets through, likewise
     own:tuple=(),               # classes of yours that the config may name as a type
-)->nn.Module:                   # a detector with random weights, as its constructor makes it
-    "Build the detector that a config of mmdetection 3.x describes; downloads nothing. Raises ConfigError for what detbook does not have."
-    if not isinstance(model, dict): raise ConfigError(f'build_detector takes the model of a config, a dict, not {type(model).__name__}')
-    if 'type' not in model and 'model' in model: raise ConfigError('build_detector takes the model of a config: build_detector(cfg.model)')
+)->nn.Module:  # a detector with random weights, as its constructor makes it
+    """Build the detector that a config of mmdetection 3.x describes;
+    downloads nothing. Raises ConfigError for what detbook does not have."""
+    if not isinstance(model, dict):
+        raise ConfigError('build_detector takes the model of a config, a dict, '
+                          f'not {type(model).__name__}')
+    if 'type' not in model and 'model' in model:
+        raise ConfigError('build_detector takes the model of a config: '
+                          'build_detector(cfg.model)')
     _refuse_old(model)
     model = copy_node(model)[0]
     for key,cfg in dict(train_cfg=train_cfg, test_cfg=test_cfg).items():
-        if cfg is None or str(cfg.get('type', '')).endswith('Loop') or cfg.keys() & {'max_epochs', 'max_iters', 'val_interval'}: continue
-        if model.get(key) is not None: raise ConfigError(f'{key} is given twice, inside of the model and beside it')
+        if (cfg is None or str(cfg.get('type', '')).endswith('Loop')
+            or cfg.keys() & {'max_epochs', 'max_iters', 'val_interval'}):
+            continue
+        if model.get(key) is not None:
+            raise ConfigError(f'{key} is given twice, inside of the model and beside it')
         model[key] = cfg
     for c in own:
-        if not isinstance(c, type): raise ConfigError(f'own takes classes, not {c!r:.60} ({type(c).__name__})')
-    return build_part(ConfigPart(model, 'model', {c.__name__: _own_class(c) for c in own}), _DETECTORS, 'detector')
+        if not isinstance(c, type):
+            raise ConfigError(f'own takes classes, not {c!r:.60} ({type(c).__name__})')
+    return build_part(ConfigPart(model, 'model', {c.__name__: _own_class(c) for c in own}),
+                      _DETECTORS, 'detector')
 
 # %% ../nbs/040_build.ipynb #e3d6a745
 @checked
 def load_own(
-    names:str|list,     # 'FILE.py:Name', or 'FILE.py:Name,Other'; or a list of such; a class stands for itself
+    # 'FILE.py:Name', or 'FILE.py:Name,Other'; or a list of such; a class stands for itself
+    names:str|list,
 )->list:                # of the classes
-    "Run the user's file and return the classes named in it. Raises FileNotFoundError, ValueError."
+    """Run the user's file and return the classes named in it.
+    Raises FileNotFoundError, ValueError."""
     found = []
     for spec in [names] if isinstance(names, str) else names or []:
         if isinstance(spec, type): found.append(spec); continue
         file, _, wanted = str(spec).rpartition(':')
         path = Path(file)
-        if not file or path.suffix != '.py' or not wanted: raise ValueError(f'own classes are named as FILE.py:Name, not {str(spec)!r}')
-        if not path.is_file(): raise FileNotFoundError(f'{file} is no file{nearest(path.name, [p.name for p in path.parent.glob("*.py")] if path.parent.is_dir() else [])}')
+        if not file or path.suffix != '.py' or not wanted:
+            raise ValueError(f'own classes are named as FILE.py:Name, not {str(spec)!r}')
+        if not path.is_file():
+            raise FileNotFoundError(f'{file} is no file{nearest(path.name, [p.name for p in path.parent.glob("*.py")] if path.parent.is_dir() else [])}')
         name = f'detbook_own_{path.stem}'
         program = importlib.util.spec_from_file_location(name, path)
-        module = sys.modules.get(name) if getattr(sys.modules.get(name), '__file__', None) == str(path.resolve()) else None
+        module = (sys.modules.get(name)
+                  if getattr(sys.modules.get(name), '__file__', None)
+                  == str(path.resolve()) else None)
         if module is None:
             module = sys.modules[name] = importlib.util.module_from_spec(program)
             module.__file__ = str(path.resolve())
-            if program is None or program.loader is None: raise ImportError(f'{file} cannot be read as a module')
+            if program is None or program.loader is None:
+                raise ImportError(f'{file} cannot be read as a module')
             program.loader.exec_module(module)
         for n in wanted.split(','):
             cls = vars(module).get(n.strip())
-            if not isinstance(cls, type): raise ValueError(f'{file} has no class {n.strip()!r}{nearest(n.strip(), [k for k,v in vars(module).items() if isinstance(v, type)])}')
+            if not isinstance(cls, type):
+                raise ValueError(f'{file} has no class {n.strip()!r}{nearest(n.strip(), [k for k,v in vars(module).items() if isinstance(v, type)])}')
             found.append(cls)
     return found
 

@@ -25,24 +25,31 @@ from .mask_rcnn import MaskRCNN
 @checked
 def resnet(
     depth:int=50,                   # 18, 34, 50, 101 or 152
-    style:str='pytorch',            # 'pytorch' (torchvision's weights) or 'caffe' (Detectron's: stride in the first 1x1, BGR)
-    scratch:bool=False,             # train everything, norms included? else stem, first stage and norm statistics stay as loaded
+    # 'pytorch' (torchvision's weights) or 'caffe'
+    # (Detectron's: stride in the first 1x1, BGR)
+    style:str='pytorch',
+    # train everything, norms included? else stem,
+    # first stage and norm statistics stay as loaded
+    scratch:bool=False,
     out_indices:tuple=(0,1,2,3),    # which stages to return, finest first
     strides:tuple=(1,2,2,2),        # of the stages
     dilations:tuple=(1,1,1,1),      # of the stages
-)->dict:                            # backbone, preprocess: keywords that every detector takes
+)->dict:  # backbone, preprocess: keywords that every detector takes
     "A ResNet, and the colours that its weights were trained on."
-    frozen  = dict(frozen_stages=-1, norm_eval=False) if scratch else dict(frozen_stages=1, norm_eval=True, norm_grad=style=='pytorch')
-    colours = Preprocess(IMAGENET_MEAN[::-1], (1., 1., 1.), bgr=True) if style == 'caffe' else Preprocess()
-    return dict(backbone=ResNet(depth, style, out_indices, strides=strides, dilations=dilations, **frozen), preprocess=colours)
+    frozen = (dict(frozen_stages=-1, norm_eval=False) if scratch
+              else dict(frozen_stages=1, norm_eval=True, norm_grad=style=='pytorch'))
+    colours = (Preprocess(IMAGENET_MEAN[::-1], (1., 1., 1.), bgr=True) if style == 'caffe'
+               else Preprocess())
+    return dict(backbone=ResNet(depth, style, out_indices, strides=strides,
+                                dilations=dilations, **frozen), preprocess=colours)
 
 # %% ../nbs/033_c4.ipynb #1a5d00ad
 @checked
 def resnet_c4(
-    depth:int=50,           # of the ResNet
-    style:str='caffe',      # 'pytorch' or 'caffe'
-    scratch:bool=False,     # train everything, norms included?
-)->dict:                    # backbone, neck, preprocess: keywords that every detector takes
+    depth:int=50,        # of the ResNet
+    style:str='caffe',   # 'pytorch' or 'caffe'
+    scratch:bool=False,  # train everything, norms included?
+)->dict:                 # backbone, neck, preprocess: keywords that every detector takes
     "The first four stages of a ResNet: one map of 16 pixels a cell."
     parts = resnet(depth, style, scratch, (2,), (1,2,2), (1,1,1))
     return parts | dict(neck=NoNeck(parts['backbone'].out_channels))
@@ -51,12 +58,14 @@ def resnet_c4(
 @checked('channels int 1..')
 def single_rpn_head(
     channels:int,                           # of the map
-    border:float=-1,                        # how far an anchor that trains may stick out of its image, pixels; below 0: any
+    # how far an anchor that trains may stick out of its image, pixels; below 0: any
+    border:float=-1,
     test_filter:ProposalFilter|None=None,   # None: of 6000 anchors, 1000 proposals
 )->RPNHead:                                 # the head
     "A proposal head for one map of 16 pixels a cell, with anchors of all sizes."
-    return RPNHead(channels, anchors=AnchorGenerator(strides=(16,), scales=(2,4,8,16,32)), border=border,
-                   train_filter=ProposalFilter(12000, 2000), test_filter=test_filter or ProposalFilter(6000, 1000))
+    return RPNHead(channels, anchors=AnchorGenerator(strides=(16,), scales=(2,4,8,16,32)),
+                   border=border, train_filter=ProposalFilter(12000, 2000),
+                   test_filter=test_filter or ProposalFilter(6000, 1000))
 
 # %% ../nbs/033_c4.ipynb #49b6a148
 @checked
@@ -69,7 +78,8 @@ def rpn_c4(
 )->RPN:                                 # the detector
     "A region proposal network on the fourth stage."
     parts = resnet_c4(depth, style, scratch)
-    head = single_rpn_head(parts['neck'].out_channels, test_filter=ProposalFilter(12000, 2000))
+    head = single_rpn_head(parts['neck'].out_channels,
+                           test_filter=ProposalFilter(12000, 2000))
     return RPN(**parts, rpn_head=head, weights=weights, weights_backbone=weights_backbone)
 
 # %% ../nbs/033_c4.ipynb #5d175d0b
@@ -81,10 +91,13 @@ def c4_roi_head(
     scratch:bool=False,     # train everything, norms included?
     masks:bool=False,       # a mask head too, on the same windows?
 )->RoIHead:                 # the second stage
-    "The last stage of a ResNet as what every window goes through, with heads that have next to no layers."
-    shared = ResStage(depth, style=style, norm_eval=not scratch, norm_grad=scratch or style=='pytorch')
+    """The last stage of a ResNet as what every window goes through,
+    with heads that have next to no layers."""
+    shared = ResStage(depth, style=style, norm_eval=not scratch,
+                      norm_grad=scratch or style=='pytorch')
     mask_head = MaskHead(num_classes, shared.out_channels, num_convs=0) if masks else None
-    return RoIHead(BoxHead(num_classes, shared.out_channels, num_fcs=0, avg_pool=True), mask_head, RoIExtractor(14, (16,)),
+    return RoIHead(BoxHead(num_classes, shared.out_channels, num_fcs=0, avg_pool=True),
+                   mask_head, RoIExtractor(14, (16,)),
                    matcher=Matcher(.5, .5, .5, low_quality=False), shared_head=shared)
 
 # %% ../nbs/033_c4.ipynb #215e736f
@@ -95,12 +108,15 @@ def faster_rcnn_c4(
     style:str='caffe',                  # 'pytorch' or 'caffe'
     scratch:bool=False,                 # train everything, norms included?
     weights:str|None=None,              # checkpoint to start from
-    weights_backbone:str|None=None,     # ImageNet weights, of which the last stage goes to the second half
+    # ImageNet weights, of which the last stage goes to the second half
+    weights_backbone:str|None=None,
 )->FasterRCNN:                          # the detector
     "Faster R-CNN on the fourth stage of a ResNet (ResNet, appendix A)."
     parts = resnet_c4(depth, style, scratch)
-    first, second = single_rpn_head(parts['neck'].out_channels), c4_roi_head(depth, num_classes, style, scratch)
-    return FasterRCNN(num_classes, **parts, rpn_head=first, roi_head=second, weights=weights, weights_backbone=weights_backbone)
+    first, second = (single_rpn_head(parts['neck'].out_channels),
+                     c4_roi_head(depth, num_classes, style, scratch))
+    return FasterRCNN(num_classes, **parts, rpn_head=first, roi_head=second,
+                      weights=weights, weights_backbone=weights_backbone)
 
 # %% ../nbs/033_c4.ipynb #15a81b80
 @checked
@@ -110,20 +126,23 @@ def mask_rcnn_c4(
     style:str='caffe',                  # 'pytorch' or 'caffe'
     scratch:bool=False,                 # train everything, norms included?
     weights:str|None=None,              # checkpoint to start from
-    weights_backbone:str|None=None,     # ImageNet weights, of which the last stage goes to the second half
+    # ImageNet weights, of which the last stage goes to the second half
+    weights_backbone:str|None=None,
 )->MaskRCNN:                            # the detector
     "Mask R-CNN on the fourth stage of a ResNet (Mask R-CNN, figure 4 left)."
     parts = resnet_c4(depth, style, scratch)
-    first, second = single_rpn_head(parts['neck'].out_channels, border=0), c4_roi_head(depth, num_classes, style, scratch, masks=True)
-    return MaskRCNN(num_classes, **parts, rpn_head=first, roi_head=second, weights=weights, weights_backbone=weights_backbone)
+    first, second = (single_rpn_head(parts['neck'].out_channels, border=0),
+                     c4_roi_head(depth, num_classes, style, scratch, masks=True))
+    return MaskRCNN(num_classes, **parts, rpn_head=first, roi_head=second, weights=weights,
+                    weights_backbone=weights_backbone)
 
 # %% ../nbs/033_c4.ipynb #cf4df918
 @checked
 def resnet_dc5(
-    depth:int=50,           # of the ResNet
-    style:str='caffe',      # 'pytorch' or 'caffe'
-    scratch:bool=False,     # train everything, norms included?
-)->dict:                    # backbone, neck, preprocess: keywords that every detector takes
+    depth:int=50,        # of the ResNet
+    style:str='caffe',   # 'pytorch' or 'caffe'
+    scratch:bool=False,  # train everything, norms included?
+)->dict:                 # backbone, neck, preprocess: keywords that every detector takes
     "All stages of a ResNet, the last one dilated: one map of 16 pixels a cell."
     parts = resnet(depth, style, scratch, (3,), (1,2,2,1), (1,1,1,2))
     return parts | dict(neck=NoNeck(parts['backbone'].out_channels))
@@ -141,5 +160,8 @@ def faster_rcnn_dc5(
     "Faster R-CNN on the dilated fifth stage of a ResNet."
     parts = resnet_dc5(depth, style, scratch)
     C = parts['neck'].out_channels
-    first, second = single_rpn_head(C, border=0), RoIHead(BoxHead(num_classes, C), bbox_extractor=RoIExtractor(7, (16,)))
-    return FasterRCNN(num_classes, **parts, rpn_head=first, roi_head=second, weights=weights, weights_backbone=weights_backbone)
+    first, second = (single_rpn_head(C, border=0),
+                     RoIHead(BoxHead(num_classes, C),
+                             bbox_extractor=RoIExtractor(7, (16,))))
+    return FasterRCNN(num_classes, **parts, rpn_head=first, roi_head=second,
+                      weights=weights, weights_backbone=weights_backbone)

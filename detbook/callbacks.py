@@ -16,7 +16,8 @@ import numpy as np
 import torch
 import torch.distributed as dist
 from torch import Tensor
-from .learner import AverageWeights       # first: it passes over a FutureWarning that fastai brings about
+# first: it passes over a FutureWarning that fastai brings about
+from .learner import AverageWeights
 from fastcore.foundation import L
 from fastai.callback.core import Callback, CancelEpochException
 from fastai.callback.progress import CSVLogger, ProgressCallback, ShowGraphCallback
@@ -27,7 +28,8 @@ from fastai.torch_core import to_detach
 from .core import checked, own_counts, say, warn_once
 from .files import shown
 from .describe import describe
-from .distributed import barrier, broadcast_value, gather_list, is_main, parallel, place, shard
+from .distributed import (
+    barrier, broadcast_value, gather_list, is_main, parallel, place, shard)
 from .runs import STATES, fingerprint, lock_folder, read_state, save_state
 
 # %% ../nbs/101_callbacks.ipynb #7ac1d3c0
@@ -39,10 +41,14 @@ def _pack(x, tensors, where='state'):
     if isinstance(x, np.generic): x = x.item()
     if x is None or isinstance(x, (bool, int, str)): return x
     if isinstance(x, float): return x if np.isfinite(x) else dict(float=repr(x))
-    if isinstance(x, dict): return dict(dict=[[_pack(k, tensors, where), _pack(v, tensors, f'{where}.{k}')] for k,v in x.items()])
+    if isinstance(x, dict):
+        return dict(dict=[[_pack(k, tensors, where), _pack(v, tensors, f'{where}.{k}')]
+                          for k,v in x.items()])
     if isinstance(x, tuple): return dict(tuple=_pack(list(x), tensors, where))
-    if hasattr(x, '__iter__'): return [_pack(v, tensors, f'{where}.{i}') for i,v in enumerate(x)]
-    raise TypeError(f'{where} is a {type(x).__name__}; a state holds tensors, numbers, texts, and lists, tuples and dicts of them')
+    if hasattr(x, '__iter__'):
+        return [_pack(v, tensors, f'{where}.{i}') for i,v in enumerate(x)]
+    raise TypeError(f'{where} is a {type(x).__name__}; a state holds tensors, numbers, '
+                    'texts, and lists, tuples and dicts of them')
 
 def _unpack(x, tensors):
     "The reverse of `_pack`."
@@ -57,49 +63,71 @@ def _unpack(x, tensors):
 
 # %% ../nbs/101_callbacks.ipynb #f47c9121
 def _random_state(loaders):
-    "The state of everything in this process that random numbers are drawn from, as JSON has it."
+    """The state of everything in this process that
+    random numbers are drawn from, as JSON has it."""
     name, keys, *rest = np.random.get_state()
-    return dict(torch=torch.get_rng_state().numpy().tobytes().hex(), numpy=[name, keys.tolist(), *rest], python=random.getstate(),
-                cuda=[s.numpy().tobytes().hex() for s in torch.cuda.get_rng_state_all()] if torch.cuda.is_available() else [],
-                loaders=[dl.rng.getstate() if hasattr(dl, 'rng') else None for dl in loaders])
+    return dict(torch=torch.get_rng_state().numpy().tobytes().hex(),
+                numpy=[name, keys.tolist(), *rest], python=random.getstate(),
+                cuda=[s.numpy().tobytes().hex() for s in torch.cuda.get_rng_state_all()]
+                if torch.cuda.is_available() else [],
+                loaders=[dl.rng.getstate() if hasattr(dl, 'rng') else None
+                         for dl in loaders])
 
 def _set_random_state(state, loaders):
     "Go on drawing where another process was."
-    as_bytes, as_python = lambda s: torch.frombuffer(bytearray.fromhex(s), dtype=torch.uint8), lambda s: (s[0], tuple(s[1]), s[2])
+    as_bytes, as_python = lambda s: torch.frombuffer(
+        bytearray.fromhex(s), dtype=torch.uint8), lambda s: (s[0], tuple(s[1]), s[2])
     torch.set_rng_state(as_bytes(state['torch']))
     name, keys, *rest = state['numpy']
     np.random.set_state((name, np.array(keys, dtype=np.uint32), *rest))
     random.setstate(as_python(state['python']))
-    if torch.cuda.is_available() and len(state['cuda']) == torch.cuda.device_count(): torch.cuda.set_rng_state_all([as_bytes(s) for s in state['cuda']])
+    if torch.cuda.is_available() and len(state['cuda']) == torch.cuda.device_count():
+        torch.cuda.set_rng_state_all([as_bytes(s) for s in state['cuda']])
     for dl,s in zip(loaders, state['loaders']):
         if s is not None and hasattr(dl, 'rng'): dl.rng.setstate(as_python(s))
 
 # %% ../nbs/101_callbacks.ipynb #b72ecc89
-def _column(values): return torch.tensor([float(v) for v in values], dtype=torch.float64)       # many numbers: not as text
+def _column(values):
+    # many numbers: not as text
+    return torch.tensor([float(v) for v in values], dtype=torch.float64)
 
 def _recorder_state(r):
-    return dict(lrs=_column(r.lrs), losses=torch.stack([torch.as_tensor(v) for v in r.losses]) if r.losses else torch.zeros(0), iters=list(r.iters),
-                values=[list(v) for v in r.values], val=torch.as_tensor(r.smooth_loss.val), count=r.smooth_loss.count)
+    return dict(lrs=_column(r.lrs),
+                losses=torch.stack([torch.as_tensor(v) for v in r.losses]) if r.losses
+                else torch.zeros(0), iters=list(r.iters),
+                values=[list(v) for v in r.values], val=torch.as_tensor(r.smooth_loss.val),
+                count=r.smooth_loss.count)
 
 def _load_recorder(r, state):
-    r.lrs, r.losses, r.iters, r.values = state['lrs'].tolist(), list(state['losses'].unbind()), state['iters'], [L(v) for v in state['values']]
+    r.lrs, r.losses, r.iters, r.values = (state['lrs'].tolist(),
+                                          list(state['losses'].unbind()), state['iters'],
+                                          [L(v) for v in state['values']])
     r.smooth_loss.val, r.smooth_loss.count = state['val'], state['count']
     r.learn.smooth_loss = r.smooth_loss.value
     if r.values: r.learn.final_record = r.values[-1]
 
 def _memory_of(cb):
     "How to read the memory of a callback, and how to set it; None where it has none."
-    attributes = lambda *names: (lambda: {n: vars(cb)[n] for n in names if n in vars(cb)}, lambda state: vars(cb).update(state))
-    if cb.name == 'recorder': return partial(_recorder_state, cb), partial(_load_recorder, cb)
+    attributes = lambda *names: (lambda: {n: vars(cb)[n] for n in names if n in vars(cb)},
+                                 lambda state: vars(cb).update(state))
+    if cb.name == 'recorder':
+        return partial(_recorder_state, cb), partial(_load_recorder, cb)
     if isinstance(cb, AverageWeights):
-        return lambda: dict(count=cb.average.count, averages=cb.average.averages), lambda s: cb.average.load(s['averages'], s['count'])
-    if isinstance(cb, ParamScheduler): return lambda: {k: _column(v) for k,v in cb.hps.items()}, lambda s: cb.hps.update({k: v.tolist() for k,v in s.items()})
+        return (lambda: dict(count=cb.average.count, averages=cb.average.averages),
+                lambda s: cb.average.load(s['averages'], s['count']))
+    if isinstance(cb, ParamScheduler):
+        return (lambda: {k: _column(v) for k,v in cb.hps.items()},
+                lambda s: cb.hps.update({k: v.tolist() for k,v in s.items()}))
     if isinstance(cb, TrackerCallback): return attributes('best', 'new_best', 'wait')
-    if cb.name == 'mixed_precision': return lambda: dict(cb.learn.scaler.state_dict()), lambda s: cb.learn.scaler.load_state_dict(s)
-    if hasattr(type(cb), 'state_dict') and hasattr(type(cb), 'load_state_dict'): return cb.state_dict, cb.load_state_dict
+    if cb.name == 'mixed_precision':
+        return (lambda: dict(cb.learn.scaler.state_dict()),
+                lambda s: cb.learn.scaler.load_state_dict(s))
+    if hasattr(type(cb), 'state_dict') and hasattr(type(cb), 'load_state_dict'):
+        return cb.state_dict, cb.load_state_dict
 
 def _memories(learn):
-    "(name, read, set) of each callback with a memory, in the order of their names; two of a kind are counted."
+    """(name, read, set) of each callback with a memory, in
+    the order of their names; two of a kind are counted."""
     found, seen = [], {}
     for cb in learn.cbs:
         if isinstance(cb, SaveState) or not (both := _memory_of(cb)): continue
@@ -110,48 +138,74 @@ def _memories(learn):
 
 # %% ../nbs/101_callbacks.ipynb #6625127c
 def _plain(x, depth=0):
-    "A step of a transform, or a part of one, as JSON has it: its class and its attributes."
+    """A step of a transform, or a part of one, as
+    JSON has it: its class and its attributes."""
     if x is None or isinstance(x, (bool, int, float, str)): return x
     if isinstance(x, Tensor): return x.tolist() if x.numel() < 100 else list(x.shape)
     if isinstance(x, (list, tuple)): return [_plain(v, depth + 1) for v in x]
     if isinstance(x, dict): return {str(k): _plain(v, depth + 1) for k,v in x.items()}
     kind = getattr(x, '__qualname__', type(x).__qualname__)
-    held = vars(x) if hasattr(x, '__dict__') and not callable(getattr(x, '__get__', None)) and depth < 6 and not hasattr(x, '__len__') else {}
-    return {'class': kind} | {k: _plain(v, depth + 1) for k,v in held.items() if not k.startswith('_')}
+    held = (vars(x)
+            if hasattr(x, '__dict__') and not callable(getattr(x, '__get__', None))
+            and depth < 6 and not hasattr(x, '__len__') else {})
+    return ({'class': kind}
+            | {k: _plain(v, depth + 1) for k,v in held.items() if not k.startswith('_')})
 
 def _data_settings(dl):
     "What a loader learns from, or measures on."
     ds = dl.dataset
-    rows = [[ds.parts.index(d), i] for d,i in ds.rows] if hasattr(ds, 'rows') else [str(i) for i in getattr(ds, 'image_ids', ())]
-    known = all(hasattr(d, 'report') and hasattr(d, 'to_coco') for d in getattr(ds, 'parts', [ds]))
-    files = [{k: v for k,v in f.items() if k != 'file'} for f in fingerprint(ds)] if known else []
-    return dict(bs=getattr(dl, 'bs', None), pictures=len(ds), drop_last=dl.drop_last, classes=list(getattr(ds, 'classes', ())),
-                which=zlib.crc32(json.dumps(rows).encode()), file=dict(enumerate(files)), transforms=_plain(getattr(ds, 'transforms', None)))
+    rows = ([[ds.parts.index(d), i] for d,i in ds.rows] if hasattr(ds, 'rows')
+            else [str(i) for i in getattr(ds, 'image_ids', ())])
+    known = all(hasattr(d, 'report') and hasattr(d, 'to_coco')
+                for d in getattr(ds, 'parts', [ds]))
+    files = ([{k: v for k,v in f.items() if k != 'file'} for f in fingerprint(ds)] if known
+             else [])
+    return dict(bs=getattr(dl, 'bs', None), pictures=len(ds), drop_last=dl.drop_last,
+                classes=list(getattr(ds, 'classes', ())),
+                which=zlib.crc32(json.dumps(rows).encode()), file=dict(enumerate(files)),
+                transforms=_plain(getattr(ds, 'transforms', None)))
 
 def _model_settings(model):
-    "Shapes, types and freedom of all weights; of a model made of components also what they were made with."
+    """Shapes, types and freedom of all weights; of a model
+    made of components also what they were made with."""
     described = {}
-    with suppress(ValueError, TypeError, AttributeError): described = {k: v for k,v in describe(model).items() if k != '_requires_grad'}
+    with suppress(ValueError, TypeError, AttributeError):
+        described = {k: v for k,v in describe(model).items() if k != '_requires_grad'}
     trains = {k for k,p in model.named_parameters() if p.requires_grad}
-    return dict(described, weights={k: f'{"trained" if k in trains else "fixed"} {str(v.dtype)[6:]} {tuple(v.shape)}' for k,v in model.state_dict().items()})
+    return dict(described,
+                weights={k: f'{"trained" if k in trains else "fixed"} {str(v.dtype)[6:]} '
+                            f'{tuple(v.shape)}' for k,v in model.state_dict().items()})
 
 def _fit_settings(learn, later):
-    "What decides the result of a fit; `later`: it is not the first, and momentum may be what the one before left."
-    scheds = {k: f for cb in learn.cbs if isinstance(cb, ParamScheduler) for k,f in cb.scheds.items()}
-    schedule = {k: {f'at {i/16:.0%}': np.ravel(f(i/16)).tolist() for i in range(17)} for k,f in scheds.items()}
-    hypers = [{k: v for k,v in h.items() if k not in scheds and not (later and k in ('mom', 'sqr_mom'))} for h in learn.opt.hypers]
-    s = dict(n_epoch=learn.n_epoch, processes=place().world_size, train=_data_settings(learn.dls.train), valid=_data_settings(learn.dls.valid),
-             optimizer=dict(kind=type(getattr(learn.opt, 'opt', learn.opt)).__name__, groups=[len(g) for g in learn.opt.param_lists], group=dict(enumerate(hypers))),
-             schedule=schedule, model=_model_settings(learn.model), callbacks={name: 'there' for name,*_ in _memories(learn)}, metrics=list(learn.recorder.metric_names))
+    """What decides the result of a fit; `later`: it is not the first,
+    and momentum may be what the one before left."""
+    scheds = {k: f for cb in learn.cbs if isinstance(cb, ParamScheduler)
+              for k,f in cb.scheds.items()}
+    schedule = {k: {f'at {i/16:.0%}': np.ravel(f(i/16)).tolist() for i in range(17)}
+                for k,f in scheds.items()}
+    hypers = [{k: v for k,v in h.items()
+               if k not in scheds and not (later and k in ('mom', 'sqr_mom'))}
+              for h in learn.opt.hypers]
+    s = dict(n_epoch=learn.n_epoch, processes=place().world_size,
+             train=_data_settings(learn.dls.train), valid=_data_settings(learn.dls.valid),
+             optimizer=dict(kind=type(getattr(learn.opt, 'opt', learn.opt)).__name__,
+                            groups=[len(g) for g in learn.opt.param_lists],
+                            group=dict(enumerate(hypers))), schedule=schedule,
+             model=_model_settings(learn.model),
+             callbacks={name: 'there' for name,*_ in _memories(learn)},
+             metrics=list(learn.recorder.metric_names))
     return json.loads(json.dumps(s, default=str))
 
 def _exactness(learn):
     "What may change the last bits, and no more."
-    return dict(num_workers=getattr(getattr(learn.dls.train, 'fake_l', None), 'num_workers', 0), device=next(learn.model.parameters()).device.type, torch=torch.__version__)
+    return dict(num_workers=getattr(getattr(learn.dls.train, 'fake_l', None),
+                                    'num_workers', 0),
+                device=next(learn.model.parameters()).device.type, torch=torch.__version__)
 
 def _flat(x, path=''):
     if not isinstance(x, dict): return {path: x}
-    return {k: v for key,inner in x.items() for k,v in _flat(inner, f'{path}.{key}' if path else key).items()}
+    return {k: v for key,inner in x.items()
+            for k,v in _flat(inner, f'{path}.{key}' if path else key).items()}
 
 def _difference(old, new):
     "The first thing in which two settings differ, in words; None where there is none."
@@ -166,30 +220,39 @@ class _Said(Callback):
     def __call__(self, event_name):
         try: return super().__call__(event_name)
         except (ValueError, TypeError, OSError) as e:
-            if len(e.args) == 1 and isinstance(e.args[0], str): e.args = (e.args[0].split('`:\n\t', 1)[-1],)
+            if len(e.args) == 1 and isinstance(e.args[0], str):
+                e.args = (e.args[0].split('`:\n\t', 1)[-1],)
             raise
 
-_locks = {}     # folder -> what ends its lock: a fit that was interrupted in a notebook leaves one behind, and the next takes it over
+# folder -> what ends its lock: a fit that was interrupted in
+# a notebook leaves one behind, and the next takes it over
+_locks = {}
 
 def _check_notes(notes):
-    if not isinstance(notes, dict) or notes.get('kind') != 'Learner': raise ValueError('it is not the state of a fit that SaveState wrote')
+    if not isinstance(notes, dict) or notes.get('kind') != 'Learner':
+        raise ValueError('it is not the state of a fit that SaveState wrote')
 
 # %% ../nbs/101_callbacks.ipynb #bea8a45d
 class SaveState(_Said):
-    "Write all that a fit needs to go on after a break, at the end of its epochs; `resume=True` goes on, exactly where the state was written."
+    """Write all that a fit needs to go on after a break, at the end of its epochs;
+    `resume=True` goes on, exactly where the state was written."""
     order = -100        # before all others
     @checked('every int 1..')
     def __init__(self,
-        folder:str|Path,    # of the fit, for it alone; with several processes one that all of them see
+        # of the fit, for it alone; with several processes one that all of them see
+        folder:str|Path,
         every:int=1,        # write after every so many epochs, and after the last
-        resume:bool=False,  # go on with the fit whose state is in the folder; where there is none, begin
+        # go on with the fit whose state is in the folder; where there is none, begin
+        resume:bool=False,
     ):
         self._folder, self._every, self._resume, self._fit = Path(folder), every, resume, 0
         self._forget()
 
-    def _forget(self): self._begun, self._start, self._done, self._ended, self._silent, self._lines = False, 0, 0, False, [], []
+    def _forget(self):
+        self._begun, self._start, self._done, self._ended, self._silent, self._lines = (
+            False, 0, 0, False, [], [])
 
-    def before_fit(self): self._forget()                # fastai calls it before validating alone, too
+    def before_fit(self): self._forget()  # fastai calls it before validating alone, too
 
     def before_epoch(self):
         self._note_line()
@@ -216,7 +279,8 @@ class SaveState(_Said):
 
     def _note_line(self):
         "Keep the line of the epoch that is over, before the recorder begins another."
-        if self._begun and len(self._lines) < self._done: self._lines.append(list(self.learn.recorder.log))
+        if self._begun and len(self._lines) < self._done:
+            self._lines.append(list(self.learn.recorder.log))
 
     def _wake(self):
         "Let the other callbacks be called again."
@@ -227,23 +291,29 @@ class SaveState(_Said):
 
     def _begin(self):
         "Look into the folder at the first moment of a training, and go on from there."
-        self._begun, self._settings, self._exact = True, _fit_settings(self.learn, self._fit > 0), _exactness(self.learn)
+        self._begun, self._settings, self._exact = (
+            True, _fit_settings(self.learn, self._fit > 0), _exactness(self.learn))
         if is_main(): self._lock()
         state = self._read()
         if state is None: return
         _, notes = state
         if notes['fit'] == self._fit: self._go_on(*state)
-        self._start = self.n_epoch if notes['ended'] or notes['fit'] > self._fit else notes['epoch']
-        self._ended, self._silent = self._start == self.n_epoch, [cb for cb in self.learn.cbs if cb is not self and cb.run] if self._start else []
+        self._start = (self.n_epoch if notes['ended'] or notes['fit'] > self._fit
+                       else notes['epoch'])
+        self._ended, self._silent = (self._start == self.n_epoch,
+                                     [cb for cb in self.learn.cbs
+                                      if cb is not self and cb.run] if self._start else [])
         for cb in self._silent: cb.run = False
 
     def _read(self):
         "The state to go on from and its notes; None: the fit begins."
         there = [n for n in STATES if (self._folder/n).exists()]
         if not self._resume and self._fit == 0 and there:
-            raise ValueError(f'{self._folder} holds the state of a fit, {there[0]}: SaveState(..., resume=True) goes on with it, another folder begins a new one')
+            raise ValueError(f'{self._folder} holds the state of a fit, {there[0]}: '
+                             'SaveState(..., resume=True) goes on with it, '
+                             'another folder begins a new one')
         if not self._resume: return None
-        if not is_main(): barrier()                     # rank 0 is first: it puts a damaged file aside
+        if not is_main(): barrier()  # rank 0 is first: it puts a damaged file aside
         state = read_state(self._folder, _check_notes) if there else None
         if is_main(): barrier()
         if state is None:
@@ -251,30 +321,41 @@ class SaveState(_Said):
             return None
         try:
             notes = _unpack(state.notes['packed'], state.tensors)
-            if notes['fit'] < self._fit: return None    # of a fit that was over before this one
-        except (KeyError, TypeError, ValueError, AttributeError) as e: raise ValueError(f'{state.path} is no state that SaveState wrote: {type(e).__name__}: {e}') from None
+            if notes['fit'] < self._fit:
+                return None  # of a fit that was over before this one
+        except (KeyError, TypeError, ValueError, AttributeError) as e:
+            raise ValueError(f'{state.path} is no state that SaveState wrote: '
+                             f'{type(e).__name__}: {e}') from None
         return state, notes
 
     def _go_on(self, state, notes):
         "Put everything back. ValueError where the state is of another fit."
         if found := _difference(notes['settings'], self._settings):
-            raise ValueError(f'{state.path} is the state of another fit: {found}; resume with what it was made with, or name another folder')
+            raise ValueError(f'{state.path} is the state of another fit: {found}; '
+                             'resume with what it was made with, or name another folder')
         if found := _difference(notes['exact'], self._exact):
-            warn_once(f'{state.path}: {found}: the fit goes on, but its last bits may be others than without the break', key=object())
+            warn_once(f'{state.path}: {found}: the fit goes on, '
+                      'but its last bits may be others than without the break',
+                      key=object())
         learn, device = self.learn, next(self.learn.model.parameters()).device
         learn.model.load_state_dict(notes['model'])
         opt = notes['optimizer']
-        if not isinstance(learn.opt, OptimWrapper):     # fastai's own takes the tensors as they are
+        if not isinstance(learn.opt, OptimWrapper):
+            # fastai's own takes the tensors as they are
             on = lambda v: v.to(device) if isinstance(v, Tensor) else v
-            opt = dict(opt, state=[{k: on(v) for k,v in s.items()} for s in opt['state']], hypers=type(learn.opt.hypers)(opt['hypers']))
+            opt = dict(opt, state=[{k: on(v) for k,v in s.items()} for s in opt['state']],
+                       hypers=type(learn.opt.hypers)(opt['hypers']))
         learn.opt.load_state_dict(opt)
         learn.train_iter = notes['train_iter']
         for name,_,put in _memories(learn): put(notes['callbacks'][name])
         _set_random_state(notes['random'][place().rank], learn.dls.loaders)
         self._lines = notes['lines']
-        for line in self._lines: learn.logger(L(line))       # a table or a CSV file shows the whole fit
-        epochs = f'all {self.n_epoch} epochs are done' if notes['epoch'] == self.n_epoch else \
-                 f'ended after {notes["epoch"]} of {self.n_epoch} epochs' if notes['ended'] else f'going on after {notes["epoch"]} of {self.n_epoch} epochs'
+        for line in self._lines:
+            learn.logger(L(line))  # a table or a CSV file shows the whole fit
+        epochs = (f'all {self.n_epoch} epochs are done' if notes['epoch'] == self.n_epoch
+                  else f'ended after {notes["epoch"]} of {self.n_epoch} epochs'
+                  if notes['ended']
+                  else f'going on after {notes["epoch"]} of {self.n_epoch} epochs')
         say(f'{state.path}: {epochs}')
 
     # ---- writing
@@ -283,20 +364,27 @@ class SaveState(_Said):
         "Write the state; all processes take part."
         learn = self.learn
         for cb in learn.cbs:
-            if isinstance(cb, AverageWeights): cb.before_train()        # the weights themselves stand in the model
+            if isinstance(cb, AverageWeights):
+                cb.before_train()  # the weights themselves stand in the model
         chance = gather_list([_random_state(learn.dls.loaders)])
         if not is_main(): return
-        notes = dict(fit=self._fit, epoch=self._done, ended=self._ended, train_iter=learn.train_iter, settings=self._settings, exact=self._exact, random=chance,
-                     lines=self._lines, model=dict(learn.model.state_dict()), optimizer=learn.opt.state_dict(), callbacks={name: read() for name,read,_ in _memories(learn)})
+        notes = dict(fit=self._fit, epoch=self._done, ended=self._ended,
+                     train_iter=learn.train_iter, settings=self._settings,
+                     exact=self._exact, random=chance, lines=self._lines,
+                     model=dict(learn.model.state_dict()),
+                     optimizer=learn.opt.state_dict(),
+                     callbacks={name: read() for name,read,_ in _memories(learn)})
         tensors = {}
-        save_state(self._folder, tensors, dict(kind='Learner', packed=_pack(notes, tensors)))
+        save_state(self._folder, tensors,
+                   dict(kind='Learner', packed=_pack(notes, tensors)))
 
     def _lock(self):
         key = os.path.realpath(self._folder)
         if key in _locks: _locks.pop(key).close()
         _locks[key] = ExitStack()
         _locks[key].enter_context(lock_folder(self._folder))
-        for p in self._folder.glob(f'.{STATES[0]}.*.part'): p.unlink(missing_ok=True)      # half a file of a fit that was killed
+        for p in self._folder.glob(f'.{STATES[0]}.*.part'):
+            p.unlink(missing_ok=True)  # half a file of a fit that was killed
 
     def _unlock(self):
         if stack := _locks.pop(os.path.realpath(self._folder), None): stack.close()
@@ -305,11 +393,16 @@ class SaveState(_Said):
 def _train_share(dl):
     "A loader with this process's part of each step."
     here = place()
-    if not hasattr(dl, 'get_idxs') or not hasattr(dl, 'new'): raise TypeError(f'a {type(dl).__name__} cannot be shared by several processes; expected a loader of detection_dls')
+    if not hasattr(dl, 'get_idxs') or not hasattr(dl, 'new'):
+        raise TypeError(f'a {type(dl).__name__} cannot be shared by several processes; '
+                        'expected a loader of detection_dls')
     dl.randomize()
     order, step = list(dl.get_idxs()), dl.bs*here.world_size
-    if len(order) < step: raise ValueError(f'a step of {here.world_size} processes with bs={dl.bs} takes {step} pictures, and the training set has {len(order)}')
-    mine = torch.tensor(order[:len(order)//step*step]).reshape(-1, here.world_size, dl.bs)[:,here.rank].flatten().tolist()
+    if len(order) < step:
+        raise ValueError(f'a step of {here.world_size} processes with bs={dl.bs} takes '
+                         f'{step} pictures, and the training set has {len(order)}')
+    mine = torch.tensor(order[:len(order)//step*step]).reshape(
+        -1, here.world_size, dl.bs)[:,here.rank].flatten().tolist()
     return dl.new(shuffle=False, n=len(mine), get_idxs=partial(list, mine))
 
 def _valid_share(dl):
@@ -317,7 +410,8 @@ def _valid_share(dl):
     order = list(dl.get_idxs())
     mine = [order[i] for i in shard(len(order))]
     part = dl.new(n=len(mine), get_idxs=partial(list, mine))
-    part.to_detach = lambda b, cpu=True, gather=True: to_detach(b, cpu, gather=False)      # fastai would wait for the others after each batch
+    # fastai would wait for the others after each batch
+    part.to_detach = lambda b, cpu=True, gather=True: to_detach(b, cpu, gather=False)
     return part
 
 # %% ../nbs/101_callbacks.ipynb #a903cabc
@@ -327,7 +421,8 @@ def _sync(tensors):
 
 # %% ../nbs/101_callbacks.ipynb #3b46ce1f
 class Distributed(_Said):
-    "Let the processes of a group share a fit; alone, it does nothing. Each process makes the same Learner and calls the same fit."
+    """Let the processes of a group share a fit; alone, it does nothing.
+    Each process makes the same Learner and calls the same fit."""
     order = -5          # after TrainEvalCallback, before DetectionStep
     def __init__(self): self._alone, self._shared = True, None
 
@@ -335,25 +430,36 @@ class Distributed(_Said):
         here = place()
         self._alone = here.world_size == 1
         if self._alone: return
-        if hasattr(self.learn, 'lr_finder'): raise ValueError(f'lr_find is for one process, and there are {here.world_size}: find the rate without Distributed')
-        os.environ.setdefault('RANK', str(here.rank)); os.environ.setdefault('WORLD_SIZE', str(here.world_size))
-        self._bare, self._shared, self._logger, self._counts = self.model, None, self.learn.logger, ExitStack()
+        if hasattr(self.learn, 'lr_finder'):
+            raise ValueError('lr_find is for one process, '
+                             f'and there are {here.world_size}: find the rate without '
+                             'Distributed')
+        os.environ.setdefault('RANK', str(here.rank))
+        os.environ.setdefault('WORLD_SIZE', str(here.world_size))
+        self._bare, self._shared, self._logger, self._counts = (
+            self.model, None, self.learn.logger, ExitStack())
         self._same_order()
-        if hasattr(self.learn, 'detection_step'): self.learn.detection_step.gather = gather_list
+        if hasattr(self.learn, 'detection_step'):
+            self.learn.detection_step.gather = gather_list
         if here.rank: self._be_silent()
 
     def _same_order(self):
         "One order of the pictures for all, and for each its own flips and crops."
         loaders = [dl for dl in self.dls.loaders if hasattr(dl, 'rng')]
-        states, seed = broadcast_value([[dl.rng.getstate() for dl in loaders], zlib.crc32(torch.get_rng_state().numpy().tobytes())])
-        for dl,(version, numbers, rest) in zip(loaders, states): dl.rng.setstate((version, tuple(numbers), rest))
+        states, seed = broadcast_value([[dl.rng.getstate() for dl in loaders],
+                                        zlib.crc32(
+                                            torch.get_rng_state().numpy().tobytes())])
+        for dl,(version, numbers, rest) in zip(loaders, states):
+            dl.rng.setstate((version, tuple(numbers), rest))
         if rank := place().rank:
-            for begin in (torch.manual_seed, random.seed, np.random.seed): begin((seed + rank) % 2**32)
+            for begin in (torch.manual_seed, random.seed, np.random.seed):
+                begin((seed + rank) % 2**32)
 
     def _be_silent(self):
         self.learn.logger = lambda *_: None
         for cb in self.learn.cbs:
-            if isinstance(cb, (CSVLogger, ProgressCallback, ShowGraphCallback)): cb.run = False
+            if isinstance(cb, (CSVLogger, ProgressCallback, ShowGraphCallback)):
+                cb.run = False
 
     def before_train(self):
         if self._alone: return
@@ -368,12 +474,14 @@ class Distributed(_Said):
     after_cancel_batch = after_pred
 
     def after_step(self):
-        if not self._alone and not isinstance(self.opt, OptimWrapper):      # fastai's own would fill the gradients with zeros, and they are a view of what is sent
+        if not self._alone and not isinstance(self.opt, OptimWrapper):
+            # fastai's own would fill the gradients with zeros,
+            # and they are a view of what is sent
             for p in self.model.parameters(): p.grad = None
 
     def after_train(self):
         if self._alone: return
-        _sync(self.model.buffers())                     # a norm that learns has seen other pictures elsewhere
+        _sync(self.model.buffers())  # a norm that learns has seen other pictures elsewhere
         for cb in self.learn.cbs:
             if isinstance(cb, AverageWeights): _sync(cb.average.averages.values())
 
@@ -386,7 +494,9 @@ class Distributed(_Said):
         if self._alone: return
         self._counts.close()
         loss = self.recorder.loss
-        if hasattr(loss, 'total'): loss.total, loss.count = map(sum, zip(*gather_list([[float(loss.total), loss.count]])))
+        if hasattr(loss, 'total'):
+            loss.total, loss.count = map(
+                sum, zip(*gather_list([[float(loss.total), loss.count]])))
 
     def after_fit(self):
         if self._alone: return

@@ -17,7 +17,8 @@ from .anchors import AnchorGenerator
 from .coder import DeltaCoder
 from .losses import SmoothL1Loss
 from .assign import Matcher, RandomSampler, NEITHER
-from .detector import Detector, Proposals, finish_init, prepare, prepare_images, scale_detections
+from .detector import (
+    Detector, Proposals, finish_init, prepare, prepare_images, scale_detections)
 from .rpn import RPNHead, ProposalFilter
 from .roi import Canvas, RoIExtractor
 from .fast_rcnn import BoxHead, DetectionFilter, RoIHead, RoIs
@@ -30,9 +31,12 @@ def refine_boxes(
     logits:Tensor,              # (B*P,C+1) of the classes, background last
     deltas:Tensor,              # (B*P,C or 1,4)
     sizes:Tensor,               # (B,2) h,w of the images
-    labels:Tensor|None=None,    # (B,P) int64: classes that are known; -1: take the best. None: take the best everywhere
+    # (B,P) int64: classes that are known; -1: take
+    # the best. None: take the best everywhere
+    labels:Tensor|None=None,
 )->Tensor:                      # (B,P,4) xyxy, pixels, inside the images
-    "Move every box the way that its head points, without a gradient (Cascade R-CNN, section 4.1)."
+    """Move every box the way that its head points,
+    without a gradient (Cascade R-CNN, section 4.1)."""
     check('boxes (B,P,4), logits (K,C), deltas (K,D,4), sizes (B,2), labels? int (B,P)',
           boxes, logits, deltas, sizes, labels)
     deltas = deltas.detach().unflatten(0, boxes.shape[:2])
@@ -52,11 +56,14 @@ def refine_rois(
     deltas:Tensor,      # (B*S,C or 1,4)
     sizes:Tensor,       # (B,2) h,w of the images
 )->Proposals:           # S slots an image, for the next stage
-    "Turn the samples of one stage into proposals for the next, without those that were truths themselves."
+    """Turn the samples of one stage into proposals for the next,
+    without those that were truths themselves."""
     positive = rois.matched >= 0
-    boxes = refine_boxes(head, rois.boxes, logits, deltas, sizes, torch.where(positive, rois.labels, -1))
+    boxes = refine_boxes(head, rois.boxes, logits, deltas, sizes,
+                         torch.where(positive, rois.labels, -1))
     is_truth = positive & (rois.boxes == rois.gt_boxes).all(-1)
-    return Proposals(boxes, torch.zeros_like(boxes[...,0]), (rois.matched != NEITHER) & ~is_truth)
+    return Proposals(boxes, torch.zeros_like(boxes[...,0]),
+                     (rois.matched != NEITHER) & ~is_truth)
 
 # %% ../nbs/029_cascade_rcnn.ipynb #b3a1486b
 def cascade_heads(
@@ -64,7 +71,8 @@ def cascade_heads(
     in_channels:int=256,    # of the pyramid
     fc_channels:int=1024,   # of the shared layers
 )->list:                    # three BoxHeads
-    "Box heads for three stages: one box for all classes, smooth L1, deltas scaled to the steps that are left."
+    """Box heads for three stages: one box for all classes, smooth L1,
+    deltas scaled to the steps that are left."""
     check('num_classes int 1.., in_channels int 1.., fc_channels int 1..',
           num_classes, in_channels, fc_channels)
     stds = (.1,.1,.2,.2), (.05,.05,.1,.1), (.033,.033,.067,.067)
@@ -76,13 +84,16 @@ class _MeanMask(nn.Module):
     "Several mask heads as one, whose probability is the mean of theirs."
     def __init__(self, heads):
         super().__init__()
-        self.heads, self.threshold, self.whole = nn.ModuleList(heads), heads[-1].threshold, getattr(heads[-1], 'whole', False)
+        self.heads, self.threshold, self.whole = (
+            nn.ModuleList(heads), heads[-1].threshold, getattr(heads[-1], 'whole', False))
 
     def forward(self, x, labels):
-        return torch.stack([h(x, labels).float().sigmoid() for h in self.heads]).mean(0).logit()
+        return torch.stack([h(x, labels).float().sigmoid() for h in self.heads]).mean(
+            0).logit()
 
 def _mean_logits(stages, mean_of):
-    "What several heads say of the classes, as one; logits whose softmax is the mean of probabilities are its logarithms."
+    """What several heads say of the classes, as one; logits whose softmax is the mean of
+    probabilities are its logarithms."""
     stages = torch.stack(stages)
     return stages.mean(0) if mean_of == 'logits' else stages.softmax(-1).mean(0).log()
 
@@ -92,37 +103,51 @@ def cascade_rpn_head(
     feat_channels:int|None=None,        # of the 3x3 convolution; None: `in_channels`
     anchors:AnchorGenerator|None=None,  # None: one size a level, three ratios
 )->RPNHead:                             # the default first stage of `CascadeRCNN`
-    "Build a proposal head with mmdetection's settings for a cascade: smooth L1 from 1/9, anchors inside the image, 2000 proposals in training."
-    return RPNHead(in_channels, feat_channels, anchors, loss_bbox=SmoothL1Loss(1/9), border=0, train_filter=ProposalFilter(2000, 2000))
+    """Build a proposal head with mmdetection's settings for a cascade: smooth L1 from 1/9,
+    anchors inside the image, 2000 proposals in training."""
+    return RPNHead(in_channels, feat_channels, anchors, loss_bbox=SmoothL1Loss(1/9),
+                   border=0, train_filter=ProposalFilter(2000, 2000))
 
 # %% ../nbs/029_cascade_rcnn.ipynb #f39d0914
 @component
 class CascadeRoIHead(nn.Module):
-    "Several stages, each fed with the boxes of the one before (Cascade R-CNN, figure 3 d). Raises ValueError where the parts do not fit."
+    """Several stages, each fed with the boxes of the one before (Cascade R-CNN,
+    figure 3 d). Raises ValueError where the parts do not fit."""
     bbox_head:nn.ModuleList # a BoxHead for each stage
     mask_head:Any           # a list of MaskHeads, or None
     def __init__(self,
-        bbox_heads:list|None=None,                  # a BoxHead for each stage; None: `cascade_heads()`
-        mask_heads:list|None=None,                  # a MaskHead for each stage, or for the first ones alone; None: no masks
+        bbox_heads:list|None=None,  # a BoxHead for each stage; None: `cascade_heads()`
+        # a MaskHead for each stage, or for the first ones alone; None: no masks
+        mask_heads:list|None=None,
         bbox_extractor:RoIExtractor|None=None,      # of all stages; None: 7x7
-        mask_extractor:RoIExtractor|None=None,      # of all stages; None: 14x14, from the levels that boxes are read from
-        matchers:list|None=None,                    # one for each stage; None: thresholds 0.5, 0.6, 0.7, ...
-        samplers:list|None=None,                    # one for each stage; None: 512, a quarter of them positive, truths added
+        # of all stages; None: 14x14, from the levels that boxes are read from
+        mask_extractor:RoIExtractor|None=None,
+        matchers:list|None=None,  # one for each stage; None: thresholds 0.5, 0.6, 0.7, ...
+        # one for each stage; None: 512, a quarter of them positive, truths added
+        samplers:list|None=None,
         stage_weights:tuple=(1.,.5,.25),            # factor on the losses of each stage
-        test_filter:DetectionFilter|None=None,      # None: scores from 0.05, suppression from 0.5, 100 an image
-        mean_of:str='logits',                       # how the stages agree on a class: mean of 'logits' or of 'probabilities'
+        # None: scores from 0.05, suppression from 0.5, 100 an image
+        test_filter:DetectionFilter|None=None,
+        # how the stages agree on a class: mean of 'logits' or of 'probabilities'
+        mean_of:str='logits',
     ):
         super().__init__()
         for name, heads in dict(bbox_heads=bbox_heads, mask_heads=mask_heads).items():
             if heads is not None: check(f'{name} list Module', list(heads))
-        self.bbox_head = nn.ModuleList(cascade_heads() if bbox_heads is None else bbox_heads)
+        self.bbox_head = nn.ModuleList(cascade_heads() if bbox_heads is None
+                                       else bbox_heads)
         self.mask_head = nn.ModuleList(mask_heads) if mask_heads else None
         n = len(self.bbox_head)
         self.bbox_extractor = bbox_extractor or RoIExtractor(7)
-        self.mask_extractor = mask_extractor or RoIExtractor(14, self.bbox_extractor.strides)
-        self.matchers = list(matchers or [Matcher(.5+i/10, .5+i/10, .5+i/10, low_quality=False) for i in range(n)])
-        self.samplers = list(samplers or [RandomSampler(512, .25, add_truths=True) for _ in range(n)])
-        self.stage_weights, self.test_filter, self.mean_of = tuple(stage_weights), test_filter or DetectionFilter(), mean_of
+        self.mask_extractor = (mask_extractor
+                               or RoIExtractor(14, self.bbox_extractor.strides))
+        self.matchers = list(matchers
+                             or [Matcher(.5+i/10, .5+i/10, .5+i/10, low_quality=False)
+                                 for i in range(n)])
+        self.samplers = list(
+            samplers or [RandomSampler(512, .25, add_truths=True) for _ in range(n)])
+        self.stage_weights, self.test_filter, self.mean_of = (
+            tuple(stage_weights), test_filter or DetectionFilter(), mean_of)
         self._check()
 
     @property
@@ -136,17 +161,29 @@ class CascadeRoIHead(nn.Module):
         return None if self.mask_head is None else list(self.mask_head)
 
     def _check(self):
-        n, masks, means = len(self.bbox_head), len(self.mask_heads or ()), ('logits', 'probabilities')
+        n, masks, means = (len(self.bbox_head), len(self.mask_heads or ()),
+                           ('logits', 'probabilities'))
         for name in ('matchers', 'samplers', 'stage_weights'):
             found = len(getattr(self, name))
-            if found != n or n == 0: raise ValueError(f'CascadeRoIHead: {n} bbox_heads and {found} {name}; give one for each stage')
-        if masks > n: raise ValueError(f'CascadeRoIHead: {masks} mask_heads for {n} stages; give one for each stage, or fewer')
-        if self.mean_of not in means: raise ValueError(f'CascadeRoIHead: mean_of must be one of {means}, not {self.mean_of!r}')
+            if found != n or n == 0:
+                raise ValueError(f'CascadeRoIHead: {n} bbox_heads and {found} {name}; '
+                                 'give one for each stage')
+        if masks > n:
+            raise ValueError(f'CascadeRoIHead: {masks} mask_heads for {n} stages; '
+                             'give one for each stage, or fewer')
+        if self.mean_of not in means:
+            raise ValueError(f'CascadeRoIHead: mean_of must be one of {means}, '
+                             f'not {self.mean_of!r}')
         for i, head in enumerate([*self.bbox_head, *(self.mask_heads or ())]):
-            name, first = f'bbox_heads[{i}]' if i < n else f'mask_heads[{i-n}]', self.bbox_head[0].num_classes
-            if head.num_classes != first: raise ValueError(f'CascadeRoIHead: {name} has {head.num_classes} classes, bbox_heads[0] {first}; give all the same')
+            name, first = (f'bbox_heads[{i}]' if i < n else f'mask_heads[{i-n}]',
+                           self.bbox_head[0].num_classes)
+            if head.num_classes != first:
+                raise ValueError(f'CascadeRoIHead: {name} has {head.num_classes} classes, '
+                                 f'bbox_heads[0] {first}; give all the same')
         box, mask = self.bbox_extractor.strides, self.mask_extractor.strides
-        if masks and box != mask: raise ValueError(f'CascadeRoIHead: mask_extractor reads strides {mask}, bbox_extractor {box}; give both the same')
+        if masks and box != mask:
+            raise ValueError(f'CascadeRoIHead: mask_extractor reads strides {mask}, '
+                             f'bbox_extractor {box}; give both the same')
 
     def stage(self,
         i:int,      # from 0
@@ -154,19 +191,25 @@ class CascadeRoIHead(nn.Module):
         "The i-th stage as a RoI head of its own."
         check(f'i int 0..{len(self.bbox_head) - 1}', i)
         masks = self.mask_heads or ()
-        return RoIHead(self.bbox_head[i], masks[i] if i < len(masks) else None, bbox_extractor=self.bbox_extractor,
-                       mask_extractor=self.mask_extractor, matcher=self.matchers[i], sampler=self.samplers[i], test_filter=self.test_filter)
+        return RoIHead(self.bbox_head[i], masks[i] if i < len(masks) else None,
+                       bbox_extractor=self.bbox_extractor,
+                       mask_extractor=self.mask_extractor, matcher=self.matchers[i],
+                       sampler=self.samplers[i], test_filter=self.test_filter)
 
     def mask_ensemble(self)->RoIHead: # on the same weights
         "A RoI head whose masks are the mean of all mask heads'."
-        return RoIHead(self.bbox_head[-1], _MeanMask(self.mask_head), bbox_extractor=self.bbox_extractor, mask_extractor=self.mask_extractor)
+        return RoIHead(self.bbox_head[-1], _MeanMask(self.mask_head),
+                       bbox_extractor=self.bbox_extractor,
+                       mask_extractor=self.mask_extractor)
 
     def ask(self,
         canvas:Canvas,          # of the pyramid
         boxes:Tensor,           # (B,P,4) xyxy, pixels: where to look
         sizes:Tensor,           # (B,2) h,w of the images
-    )->list:                    # for each stage the boxes it looked at, logits (B*P,C+1) and deltas (B*P,C or 1,4)
-        "Ask one stage after the other, each about the boxes that the one before has improved."
+        # for each stage the boxes it looked at, logits (B*P,C+1) and deltas (B*P,C or 1,4)
+    )->list:
+        """Ask one stage after the other, each about
+        the boxes that the one before has improved."""
         said:list[Any] = []
         for i, head in enumerate(self.bbox_head):
             if i: boxes = refine_boxes(self.bbox_head[i-1], *said[-1], sizes)
@@ -184,13 +227,16 @@ class CascadeRoIHead(nn.Module):
         canvas:Canvas,          # of the pyramid
         proposals:Proposals,    # where to look
         batch:Batch,            # the images
-        test_filter:DetectionFilter|None=None,  # what to let through; None: this head's own
+        # what to let through; None: this head's own
+        test_filter:DetectionFilter|None=None,
     )->list:                    # B dicts: boxes, scores, labels
         "Improve the boxes stage by stage; the classes are what all heads say."
         sizes, proposals = batch.size_tensor(), proposals.trimmed()
         said = self.ask(canvas, proposals.boxes, sizes)
         boxes, _, deltas = said[-1]
-        return (test_filter or self.test_filter)(self.agree(said), deltas, proposals._replace(boxes=boxes), self.bbox_heads[-1].coder, sizes)
+        return (test_filter or self.test_filter)(self.agree(said), deltas,
+                                                 proposals._replace(boxes=boxes),
+                                                 self.bbox_heads[-1].coder, sizes)
 
 # %% ../nbs/029_cascade_rcnn.ipynb #1f10dda0
 def _three_of(head):
@@ -198,48 +244,65 @@ def _three_of(head):
     return [head] + [type(head)(**settings(head)) for _ in range(2)]
 
 def _counted(masked):
-    "The samples of all stages with the number of their positives, which the host reads once for all."
+    """The samples of all stages with the number of their
+    positives, which the host reads once for all."""
     if not masked: return masked
     counts = torch.stack([(rois.matched >= 0).sum() for _, rois, _ in masked]).tolist()
-    return [(stage, rois._replace(count=n), feats) for (stage, rois, feats), n in zip(masked, counts)]
+    return [(stage, rois._replace(count=n), feats)
+            for (stage, rois, feats), n in zip(masked, counts)]
 
 # %% ../nbs/029_cascade_rcnn.ipynb #bf09d2a4
 @component(helpers=('mask_head', 'weights', 'weights_backbone'))
 class CascadeRCNN(Detector):
-    "Propose, then classify and refine three times, each time more strictly (Cascade R-CNN); with mask heads, paint too."
+    """Propose, then classify and refine three times, each time more strictly (Cascade
+    R-CNN); with mask heads, paint too."""
     rpn_head:RPNHead            # the first stage
     roi_head:CascadeRoIHead     # the stages after it
     def __init__(self,
         num_classes:int=80,                 # classes of objects
         *,
-        backbone:nn.Module|None=None,       # None: ResNet-50 as in mmdetection's 1x settings
+        backbone:nn.Module|None=None,  # None: ResNet-50 as in mmdetection's 1x settings
         neck:nn.Module|None=None,           # None: FPN, five levels
-        rpn_head:nn.Module|None=None,       # None: `cascade_rpn_head` on the neck's channels
-        roi_head:nn.Module|None=None,       # None: CascadeRoIHead with `cascade_heads` of `num_classes`
-        mask_head:nn.Module|None=None,      # masks too, by three heads of this kind; a `roi_head` brings its own
-        preprocess:Preprocess|None=None,    # None: RGB, mean and std of the backbone or else of ImageNet, padded to a multiple of 32
+        rpn_head:nn.Module|None=None,  # None: `cascade_rpn_head` on the neck's channels
+        # None: CascadeRoIHead with `cascade_heads` of `num_classes`
+        roi_head:nn.Module|None=None,
+        # masks too, by three heads of this kind; a `roi_head` brings its own
+        mask_head:nn.Module|None=None,
+        # None: RGB, mean and std of the backbone or
+        # else of ImageNet, padded to a multiple of 32
+        preprocess:Preprocess|None=None,
         weights:str|None=None,              # checkpoint to start from
         weights_backbone:str|None=None,     # ImageNet weights for the backbone alone
     ):
         if roi_head is not None and mask_head is not None:
-            raise ValueError('CascadeRCNN was given a roi_head and a mask_head; give the mask heads to the roi_head: CascadeRoIHead(mask_heads=[...])')
+            raise ValueError('CascadeRCNN was given a roi_head and a mask_head; '
+                             'give the mask heads to the roi_head: '
+                             'CascadeRoIHead(mask_heads=[...])')
         super().__init__(backbone, neck, preprocess)
         C = self.neck.out_channels
         self.rpn_head = cascade_rpn_head(C) if rpn_head is None else rpn_head
-        if roi_head is None: roi_head = CascadeRoIHead(cascade_heads(num_classes, C), None if mask_head is None else _three_of(mask_head))
+        if roi_head is None:
+            roi_head = CascadeRoIHead(cascade_heads(num_classes, C),
+                                      None if mask_head is None else _three_of(mask_head))
         self.roi_head = roi_head
         finish_init(self, weights, weights_backbone, num_classes)
 
     def loss(self,
         images:list,    # B tensors (3,h,w) RGB, 0..255
-        targets:list,   # B dicts: boxes (N,4), labels (N,), with mask heads masks (N,h,w), optional ignore (N,)
-    )->dict:            # loss_rpn_cls, loss_rpn_bbox, s0.loss_cls, s0.loss_bbox, (s0.loss_mask,) s1... : scalars to be added up
+        # B dicts: boxes (N,4), labels (N,), with mask
+        # heads masks (N,h,w), optional ignore (N,)
+        targets:list,
+        # loss_rpn_cls, loss_rpn_bbox, s0.loss_cls, s0.loss_bbox,
+        # (s0.loss_mask,) s1... : scalars to be added up
+    )->dict:
         "What the network has to learn from these images."
-        batch, truths = prepare(self, images, targets, self.num_classes, () if self.roi_head.mask_head is None else ('masks',))
+        batch, truths = prepare(self, images, targets, self.num_classes,
+                                () if self.roi_head.mask_head is None else ('masks',))
         feats = self.neck(self.stages(batch))
         out = self.rpn_head(feats)
         losses = self.rpn_head.loss(out, batch, truths)
-        proposals, canvas = self.rpn_head.propose(out, batch, train=True), self.roi_head.bbox_extractor.canvas(feats)
+        proposals, canvas = (self.rpn_head.propose(out, batch, train=True),
+                             self.roi_head.bbox_extractor.canvas(feats))
         terms, masked = [], []
         for i in range(len(self.roi_head.bbox_head)):
             stage = self.roi_head.stage(i)
@@ -248,21 +311,31 @@ class CascadeRCNN(Detector):
             logits, deltas = stage.boxes(canvas, rois.boxes, feats)
             terms.append(stage.bbox_head.loss(logits, deltas, rois))
             if stage.mask_head is not None: masked.append((stage, rois, feats))
-            proposals = refine_rois(stage.bbox_head, rois, logits, deltas, batch.size_tensor())
-        for t, (stage, rois, feats) in zip(terms, _counted(masked)): t |= stage.mask_head.loss(stage, canvas, rois, truths, feats)
-        return losses | {f's{i}.{k}':weight*v for i,(t,weight) in enumerate(zip(terms, self.roi_head.stage_weights)) for k,v in t.items()}
+            proposals = refine_rois(stage.bbox_head, rois, logits, deltas,
+                                    batch.size_tensor())
+        for t, (stage, rois, feats) in zip(terms, _counted(masked)):
+            t |= stage.mask_head.loss(stage, canvas, rois, truths, feats)
+        return (losses
+                | {f's{i}.{k}':weight*v
+                   for i,(t,weight) in enumerate(zip(terms, self.roi_head.stage_weights))
+                   for k,v in t.items()})
 
     @torch.no_grad()
     def predict(self,
         images:list,                            # B tensors (3,h,w) RGB, 0..255
         test_filter:DetectionFilter|None=None,  # what to let through; None: the head's own
-        sizes:list|None=None,                   # B pairs (H,W) at which the answers are wanted; None: the images' own
-    )->list:                                    # B dicts, best first: boxes (N,4), scores, labels, with mask heads masks (N,H,W) bool
+        # B pairs (H,W) at which the answers are wanted; None: the images' own
+        sizes:list|None=None,
+        # B dicts, best first: boxes (N,4), scores, labels,
+        # with mask heads masks (N,H,W) bool
+    )->list:
         "Detect objects, and with mask heads their pixels."
         batch = prepare_images(self, images)
         feats = self.neck(self.backbone(batch.pixels))
         proposals = self.rpn_head.propose(self.rpn_head(feats), batch)
         canvas = self.roi_head.bbox_extractor.canvas(feats)
         found = self.roi_head.detect(canvas, proposals, batch, test_filter)
-        if self.roi_head.mask_head is None: return scale_detections(found, batch.sizes, sizes)
-        return self.roi_head.mask_head[-1].predict(self.roi_head.mask_ensemble(), canvas, found, batch, sizes)
+        if self.roi_head.mask_head is None:
+            return scale_detections(found, batch.sizes, sizes)
+        return self.roi_head.mask_head[-1].predict(self.roi_head.mask_ensemble(), canvas,
+                                                   found, batch, sizes)

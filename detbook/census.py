@@ -30,11 +30,12 @@ class Look(NamedTuple):
     "What one look at the file of a picture told."
     path: Path                          # of the file
     faults: tuple = ()                  # pairs (kind, what was found)
-    size: tuple|None = None             # (h,w) as a person sees it, pixels; None: it cannot be read
+    size: tuple|None = None  # (h,w) as a person sees it, pixels; None: it cannot be read
     stored: tuple|None = None           # (h,w) as it lies in the file
-    grey: np.ndarray|None = None        # (16,17) float32, the picture upright and small; None: it cannot be read
+    # (16,17) float32, the picture upright and small; None: it cannot be read
+    grey: np.ndarray|None = None
 
-_SAME = {'MPO': 'JPEG', 'DIB': 'BMP'}       # formats whose suffixes are used for one another
+_SAME = {'MPO': 'JPEG', 'DIB': 'BMP'}  # formats whose suffixes are used for one another
 
 def _orientation(im):
     "The EXIF orientation as the file has it; None where it has none."
@@ -52,7 +53,8 @@ def _grey(im, turned):
     im.draft('L', (64, 64))
     im.load()
     if turned: im = ImageOps.exif_transpose(im)
-    small = im.convert('F' if im.mode[0] in 'IF' else 'L').resize((17, 16), Image.Resampling.BOX)
+    small = im.convert('F' if im.mode[0] in 'IF' else 'L').resize(
+        (17, 16), Image.Resampling.BOX)
     return np.asarray(small, np.float32)
 
 # %% ../nbs/052_census.ipynb #71b5314e
@@ -60,21 +62,27 @@ def _grey(im, turned):
 def look_at(
     path:str|Path,  # of a picture
 )->Look:            # its sizes, a small grey copy, and what is wrong with it
-    "Open and decode one picture; whatever is wrong with the file is a fault and not an error."
+    """Open and decode one picture; whatever is wrong
+    with the file is a fault and not an error."""
     path = Path(path)
     if not os.path.isfile(path): return Look(path, (('missing picture', 'no such file'),))
     if not path.stat().st_size: return Look(path, (('empty file', '0 bytes'),))
     try: _, im = open_picture(path)
-    except (ValueError, OSError) as e: return Look(path, (('not a picture', str(e).removeprefix(f'{path}: ')),))
+    except (ValueError, OSError) as e:
+        return Look(path, (('not a picture', str(e).removeprefix(f'{path}: ')),))
     with im:
         stored, turn, faults = im.size[::-1], _orientation(im), []
         turned = turn in range(2, 9)
         if words := _wrong_suffix(path, im.format): faults.append(('wrong suffix', words))
         if turned: faults.append(('turned picture', f'EXIF orientation {turn}'))
-        elif turn not in (None, 1): faults.append(('impossible orientation', f'EXIF orientation {shown(repr(turn), 20)}'))
+        elif turn not in (None, 1):
+            faults.append(('impossible orientation',
+                           f'EXIF orientation {shown(repr(turn), 20)}'))
         try: grey = _grey(im, turned)
-        except Exception as e: return Look(path, (*faults, ('truncated picture', shown(e, 80))))
-    return Look(path, tuple(faults), stored[::-1] if turned and turn >= 5 else stored, stored, grey)
+        except Exception as e:
+            return Look(path, (*faults, ('truncated picture', shown(e, 80))))
+    return Look(path, tuple(faults), stored[::-1] if turned and turn >= 5 else stored,
+                stored, grey)
 
 # %% ../nbs/052_census.ipynb #ea2fbb4a
 @checked('workers? int 1..')
@@ -85,30 +93,40 @@ def scan_pictures(
 )->list:                        # of Look, in the order of the paths
     "Look at many pictures at once."
     with warnings.catch_warnings():
-        warnings.simplefilter('ignore')                 # of Pillow's, about EXIF blocks and large pictures
+        # of Pillow's, about EXIF blocks and large pictures
+        warnings.simplefilter('ignore')
         return map_files(look_at, paths, workers, what='pictures', progress=progress)
 
 # %% ../nbs/052_census.ipynb #e9377c1b
 def _bits(looks):
-    "(N,256) float32 of 1, -1 and 0: does the picture grow brighter from column to column? And (N,272) its grey values, centred, of length 1."
-    grey = np.stack([np.zeros((16, 17), np.float32) if l.grey is None else l.grey for l in looks])
+    """(N,256) float32 of 1, -1 and 0: does the picture grow brighter from column to
+    column? And (N,272) its grey values, centred, of length 1."""
+    grey = np.stack([np.zeros((16, 17), np.float32) if l.grey is None else l.grey
+                     for l in looks])
     flat = grey.reshape(len(looks), -1) - grey.mean((1, 2))[:, None]
-    return np.sign(np.diff(grey)).reshape(len(looks), -1), flat / np.maximum(np.linalg.norm(flat, axis=1), 1e-6)[:, None]
+    return (np.sign(np.diff(grey)).reshape(len(looks), -1),
+            flat / np.maximum(np.linalg.norm(flat, axis=1), 1e-6)[:, None])
 
 # %% ../nbs/052_census.ipynb #32a25527
 def _contents(looks):
     "The length and hash of each file; None where no other has its length."
     sizes = [l.path.stat().st_size if os.path.isfile(l.path) else 0 for l in looks]
     often = Counter(sizes)
-    return [(n, hashlib.blake2b(l.path.read_bytes()).digest()) if n and often[n] > 1 else None for l, n in zip(looks, sizes)]
+    return [(n, hashlib.blake2b(l.path.read_bytes()).digest()) if n and often[n] > 1
+            else None for l, n in zip(looks, sizes)]
 
 # %% ../nbs/052_census.ipynb #4af746cf
 @checked('least 0..1')
 def find_copies(
     looks:list[Look],       # of one set of pictures
-    others:list[Look]=(),   # of another one; default: pictures are compared with those before them
-    least:float=.65,        # bits that agree less bits that do not, of all, from which on a picture is a near duplicate
-)->list:                    # of (i, j, exact): looks[i] shows what others[j] shows, or looks[j]; one for each i at most
+    # of another one; default: pictures are compared with those before them
+    others:list[Look]=(),
+    # bits that agree less bits that do not, of all,
+    # from which on a picture is a near duplicate
+    least:float=.65,
+    # of (i, j, exact): looks[i] shows what others[j] shows,
+    # or looks[j]; one for each i at most
+)->list:
     "Find pictures that are there twice, byte for byte or nearly."
     every, n, first, found = [*others, *looks], len(others), {}, {}
     for i, key in enumerate(_contents(every)):
@@ -120,33 +138,42 @@ def find_copies(
     for a in range(0, len(looks), 512):
         rows, last = slice(n + a, n + a + 512), n or a + 512
         alike = bits[rows] @ bits[:last].T / bits.shape[1]
-        if not n: alike[np.arange(alike.shape[1]) >= np.arange(a, a + len(alike))[:, None]] = -1      # a picture and those after it
+        if not n:
+            # a picture and those after it
+            alike[np.arange(alike.shape[1]) >= np.arange(a, a + len(alike))[:, None]] = -1
         best = alike.argmax(1)
         near = (alike.max(1) >= least) & ((flat[rows] * flat[best]).sum(1) > .9)
         for i in np.flatnonzero(near): found.setdefault(a + int(i), (int(best[i]), False))
     return [(i, *found[i]) for i in sorted(found)]
 
 # %% ../nbs/052_census.ipynb #b0ea9b0f
-_MARKS = dict(least=0, low=.05, median=.5, high=.95, most=1)     # the quantiles that are told
+_MARKS = dict(least=0, low=.05, median=.5, high=.95, most=1)  # the quantiles that are told
 
 def _look_through(d, *keys):
     "Raise an error unless `d` has lists of records under these keys."
     check_keys(d, *keys, where='d')
     for k in keys:
-        if not isinstance(d[k], (list, tuple)) or not all(isinstance(r, dict) for r in d[k]): raise TypeError(f'd: {k} is {d[k]!r:.60}; expected a list of dicts')
+        if (not isinstance(d[k], (list, tuple))
+            or not all(isinstance(r, dict) for r in d[k])):
+            raise TypeError(f'd: {k} is {d[k]!r:.60}; expected a list of dicts')
 
 def _arrays(d):
-    "The objects of a COCO dict: boxes (N,4) xywh, heights and widths (N,2) of their pictures, image ids, category ids, annotation ids."
+    """The objects of a COCO dict: boxes (N,4) xywh, heights and widths (N,2) of their
+    pictures, image ids, category ids, annotation ids."""
     sizes = {r['id']: (r['height'], r['width']) for r in d['images']}
-    anns  = [a for a in d['annotations'] if not a.get('iscrowd') and a['image_id'] in sizes]
+    anns = [a for a in d['annotations'] if not a.get('iscrowd') and a['image_id'] in sizes]
     column = lambda k: [a.get(k) for a in anns]
-    boxes, hw = (np.array(v, float).reshape(-1, n) for v, n in ((column('bbox'), 4), ([sizes[i] for i in column('image_id')], 2)))
+    boxes, hw = (np.array(v, float).reshape(-1, n)
+                 for v,
+                 n in ((column('bbox'), 4), ([sizes[i] for i in column('image_id')], 2)))
     return boxes, hw, column('image_id'), column('category_id'), column('id')
 
 def _quantiles(x):
-    return {k: round(float(np.quantile(x, q)), 3) for k,q in _MARKS.items()} if len(x) else {}
+    return ({k: round(float(np.quantile(x, q)), 3) for k,q in _MARKS.items()} if len(x)
+            else {})
 
-def _size_classes(side): return dict(small=side < 32, medium=(side >= 32) & (side < 96), large=side >= 96)
+def _size_classes(side):
+    return dict(small=side < 32, medium=(side >= 32) & (side < 96), large=side >= 96)
 
 # %% ../nbs/052_census.ipynb #1d53b687
 @checked
@@ -161,11 +188,17 @@ def count_objects(
     side, counts = np.sqrt(boxes[:, 2]*boxes[:, 3]), np.array(list(per.values()))
     owned = {}
     for i, c in zip(images, labels): owned.setdefault(c, []).append(i)
-    formats, often = np.unique([f'{r["width"]} x {r["height"]}' for r in d['images']], return_counts=True)
-    return dict(pictures=len(per), empty=int((counts == 0).sum()), objects=len(boxes), crowds=sum(bool(a.get('iscrowd')) for a in d['annotations']),
-        per_picture=_quantiles(counts), side=_quantiles(side), ratio=_quantiles(boxes[:, 3]/boxes[:, 2]),
-        **{k: int(v.sum()) for k,v in _size_classes(side).items()}, formats={str(formats[i]): int(often[i]) for i in np.argsort(-often, kind='stable')[:5]},
-        classes=[dict(name=c['name'], objects=len(own := owned.get(c['id'], [])), pictures=len(set(own))) for c in d['categories']])
+    formats, often = np.unique([f'{r["width"]} x {r["height"]}' for r in d['images']],
+                               return_counts=True)
+    return dict(pictures=len(per), empty=int((counts == 0).sum()), objects=len(boxes),
+                crowds=sum(bool(a.get('iscrowd')) for a in d['annotations']),
+                per_picture=_quantiles(counts), side=_quantiles(side),
+                ratio=_quantiles(boxes[:, 3]/boxes[:, 2]),
+                **{k: int(v.sum()) for k,v in _size_classes(side).items()},
+                formats={str(formats[i]): int(often[i])
+                         for i in np.argsort(-often, kind='stable')[:5]},
+                classes=[dict(name=c['name'], objects=len(own := owned.get(c['id'], [])),
+                              pictures=len(set(own))) for c in d['categories']])
 
 # %% ../nbs/052_census.ipynb #f0efb653
 @checked
@@ -175,16 +208,26 @@ def count_table(
     "The figures of a data set as a table."
     check_keys(counts, 'pictures', 'classes', 'per_picture', where='counts')
     n = max(counts['objects'], 1)
-    lines = ['{pictures} pictures ({empty} without objects), {objects} objects, {crowds} crowds'.format(**counts),
-             '', f'{"":<22}' + ''.join(f'{h:>9}' for h in ('least', '5%', 'median', '95%', 'most'))]
-    for title, key in (('objects per picture', 'per_picture'), ('side of a box, pixels', 'side'), ('height / width', 'ratio')):
-        if counts[key]: lines.append(f'{title:<22}' + ''.join(f'{v:>9.4g}' for v in counts[key].values()))
-    lines += ['', ', '.join(f'{k} {counts[k]/n:.0%}' for k in ('small', 'medium', 'large')) + ' (sides below 32, below 96, and above)',
-              'width x height: ' + ', '.join(f'{k} ({v})' for k,v in counts['formats'].items()), '']
+    lines = ['{pictures} pictures ({empty} without objects), {objects} objects, '
+             '{crowds} crowds'.format(**counts), '',
+             f'{"":<22}'
+             + ''.join(f'{h:>9}' for h in ('least', '5%', 'median', '95%', 'most'))]
+    for title, key in (('objects per picture', 'per_picture'),
+                       ('side of a box, pixels', 'side'), ('height / width', 'ratio')):
+        if counts[key]:
+            lines.append(f'{title:<22}'
+                         + ''.join(f'{v:>9.4g}' for v in counts[key].values()))
+    lines += ['',
+              ', '.join(f'{k} {counts[k]/n:.0%}' for k in ('small', 'medium', 'large'))
+              + ' (sides below 32, below 96, and above)',
+              'width x height: '
+              + ', '.join(f'{k} ({v})' for k,v in counts['formats'].items()), '']
     wide = max([len(shown(c['name'], 30)) for c in counts['classes']] + [5]) + 2
     lines.append(f'{"class":<{wide}}{"objects":>9}{"pictures":>10}')
-    lines += [f'{shown(c["name"], 30):<{wide}}{c["objects"]:>9}{c["pictures"]:>10}' for c in sorted(counts['classes'], key=lambda c: -c['objects'])[:20]]
-    if len(counts['classes']) > 20: lines.append(f'... ({len(counts["classes"])} classes in all)')
+    lines += [f'{shown(c["name"], 30):<{wide}}{c["objects"]:>9}{c["pictures"]:>10}'
+              for c in sorted(counts['classes'], key=lambda c: -c['objects'])[:20]]
+    if len(counts['classes']) > 20:
+        lines.append(f'... ({len(counts["classes"])} classes in all)')
     return '\n'.join(lines)
 
 # %% ../nbs/052_census.ipynb #651ea072
@@ -196,19 +239,29 @@ def show_counts(
     "Draw the figures of a data set."
     counts = count_objects(d)
     boxes, _, images, _, _ = _arrays(d)
-    _, per = np.unique(images, return_counts=True) if len(images) else ((), np.array([], int))
-    per, axs, color = np.concatenate([per, np.zeros(counts['empty'], int)]), panels(2, 2, size=size), PALETTE['truth']
-    for ax, x, title in ((axs[1], np.sqrt(boxes[:, 2]*boxes[:, 3]), 'side of a box, pixels'), (axs[2], boxes[:, 3]/boxes[:, 2], 'height / width')):
-        low, high = (np.floor(np.log2(x.min())), np.ceil(np.log2(x.max()))) if len(x) else (0, 1)
+    _, per = (np.unique(images, return_counts=True) if len(images)
+              else ((), np.array([], int)))
+    per, axs, color = (np.concatenate([per, np.zeros(counts['empty'], int)]),
+                       panels(2, 2, size=size), PALETTE['truth'])
+    for ax, x, title in ((axs[1], np.sqrt(boxes[:, 2]*boxes[:, 3]),
+                          'side of a box, pixels'),
+                         (axs[2], boxes[:, 3]/boxes[:, 2], 'height / width')):
+        low, high = ((np.floor(np.log2(x.min())), np.ceil(np.log2(x.max()))) if len(x)
+                     else (0, 1))
         ax.hist(x, 2**np.linspace(low, max(high, low + 1), 21), color=color)
         ax.set_xscale('log', base=2)
         ax.set_title(title, fontsize=8)
         ax.xaxis.set_major_formatter(lambda v, _: f'{v:g}')
-    axs[0].hist(per, np.linspace(-.5, max(per.max(initial=0), 1) + .5, min(max(per.max(initial=0), 1), 30) + 2), color=color)
+    axs[0].hist(per,
+                np.linspace(-.5, max(per.max(initial=0), 1) + .5,
+                            min(max(per.max(initial=0), 1), 30) + 2), color=color)
     axs[0].set_title('objects per picture', fontsize=8)
     top = sorted(counts['classes'], key=lambda c: -c['objects'])[:8][::-1]
-    axs[3].barh([shown(c['name'], 16) for c in top], [c['objects'] for c in top], color=color)
-    axs[3].set_title('objects of a class' if len(counts['classes']) <= 8 else f'the most frequent of {len(counts["classes"])} classes', fontsize=8)
+    axs[3].barh([shown(c['name'], 16) for c in top], [c['objects'] for c in top],
+                color=color)
+    axs[3].set_title('objects of a class' if len(counts['classes']) <= 8
+                     else f'the most frequent of {len(counts["classes"])} classes',
+                     fontsize=8)
     for ax in axs: ax.tick_params(labelsize=7)
     return axs
 
@@ -216,44 +269,65 @@ def show_counts(
 def _resized(sizes, scale):
     "The sizes (N,2) of pictures after resizing; each size is looked up once."
     kinds, which = sizes.unique(dim=0, return_inverse=True)
-    return torch.tensor([view_size(tuple(k), scale) for k in kinds.tolist()]).reshape(-1, 2)[which]
+    return torch.tensor([view_size(tuple(k), scale) for k in kinds.tolist()]).reshape(
+        -1, 2)[which]
 
 @checked('pad_divisor int 1..')
 def anchor_coverage(
     boxes:Tensor,           # (N,4) xyxy, pixels of their pictures
     sizes:Tensor,           # (N,2) h,w of the picture of each box, pixels
     anchors:AnchorGenerator,# the setting that is tried
-    scale:float|tuple|None=None,    # pictures are resized for training by this factor, or into these two sides in pixels, such as (1333, 800); None: not resized
+    # pictures are resized for training by this factor, or into these
+    # two sides in pixels, such as (1333, 800); None: not resized
+    scale:float|tuple|None=None,
     pad_divisor:int=32,     # and padded to a multiple of this
 )->Tensor:                  # (N,) IoU of each box with its best anchor
-    "Find how well each box is reached by the best of all anchors that would be laid over its picture."
+    """Find how well each box is reached by the best of
+    all anchors that would be laid over its picture."""
     check('boxes finite (N,4), sizes int (N,2)', boxes, sizes)
     scale = check_scale(scale) or 1.
-    if not hasattr(anchors, 'cells'): raise TypeError(f'anchors is a {type(anchors).__name__}; expected an AnchorGenerator')
-    if len(sizes) != len(boxes): raise ValueError(f'sizes has {len(sizes)} rows; expected one for each of the {len(boxes)} boxes')
-    if (sizes < 1).any(): raise ValueError(f'sizes is {sizes.tolist()!r:.60}; expected whole numbers above 0')
+    if not hasattr(anchors, 'cells'):
+        raise TypeError(f'anchors is a {type(anchors).__name__}; '
+                        'expected an AnchorGenerator')
+    if len(sizes) != len(boxes):
+        raise ValueError(f'sizes has {len(sizes)} rows; expected one for each of the '
+                         f'{len(boxes)} boxes')
+    if (sizes < 1).any():
+        raise ValueError(f'sizes is {sizes.tolist()!r:.60}; expected whole numbers above '
+                         '0')
     views  = _resized(sizes, scale)
-    padded = (-(-views // pad_divisor) * pad_divisor).flip(1)                               # (N,2) width, height
-    boxes, best = boxes.double() * (views / sizes).flip(1).repeat(1, 2), torch.zeros(len(boxes), dtype=torch.float64)
+    padded = (-(-views // pad_divisor) * pad_divisor).flip(1)  # (N,2) width, height
+    boxes, best = (boxes.double() * (views / sizes).flip(1).repeat(1, 2),
+                   torch.zeros(len(boxes), dtype=torch.float64))
     middle, first = (boxes[:, :2] + boxes[:, 2:])/2, -(-padded // anchors.strides[0])
     for cell, stride in zip(anchors.cells, anchors.strides):
-        n = -(-padded // stride)                                                            # (N,2) cells across and down
-        step = (first*anchors.strides[0] // n if anchors.fit_strides else torch.full_like(n, stride))[:, None]
-        at = ((middle[:, None] - (cell[:, :2] + cell[:, 2:])/2) / step).round()             # (N,A,2) the nearest cell for each shape
+        n = -(-padded // stride)  # (N,2) cells across and down
+        step = (first*anchors.strides[0] // n if anchors.fit_strides
+                else torch.full_like(n, stride))[:, None]
+        # (N,A,2) the nearest cell for each shape
+        at = ((middle[:, None] - (cell[:, :2] + cell[:, 2:])/2) / step).round()
         at = torch.minimum(at.clamp(min=0), n[:, None] - 1) * step
-        best = torch.maximum(best, iou_matrix(cell + at.repeat(1, 1, 2), boxes[:, None]).flatten(1).amax(1))
+        best = torch.maximum(
+            best, iou_matrix(cell + at.repeat(1, 1, 2), boxes[:, None]).flatten(1).amax(1))
     return best.float()
 
 # %% ../nbs/052_census.ipynb #80476c9c
-ANCHORS = {'Faster R-CNN': AnchorGenerator(), 'RetinaNet': AnchorGenerator((8, 16, 32, 64, 128), scales=octave_scales())}     # the settings that are compared by default
+# the settings that are compared by default
+ANCHORS = {'Faster R-CNN': AnchorGenerator(),
+           'RetinaNet': AnchorGenerator((8, 16, 32, 64, 128), scales=octave_scales())}
 
 @checked
 def compare_anchors(
     d:dict,                     # a COCO dict, as for `count_objects`
     anchors:dict|None=None,     # name -> AnchorGenerator; default: `ANCHORS`
-    scale:float|tuple|None=(1333, 800), # pictures are resized for training by this factor, or into these two sides in pixels; None: not resized
-)->dict:                        # name -> shares 'at_50', 'at_70', 'small', 'medium', 'large', the mean IoU, how many are 'missed' at .5, and the 'worst' ten annotations
-    "Tell which share of the objects each anchor setting reaches, and which objects it misses."
+    # pictures are resized for training by this factor, or
+    # into these two sides in pixels; None: not resized
+    scale:float|tuple|None=(1333, 800),
+    # name -> shares 'at_50', 'at_70', 'small', 'medium', 'large', the mean IoU,
+    # how many are 'missed' at .5, and the 'worst' ten annotations
+)->dict:
+    """Tell which share of the objects each anchor
+    setting reaches, and which objects it misses."""
     _look_through(d, 'images', 'annotations')
     (xywh, hw, _, _, ids), scale = _arrays(d), check_scale(scale) or 1.
     boxes, sizes = torch.tensor(xywh), torch.tensor(hw).long()
@@ -263,8 +337,12 @@ def compare_anchors(
     groups = _size_classes(np.sqrt(xywh[:, 2]*xywh[:, 3]) * grow)
     for name, gen in (ANCHORS if anchors is None else anchors).items():
         best = anchor_coverage(boxes, sizes, gen, scale).numpy()
-        worst = [dict(ann_id=ids[i], iou=round(float(best[i]), 3), width=float(xywh[i, 2]), height=float(xywh[i, 3])) for i in np.argsort(best)[:10] if best[i] < .5]
-        out[name] = dict(at_50=part(best >= .5), at_70=part(best >= .7), mean=part(best), **{k: part(best[v] >= .5) for k,v in groups.items()}, missed=int((best < .5).sum()), worst=worst)
+        worst = [dict(ann_id=ids[i], iou=round(float(best[i]), 3), width=float(xywh[i, 2]),
+                      height=float(xywh[i, 3])) for i in np.argsort(best)[:10]
+                 if best[i] < .5]
+        out[name] = dict(at_50=part(best >= .5), at_70=part(best >= .7), mean=part(best),
+                         **{k: part(best[v] >= .5) for k,v in groups.items()},
+                         missed=int((best < .5).sum()), worst=worst)
     return out
 
 # %% ../nbs/052_census.ipynb #4e70f9b2
@@ -275,8 +353,11 @@ def coverage_table(
     "Which share of the objects anchors reach, as a table."
     percent = lambda v: f'{"-" if v is None else f"{v:.0%}":>8}'
     wide  = max(map(len, ['anchors', *coverage])) + 2
-    lines = [f'{"anchors":<{wide}}' + ''.join(f'{h:>8}' for h in ('.5', '.7', 'missed', 'small', 'medium', 'large'))]
+    lines = [f'{"anchors":<{wide}}' + ''.join(
+                 f'{h:>8}' for h in ('.5', '.7', 'missed', 'small', 'medium', 'large'))]
     for name, c in coverage.items():
         check_keys(c, 'missed', where=f'coverage[{name!r}]')
-        lines.append(f'{name:<{wide}}{percent(c["at_50"])}{percent(c["at_70"])}{c["missed"]:>8}' + ''.join(percent(c[k]) for k in ('small', 'medium', 'large')))
+        lines.append(
+            f'{name:<{wide}}{percent(c["at_50"])}{percent(c["at_70"])}{c["missed"]:>8}'
+            + ''.join(percent(c[k]) for k in ('small', 'medium', 'large')))
     return '\n'.join(lines)

@@ -30,48 +30,67 @@ from .faults import KINDS, Findings, check_annotations
 # %% ../nbs/054_check.ipynb #ec6055ed
 def _read_records(source, say):
     "The records of a COCO file in one spelling; what is no object is left out."
-    d, known = read_json(source) if isinstance(source, (str, os.PathLike)) else source, ('images', 'annotations', 'categories')
-    if not isinstance(d, dict) or not all(isinstance(d.get(k), (list, tuple)) for k in known): return read_coco(source)       # which says what it is
+    d, known = (read_json(source) if isinstance(source, (str, os.PathLike)) else source,
+                ('images', 'annotations', 'categories'))
+    if (not isinstance(d, dict)
+        or not all(isinstance(d.get(k), (list, tuple)) for k in known)):
+        return read_coco(source)  # which says what it is
     for k in known:
         for n, r in enumerate(d[k]):
-            if not isinstance(r, dict): say('not a record', f'{k}[{n}] is {shown(repr(r), 60)}, expected an object')
-    return read_coco(dict(d, **{k: [r for r in d[k] if isinstance(r, dict)] for k in known}))
+            if not isinstance(r, dict):
+                say('not a record',
+                    f'{k}[{n}] is {shown(repr(r), 60)}, expected an object')
+    return read_coco(dict(d,
+                          **{k: [r for r in d[k] if isinstance(r, dict)] for k in known}))
 
 # %% ../nbs/054_check.ipynb #28407c8c
-_READER = {'not a box': 'bad box', 'missing picture': 'missing picture', 'damaged picture': 'not a picture', 'broken XML': 'unreadable file'}      # what readers of other formats name
+# what readers of other formats name
+_READER = {'not a box': 'bad box', 'missing picture': 'missing picture',
+           'damaged picture': 'not a picture', 'broken XML': 'unreadable file'}
 
 def _note_faults(faults, entries, say):
     "Note what a reader could not read."
     in_pixels = lambda f: 'are these pixels' in f['message']
     pixels = [f for f in faults if in_pixels(f)]
     if len(pixels) > .9*entries:
-        say('boxes as pixels', f'{len(pixels)} of {entries} lines, such as {pixels[0]["message"]}')
+        say('boxes as pixels',
+            f'{len(pixels)} of {entries} lines, such as {pixels[0]["message"]}')
         faults = [f for f in faults if not in_pixels(f)]
     for f in faults:
         place = f'{f["file"]}, line {f["line"]}' if f['line'] else f['file']
-        say(_READER.get(f['kind'], 'unreadable entry'), f['message'].split(f'{place}: ', 1)[-1], place)
+        say(_READER.get(f['kind'], 'unreadable entry'),
+            f['message'].split(f'{place}: ', 1)[-1], place)
 
 def _read_set(path, images, format, split, say):
-    "The records of a data set, its format, the folder of its pictures and the files that were read."
-    layout = Layout('coco', '', dict(all=path)) if isinstance(path, dict) else guess_format(path, format)
-    if layout.format == 'mmdet' and format is None and isinstance(d := read_json(path), dict) and 'data_list' not in d: layout = layout._replace(format='coco')      # which says what it lacks
-    if layout.format == 'coco' and (len(layout.splits) == 1 and split is None or split in layout.splits):
+    """The records of a data set, its format, the folder
+    of its pictures and the files that were read."""
+    layout = (Layout('coco', '', dict(all=path)) if isinstance(path, dict)
+              else guess_format(path, format))
+    if (layout.format == 'mmdet' and format is None
+        and isinstance(d := read_json(path), dict) and 'data_list' not in d):
+        layout = layout._replace(format='coco')  # which says what it lacks
+    if (layout.format == 'coco'
+        and (len(layout.splits) == 1 and split is None or split in layout.splits)):
         file = layout.splits[split or [*layout.splits][0]]
         say.name = source_name(file)
         d = _read_records(file, say)
-        files = [r['file_name'] for r in d['images'] if isinstance(r.get('file_name'), str)]
-        return d, 'coco', find_folder(images, file, files[::max(len(files)//50, 1)]), [] if isinstance(file, dict) else [file]
+        files = [r['file_name'] for r in d['images']
+                 if isinstance(r.get('file_name'), str)]
+        return (d, 'coco', find_folder(images, file, files[::max(len(files)//50, 1)]),
+                [] if isinstance(file, dict) else [file])
     d, faults = read_records(path, images, format, split, problems=(faults := [])), faults
     broken = {Path(f['file']).stem for f in faults if f['kind'] == 'broken XML'}
     d['images'], say.name = [r for r in d['images'] if r['id'] not in broken], d.name
     _note_faults(faults, len(faults) + len(d['annotations']), say)
     sources = {a['origin'].split(', line')[0] for a in d['annotations'] if 'origin' in a}
-    return d, layout.format, d.folder, [*([layout.names] if layout.names else []), *(d.folder/o for o in sources)]
+    return (d, layout.format, d.folder,
+            [*([layout.names] if layout.names else []), *(d.folder/o for o in sources)])
 
 def _picture_paths(records, folder):
     "Where the picture of each record lies, or should."
     cache = {}
-    return [folder/(find_file(r['file_name'], folder, cache) or r['file_name']) for r in records if isinstance(r.get('file_name'), str)]
+    return [folder/(find_file(r['file_name'], folder, cache) or r['file_name'])
+            for r in records if isinstance(r.get('file_name'), str)]
 
 # %% ../nbs/054_check.ipynb #5bdda95c
 def _check_classes(records, say):
@@ -79,8 +98,10 @@ def _check_classes(records, say):
     good, names = {}, {}
     for c in records:
         i, name = plain_id(c.get('id')), c.get('name')
-        if i is None or not isinstance(name, str) or not name.strip(): say('bad class record', f'{shown(c, 80)}, expected an id and a name'); continue
-        if i in good: say('duplicate class id', f'{i} is {good[i]["name"]!r} and {name!r}'); continue
+        if i is None or not isinstance(name, str) or not name.strip():
+            say('bad class record', f'{shown(c, 80)}, expected an id and a name'); continue
+        if i in good:
+            say('duplicate class id', f'{i} is {good[i]["name"]!r} and {name!r}'); continue
         good[i] = c
         names.setdefault(name, []).append(i)
     for name, ids in names.items():
@@ -89,7 +110,8 @@ def _check_classes(records, say):
 
 # %% ../nbs/054_check.ipynb #ee138d5b
 def _check_records(records, say):
-    "The images that can be used: plain id -> record; and for ids that stand for others, which; None: whose objects go with them."
+    """The images that can be used: plain id -> record; and for ids that stand for others,
+    which; None: whose objects go with them."""
     good, other, files = {}, {}, {}
     for r in records:
         i, file = plain_id(r.get('id')), r.get('file_name')
@@ -99,28 +121,39 @@ def _check_records(records, say):
             continue
         if i in good or i in other:
             if not (i in good and good[i]['file_name'] == file): other[i] = None
-            say('duplicate image id', f'the id {shown(i, 40)} has another record', file, fix=None if other.get(i, 1) is None else 'the second record is left out')
+            say('duplicate image id', f'the id {shown(i, 40)} has another record', file,
+                fix=None if other.get(i, 1) is None else 'the second record is left out')
         elif file in files:
-            say('picture listed twice', f'ids {shown(files[file], 40)} and {shown(i, 40)}', file)
+            say('picture listed twice', f'ids {shown(files[file], 40)} and {shown(i, 40)}',
+                file)
             other[i] = files[file]
         else: good[i], files[file] = dict(r), i
     return {i: r for i, r in good.items() if other.get(i, 1) is not None}, other
 
 # %% ../nbs/054_check.ipynb #429e21fd
 def _check_pictures(images, folder, say):
-    "Ids of images that have to go, and what a look at each file told. Sizes that a record lacks are written in."
+    """Ids of images that have to go, and what a look at each file told.
+    Sizes that a record lacks are written in."""
     gone, looks = set(), {}
-    for (i, r), look in zip(images.items(), scan_pictures(_picture_paths(images.values(), folder))):
+    for (i, r), look in zip(images.items(),
+                            scan_pictures(_picture_paths(images.values(), folder))):
         looks[i], file = look, r['file_name']
-        for kind, value in look.faults: say(kind, value + (nearest(look.path.name, folder_names(look.path.parent)) if kind == 'missing picture' else ''), file)
+        for kind, value in look.faults:
+            say(kind,
+                value + (nearest(look.path.name, folder_names(look.path.parent))
+                         if kind == 'missing picture' else ''), file)
         if look.size is None: gone.add(i)
         if wrong := check_size(r.get('height'), r.get('width')):
-            say('no size', wrong, file, fix=None if look.size else KINDS['missing picture'])
+            say('no size', wrong, file,
+                fix=None if look.size else KINDS['missing picture'])
             r.pop('height', None), r.pop('width', None)
             if look.size: r['height'], r['width'] = look.size
         elif look.size and look.size != (r['height'], r['width']):
-            turned = ', which it has before its EXIF tag turns it' if look.stored == (r['height'], r['width']) else ''
-            say('size mismatch', f'the record says {r["width"]} x {r["height"]}{turned}; the picture is {look.size[1]} x {look.size[0]}', file)
+            turned = (', which it has before its EXIF tag turns it'
+                      if look.stored == (r['height'], r['width']) else '')
+            say('size mismatch',
+                f'the record says {r["width"]} x {r["height"]}{turned}; '
+                f'the picture is {look.size[1]} x {look.size[0]}', file)
             gone.add(i)
     return gone, looks
 
@@ -129,10 +162,12 @@ def _check_copies(images, looks, others, say):
     "Ids of images that are byte for byte another one, of this set or another."
     gone, ids, own = set(), list(images), [looks[i] for i in images]
     for i, j, exact in find_copies(own):
-        say('duplicate picture' if exact else 'near-duplicate picture', f'of {own[j].path.name}', images[ids[i]]['file_name'])
+        say('duplicate picture' if exact else 'near-duplicate picture',
+            f'of {own[j].path.name}', images[ids[i]]['file_name'])
         if exact: gone.add(ids[i])
     for i, j, exact in find_copies(own, others) if others else ():
-        say('picture in two splits' if exact else 'near-duplicate in two splits', f'also {others[j].path}', images[ids[i]]['file_name'])
+        say('picture in two splits' if exact else 'near-duplicate in two splits',
+            f'also {others[j].path}', images[ids[i]]['file_name'])
         if exact: gone.add(ids[i])
     return gone
 
@@ -141,15 +176,21 @@ def _check_counts(anns, images, say):
     "Name pictures with far fewer objects than the others of the set."
     counts = Counter(plain_id(a.get('image_id')) for a in anns if not a.get('iscrowd'))
     if len(images) < 20: return
-    roots  = {i: math.sqrt(counts[i] + 3/8) for i in images}    # Anscombe: the root of a count spreads by a half, whatever its mean
+    # Anscombe: the root of a count spreads by a half, whatever its mean
+    roots  = {i: math.sqrt(counts[i] + 3/8) for i in images}
     middle = statistics.median(roots.values())
     spread = max(1.4826*statistics.median(abs(v - middle) for v in roots.values()), .5)
     for i, v in roots.items():
-        if (middle - v)/spread > 3: say('few objects', f'{counts[i]}, where half of the pictures have {statistics.median(counts[k] for k in images):g} or more', images[i]['file_name'])
+        if (middle - v)/spread > 3:
+            say('few objects',
+                f'{counts[i]}, where half of the pictures have '
+                f'{statistics.median(counts[k] for k in images):g} or more',
+                images[i]['file_name'])
 
 # %% ../nbs/054_check.ipynb #415b759c
 class CheckReport:
-    "What `check_dataset` found: `problems`, `counts` and anchor `coverage` of what remains, and `clean`, the data set without what is wrong."
+    """What `check_dataset` found: `problems`, `counts` and anchor `coverage` of what
+    remains, and `clean`, the data set without what is wrong."""
     @checked
     def __init__(self,
         name:str,           # of the data set
@@ -161,8 +202,10 @@ class CheckReport:
         looks:list=(),      # of its pictures, as `scan_pictures` gives them
         coverage:dict|None=None,    # of `compare_anchors`
     ):
-        self.name, self.problems, self.records, self.clean, self.folder = name, problems, records, clean, Path(folder)
-        self.looks, self.counts, self.coverage = list(looks), count_objects(clean), coverage or {}
+        self.name, self.problems, self.records, self.clean, self.folder = (
+            name, problems, records, clean, Path(folder))
+        self.looks, self.counts, self.coverage = (
+            list(looks), count_objects(clean), coverage or {})
         self.sources = [*sources, *(l.path for l in self.looks)]
 
     @property
@@ -179,8 +222,12 @@ class CheckReport:
     def title(self)->str: # one line
         "What was looked at, and how many problems there are."
         n, kinds = len(self.problems), len(self.kinds)
-        found = f'{n} problem{"s"*(n != 1)} of {kinds} kind{"s"*(kinds != 1)}' if n else 'nothing is wrong'
-        return f'{self.name}: {len(self.records["images"])} pictures, {len(self.records["annotations"])} annotations, {len(self.records["categories"])} classes; {found}'
+        found = (f'{n} problem{"s"*(n != 1)} of {kinds} kind{"s"*(kinds != 1)}' if n
+                 else 'nothing is wrong')
+        return (
+            f'{self.name}: {len(self.records["images"])} pictures, '
+            f'{len(self.records["annotations"])} annotations, '
+            f'{len(self.records["categories"])} classes; {found}')
 
     @checked('rows int 1..')
     def table(self,
@@ -193,14 +240,19 @@ class CheckReport:
             usual = Counter(p['fix'] for p in own).most_common(1)[0][0]
             lines += ['', f'{kind} ({n}): {usual}']
             for p in own[:rows]:
-                which = '' if p['ann_id'] is None else f'annotation {shown(p["ann_id"], 24)}'
-                lines.append('  ' + '  '.join(o for o in (p['file'], which, p['value'], '' if p['fix'] == usual else f'-> {p["fix"]}') if o))
+                which = ('' if p['ann_id'] is None
+                         else f'annotation {shown(p["ann_id"], 24)}')
+                lines.append('  ' + '  '.join(o
+                                              for o in (p['file'], which, p['value'],
+                                                        '' if p['fix'] == usual
+                                                        else f'-> {p["fix"]}') if o))
             if n > rows: lines.append(f'  ... ({n} in all)')
         return '\n'.join(lines)
 
     def statistics(self)->str: # lines of text
         "The figures of what remains, and what anchors reach of it."
-        return '\n'.join([count_table(self.counts), '', coverage_table(self.coverage)] if self.coverage else [count_table(self.counts)])
+        return '\n'.join([count_table(self.counts), '', coverage_table(self.coverage)]
+                         if self.coverage else [count_table(self.counts)])
 
     def __repr__(self): return self.table()
 
@@ -209,15 +261,18 @@ class CheckReport:
         rows, seen = [], Counter()
         for p in sorted(self.problems, key=lambda p: list(KINDS).index(p['kind'])):
             seen[p['kind']] += 1
-            if seen[p['kind']] <= 5: rows.append('<tr>' + ''.join(map(cell, p.values())) + '</tr>')
+            if seen[p['kind']] <= 5:
+                rows.append('<tr>' + ''.join(map(cell, p.values())) + '</tr>')
         left = len(self.problems) - len(rows)
-        head = ''.join(f'<th style="text-align:left">{k}</th>' for k in ('kind', 'file', 'annotation', 'value', 'fix'))
+        head = ''.join(f'<th style="text-align:left">{k}</th>'
+                       for k in ('kind', 'file', 'annotation', 'value', 'fix'))
         more = f'<p>... ({left} more)</p>' if left else ''
         return f'<p>{html.escape(self.title())}</p>' + (f'<table><thead><tr>{head}</tr></thead><tbody>{"".join(rows)}</tbody></table>{more}' if rows else '')
 
     def to_dict(self)->dict: # name, problems, kinds, counts, coverage
         "What the report holds, as JSON has it."
-        return dict(name=self.name, problems=self.problems, kinds=self.kinds, counts=self.counts, coverage=self.coverage)
+        return dict(name=self.name, problems=self.problems, kinds=self.kinds,
+                    counts=self.counts, coverage=self.coverage)
 
     @checked
     def to_json(self,
@@ -234,27 +289,39 @@ class CheckReport:
     def write_clean(self,
         path:str|Path,  # of the COCO file to write; never one that was read
     )->str:             # what was left out or mended
-        "Write the annotations without what is wrong. Problems whose fix begins with 'by hand' are still in it."
+        """Write the annotations without what is wrong. Problems
+        whose fix begins with 'by hand' are still in it."""
         never_over(path, self.sources, 'path')
-        with whole_file(path) as part: Path(part).write_text(write_json(self.clean), encoding='utf-8')
-        mended = Counter(p['kind'] for p in self.problems if not p['fix'].startswith('by hand'))
+        with whole_file(path) as part:
+            Path(part).write_text(write_json(self.clean), encoding='utf-8')
+        mended = Counter(p['kind'] for p in self.problems
+                         if not p['fix'].startswith('by hand'))
         told   = ', '.join(f'{n} {k}' for k, n in mended.items()) or 'nothing'
-        n, m   = (f'{len(self.clean[k])} of {len(self.records[k])} {k}' for k in ('images', 'annotations'))
-        return f'{n}, {m}; mended or left out: {told}; left to do by hand: {len(self.problems) - sum(mended.values())}'
+        n, m = (f'{len(self.clean[k])} of {len(self.records[k])} {k}'
+                for k in ('images', 'annotations'))
+        return (
+            f'{n}, {m}; mended or left out: {told}; left to do by hand: '
+            f'{len(self.problems) - sum(mended.values())}')
 
     @checked('n int 1.., cols int 1..')
     def show(self,
         n:int=6,        # pictures at most
         cols:int=3,     # beside one another
     )->list:            # Axes
-        "Draw the pictures with the most problems: what is wrong in red, other boxes in green."
-        home  = {plain_id(a.get('id')): plain_id(a.get('image_id')) for a in self.records['annotations']}
-        files = {shown(r.get('file_name'), 200): plain_id(r.get('id')) for r in self.records['images']}
+        """Draw the pictures with the most problems:
+        what is wrong in red, other boxes in green."""
+        home = {plain_id(a.get('id')): plain_id(a.get('image_id'))
+                for a in self.records['annotations']}
+        files = {shown(r.get('file_name'), 200): plain_id(r.get('id'))
+                 for r in self.records['images']}
         found = {}
-        for p in self.problems: found.setdefault(files.get(p['file'], home.get(plain_id(p['ann_id']))), []).append(p)
+        for p in self.problems:
+            found.setdefault(files.get(p['file'], home.get(plain_id(p['ann_id']))),
+                             []).append(p)
         found.pop(None, None)
         first  = {plain_id(r.get('id')): r for r in reversed(self.records['images'])}
-        chosen = sorted(((i, r) for i, r in first.items() if i in found), key=lambda o: -len(found[o[0]]))[:n]
+        chosen = sorted(((i, r) for i, r in first.items() if i in found),
+                        key=lambda o: -len(found[o[0]]))[:n]
         if not chosen: return []
         rows = -(-len(chosen) // cols)
         axs  = panels(cols, rows, size=(6, 2.1*rows))
@@ -264,34 +331,53 @@ class CheckReport:
             size = r.get('height'), r.get('width')
             if check_size(*size) or size[0]*size[1] > 1e7: size = 90, 120
             try: image = read_image(self.folder/str(r.get('file_name')))
-            except (ValueError, OSError): image = torch.full((3, *size), 230, dtype=torch.uint8)
-            show_image(image, ax, '\n'.join([shown(r.get('file_name'), 24), *(p['kind'] for p in own if p['ann_id'] is None)][:3]))
+            except (ValueError, OSError):
+                image = torch.full((3, *size), 230, dtype=torch.uint8)
+            show_image(image, ax,
+                       '\n'.join([shown(r.get('file_name'), 24),
+                                  *(p['kind'] for p in own if p['ann_id'] is None)][:3]))
             for a in self.records['annotations']:
                 if plain_id(a.get('image_id')) != i: continue
-                kinds = [p['kind'] for p in own if p['ann_id'] is not None and p['ann_id'] == a.get('id')]
-                try: x, y, w, h = a['bbox']; show_boxes([[x, y, x+w, y+h]], 'prediction' if kinds else 'truth', kinds[:1] or None, ax=ax, width=1.2)
-                except (KeyError, TypeError, ValueError): continue          # no box that could be drawn
+                kinds = [p['kind'] for p in own
+                         if p['ann_id'] is not None and p['ann_id'] == a.get('id')]
+                try:
+                    x, y, w, h = a['bbox']
+                    show_boxes([[x, y, x+w, y+h]], 'prediction' if kinds else 'truth',
+                               kinds[:1] or None, ax=ax, width=1.2)
+                except (KeyError, TypeError, ValueError):
+                    continue  # no box that could be drawn
             ax.set(xlim=(0, image.shape[2]), ylim=(image.shape[1], 0))
         return axs
 
 # %% ../nbs/054_check.ipynb #824b4e47
 @checked
 def check_dataset(
-    path:object,                # what `read_dataset` takes: a COCO file or its content, a folder of COCO, VOC or YOLO, a table
-    images:str|Path|None=None,  # folder of the pictures; default: looked for in the usual places
-    format:str|None=None,       # 'coco', 'voc', 'yolo', 'table' or 'mmdet'; default: as `guess_format` says
+    # what `read_dataset` takes: a COCO file or its content,
+    # a folder of COCO, VOC or YOLO, a table
+    path:object,
+    # folder of the pictures; default: looked for in the usual places
+    images:str|Path|None=None,
+    # 'coco', 'voc', 'yolo', 'table' or 'mmdet'; default: as `guess_format` says
+    format:str|None=None,
     split:str|None=None,        # which split, where there are several
-    others:list=(),             # other splits of the set, in which no picture should be again: their reports, or paths as above
+    # other splits of the set, in which no picture
+    # should be again: their reports, or paths as above
+    others:list=(),
     ignore:list[str]=(),        # kinds of problems that are not wanted, from `KINDS`
-    anchors:dict|None=None,     # name -> AnchorGenerator, whose coverage is told; default: those of Faster R-CNN and RetinaNet
-    scale:float|tuple=(1333, 800),  # pictures are resized for training by this factor, or into these two sides, pixels
+    # name -> AnchorGenerator, whose coverage is told;
+    # default: those of Faster R-CNN and RetinaNet
+    anchors:dict|None=None,
+    # pictures are resized for training by this factor, or into these two sides, pixels
+    scale:float|tuple=(1333, 800),
 )->CheckReport:                 # `problems`: dicts with kind, file, ann_id, value, fix
-    "Look for everything that is wrong with a data set, and do not stop at the first. Raises ValueError or FileNotFoundError where there is no data set to look at."
+    """Look for everything that is wrong with a data set, and do not stop at the first.
+    Raises ValueError or FileNotFoundError where there is no data set to look at."""
     check_scale(scale)
     say = Findings(source_name(path), ignore)
     d, format, folder, sources = _read_set(path, images, format, split, say)
     others = [o if hasattr(o, 'looks') else check_dataset(o) for o in others]
-    classes, (records, other) = _check_classes(d['categories'], say), _check_records(d['images'], say)
+    classes, (records, other) = (_check_classes(d['categories'], say),
+                                 _check_records(d['images'], say))
     gone, looks = _check_pictures(records, folder, say)
     gone |= _check_copies(records, looks, [l for o in others for l in o.looks], say)
     owned = {plain_id(a.get('category_id')) for a in d['annotations']}
@@ -300,10 +386,17 @@ def check_dataset(
     left = {i: r for i, r in records.items() if i not in gone}
     _check_counts(d['annotations'], left, say)
     places = {a['id']: a['origin'] for a in d['annotations'] if 'origin' in a}
-    anns = [a for a in check_annotations(d['annotations'], records, classes, say, other, places, format, getattr(d, 'mixed', False)) if a['image_id'] in left]
-    for a in anns: a['image_id'], a['category_id'] = left[a['image_id']]['id'], classes[a['category_id']]['id']
-    clean = dict(d, images=list(left.values()), annotations=anns, categories=list(classes.values()))
-    return CheckReport(say.name, say.problems, d, clean, folder, sources, list(looks.values()), compare_anchors(clean, anchors, scale))
+    anns = [a
+            for a in check_annotations(d['annotations'], records, classes, say, other,
+                                       places, format, getattr(d, 'mixed', False))
+            if a['image_id'] in left]
+    for a in anns:
+        a['image_id'], a['category_id'] = (left[a['image_id']]['id'],
+                                           classes[a['category_id']]['id'])
+    clean = dict(d, images=list(left.values()), annotations=anns,
+                 categories=list(classes.values()))
+    return CheckReport(say.name, say.problems, d, clean, folder, sources,
+                       list(looks.values()), compare_anchors(clean, anchors, scale))
 
 # %% ../nbs/054_check.ipynb #1e8fbab8
 class Checks(dict):
@@ -317,27 +410,41 @@ class Checks(dict):
 @checked('rows int 1..')
 def detbook_check(
     path:str,                   # a COCO file, or a folder of COCO, VOC or YOLO
-    images:str|None=None,       # folder of the pictures; default: looked for in the usual places
-    format:str|None=None,       # 'coco', 'voc', 'yolo', 'table' or 'mmdet'; default: told by what lies there
-    others:list[str]=(),        # more files or folders of the same set, in which no picture should be again
-    ignore:list[str]=(),        # kinds of problems that are not wanted, such as 'unused class'
+    # folder of the pictures; default: looked for in the usual places
+    images:str|None=None,
+    # 'coco', 'voc', 'yolo', 'table' or 'mmdet'; default: told by what lies there
+    format:str|None=None,
+    # more files or folders of the same set, in which no picture should be again
+    others:list[str]=(),
+    ignore:list[str]=(),  # kinds of problems that are not wanted, such as 'unused class'
     rows:int=5,                 # problems of a kind that are listed
     json:str|None=None,         # file to write the whole report to
-    fix:str|None=None,          # COCO file to write without what is wrong, or a folder of them where there are several splits
-)->Checks:                      # split -> report; its `exit_code` is that of the command: 0 nothing is wrong, 1 problems were found
-    "Look for everything that is wrong with a data set, each split beside the others, and print it with the figures of the set."
+    # COCO file to write without what is wrong, or a
+    # folder of them where there are several splits
+    fix:str|None=None,
+    # split -> report; its `exit_code` is that of the command:
+    # 0 nothing is wrong, 1 problems were found
+)->Checks:
+    """Look for everything that is wrong with a data set, each split beside the others, and
+    print it with the figures of the set."""
     layout, reports = guess_format(path, format), Checks()
     print(f'{path}: {layout}')
-    splits = [s for s in layout.splits if not (s == 'trainval' and 'train' in layout.splits)]       # trainval is train and val again
-    splits.sort(key=lambda s: s.startswith('train'))        # the last: what is there twice is taken out of it
+    # trainval is train and val again
+    splits = [s for s in layout.splits
+              if not (s == 'trainval' and 'train' in layout.splits)]
+    # the last: what is there twice is taken out of it
+    splits.sort(key=lambda s: s.startswith('train'))
     for split in splits if len(layout.splits) > 1 else [None]:
-        reports[split or 'all'] = r = check_dataset(path, images, format, split, [*others, *reports.values()], ignore)
+        reports[split or 'all'] = r = check_dataset(path, images, format, split,
+                                                    [*others, *reports.values()], ignore)
         print(f'\n{r.table(rows)}\n\n{r.statistics()}')
     sources = [s for r in reports.values() for s in r.sources]
     if json:
         never_over(json, sources, '--json')
         whole = {k: r.to_dict() for k, r in reports.items()}
-        with whole_file(json) as part: Path(part).write_text(write_json(whole if len(whole) > 1 else whole['all']), encoding='utf-8')
+        with whole_file(json) as part:
+            Path(part).write_text(write_json(whole if len(whole) > 1 else whole['all']),
+                                  encoding='utf-8')
     for split, r in reports.items() if fix else ():
         file = Path(fix)/f'{Path(split).name}.json' if len(reports) > 1 else fix
         never_over(file, sources, '--fix')

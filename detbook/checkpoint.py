@@ -21,26 +21,36 @@ from .zoo import find_url
 from .download import download
 
 # %% ../nbs/020_checkpoint.ipynb #0335e118
-_FOREIGN = re.compile(r'backbone\.(body|bottom_up|stem|res2)\.|(stem\.conv1|res2\.0)\.|res2_0_branch2a_w$|_conv_stem\.')   # torchvision, Detectron2, Detectron, EfficientNet-Lite
+# torchvision, Detectron2, Detectron, EfficientNet-Lite
+_FOREIGN = re.compile(r'backbone\.(body|bottom_up|stem|res2)\.|(stem\.conv1|res2\.0)\.|res2_0_branch2a_w$|_conv_stem\.')
 
 def _shared(names):
     "The modules that all names lie below: 'model.' of model.a.x and model.b.x."
     first, last = min(names, default=''), max(names, default='')
-    return os.path.commonprefix([first, last]).rpartition('.')[0] + '.' if '.' in os.path.commonprefix([first, last]) else ''
+    return (os.path.commonprefix([first, last]).rpartition('.')[0] + '.'
+            if '.' in os.path.commonprefix([first, last]) else '')
 
 def _our_names(tensors, source='the weights'):
     "The tensors under the names of this book."
     below = _shared(tensors)
-    cut = next((p for p in ('', below[:below.find('.') + 1]) if any(_FOREIGN.match(k[len(p):]) for k in tensors)), None)
+    cut = next((p for p in ('', below[:below.find('.') + 1])
+                if any(_FOREIGN.match(k[len(p):]) for k in tensors)), None)
     if cut is None: return tensors
     try: return convert({k[len(cut):]: v for k,v in tensors.items()})
-    except Exception as e: raise ValueError(f'{source}: its names are those of another library, but its arrays are not: {shown(e, 120)}') from None
+    except Exception as e:
+        raise ValueError(f'{source}: its names are those of another library, '
+                         f'but its arrays are not: {shown(e, 120)}') from None
 
 # %% ../nbs/020_checkpoint.ipynb #45eedb1c
 def _from_hub(name):
-    "Fetch a file of the Hugging Face Hub: by huggingface_hub where it is installed, which knows private ones, else as from any address."
-    m = re.fullmatch(r'hf://([\w.-]+/[\w.-]+?)(?:@([\w.-]+))?(?:/((?!\.\.?(/|$))[\w./-]+))?', name)
-    if not m or '/..' in name: raise ValueError(f'{shown(name, 200)} names nothing on the Hub; expected hf://owner/name, hf://owner/name@revision or hf://owner/name/file')
+    """Fetch a file of the Hugging Face Hub: by huggingface_hub where it is installed,
+    which knows private ones, else as from any address."""
+    m = re.fullmatch(
+        r'hf://([\w.-]+/[\w.-]+?)(?:@([\w.-]+))?(?:/((?!\.\.?(/|$))[\w./-]+))?', name)
+    if not m or '/..' in name:
+        raise ValueError(f'{shown(name, 200)} names nothing on the Hub; '
+                         'expected hf://owner/name, hf://owner/name@revision or '
+                         'hf://owner/name/file')
     repo, revision, file = m[1], m[2] or 'main', m[3] or 'model.safetensors'
     server = os.environ.get('HF_ENDPOINT') or 'https://huggingface.co'
     try: from huggingface_hub import hf_hub_download
@@ -48,19 +58,26 @@ def _from_hub(name):
     from huggingface_hub.errors import HfHubHTTPError, LocalEntryNotFoundError
     try: return Path(hf_hub_download(repo, file, revision=revision, endpoint=server))
     except LocalEntryNotFoundError as e:
-        raise ConnectionError(f'{shown(name, 200)} cannot be fetched: {server} does not answer, and the file is not kept on this machine') from e
-    except (HfHubHTTPError, ValueError) as e: raise ValueError(f'{shown(name, 200)} cannot be fetched: {shown(" ".join(str(e).split()), 200)}') from None
+        raise ConnectionError(f'{shown(name, 200)} cannot be fetched: '
+                              f'{server} does not answer, and the file is not kept on '
+                              'this machine') from e
+    except (HfHubHTTPError, ValueError) as e:
+        raise ValueError(f'{shown(name, 200)} cannot be fetched: '
+                         f'{shown(" ".join(str(e).split()), 200)}') from None
 
 @checked
 def find_weights(
     source:str,     # path, URL, hf://owner/name, or the name of published weights
 )->Path:            # a file that is there
-    "Find weights, and fetch them where they are not on this machine; what cannot be found raises FileNotFoundError with the nearest name."
+    """Find weights, and fetch them where they are not on this machine;
+    what cannot be found raises FileNotFoundError with the nearest name."""
     if not isinstance(source, (str, os.PathLike)) or not os.fspath(source):
-        raise TypeError(f'weights are a path, an address or a name, got {shown(repr(source))}')
+        raise TypeError('weights are a path, an address or a name, '
+                        f'got {shown(repr(source))}')
     text = str(source)
     if text.startswith('hf:'): return _from_hub(text)
-    if not re.match(r'(?!torchvision|open-mmlab)[\w+.-]+://', text) and len(text) < 256 and '\0' not in text and not Path(text).exists():
+    if (not re.match(r'(?!torchvision|open-mmlab)[\w+.-]+://', text) and len(text) < 256
+        and '\0' not in text and not Path(text).exists()):
         text = find_url(text) or text
     if re.match(r'\w+://', text): return download(text)
     return check_file(text)
@@ -70,13 +87,16 @@ def find_weights(
 def read_weights(
     source:str,     # path, URL or name
 )->Checkpoint:      # the tensors under the names of this book
-    "Find, fetch and read weights, whoever's; as safely as `read_checkpoint`, which it calls."
+    """Find, fetch and read weights, whoever's; as
+    safely as `read_checkpoint`, which it calls."""
     found = read_checkpoint(find_weights(source))
-    return Checkpoint(_our_names(found, found.path), found.path, found.kind, found.metadata, found.others)
+    return Checkpoint(_our_names(found, found.path), found.path, found.kind,
+                      found.metadata, found.others)
 
 # %% ../nbs/020_checkpoint.ipynb #6807dd07
 def _unprefixed(state, own):
-    "The tensors without the modules that all of their names lie below, if that leads to names of the model."
+    """The tensors without the modules that all of their
+    names lie below, if that leads to names of the model."""
     counters = {k for k,v in state.items() if k in COUNTERS and v.numel() == 1}
     names = [k for k in state if k not in counters]
     if any(k in own for k in names): return state
@@ -86,12 +106,14 @@ def _unprefixed(state, own):
     return state
 
 def _prefix_hint(state, own):
-    "Tell below which prefix of the file most names of the model are found; an empty string if there is none."
+    """Tell below which prefix of the file most names of the
+    model are found; an empty string if there is none."""
     tails = list(own)[::max(1, len(own) // 8)]
     found = {k[:-len(t)] for t in tails for k in state if k.endswith('.' + t)}
     count = lambda p: sum(p + k in state for k in own)
     best = max(sorted(found), key=count, default='')
-    return f'; {count(best)} names of the model are found below {shown(best)!r}: pass prefix={shown(best)!r}' if best and count(best) > len(own) // 2 else ''
+    return (f'; {count(best)} names of the model are found below {shown(best)!r}: '
+            f'pass prefix={shown(best)!r}' if best and count(best) > len(own) // 2 else '')
 
 def _renamed(state, own):
     "Follow mmdetection's own changes of names, where that leads to keys of the model."
@@ -100,12 +122,15 @@ def _renamed(state, own):
     flat, out = {'ema_' + k.replace('.', '_') for k in state}, {}
     for k,v in state.items():
         if k in flat: continue
-        found = [n for a,b in swaps if a in k and k not in own and (n := k.replace(a, b, 1)) in own and n not in state]
+        found = [n for a,b in swaps
+                 if a in k and k not in own and (n := k.replace(a, b, 1)) in own
+                 and n not in state]
         out[found[0] if found else k] = v
     return out
 
 # %% ../nbs/020_checkpoint.ipynb #0de08314
-PREDICTORS = 'fc_cls', 'fc_reg', 'conv_logits', 'retina_cls', 'conv_cls'    # modules whose first dimension counts classes
+# modules whose first dimension counts classes
+PREDICTORS = 'fc_cls', 'fc_reg', 'conv_logits', 'retina_cls', 'conv_cls'
 _CLASSIFIERS = 'fc_cls', 'retina_cls', 'conv_cls'
 
 def _within(key, names): return any(part in names for part in key.split('.'))
@@ -113,58 +138,83 @@ def _within(key, names): return any(part in names for part in key.split('.'))
 # %% ../nbs/020_checkpoint.ipynb #911b7c8b
 @dataclass(repr=False)
 class Report:
-    "What became of every key; lists of names, and `shapes` for those that were reinitialised. Prints as a table."
+    """What became of every key; lists of names, and `shapes` for those that were
+    reinitialised. Prints as a table."""
     source:str                                          # where the weights came from
     model:str                                           # class of the model
     loaded:list = field(default_factory=list)           # copied into the model
-    reinitialised:list = field(default_factory=list)    # of another shape: the model kept its own values
+    # of another shape: the model kept its own values
+    reinitialised:list = field(default_factory=list)
     missing:list = field(default_factory=list)          # in the model alone: likewise
     unexpected:list = field(default_factory=list)       # in the file alone: left out
-    shapes:dict = field(default_factory=dict)           # reinitialised key -> (shape in the file, shape in the model)
-    others:list = field(default_factory=list)           # other weights of the file, such as its running averages 'model_ema'
+    # reinitialised key -> (shape in the file, shape in the model)
+    shapes:dict = field(default_factory=dict)
+    # other weights of the file, such as its running averages 'model_ema'
+    others:list = field(default_factory=list)
 
     @property
     def counts(self)->dict: # name of the list -> its length
         "Count the keys of every kind."
-        return {k: len(getattr(self, k)) for k in ('loaded', 'reinitialised', 'missing', 'unexpected')}
+        return {k: len(getattr(self, k))
+                for k in ('loaded', 'reinitialised', 'missing', 'unexpected')}
 
     def __repr__(self):
-        lines = [f'{self.model} from {self.source}: ' + ', '.join(f'{n} {k}' for k,n in self.counts.items())]
+        lines = [f'{self.model} from {self.source}: '
+                 + ', '.join(f'{n} {k}' for k,n in self.counts.items())]
         for kind in ('reinitialised', 'missing', 'unexpected'):
             keys = getattr(self, kind)
-            for k in keys[:8]: lines.append(f'  {kind:14} {k:44}' + (' {} in the file, {} here'.format(*self.shapes[k]) if k in self.shapes else ''))
+            for k in keys[:8]:
+                lines.append(f'  {kind:14} {k:44}'
+                             + (' {} in the file, {} here'.format(*self.shapes[k])
+                                if k in self.shapes else ''))
             if len(keys) > 8: lines.append(f'  {kind:14} ... and {len(keys)-8} more')
-        lines += [f'  the file also holds {shown(n)}; pass prefix={shown(n) + "."!r} for those' for n in self.others]
+        lines += [f'  the file also holds {shown(n)}; pass prefix={shown(n) + "."!r} for '
+                  'those' for n in self.others]
         return '\n'.join(line.rstrip() for line in lines)
 
 # %% ../nbs/020_checkpoint.ipynb #23e11965
 def _compare(state, own, report):
-    "Sort the keys of both sides into `report` and list, in words, what does not fit outside the predictors."
+    """Sort the keys of both sides into `report` and list, in words,
+    what does not fit outside the predictors."""
     problems, shape = [], lambda t: tuple(t.shape)
     expected = [k for k in own if not k.endswith('num_batches_tracked')]
     report.missing = [k for k in expected if k not in state]
-    counts = lambda k: k.endswith('num_batches_tracked') or k in COUNTERS and state[k].numel() == 1
+    counts = (lambda k:
+              k.endswith('num_batches_tracked') or k in COUNTERS and state[k].numel() == 1)
     report.unexpected = [k for k in state if k not in own and not counts(k)]
-    report.shapes = {k: (shape(state[k]), shape(own[k])) for k in own if k in state and shape(state[k]) != shape(own[k])}
+    report.shapes = {k: (shape(state[k]), shape(own[k])) for k in own
+                     if k in state and shape(state[k]) != shape(own[k])}
     report.reinitialised = list(report.shapes)
     report.loaded = [k for k in own if k in state and k not in report.shapes]
     classifiers = [k for k in expected if _within(k, _CLASSIFIERS)]
-    classes_differ = not classifiers or any(k in report.shapes or k not in state for k in classifiers)
+    classes_differ = (not classifiers
+                      or any(k in report.shapes or k not in state for k in classifiers))
     for k,(theirs,ours) in report.shapes.items():
         if _within(k, PREDICTORS) and theirs[1:] == ours[1:] and classes_differ: continue
-        problems.append(f'{k} is {theirs} in the file and {ours} in the model' + (', though both have the same classes' if not classes_differ else ''))
+        problems.append(f'{k} is {theirs} in the file and {ours} in the model'
+                        + (', though both have the same classes' if not classes_differ
+                           else ''))
     for k in report.loaded:
-        if state[k].is_floating_point() != own[k].is_floating_point() and not k.endswith('num_batches_tracked'):
-            problems.append(f'{k} is {state[k].dtype} in the file and {own[k].dtype} in the model')
+        if (state[k].is_floating_point() != own[k].is_floating_point()
+            and not k.endswith('num_batches_tracked')):
+            problems.append(f'{k} is {state[k].dtype} in the file and {own[k].dtype} in '
+                            'the model')
     def lacks(key, tensor, owner, other, others, tensors):
-        near = [k for k in others or tensors if len(k) < 200][:2000] if not problems and len(key) < 200 else []   # only the first is told in full
+        # only the first is told in full
+        near = ([k for k in others or tensors if len(k) < 200][:2000]
+                if not problems and len(key) < 200 else [])
         near = difflib.get_close_matches(key, near, 1, .75)
-        found = f', where the nearest is {shown(near[0], 99)} {shape(tensors[near[0]])}' if near else ''
-        return f'{shown(key, 99)} {shape(tensor)} of the {owner} is not in the {other}{found}'
+        found = (f', where the nearest is {shown(near[0], 99)} {shape(tensors[near[0]])}'
+                 if near else '')
+        return (
+            f'{shown(key, 99)} {shape(tensor)} of the {owner} is not in the '
+            f'{other}{found}')
     for k in report.missing:
-        if not _within(k, PREDICTORS): problems.append(lacks(k, own[k], 'model', 'file', report.unexpected, state))
+        if not _within(k, PREDICTORS):
+            problems.append(lacks(k, own[k], 'model', 'file', report.unexpected, state))
     for k in report.unexpected:
-        if not _within(k, PREDICTORS): problems.append(lacks(k, state[k], 'file', 'model', report.missing, own))
+        if not _within(k, PREDICTORS):
+            problems.append(lacks(k, state[k], 'file', 'model', report.missing, own))
     return problems
 
 # %% ../nbs/020_checkpoint.ipynb #d99ad982
@@ -172,38 +222,59 @@ def _compare(state, own, report):
 def load_checkpoint(
     model:nn.Module,    # takes the weights in place
     source:str|dict,    # path, URL or name of a checkpoint, or a dict of tensors by name
-    strict:bool=True,   # raise where anything but the predictors differs? otherwise load what fits
-    prefix:str='',      # take the file's keys below this alone, and cut it off: 'backbone.'
+    # raise where anything but the predictors differs? otherwise load what fits
+    strict:bool=True,
+    prefix:str='',  # take the file's keys below this alone, and cut it off: 'backbone.'
     ignore:tuple|str=(),    # top-level modules of the file to leave out: ('fc',)
 )->Report:              # every key by its fate
-    "Copy weights into `model`, all that should fit or nothing at all: whatever raises (ValueError), `model` is as before."
-    if not isinstance(model, nn.Module): raise TypeError(f'load_checkpoint puts weights into a model, got {type(model).__name__}')
-    if not isinstance(prefix, str): raise TypeError(f'prefix is text, got {shown(repr(prefix))}')
+    """Copy weights into `model`, all that should fit or nothing at all:
+    whatever raises (ValueError), `model` is as before."""
+    if not isinstance(model, nn.Module):
+        raise TypeError('load_checkpoint puts weights into a model, '
+                        f'got {type(model).__name__}')
+    if not isinstance(prefix, str):
+        raise TypeError(f'prefix is text, got {shown(repr(prefix))}')
     if not isinstance(source, dict): source = read_weights(source)
-    if isinstance(source, Checkpoint): name, found, others = Path(source.path).name, source, source.others
-    else: name, (found, _, others) = f'a dict of {len(source)} tensors', unwrap(source, Budget(10**6, lambda n: ValueError('the dict holds too much')))
-    if (chosen := prefix.removesuffix('.')) in others and not any(k.startswith(prefix) for k in found): found, prefix = others[chosen], ''
+    if isinstance(source, Checkpoint):
+        name, found, others = Path(source.path).name, source, source.others
+    else:
+        name, (found, _, others) = (
+            f'a dict of {len(source)} tensors',
+            unwrap(source, Budget(10**6, lambda n: ValueError('the dict holds too much'))))
+    if ((chosen := prefix.removesuffix('.')) in others
+        and not any(k.startswith(prefix) for k in found)):
+        found, prefix = others[chosen], ''
     found = _our_names(found, name)
     state = {k.removeprefix(prefix): v for k,v in found.items() if k.startswith(prefix)}
-    state = {k: v for k,v in state.items() if k.split('.')[0] not in ([ignore] if isinstance(ignore, str) else ignore)}
+    state = {k: v for k,v in state.items()
+             if k.split('.')[0] not in ([ignore] if isinstance(ignore, str) else ignore)}
     own = {strip_wrappers(k): v for k,v in model.state_dict().items()}
     state = _renamed(_unprefixed(state, own), own)
     report = Report(name, type(model).__name__, others=list(others))
-    if any(v.is_meta for v in own.values()): raise ValueError(f'{report.model} is on the meta device: give it memory with model.to_empty(device=...) first')
+    if any(v.is_meta for v in own.values()):
+        raise ValueError(f'{report.model} is on the meta device: '
+                         'give it memory with model.to_empty(device=...) first')
     problems = _compare(state, own, report)
     if not report.loaded:
-        below, few = f' below {prefix!r}' if prefix else '', lambda keys: ', '.join(shown(k) for k in list(keys)[:2]) or 'nothing'
-        problems = [f'no key of the file{below} fits; the file holds {few(found)}, the model {few(own)}{_prefix_hint(found, own)}']
+        below, few = f' below {prefix!r}' if prefix else '', lambda keys: (
+            ', '.join(shown(k) for k in list(keys)[:2]) or 'nothing')
+        problems = [f'no key of the file{below} fits; the file holds {few(found)}, '
+                    f'the model {few(own)}{_prefix_hint(found, own)}']
     if problems and (strict or not report.loaded):
-        more = f'; {len(problems)-1} more keys do not fit, {len(report.loaded)} do' if problems[1:] else ''
+        more = (f'; {len(problems)-1} more keys do not fit, {len(report.loaded)} do'
+                if problems[1:] else '')
         raise ValueError(f'{name} does not fit {report.model}: {problems[0]}{more}')
     ready = {k: state[k].to(own[k].device, own[k].dtype) for k in report.loaded}
     with torch.no_grad():
         for k,v in ready.items(): own[k].copy_(v)
-    if isinstance(found, Checkpoint) and not prefix and not report.reinitialised + report.missing + report.unexpected:
-        model.notes, model.loaded_from = dict(found.metadata), str(found.path)      # how pictures were resized, class names
-        if 'preprocessing' in found.metadata: vars(model).pop('test_scale', None)   # of another file
-    model.trained = True        # a detector warns when it is fitted with frozen random weights; these are not
+    if (isinstance(found, Checkpoint) and not prefix
+        and not report.reinitialised + report.missing + report.unexpected):
+        # how pictures were resized, class names
+        model.notes, model.loaded_from = dict(found.metadata), str(found.path)
+        if 'preprocessing' in found.metadata:
+            vars(model).pop('test_scale', None)  # of another file
+    # a detector warns when it is fitted with frozen random weights; these are not
+    model.trained = True
     return report
 
 # %% ../nbs/020_checkpoint.ipynb #ed7a8845
@@ -219,26 +290,42 @@ VERSION = _version()    # of detbook: what is installed, or else these sources
 def save_checkpoint(
     path:str,               # file to write, by custom `.safetensors`
     model:nn.Module|dict,   # or a dict of tensors by name
-    metadata:dict=None,     # JSON-able notes: class names, preprocessing, ...; the version of detbook is added
+    # JSON-able notes: class names, preprocessing, ...; the version of detbook is added
+    metadata:dict=None,
 )->Path:                    # the same path
-    "Write weights and notes as safetensors, whole or not at all; notes that JSON cannot hold raise ValueError before anything is written."
+    """Write weights and notes as safetensors, whole or not at all; notes that JSON cannot
+    hold raise ValueError before anything is written."""
     from safetensors.torch import save_file
-    if not isinstance(model, (nn.Module, dict)): raise TypeError(f'save_checkpoint writes a model or a dict of tensors, got {type(model).__name__}')
-    if not isinstance(path, (str, os.PathLike)) or not os.fspath(path): raise TypeError(f'the path of a checkpoint is text or a Path, got {shown(repr(path))}')
-    if Path(path).is_dir(): raise IsADirectoryError(f'{path} is a folder: name a file in it, such as {Path(path)/"model.safetensors"}')
+    if not isinstance(model, (nn.Module, dict)):
+        raise TypeError('save_checkpoint writes a model or a dict of tensors, '
+                        f'got {type(model).__name__}')
+    if not isinstance(path, (str, os.PathLike)) or not os.fspath(path):
+        raise TypeError('the path of a checkpoint is text or a Path, '
+                        f'got {shown(repr(path))}')
+    if Path(path).is_dir():
+        raise IsADirectoryError(f'{path} is a folder: name a file in it, '
+                                f'such as {Path(path)/"model.safetensors"}')
     try: notes = json.dumps({'detbook': VERSION, **(metadata or {})})
-    except (TypeError, ValueError) as e: raise ValueError(f'the metadata for {path} cannot be written as JSON: {e}') from None
+    except (TypeError, ValueError) as e:
+        raise ValueError(f'the metadata for {path} cannot be written as JSON: '
+                         f'{e}') from None
     tensors, storages = {}, set()
     for k,v in (model if isinstance(model, dict) else model.state_dict()).items():
-        if not isinstance(v, Tensor): raise ValueError(f'{shown(k)} is a {type(v).__name__}, and {path} can hold tensors alone')
+        if not isinstance(v, Tensor):
+            raise ValueError(f'{shown(k)} is a {type(v).__name__}, '
+                             f'and {path} can hold tensors alone')
         v = v.detach().cpu().contiguous()
-        if (storage := v.untyped_storage().data_ptr()) in storages: v = v.clone()    # two names of one tensor: write it twice
+        if (storage := v.untyped_storage().data_ptr()) in storages:
+            v = v.clone()  # two names of one tensor: write it twice
         storages.add(storage)
         tensors[strip_wrappers(k)] = v
-    with whole_file(path) as part: save_file(tensors, part, metadata={'format': 'pt', 'detbook': notes})
+    with whole_file(path) as part:
+        save_file(tensors, part, metadata={'format': 'pt', 'detbook': notes})
     return Path(path)
 
 # %% ../nbs/020_checkpoint.ipynb #642dfbaa
 # where these names were before
-__getattr__ = moved(__name__, dict(describe='describe rebuild save_detector read_detector', files='folder_names DoubleKey parse_json',
+__getattr__ = moved(__name__,
+                    dict(describe='describe rebuild save_detector read_detector',
+                         files='folder_names DoubleKey parse_json',
                          reading='file_budget notes_budget read_arrays'))

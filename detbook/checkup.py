@@ -41,7 +41,9 @@ def _skip(why, expected=''): return 'not asked', why, expected, ''
 @contextlib.contextmanager
 def untouched():
     "Leave all random numbers as they were, and draw the same ones in each examination."
-    states, gpus = (random.getstate(), np.random.get_state()), range(torch.cuda.device_count()) if torch.cuda.is_initialized() else []
+    states, gpus = ((random.getstate(), np.random.get_state()),
+                    range(torch.cuda.device_count()) if torch.cuda.is_initialized()
+                    else [])
     with torch.random.fork_rng(list(gpus)), warnings.catch_warnings():
         warnings.simplefilter('ignore', DetbookWarning)         # the report says it
         for seed in (random.seed, np.random.seed, torch.manual_seed): seed(0)
@@ -61,9 +63,11 @@ class Patient:
         rates:list=(),          # learning rates, step by step
         optimizer:Callable|None=None,   # (model, rate) -> an optimizer
     ):
-        self.model, self.data, self.name, self.val, self.truths, self.results = model, data, name, val, truths, results
+        self.model, self.data, self.name, self.val, self.truths, self.results = (
+            model, data, name, val, truths, results)
         self.terms, self.rates, self.optimizer = terms or {}, list(rates), optimizer
-        self.device, self.classes = next(model.parameters()).device, list(getattr(data, 'classes', None) or ())
+        self.device, self.classes = (next(model.parameters()).device,
+                                     list(getattr(data, 'classes', None) or ()))
 
     def look(self,
         pictures:int,       # how many
@@ -71,13 +75,16 @@ class Patient:
         "Take pictures from all over the data set, as the network gets them."
         n = len(self.data)
         if not n: raise ValueError(f'{self.name}: the data set has no pictures')
-        rows = sorted({round(k * (n - 1) / max(min(pictures, n) - 1, 1)) for k in range(min(pictures, n))})
+        rows = sorted({round(k * (n - 1) / max(min(pictures, n) - 1, 1))
+                       for k in range(min(pictures, n))})
         pairs = [_pair(self.data[i], i) for i in rows]
         self.images, self.targets = collate(pairs)
         self.real = [t['boxes'][~_ignored(t)] for t in self.targets]
         self.labels = [t['labels'][~_ignored(t)] for t in self.targets]
-        self.busy = [i for i, b in enumerate(self.real) if len(b)] or [0]       # without an object no box can be learnt
-        self.pair = [self.busy[0], self.busy[min(1, len(self.busy) - 1)]]       # to be learnt by heart
+        # without an object no box can be learnt
+        self.busy = [i for i, b in enumerate(self.real) if len(b)] or [0]
+        # to be learnt by heart
+        self.pair = [self.busy[0], self.busy[min(1, len(self.busy) - 1)]]
 
     def copy(self)->nn.Module: # one that may be trained
         "A copy of the detector."
@@ -88,7 +95,8 @@ class Patient:
         which:list,         # numbers of pictures
     )->dict:                # name -> scalar
         "The terms of the loss of some of the pictures."
-        images, targets = [self.images[i].to(self.device) for i in which], [_to(self.targets[i], self.device) for i in which]
+        images, targets = ([self.images[i].to(self.device) for i in which],
+                           [_to(self.targets[i], self.device) for i in which])
         given = [[t['proposals'] for t in targets]] if 'proposals' in targets[0] else []
         return model.loss(images, targets, *given)
 
@@ -97,31 +105,41 @@ class Patient:
         which:list,         # numbers of pictures
     )->list:                # for each what was found
         "Detect objects in some of the pictures."
-        return _find(model, [self.images[i] for i in which], [self.targets[i] for i in which])
+        return _find(model, [self.images[i] for i in which],
+                     [self.targets[i] for i in which])
 
     def all_found(self)->list: # for each picture what was found
         "All that the detector finds in the pictures, whatever its score."
-        if not hasattr(self, '_all'): self._all = self.find(_open(self.copy().eval()), range(len(self.images)))
+        if not hasattr(self, '_all'):
+            self._all = self.find(_open(self.copy().eval()), range(len(self.images)))
         return self._all
 
     def reached(self)->Tensor: # (G,3), of `_reached`
         "How each object was reached."
-        return _reached(self.all_found(), self.real, self.labels, isinstance(self.model, RPN))
+        return _reached(self.all_found(), self.real, self.labels,
+                        isinstance(self.model, RPN))
 
 def _pair(item, i):
-    if not isinstance(item, (tuple, list)) or len(item) != 2 or not isinstance(item[0], Tensor) or item[0].ndim != 3 or not isinstance(item[1], dict) or not {'boxes', 'labels'} <= item[1].keys():
-        raise ValueError(f'data[{i}] is {item!r:.60}; expected a pair: a (3,H,W) tensor, and a dict of boxes and labels')
+    if (not isinstance(item, (tuple, list)) or len(item) != 2
+        or not isinstance(item[0], Tensor) or item[0].ndim != 3
+        or not isinstance(item[1], dict) or not {'boxes', 'labels'} <= item[1].keys()):
+        raise ValueError(f'data[{i}] is {item!r:.60}; expected a pair: a (3,H,W) tensor, '
+                         'and a dict of boxes and labels')
     return item
 
-def _ignored(t): return t['ignore'].bool() if t.get('ignore') is not None else torch.zeros(len(t['boxes']), dtype=torch.bool)
-def _to(d, device): return {k: v.to(device) if isinstance(v, Tensor) else v for k, v in d.items()}
+def _ignored(t):
+    return (t['ignore'].bool() if t.get('ignore') is not None
+            else torch.zeros(len(t['boxes']), dtype=torch.bool))
+def _to(d, device):
+    return {k: v.to(device) if isinstance(v, Tensor) else v for k, v in d.items()}
 
 def _find(model, images, targets):
     "What a detector finds in pictures, one by one, in the pixels of these."
     device, found = next(model.parameters()).device, []
     for image, t in zip(images, targets):
         given = [[t['proposals'].to(device)]] if 'proposals' in t else []
-        with torch.no_grad(): found.append(_to(model.predict([image.to(device)], *given)[0], 'cpu'))
+        with torch.no_grad():
+            found.append(_to(model.predict([image.to(device)], *given)[0], 'cpu'))
     return found
 
 def _open(model):
@@ -131,15 +149,22 @@ def _open(model):
     return model
 
 def _reached(found, truths, labels, one_class=False):
-    "For each truth: the IoU of its best box, whether the surest box on it has its class, and the best score of a right one."
+    """For each truth: the IoU of its best box, whether the surest box on it has its class,
+    and the best score of a right one."""
     out = []
     for p, t, l in zip(found, truths, labels):
-        iou = iou_matrix(p['boxes'].float(), t.float()) if len(p['boxes']) else torch.zeros(1, len(t))
-        score, label = (p['scores'].float(), p['labels']) if len(p['boxes']) else (torch.zeros(1), torch.full((1,), -1))
+        iou = (iou_matrix(p['boxes'].float(), t.float()) if len(p['boxes'])
+               else torch.zeros(1, len(t)))
+        score, label = ((p['scores'].float(), p['labels']) if len(p['boxes'])
+                        else (torch.zeros(1), torch.full((1,), -1)))
         near  = iou >= .5
         sure  = torch.where(near, score[:, None], torch.tensor(-1.))
         right = torch.ones_like(near) if one_class else label[:, None] == l
-        out.append(torch.stack([iou.amax(0), (right.gather(0, sure.argmax(0)[None])[0] & near.any(0)).float(), torch.where(right, sure, torch.tensor(0.)).amax(0).clamp(min=0)], 1))
+        out.append(torch.stack([iou.amax(0),
+                                (right.gather(0, sure.argmax(0)[None])[0]
+                                 & near.any(0)).float(),
+                                torch.where(right, sure, torch.tensor(0.)).amax(0).clamp(
+                                    min=0)], 1))
     return torch.cat(out) if out else torch.zeros(0, 3)
 
 def _share(x): return float(x.float().mean()) if x.numel() else float('nan')
@@ -147,67 +172,128 @@ def _share(x): return float(x.float().mean()) if x.numel() else float('nan')
 # %% ../nbs/098_checkup.ipynb #1f394eb2
 def _check_pictures(p):
     "Are the values those of pictures, before and after normalisation?"
-    expected = 'pictures of 0..255, and after Preprocess a mean within 10 and a deviation of 0.05 to 10 (100 where std is 1)'
+    expected = (
+        'pictures of 0..255, and after Preprocess a mean within 10 and a deviation of '
+        '0.05 to 10 (100 where std is 1)')
     flat = torch.cat([i.float().flatten() for i in p.images])
-    low, high, prep = float(flat.min()), float(flat.max()), getattr(p.model, 'preprocess', None)
+    low, high, prep = (float(flat.min()), float(flat.max()),
+                       getattr(p.model, 'preprocess', None))
     raw  = f'pictures run from {low:.4g} to {high:.4g}'
-    if not np.isfinite([low, high]).all(): return _fault(raw, expected, 'a transform makes numbers that are not finite: look at its output')
-    if low < 0: return _fault(raw, expected, 'they were normalised before: leave that out, the detector does it')
-    if high <= 1: return _fault(raw, expected, 'they were divided by 255: leave that out, or multiply by 255')
-    if low == high: return _fault(f'every pixel is {low:.4g}', expected, 'the pictures are empty: look at how they are read')
+    if not np.isfinite([low, high]).all():
+        return _fault(raw, expected,
+                      'a transform makes numbers that are not finite: look at its output')
+    if low < 0:
+        return _fault(raw, expected,
+                      'they were normalised before: leave that out, the detector does it')
+    if high <= 1:
+        return _fault(raw, expected,
+                      'they were divided by 255: leave that out, or multiply by 255')
+    if low == high:
+        return _fault(f'every pixel is {low:.4g}', expected,
+                      'the pictures are empty: look at how they are read')
     if prep is None or not hasattr(prep, 'mean'): return _ok(raw, expected)
-    means, usual = prep.mean.flatten().tolist(), sorted(IMAGENET_MEAN)      # blue, green, red
+    means, usual = prep.mean.flatten().tolist(), sorted(IMAGENET_MEAN)  # blue, green, red
     order = usual if prep.bgr else usual[::-1]
-    if np.allclose(sorted(means), usual, atol=1.) and not np.allclose(means, order, atol=1.):
-        return _fault(f"ImageNet's mean as {means} with bgr={prep.bgr}", 'the mean in the order of the channels that the network reads', f'reverse mean and std, or set bgr={not prep.bgr}')
+    if (np.allclose(sorted(means), usual, atol=1.)
+        and not np.allclose(means, order, atol=1.)):
+        return _fault(f"ImageNet's mean as {means} with bgr={prep.bgr}",
+                      'the mean in the order of the channels that the network reads',
+                      f'reverse mean and std, or set bgr={not prep.bgr}')
     pixels = copy.deepcopy(prep).cpu()(p.images).pixels
-    seen = torch.cat([x[:, :i.shape[1], :i.shape[2]].flatten() for x, i in zip(pixels, p.images)])
-    mean, std, wide = float(seen.mean()), float(seen.std()), 10 if float(prep.std.max()) <= 1 else 1
+    seen = torch.cat([x[:, :i.shape[1], :i.shape[2]].flatten()
+                      for x, i in zip(pixels, p.images)])
+    mean, std, wide = (float(seen.mean()), float(seen.std()),
+                       10 if float(prep.std.max()) <= 1 else 1)
     found = f'{raw}; normalised, mean {mean:.2f} and deviation {std:.2f}'
-    if not .05 <= std <= 10*wide: return _fault(found, expected, f'Preprocess has mean={tuple(round(m, 3) for m in means)} and std={tuple(round(s, 3) for s in prep.std.flatten().tolist())}: both are in units of 0..255')
-    return _ok(found, expected) if abs(mean) <= 10*wide**2 else _fault(found, expected, 'the mean of Preprocess is not that of these pictures')
+    if not .05 <= std <= 10*wide:
+        return _fault(found, expected,
+                      f'Preprocess has mean={tuple(round(m, 3) for m in means)} and '
+                      f'std={tuple(round(s, 3) for s in prep.std.flatten().tolist())}: '
+                      'both are in units of 0..255')
+    return (_ok(found, expected) if abs(mean) <= 10*wide**2
+            else _fault(found, expected,
+                        'the mean of Preprocess is not that of these pictures'))
 
 # %% ../nbs/098_checkup.ipynb #a7f3a15d
 def _moved(t, image):
     "Was a picture resized behind its target's back? The two sizes, or None."
-    if 'ori_size' not in t or any(t.get(k) for k in ('cropped', 'moved', 'mixed')): return None
+    if 'ori_size' not in t or any(t.get(k) for k in ('cropped', 'moved', 'mixed')):
+        return None
     (h, w), (x, y) = t['ori_size'], t.get('scale', (1., 1.))
     want, have = t.get('size', (round(h*y), round(w*x))), tuple(image.shape[-2:])
-    return None if max(abs(a - b) for a, b in zip(want, have)) <= 1 else (tuple(want), have)
+    return (None if max(abs(a - b) for a, b in zip(want, have)) <= 1
+            else (tuple(want), have))
 
 def _check_boxes(p):
     "Are there boxes, in order, inside their pictures, and large enough to be seen?"
-    expected = 'objects in the pictures; boxes as x1 < x2, y1 < y2, inside, and 4 pixels wide or more'
+    expected = (
+        'objects in the pictures; boxes as x1 < x2, y1 < y2, inside, '
+        'and 4 pixels wide or more')
     boxes = torch.cat(p.real).float()
-    if not len(boxes): return _fault(f'no object in {len(p.images)} pictures', expected, 'look at the filters of the data set, and at the ignore flags')
-    sizes = torch.cat([torch.tensor(i.shape[-2:]).expand(len(b), 2) for i, b in zip(p.images, p.real)])
-    turned, n = (boxes[:, 2:] <= boxes[:, :2]).any(1) | ~boxes.isfinite().all(1), len(boxes)
-    if turned.any(): return _fault(f'{int(turned.sum())} of {n} boxes have no area, such as {[round(v, 1) for v in boxes[turned][0].tolist()]}', expected, 'boxes are x1, y1, x2, y2: these may be x, y, width, height')
-    inside = torch.stack([box_area(clip_boxes(b[None], s))[0] for b, s in zip(boxes, sizes)]) / box_area(boxes)
+    if not len(boxes):
+        return _fault(f'no object in {len(p.images)} pictures', expected,
+                      'look at the filters of the data set, and at the ignore flags')
+    sizes = torch.cat([torch.tensor(i.shape[-2:]).expand(len(b), 2)
+                       for i, b in zip(p.images, p.real)])
+    turned, n = ((boxes[:, 2:] <= boxes[:, :2]).any(1) | ~boxes.isfinite().all(1),
+                 len(boxes))
+    if turned.any():
+        return _fault(f'{int(turned.sum())} of {n} boxes have no area, '
+                      f'such as {[round(v, 1) for v in boxes[turned][0].tolist()]}',
+                      expected,
+                      'boxes are x1, y1, x2, y2: these may be x, y, width, height')
+    inside = (torch.stack([box_area(clip_boxes(b[None], s))[0]
+                           for b, s in zip(boxes, sizes)]) / box_area(boxes))
     odd = [m for m in map(_moved, p.targets, p.images) if m]
-    if odd: return _fault('a picture of {1[0]} x {1[1]} pixels with truths for {0[0]} x {0[1]}'.format(*odd[0]), expected, 'a step resized the picture and not its boxes: detbook.transforms moves both')
-    if (far := inside < .5).float().mean() > .05: return _fault(f'{int(far.sum())} of {n} boxes lie mostly outside of their pictures', expected, 'a step changed the picture and not its boxes, or they are x, y, width, height')
+    if odd:
+        return _fault('a picture of {1[0]} x {1[1]} pixels with truths for {0[0]} x '
+                      '{0[1]}'.format(*odd[0]), expected,
+                      'a step resized the picture and not its boxes: '
+                      'detbook.transforms moves both')
+    if (far := inside < .5).float().mean() > .05:
+        return _fault(f'{int(far.sum())} of {n} boxes lie mostly outside of their '
+                      'pictures', expected,
+                      'a step changed the picture and not its boxes, or they are x, y, '
+                      'width, height')
     sides = (boxes[:, 2:] - boxes[:, :2]).amin(1)
-    found = f'{n} boxes in {len(p.images)} pictures, short sides {float(sides.min()):.0f} to {float(sides.max()):.0f} pixels'
-    if sides.median() < 4: return _fault(found, expected, 'boxes are in pixels of the picture that the network gets, not in shares of it; or the picture was made too small for its objects')
+    found = (
+        f'{n} boxes in {len(p.images)} pictures, short sides {float(sides.min()):.0f} to '
+        f'{float(sides.max()):.0f} pixels')
+    if sides.median() < 4:
+        return _fault(found, expected,
+                      'boxes are in pixels of the picture that the network gets, '
+                      'not in shares of it; or the picture was made too small for its '
+                      'objects')
     return _ok(found, expected)
 
 # %% ../nbs/098_checkup.ipynb #bfa1b08e
 def _check_classes(p):
     "Do labels, names and the number of classes go together?"
-    n, names, of_model = getattr(p.model, 'num_classes', None), p.classes, list(getattr(p.model, 'classes', None) or ())
+    n, names, of_model = (getattr(p.model, 'num_classes', None), p.classes,
+                          list(getattr(p.model, 'classes', None) or ()))
     labels = torch.cat(p.labels)
     if isinstance(p.model, RPN) or n is None: return _skip('this detector has no classes')
-    expected = f'labels 0 to {n - 1}, and the names of the data in the order of the detector'
+    expected = (
+        f'labels 0 to {n - 1}, and the names of the data in the order of the detector')
     if not len(labels): return _skip('no objects')
     found = f'labels {int(labels.min())} to {int(labels.max())} in {len(labels)} objects'
-    counts_from_1 = 'labels seem to count from 1: subtract 1, and let the background have no number'
-    if labels.min() < 0 or labels.max() >= n: return _fault(found, expected, counts_from_1 if labels.min() >= 1 and labels.max() == n else f'num_classes={n} is not that of the data')
-    if n > 1 and len(labels) >= 10*n and set(labels.tolist()) == set(range(1, n)): return _fault(f'{found}, none of them 0', expected, counts_from_1)
-    if names and len(names) != n: return _fault(f'{len(names)} names for {n} classes', expected, 'build the detector with num_classes=len(data.classes)')
+    counts_from_1 = (
+        'labels seem to count from 1: subtract 1, and let the background have no number')
+    if labels.min() < 0 or labels.max() >= n:
+        return _fault(found, expected,
+                      counts_from_1 if labels.min() >= 1 and labels.max() == n
+                      else f'num_classes={n} is not that of the data')
+    if n > 1 and len(labels) >= 10*n and set(labels.tolist()) == set(range(1, n)):
+        return _fault(f'{found}, none of them 0', expected, counts_from_1)
+    if names and len(names) != n:
+        return _fault(f'{len(names)} names for {n} classes', expected,
+                      'build the detector with num_classes=len(data.classes)')
     if names and of_model and names != of_model:
         k = next(i for i, (a, b) in enumerate(zip(names, of_model)) if a != b)
-        return _fault(f'label {k} is {names[k]!r} in the data and {of_model[k]!r} in the detector{nearest(names[k], [m for m in of_model if m != names[k]])}', expected, 'give the data set classes= in the order of the detector')
+        return _fault(
+            f'label {k} is {names[k]!r} in the data and {of_model[k]!r} in the '
+            f'detector{nearest(names[k], [m for m in of_model if m != names[k]])}',
+            expected, 'give the data set classes= in the order of the detector')
     return _ok(found, expected)
 
 # %% ../nbs/098_checkup.ipynb #9ea3fcea
@@ -215,19 +301,28 @@ def _check_anchors(p):
     "Which share of the objects has an anchor that the matcher lets learn?"
     head = getattr(p.model, 'rpn_head', None) or getattr(p.model, 'bbox_head', None)
     anchors, matcher = getattr(head, 'anchors', None), getattr(head, 'matcher', None)
-    if not hasattr(anchors, 'cells') or not hasattr(matcher, 'pos_iou'): return _skip('this detector has no anchors')
+    if not hasattr(anchors, 'cells') or not hasattr(matcher, 'pos_iou'):
+        return _skip('this detector has no anchors')
     need  = max(matcher.min_pos_iou, .3) if matcher.low_quality else matcher.pos_iou
-    sizes = torch.cat([torch.tensor(i.shape[-2:]).expand(len(b), 2) for i, b in zip(p.images, p.real)])
-    best  = anchor_coverage(torch.cat(p.real).float(), sizes, anchors, pad_divisor=p.model.preprocess.pad_divisor)
-    found = f'{_share(best >= need):.0%} of {len(best)} objects have an anchor of IoU {need:g} or more, {_share(best >= matcher.pos_iou):.0%} of {matcher.pos_iou:g}'
+    sizes = torch.cat([torch.tensor(i.shape[-2:]).expand(len(b), 2)
+                       for i, b in zip(p.images, p.real)])
+    best = anchor_coverage(torch.cat(p.real).float(), sizes, anchors,
+                           pad_divisor=p.model.preprocess.pad_divisor)
+    found = (
+        f'{_share(best >= need):.0%} of {len(best)} objects have an anchor of IoU '
+        f'{need:g} or more, {_share(best >= matcher.pos_iou):.0%} of {matcher.pos_iou:g}')
     expected = f'80% or more at {need:g}'
     if (best >= need).float().mean() >= .8: return _ok(found, expected)
     side = torch.cat(p.real).float()[best < need]
-    return _fault(found, expected, f'objects of {float(box_area(side).sqrt().median()):.0f} pixels are missed: other scales and ratios of the anchors, or pictures of another size')
+    return _fault(found, expected,
+                  f'objects of {float(box_area(side).sqrt().median()):.0f} pixels are '
+                  'missed: other scales and ratios of the anchors, '
+                  'or pictures of another size')
 
 # %% ../nbs/098_checkup.ipynb #6ef363a7
 def _parts(model):
-    "Parameters by part: layers of the second stage and stages of a backbone one by one, all else by names of two levels."
+    """Parameters by part: layers of the second stage and stages of a backbone one by one,
+    all else by names of two levels."""
     parts = {}
     for name, q in model.named_parameters():
         words = name.split('.')[:-1]
@@ -235,43 +330,69 @@ def _parts(model):
         parts.setdefault('.'.join(words[:levels]) or name, []).append(q)
     return parts
 
-def _some(names, most=4): return ', '.join(names[:most]) + (f' and {len(names) - most} more' if len(names) > most else '')
+def _some(names, most=4):
+    return (', '.join(names[:most])
+            + (f' and {len(names) - most} more' if len(names) > most else ''))
 
 def _held(p, model):
     "Parts that should learn and that the optimizer does not hold, or does not move."
     if p.optimizer is None: return []
     groups = p.optimizer(model, 1.).param_groups
-    held = {id(q) for g in groups for q in g['params'] if g.get('initial_lr', g.get('lr', 1)) != 0}
-    return [n for n, qs in _parts(model).items() if any(q.requires_grad for q in qs) and not any(id(q) in held for q in qs)]
+    held = {id(q) for g in groups for q in g['params']
+            if g.get('initial_lr', g.get('lr', 1)) != 0}
+    return [n for n, qs in _parts(model).items()
+            if any(q.requires_grad for q in qs) and not any(id(q) in held for q in qs)]
 
 def _check_gradients(p):
-    "Does every part that is meant to learn get a gradient, and does the optimizer have it?"
+    """Does every part that is meant to learn get
+    a gradient, and does the optimizer have it?"""
     expected, model = 'a gradient in every part that is not frozen', p.copy().train()
     model.zero_grad()
     losses = p.loss(model, p.busy[:4])
     total = sum(losses.values())
-    if not bool(total.detach().isfinite()): return _skip('the loss is not finite', expected)
-    if not total.requires_grad: return _fault('no term of the loss has a gradient', expected, 'all parts are frozen (requires_grad is False), or the loss is computed under no_grad')
+    if not bool(total.detach().isfinite()):
+        return _skip('the loss is not finite', expected)
+    if not total.requires_grad:
+        return _fault('no term of the loss has a gradient', expected,
+                      'all parts are frozen (requires_grad is False), '
+                      'or the loss is computed under no_grad')
     total.backward()
-    norms  = {n: sum(float(q.grad.norm()) for q in qs if q.grad is not None) for n, qs in _parts(model).items()}
+    norms = {n: sum(float(q.grad.norm()) for q in qs if q.grad is not None)
+             for n, qs in _parts(model).items()}
     frozen = [n for n, qs in _parts(model).items() if not any(q.requires_grad for q in qs)]
     dead   = [n for n, v in norms.items() if v == 0 and n not in frozen]
     note   = f'; frozen: {_some(frozen)}' if frozen else ''
-    if dead: return _fault(f'none in {_some(dead)}{note}', expected, 'look for a detach, no_grad, .data or a ReLU that is always 0 between this part and the loss')
-    if lost := _held(p, model): return _fault(f'the optimizer does not move {_some(lost)}{note}', expected, 'make the optimizer after the model is complete; a learning rate of 0 for a part is requires_grad=False')
+    if dead:
+        return _fault(f'none in {_some(dead)}{note}', expected,
+                      'look for a detach, no_grad, .data or a ReLU that is always 0 '
+                      'between this part and the loss')
+    if lost := _held(p, model):
+        return _fault(f'the optimizer does not move {_some(lost)}{note}', expected,
+                      'make the optimizer after the model is complete; '
+                      'a learning rate of 0 for a part is requires_grad=False')
     alive = [v for n, v in norms.items() if n not in frozen]
-    if not np.isfinite(alive).all(): return _fault(f'not finite in {_some([n for n, v in norms.items() if not np.isfinite(v)])}', expected, 'look at the terms of the loss: a logarithm or a division of 0')
-    return _ok(f'norms of {min(alive):.2g} to {max(alive):.2g} in {len(alive)} parts{note}', expected)
+    if not np.isfinite(alive).all():
+        return _fault(
+            f'not finite in {_some([n for n, v in norms.items() if not np.isfinite(v)])}',
+            expected, 'look at the terms of the loss: a logarithm or a division of 0')
+    return _ok(f'norms of {min(alive):.2g} to {max(alive):.2g} in {len(alive)} '
+               f'parts{note}', expected)
 
 # %% ../nbs/098_checkup.ipynb #b85d0316
 def _check_rate(p):
     "Do a few steps at the largest rate move the weights, and not throw them away?"
     expected = 'a rate above 0, and a loss that is not multiplied by five steps'
-    if p.optimizer is None or not p.rates: return _skip('a detector alone has no learning rate: give its Learner or the folder of its run', expected)
+    if p.optimizer is None or not p.rates:
+        return _skip('a detector alone has no learning rate: '
+                     'give its Learner or the folder of its run', expected)
     rate = max(p.rates)
-    if not np.isfinite(rate) or rate <= 0: return _fault(f'the largest rate is {rate:g}', expected, 'look at the rate and at its schedule: a factor of 0, or a warm-up that never ends')
+    if not np.isfinite(rate) or rate <= 0:
+        return _fault(f'the largest rate is {rate:g}', expected,
+                      'look at the rate and at its schedule: a factor of 0, '
+                      'or a warm-up that never ends')
     model = p.copy().train()
-    opt, params = p.optimizer(model, rate), [q for q in model.parameters() if q.requires_grad]
+    opt, params = (p.optimizer(model, rate),
+                   [q for q in model.parameters() if q.requires_grad])
     before, losses = [q.detach().clone() for q in params], []
     for _ in range(5):
         loss = sum(p.loss(model, p.pair).values())
@@ -280,39 +401,66 @@ def _check_rate(p):
         model.zero_grad()
         loss.backward()
         opt.step()
-    moved = float(torch.stack([(q.detach() - b).norm() for q, b in zip(params, before)]).norm() / torch.stack([b.norm() for b in before]).norm())
-    found = f'rate {rate:.3g}: in five steps the weights moved by {moved:.2%}, the loss went from {losses[0]:.3g} to {losses[-1]:.3g}'
-    if not np.isfinite(losses[0]): return _skip(f'the loss is {losses[0]} before the first step', expected)
-    if not np.isfinite(losses[-1]) or losses[-1] > 5*max(losses[0], 1): return _fault(found, expected, 'a tenth of the rate, or a warm-up; learn.lr_find() draws where the loss breaks away')
-    if moved < 1e-7: return _fault(found, expected, 'a larger rate; learn.lr_find() draws where the loss begins to fall')
+    moved = float(torch.stack([(q.detach() - b).norm()
+                               for q, b in zip(params, before)]).norm()
+                  / torch.stack([b.norm() for b in before]).norm())
+    found = (
+        f'rate {rate:.3g}: in five steps the weights moved by {moved:.2%}, '
+        f'the loss went from {losses[0]:.3g} to {losses[-1]:.3g}')
+    if not np.isfinite(losses[0]):
+        return _skip(f'the loss is {losses[0]} before the first step', expected)
+    if not np.isfinite(losses[-1]) or losses[-1] > 5*max(losses[0], 1):
+        return _fault(found, expected,
+                      'a tenth of the rate, or a warm-up; learn.lr_find() draws where the '
+                      'loss breaks away')
+    if moved < 1e-7:
+        return _fault(found, expected,
+                      'a larger rate; learn.lr_find() draws where the loss begins to fall')
     return _ok(found, expected)
 
 # %% ../nbs/098_checkup.ipynb #a1591585
 def _check_losses(p):
     "Are the terms finite, and does their sum fall?"
     expected = 'finite terms, whose sum falls as long as objects are missed'
-    with torch.no_grad(): now = {k: float(v) for k, v in p.loss(p.copy().train(), p.pair).items()}
-    odd = [k for k, v in (now | {k: v[-1] for k, v in p.terms.items() if v}).items() if not np.isfinite(v)]
-    if odd: return _fault(f'{_some(odd)} not finite', expected, 'the weights are lost: start again from the last good file with a smaller rate or clip_grad')
+    with torch.no_grad():
+        now = {k: float(v) for k, v in p.loss(p.copy().train(), p.pair).items()}
+    odd = [k for k, v in (now | {k: v[-1] for k, v in p.terms.items() if v}).items()
+           if not np.isfinite(v)]
+    if odd:
+        return _fault(f'{_some(odd)} not finite', expected,
+                      'the weights are lost: start again from the last good file with a '
+                      'smaller rate or clip_grad')
     said = ', '.join(f'{k} {v:.3g}' for k, v in now.items())
     total = np.sum([v for v in p.terms.values()], 0) if p.terms else np.zeros(0)
     if len(total) < 10: return _ok(f'{said}; no log of ten steps or more', expected)
     k = max(len(total) // 5, 3)
     first, last = float(np.median(total[:k])), float(np.median(total[-k:]))
-    found = f'from {first:.3g} to {last:.3g} in {len(total)} {"steps" if p.name != "run" else "lines of the log"}'
-    if last > 1.3*first: return _fault(found, expected, 'it rises: a smaller rate, a warm-up, or clip_grad')
-    if last > .97*first and _share(p.reached()[:, 2] >= .3) < .5: return _fault(found, expected, 'it does not fall although objects are missed: look at the rate, and at whether two pictures can be learnt')
+    found = (
+        f'from {first:.3g} to {last:.3g} in {len(total)} '
+        f'{"steps" if p.name != "run" else "lines of the log"}')
+    if last > 1.3*first:
+        return _fault(found, expected, 'it rises: a smaller rate, a warm-up, or clip_grad')
+    if last > .97*first and _share(p.reached()[:, 2] >= .3) < .5:
+        return _fault(found, expected,
+                      'it does not fall although objects are missed: look at the rate, '
+                      'and at whether two pictures can be learnt')
     return _ok(found, expected)
 
 # %% ../nbs/098_checkup.ipynb #65ee54a1
 def _check_overfit(p, steps, seconds=90):
     "Do a few dozen steps on two pictures teach a copy to find their objects?"
-    expected = 'two pictures are learnt by heart: their objects are found, and the loss falls unless they were known'
+    expected = (
+        'two pictures are learnt by heart: their objects are found, '
+        'and the loss falls unless they were known')
     if not steps: return _skip('steps=0', expected)
     which, model = sorted(set(p.pair)), p.copy().train()
-    pick   = lambda f: _share(_reached(f, [p.real[i] for i in which], [p.labels[i] for i in which], isinstance(p.model, RPN))[:, 2] >= .05)
+    pick = lambda f: _share(_reached(f, [p.real[i] for i in which],
+                                     [p.labels[i] for i in which],
+                                     isinstance(p.model, RPN))[:, 2] >= .05)
     known  = pick(p.find(_open(p.copy().eval()), which))
-    opt, losses, end = torch.optim.AdamW([q for q in model.parameters() if q.requires_grad], lr=2e-3), [], time.monotonic() + seconds
+    opt, losses, end = (torch.optim.AdamW([q for q in model.parameters()
+                                           if q.requires_grad], lr=2e-3), [],
+                        time.monotonic() + seconds)
     while len(losses) < steps and time.monotonic() < end:
         loss = sum(p.loss(model, which).values())
         losses.append(float(loss.detach()))
@@ -320,85 +468,146 @@ def _check_overfit(p, steps, seconds=90):
         opt.zero_grad()
         loss.backward()
         opt.step()
-    if len(losses) < min(steps, 10) and np.isfinite(losses[-1]): return _skip(f'{len(losses)} steps took {seconds} seconds', expected)
+    if len(losses) < min(steps, 10) and np.isfinite(losses[-1]):
+        return _skip(f'{len(losses)} steps took {seconds} seconds', expected)
     k = max(len(losses) // 8, 1)
-    first, last, finds = float(np.mean(losses[:k])), float(np.mean(losses[-k:])), pick(p.find(_open(model.eval()), which))
-    found = f'{finds:.0%} of the objects found, {known:.0%} before; loss from {first:.3g} to {last:.3g} in {len(losses)} steps'
+    first, last, finds = (float(np.mean(losses[:k])), float(np.mean(losses[-k:])),
+                          pick(p.find(_open(model.eval()), which)))
+    found = (
+        f'{finds:.0%} of the objects found, {known:.0%} before; '
+        f'loss from {first:.3g} to {last:.3g} in {len(losses)} steps')
     if finds >= .7 and (last < .7*first or known >= .7): return _ok(found, expected)
-    return _fault(found, expected, 'loss and targets do not teach what predict looks for: check the coder, the matcher and the head by themselves; or give more steps=')
+    return _fault(found, expected,
+                  'loss and targets do not teach what predict looks for: check the coder, '
+                  'the matcher and the head by themselves; or give more steps=')
 
 # %% ../nbs/098_checkup.ipynb #d3a212c5
 def _check_found(p):
-    "On its training pictures: are objects reached by boxes, and have these the right class?"
+    """On its training pictures: are objects reached
+    by boxes, and have these the right class?"""
     expected = 'boxes on 30% of the objects or more, the right class on half of these'
-    if not p.terms and not getattr(p.model, 'trained', True): return _skip('the detector has learnt nothing yet', expected)
+    if not p.terms and not getattr(p.model, 'trained', True):
+        return _skip('the detector has learnt nothing yet', expected)
     best, right, _ = p.reached().T
     hit = best >= .5
-    found = f'boxes on {_share(hit):.0%} of {len(best)} objects of training pictures; the right class on {_share(right[hit]):.0%} of these'
-    if hit.float().mean() < .3: return _fault(found, expected, 'boxes are missing: look at the deltas, their coder, and the loss of the boxes')
-    if right[hit].mean() < .5: return _fault(found, expected, 'boxes are there and classes are not: look at the labels, their order, and the loss of the classes')
+    found = (
+        f'boxes on {_share(hit):.0%} of {len(best)} objects of training pictures; '
+        f'the right class on {_share(right[hit]):.0%} of these')
+    if hit.float().mean() < .3:
+        return _fault(found, expected,
+                      'boxes are missing: look at the deltas, their coder, '
+                      'and the loss of the boxes')
+    if right[hit].mean() < .5:
+        return _fault(found, expected,
+                      'boxes are there and classes are not: look at the labels, '
+                      'their order, and the loss of the classes')
     return _ok(found, expected)
 
 # %% ../nbs/098_checkup.ipynb #b72317a4
 def _check_scores(p):
     "Does the detector's own threshold let anything through?"
-    thr = next((f.score_thr for m in p.model.modules() if hasattr(f := getattr(m, 'test_filter', None), 'score_thr')), None)
+    thr = next((f.score_thr for m in p.model.modules()
+                if hasattr(f := getattr(m, 'test_filter', None), 'score_thr')), None)
     if thr is None: return _skip('this detector has no score threshold')
-    if not p.terms and not getattr(p.model, 'trained', True): return _skip('the detector has learnt nothing yet')
-    expected, top = f'scores above the threshold, {thr:g}', max([float(f['scores'].max()) for f in p.all_found() if len(f['scores'])], default=0.)
+    if not p.terms and not getattr(p.model, 'trained', True):
+        return _skip('the detector has learnt nothing yet')
+    expected, top = (f'scores above the threshold, {thr:g}',
+                     max([float(f['scores'].max()) for f in p.all_found()
+                          if len(f['scores'])], default=0.))
     passed = sum(len(f['scores']) for f in p.find(p.copy().eval(), range(len(p.images))))
     found = f'{passed} detections in {len(p.images)} pictures; the best score is {top:.3g}'
     if passed: return _ok(found, expected)
-    return _fault(found, expected, 'set score_thr of the test_filter below the scores' if thr > .05 else 'the detector is sure of the background alone: train on, or look at the prior of the class layer')
+    return _fault(found, expected,
+                  'set score_thr of the test_filter below the scores' if thr > .05
+                  else 'the detector is sure of the background alone: train on, '
+                       'or look at the prior of the class layer')
 
 # %% ../nbs/098_checkup.ipynb #7ee02ba5
 def _arrived(results, truths, ids):
-    "Of the truths of pictures with these ids: is there a box on it, and one of its category?"
+    """Of the truths of pictures with these ids: is
+    there a box on it, and one of its category?"""
     by, out = {}, []
     for r in results: by.setdefault(r['image_id'], []).append(r)
     for a in truths['annotations']:
         if a['image_id'] not in ids or a.get('iscrowd') or a.get('ignore'): continue
         rows = by.get(a['image_id'], [])
-        xyxy = lambda b: torch.tensor([[x, y, x + w, y + h] for x, y, w, h in b]).reshape(-1, 4)
+        xyxy = (lambda b:
+                torch.tensor([[x, y, x + w, y + h] for x, y, w, h in b]).reshape(-1, 4))
         near = iou_matrix(xyxy([r['bbox'] for r in rows]), xyxy([a['bbox']]))[:, 0] >= .5
-        out.append((bool(near.any()), any(n and r['category_id'] == a['category_id'] for n, r in zip(near.tolist(), rows))))
+        out.append((bool(near.any()),
+                    any(n and r['category_id'] == a['category_id']
+                        for n, r in zip(near.tolist(), rows))))
     return torch.tensor(out, dtype=torch.float).reshape(-1, 2)
 
 def _measured(p, pictures):
-    "Detect objects on pictures that are measured on: the detections as COCO has them, what was reached on the pictures themselves, and ids."
+    """Detect objects on pictures that are measured on: the detections as COCO has them,
+    what was reached on the pictures themselves, and ids."""
     rows = range(0, len(p.val), max(len(p.val) // pictures, 1))
     images, targets = collate([p.val[i] for i in rows])
     found  = _find(p.copy().eval(), images, targets)
-    direct = _reached(found, [t['boxes'][~_ignored(t)] for t in targets], [t['labels'][~_ignored(t)] for t in targets])
-    boxes  = [{k: v for k, v in to_original(f, t).items() if k in ('boxes', 'scores', 'labels')} if 'ori_size' in t else f for f, t in zip(found, targets)]
+    direct = _reached(found, [t['boxes'][~_ignored(t)] for t in targets],
+                      [t['labels'][~_ignored(t)] for t in targets])
+    boxes = [{k: v for k, v in to_original(f, t).items()
+              if k in ('boxes', 'scores', 'labels')} if 'ori_size' in t else f
+             for f, t in zip(found, targets)]
     ids = [t['image_id'] for t in targets]
-    return to_coco([{k: f[k] for k in ('boxes', 'scores', 'labels')} for f in boxes], ids, p.val.category_ids), direct, ids
+    return (to_coco([{k: f[k] for k in ('boxes', 'scores', 'labels')} for f in boxes], ids,
+                    p.val.category_ids), direct, ids)
 
 def _check_evaluation(p, pictures):
     "Do detections arrive at the truths that they are measured against?"
-    expected = 'ids of pictures and categories that the truths know, and as many objects reached by way of the ids as on the pictures'
-    if p.val is None or not hasattr(p.val, 'category_ids') or isinstance(p.model, RPN): return _skip('no data set with ids to measure on', expected)
+    expected = (
+        'ids of pictures and categories that the truths know, '
+        'and as many objects reached by way of the ids as on the pictures')
+    if p.val is None or not hasattr(p.val, 'category_ids') or isinstance(p.model, RPN):
+        return _skip('no data set with ids to measure on', expected)
     truths  = p.truths or p.val.to_coco()
     try: mine, direct, ids = _measured(p, pictures)
-    except ValueError as e: return _fault(str(e), expected, 'the pictures that are measured on go through a step that cannot be undone')
+    except ValueError as e:
+        return _fault(str(e), expected,
+                      'the pictures that are measured on go through a step that cannot be '
+                      'undone')
     results = mine if p.results is None else p.results
-    if p.results is not None and not results: return _fault('no detections', expected, 'what is measured is an empty list: look at the score threshold, and at who wrote it')
+    if p.results is not None and not results:
+        return _fault('no detections', expected,
+                      'what is measured is an empty list: look at the score threshold, '
+                      'and at who wrote it')
     known = {r['id'] for r in truths['images']}, {c['id'] for c in truths['categories']}
-    lost  = [{r[k] for r in results} - have for k, have in zip(('image_id', 'category_id'), known)]
+    lost = [{r[k] for r in results} - have
+            for k, have in zip(('image_id', 'category_id'), known)]
     for what, odd in zip(('picture', 'category'), lost):
-        if odd: return _fault(f'the truths have no {what} {_some([repr(i) for i in sorted(odd, key=str)])}', expected, 'these truths are of another data set, or the ids were written otherwise')
+        if odd:
+            return _fault(f'the truths have no {what} '
+                          f'{_some([repr(i) for i in sorted(odd, key=str)])}', expected,
+                          'these truths are of another data set, '
+                          'or the ids were written otherwise')
     near, right = _share(direct[:, 0] >= .5), _share(direct[:, 1])
-    if not near >= .2: return _skip(f'the detector reaches {near:.0%} of the objects on the pictures themselves', expected)
+    if not near >= .2:
+        return _skip(f'the detector reaches {near:.0%} of the objects on the pictures '
+                     'themselves', expected)
     there = _arrived(results, truths, set(ids))
-    found = f'by way of the ids {_share(there[:, 0]):.0%} of the objects are reached, {_share(there[:, 1]):.0%} with their class; on the pictures themselves {near:.0%} and {right:.0%}'
-    if not _share(there[:, 0]) >= .5*near: return _fault(found, expected, 'detections belong to other pictures than the truths of their ids, or are in pixels of the resized picture')
-    if right >= .2 and not _share(there[:, 1]) >= .5*right: return _fault(found, expected, 'labels are turned into the wrong category ids: data.category_ids[label] is right')
+    found = (
+        f'by way of the ids {_share(there[:, 0]):.0%} of the objects are reached, '
+        f'{_share(there[:, 1]):.0%} with their class; '
+        f'on the pictures themselves {near:.0%} and {right:.0%}')
+    if not _share(there[:, 0]) >= .5*near:
+        return _fault(found, expected,
+                      'detections belong to other pictures than the truths of their ids, '
+                      'or are in pixels of the resized picture')
+    if right >= .2 and not _share(there[:, 1]) >= .5*right:
+        return _fault(found, expected,
+                      'labels are turned into the wrong category ids: '
+                      'data.category_ids[label] is right')
     return _ok(found, expected)
 
 # %% ../nbs/098_checkup.ipynb #b5d8e78a
 _CAUSES = 'pictures', 'boxes', 'classes', 'anchors', 'gradients', 'learning rate'
-_AFTER  = {'anchors': ('boxes',), 'gradients': ('boxes', 'classes', 'anchors'), 'learning rate': ('boxes', 'classes', 'anchors', 'gradients'), 'losses': _CAUSES, 'overfit': _CAUSES + ('losses',),
-           'boxes or classes': _CAUSES + ('losses', 'overfit'), 'scores': _CAUSES + ('losses', 'overfit', 'boxes or classes'), 'evaluation': ('pictures', 'losses')}
+_AFTER = {'anchors': ('boxes',), 'gradients': ('boxes', 'classes', 'anchors'),
+          'learning rate': ('boxes', 'classes', 'anchors', 'gradients'), 'losses': _CAUSES,
+          'overfit': _CAUSES + ('losses',),
+          'boxes or classes': _CAUSES + ('losses', 'overfit'),
+          'scores': _CAUSES + ('losses', 'overfit', 'boxes or classes'),
+          'evaluation': ('pictures', 'losses')}
 
 def examine(
     p:Patient,      # has looked at pictures
@@ -406,11 +615,18 @@ def examine(
     pictures:int,   # to be measured on
 )->list:            # of `Check`, in the order of a training
     "Ask all checks, those after a fault that decides their answer excepted."
-    asked = {'pictures': _check_pictures, 'boxes': _check_boxes, 'classes': _check_classes, 'anchors': _check_anchors, 'gradients': _check_gradients, 'learning rate': _check_rate,
-             'losses': _check_losses, 'overfit': lambda p: _check_overfit(p, steps), 'boxes or classes': _check_found, 'scores': _check_scores, 'evaluation': lambda p: _check_evaluation(p, pictures)}
+    asked = {'pictures': _check_pictures, 'boxes': _check_boxes, 'classes': _check_classes,
+             'anchors': _check_anchors, 'gradients': _check_gradients,
+             'learning rate': _check_rate, 'losses': _check_losses,
+             'overfit': lambda p: _check_overfit(p, steps),
+             'boxes or classes': _check_found, 'scores': _check_scores,
+             'evaluation': lambda p: _check_evaluation(p, pictures)}
     checks, bad = [], []
     for name, ask in asked.items():
         cause = next((b for b in bad if b in _AFTER.get(name, ())), None)
-        checks.append(Check(name, *(ask(p) if cause is None else _skip(f'to be asked again without the fault of {cause}'))))
+        checks.append(Check(name,
+                            *(ask(p) if cause is None
+                              else _skip('to be asked again without the fault of '
+                                         f'{cause}'))))
         if checks[-1].verdict == 'fault': bad.append(name)
     return checks

@@ -8,7 +8,8 @@ Docs: https://detbook.github.io/detbook/cli.html.md"""
 __all__ = []
 
 # %% ../nbs/000_cli.ipynb #a0fee6ec
-import __future__, argparse, ast, difflib, functools, importlib, importlib.util, inspect, itertools, linecache, re, signal, sys, sysconfig, traceback, types, typing
+import __future__, argparse, ast, difflib, functools, importlib, importlib.util, inspect
+import itertools, linecache, re, signal, sys, sysconfig, traceback, types, typing
 from collections.abc import Callable, Iterable
 from pathlib import Path
 from typing import NamedTuple, get_args, get_origin
@@ -18,9 +19,10 @@ from fastcore.docments import docments
 def nearest(
     name:str,               # the name that nobody knows
     options:Iterable[str],  # the names that exist
-)->str:                     # "; did you mean 'x'?", or an empty string where nothing is near
+)->str:  # "; did you mean 'x'?", or an empty string where nothing is near
     "Suggest the option most like `name`, as the tail of an error message."
-    if isinstance(options, str) or not isinstance(options, Iterable): raise TypeError(f'options is {options!r:.60}; expected a list of names')
+    if isinstance(options, str) or not isinstance(options, Iterable):
+        raise TypeError(f'options is {options!r:.60}; expected a list of names')
     if len(str(name)) > 64: return ''       # comparing takes the square of the length
     plain = lambda o: str(o).lower().replace('-', '_')
     known = {plain(o):o for o in itertools.islice(options, 1000)}
@@ -32,18 +34,25 @@ class _Kind(NamedTuple):
     "What a flag takes."
     type: type          # int, float, bool or str
     many: bool = False  # several words?
-    words: tuple = ()   # the words there are; (): any; beside numbers, the words that may take their place
+    # the words there are; (): any; beside numbers, the words that may take their place
+    words: tuple = ()
     alone: bool = False # may it stand without a word?
     plain: bool = False # a word without a flag, that may be left out
 
 def _kind(annotation):
     "What the flag of a parameter takes."
-    if get_origin(annotation) is typing.Annotated: return _kind(get_args(annotation)[0])._replace(plain='word' in get_args(annotation)[1:])
-    options = [o for o in get_args(annotation) if o is not types.NoneType] if get_origin(annotation) in (typing.Union, types.UnionType) else [annotation]
+    if get_origin(annotation) is typing.Annotated:
+        return _kind(get_args(annotation)[0])._replace(plain='word'
+                                                       in get_args(annotation)[1:])
+    options = ([o for o in get_args(annotation) if o is not types.NoneType]
+               if get_origin(annotation) in (typing.Union, types.UnionType)
+               else [annotation])
     first, *more = sorted(options, key=lambda o: o is bool)
-    if first in (list, tuple) or get_origin(first) in (list, tuple): return _kind((get_args(first) or (str,))[0])._replace(many=True)
+    if first in (list, tuple) or get_origin(first) in (list, tuple):
+        return _kind((get_args(first) or (str,))[0])._replace(many=True)
     words = next((get_args(o) for o in options if get_origin(o) is typing.Literal), ())
-    return _Kind(first if first in (int, float, bool) else str, words=words, alone=bool in more)
+    return _Kind(first if first in (int, float, bool) else str, words=words,
+                 alone=bool in more)
 
 # %% ../nbs/000_cli.ipynb #6a2fec8d
 class _Parser(argparse.ArgumentParser):
@@ -51,12 +60,17 @@ class _Parser(argparse.ArgumentParser):
     def error(self, message):
         if 'unrecognized arguments' in message:
             flag = message.split(': ', 1)[1].split()[0]
-            known   = {o.lstrip('-'): o for a in self._actions for o in a.option_strings if o.startswith('--')}
-            near    = nearest(flag.lstrip('-').split('=')[0], known)           # the dashes are no likeness
+            known = {o.lstrip('-'): o for a in self._actions for o in a.option_strings
+                     if o.startswith('--')}
+            # the dashes are no likeness
+            near    = nearest(flag.lstrip('-').split('=')[0], known)
             message = f'there is no flag {flag}' + near.replace("mean '", "mean '--")
         elif 'are required' in message:
-            greedy = [a.option_strings[0] for a in self._actions if a.option_strings and a.nargs in ('+', '?')]
-            message = f'{message.split(": ", 1)[1]} is missing' + (f'; it stands before {" and ".join(greedy)}, which take the words that follow' if greedy else '')
+            greedy = [a.option_strings[0] for a in self._actions
+                      if a.option_strings and a.nargs in ('+', '?')]
+            message = (f'{message.split(": ", 1)[1]} is missing'
+                       + (f'; it stands before {" and ".join(greedy)}, '
+                          'which take the words that follow' if greedy else ''))
         self.exit(2, f'{self.prog}: {message} (--help lists the flags)\n')
 
 def _one_of(words, also=str):
@@ -66,12 +80,17 @@ def _one_of(words, also=str):
         if word in known: return known[word]
         if also is not str:
             try: return also(word)
-            except ValueError: raise argparse.ArgumentTypeError(f'{word!r} is neither a number nor {", ".join(known)}{nearest(word, known)}') from None
-        raise argparse.ArgumentTypeError(f'{word!r} is none of {", ".join(known)}{nearest(word, known)}')
+            except ValueError:
+                raise argparse.ArgumentTypeError(
+                    f'{word!r} is neither a number nor '
+                    f'{", ".join(known)}{nearest(word, known)}') from None
+        raise argparse.ArgumentTypeError(f'{word!r} is none of '
+                                         f'{", ".join(known)}{nearest(word, known)}')
     return read
 
 class _Several(argparse.Action):
-    "Gather the words of a flag wherever it stands; the first of them take the place of the default."
+    """Gather the words of a flag wherever it stands;
+    the first of them take the place of the default."""
     def __call__(self, parser, args, values, flag=None):
         old = getattr(args, self.dest)
         setattr(args, self.dest, values if old is self.default else [*old, *values])
@@ -80,47 +99,68 @@ class _Several(argparse.Action):
 def make_parser(
     f:Callable,             # a function with annotated, commented parameters
 )->argparse.ArgumentParser: # flags with underscores; hyphens are accepted as well
-    "Derive a command's flags from a function's signature: parameters without a default are positional."
+    """Derive a command's flags from a function's signature:
+    parameters without a default are positional."""
     if not callable(f): raise TypeError(f'f is {f!r:.60}; expected a function')
-    parser = _Parser(prog=f.__name__, description=(f.__doc__ or '').strip(), allow_abbrev=False)
+    parser = _Parser(prog=f.__name__, description=(f.__doc__ or '').strip(),
+                     allow_abbrev=False)
     notes = docments(f)
     for name,p in inspect.signature(f).parameters.items():
         kind = _kind(p.annotation)
         number = [] if kind.type is str else ['N']
-        how = dict(type=_one_of(kind.words, kind.type), metavar='{' + ','.join([*map(str, kind.words), *number]) + '}') if kind.words else dict(type=kind.type)
-        if kind.many: how |= dict(nargs='+') if p.default is p.empty else dict(nargs='+', action=_Several)
+        how = (dict(type=_one_of(kind.words, kind.type),
+                    metavar='{' + ','.join([*map(str, kind.words), *number]) + '}')
+               if kind.words else dict(type=kind.type))
+        if kind.many:
+            how |= (dict(nargs='+') if p.default is p.empty
+                    else dict(nargs='+', action=_Several))
         how['help'] = (notes.get(name) or '').replace('%', '%%')
         if p.default is p.empty: parser.add_argument(name, **how); continue
-        if kind.plain: parser.add_argument(name, nargs='?', default=p.default, **how); continue
+        if kind.plain:
+            parser.add_argument(name, nargs='?', default=p.default, **how); continue
         if kind.alone: how |= dict(nargs='?', const=True)
-        if kind.type is bool: how = dict(help=how['help'], action=argparse.BooleanOptionalAction if p.default else 'store_true')
-        flags = sorted({f'--{name}', f'--{name.replace("_", "-")}'}, key=lambda o: '-' in o[2:])
+        if kind.type is bool:
+            how = dict(help=how['help'],
+                       action=argparse.BooleanOptionalAction if p.default
+                       else 'store_true')
+        flags = sorted({f'--{name}', f'--{name.replace("_", "-")}'},
+                       key=lambda o: '-' in o[2:])
         parser.add_argument(*flags, dest=name, default=p.default, **how)
     return parser
 
 # %% ../nbs/000_cli.ipynb #b78440b4
 _HERE = Path(importlib.import_module('detbook').__path__[0])
-_LIBRARIES = {sysconfig.get_path(p) for p in ('stdlib', 'purelib', 'platlib')}     # what they raise, they did not raise about a word of the user's
+# what they raise, they did not raise about a word of the user's
+_LIBRARIES = {sysconfig.get_path(p) for p in ('stdlib', 'purelib', 'platlib')}
 
 def is_slip(
     error:BaseException,    # as it was caught
 )->bool:                    # True: a slip, to be told in a sentence; False: a bug
     "Was this error raised on purpose, about something that the user gave?"
-    if isinstance(error, OSError): return True                         # files, full disks, lost processes, the network
+    if isinstance(error, OSError):
+        return True  # files, full disks, lost processes, the network
     if not isinstance(error, (ValueError, TypeError, FloatingPointError)): return False
     *_, (frame, line) = traceback.walk_tb(error.__traceback__)
     file = frame.f_code.co_filename
-    if Path(file).parent != _HERE and any(Path(file).is_relative_to(p) for p in _LIBRARIES): return False
-    return re.search(r'(^|[:;]\s*)raise\b', linecache.getline(file, line).strip()) is not None
+    if (Path(file).parent != _HERE
+        and any(Path(file).is_relative_to(p) for p in _LIBRARIES)):
+        return False
+    return (re.search(r'(^|[:;]\s*)raise\b', linecache.getline(file, line).strip())
+            is not None)
 
 def run_command(
     f:Callable,             # the function behind the command
     argv:list|None=None,    # words after the command's name; None: those of this process
-)->int:                     # exit status: 0, or the `exit_code` of what the function returns; 2 after a mistake in the input, 130 after Ctrl-C
-    "Parse the words, call the function; a mistake in the input is one sentence, a bug is a traceback, and `--debug` shows the traceback of both."
-    if not isinstance(argv, (list, tuple, type(None))): raise TypeError(f'argv is {argv!r:.60}; expected a list of words or None')
+    # exit status: 0, or the `exit_code` of what the function returns;
+    # 2 after a mistake in the input, 130 after Ctrl-C
+)->int:
+    """Parse the words, call the function; a mistake in the input is one sentence,
+    a bug is a traceback, and `--debug` shows the traceback of both."""
+    if not isinstance(argv, (list, tuple, type(None))):
+        raise TypeError(f'argv is {argv!r:.60}; expected a list of words or None')
     parser = make_parser(f)
-    parser.add_argument('--debug', action='store_true', help='show the traceback of a mistake, too')
+    parser.add_argument('--debug', action='store_true',
+                        help='show the traceback of a mistake, too')
     args = vars(parser.parse_args(argv))
     debug = args.pop('debug')
     try: done = f(**args)
@@ -139,25 +179,36 @@ def read_function(
     module:str, # such as 'detbook.training'
     name:str,   # of a function in it
 )->Callable:    # has the function's signature, comments and docstring
-    "Read a function's signature from its source; the module is imported when it is called."
+    """Read a function's signature from its source;
+    the module is imported when it is called."""
     spec = importlib.util.find_spec(module)
-    if spec is None or not spec.origin: raise ModuleNotFoundError(f'there is no module {module!r} with a source file')
+    if spec is None or not spec.origin:
+        raise ModuleNotFoundError(f'there is no module {module!r} with a source file')
     lines = Path(spec.origin).read_text(encoding='utf-8').splitlines(True)
-    node = next(n for n in ast.parse(''.join(lines)).body if isinstance(n, ast.FunctionDef) and n.name == name)
-    head = lines[node.lineno - 1:node.body[0].end_lineno]              # the signature and the docstring
+    node = next(n for n in ast.parse(''.join(lines)).body
+                if isinstance(n, ast.FunctionDef) and n.name == name)
+    # the signature and the docstring
+    head = lines[node.lineno - 1:node.body[0].end_lineno]
     file, space = f'<{module}.{name}>', dict(vars(typing), Path=Path, Callable=Callable)
-    linecache.cache[file] = sum(map(len, head)), None, head, file       # where inspect looks for comments
+    # where inspect looks for comments
+    linecache.cache[file] = sum(map(len, head)), None, head, file
     exec(compile(''.join(head), file, 'exec', __future__.annotations.compiler_flag), space)
     f = space[name]
-    f.__annotations__ = {k: eval(v, space) for k,v in f.__annotations__.items() if k != 'return'}
+    f.__annotations__ = {k: eval(v, space) for k,v in f.__annotations__.items()
+                         if k != 'return'}
     f.__module__ = module
     @functools.wraps(f)
-    def call(*args, **kwargs): return getattr(importlib.import_module(module), name)(*args, **kwargs)
+    def call(*args, **kwargs):
+        return getattr(importlib.import_module(module), name)(*args, **kwargs)
     return call
 
-COMMANDS = dict(detbook_train='detbook.training', detbook_test='detbook.testing', detbook_eval='detbook.testing', detbook_predict='detbook.inference', detbook_convert='detbook.weights',
-    detbook_demo='detbook.demo', detbook_bench='detbook.bench', detbook_check='detbook.check', detbook_log='detbook.curves',
-    detbook_doctor='detbook.doctor', detbook_verify='detbook.verify', detbook_export='detbook.export')        # where the function of that name stands
+# where the function of that name stands
+COMMANDS = dict(detbook_train='detbook.training', detbook_test='detbook.testing',
+                detbook_eval='detbook.testing', detbook_predict='detbook.inference',
+                detbook_convert='detbook.weights', detbook_demo='detbook.demo',
+                detbook_bench='detbook.bench', detbook_check='detbook.check',
+                detbook_log='detbook.curves', detbook_doctor='detbook.doctor',
+                detbook_verify='detbook.verify', detbook_export='detbook.export')
 
 def main(
     name:str|None=None, # of a command; None: as this process was started

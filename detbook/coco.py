@@ -21,11 +21,14 @@ def _is_int(x): return isinstance(x, int) and not isinstance(x, bool) and abs(x)
 
 _PLAIN = frozenset((int, float, str, bool, type(None)))
 _WHOLE = 'height', 'width', 'iscrowd', 'ignore', 'num_keypoints'
-_ABSENT = frozenset(('id', 'image_id', 'category_id', 'bbox', 'segmentation', 'keypoints', 'score', 'area', 'skeleton', 'file_name', *_WHOLE))
+_ABSENT = frozenset(('id', 'image_id', 'category_id', 'bbox', 'segmentation', 'keypoints',
+                     'score', 'area', 'skeleton', 'file_name', *_WHOLE))
 
 def _single(x):
     "A Python number of an array or tensor that holds one; other things as they are."
-    if isinstance(x, Tensor) and x.numel() == 1 or isinstance(x, np.ndarray) and x.size == 1: x = x.item()
+    if (isinstance(x, Tensor) and x.numel() == 1
+        or isinstance(x, np.ndarray) and x.size == 1):
+        x = x.item()
     return plain_value(x)
 
 def plain_value(
@@ -36,7 +39,8 @@ def plain_value(
     if isinstance(x, Tensor): x = x.detach().cpu().tolist()
     elif isinstance(x, (np.ndarray, np.generic)): x = x.tolist()
     if isinstance(x, dict): return {k: plain_value(v) for k,v in x.items()}
-    if isinstance(x, (list, tuple)): return [v if type(v) in _PLAIN else plain_value(v) for v in x]
+    if isinstance(x, (list, tuple)):
+        return [v if type(v) in _PLAIN else plain_value(v) for v in x]
     if isinstance(x, (bytes, bytearray)): return bytes(x).decode(errors='backslashreplace')
     return os.fspath(x) if isinstance(x, os.PathLike) else x
 
@@ -62,7 +66,8 @@ def plain_id(
 
 def written_id(
     x:object,       # an id
-)->int|str|None:    # the same for JSON: text stays text, a number is an int; None: it is no id
+    # the same for JSON: text stays text, a number is an int; None: it is no id
+)->int|str|None:
     "Bring an id into the form in which results hold it."
     i = plain_id(x)
     x = _single(x)
@@ -72,13 +77,16 @@ def written_id(
 def plain_record(
     r:dict,     # an image, annotation, category or result
 )->dict:        # a copy
-    "Bring one record to the spelling of the table: what cannot be read stays as it is, for the checks to name."
+    """Bring one record to the spelling of the table: what
+    cannot be read stays as it is, for the checks to name."""
     if not isinstance(r, dict): raise TypeError(f'r is {r!r:.60}; expected a dict')
-    out = {k: v if type(v) in _PLAIN else plain_value(v) for k,v in r.items() if v is not None or k not in _ABSENT}
+    out = {k: v if type(v) in _PLAIN else plain_value(v) for k,v in r.items()
+           if v is not None or k not in _ABSENT}
     for k in ('id', 'image_id', 'category_id', 'score', 'area', *_WHOLE):
         if k not in out or type(out[k]) is int: continue
         one = _single(r[k])
-        n = written_id(one) if k in ('id', 'image_id', 'category_id') else whole_number(one) if k in _WHOLE else one
+        n = (written_id(one) if k in ('id', 'image_id', 'category_id')
+             else whole_number(one) if k in _WHOLE else one)
         out[k] = one if n is None else n
     return out
 
@@ -107,9 +115,11 @@ def link_record(
     images:dict,    # `spellings` of the images
     categories:dict,# of the categories
 )->dict:            # the record, or a copy
-    "Write a record's image_id and category_id as the records that they refer to have them."
+    """Write a record's image_id and category_id as
+    the records that they refer to have them."""
     for name, d in (('r', r), ('images', images), ('categories', categories)):
-        if not isinstance(d, dict): raise TypeError(f'{name} is {d!r:.60}; expected a dict')
+        if not isinstance(d, dict):
+            raise TypeError(f'{name} is {d!r:.60}; expected a dict')
     return _link(r, images, categories)
 
 def _link(r, images, categories):
@@ -125,50 +135,70 @@ def source_name(
 )->str:             # for messages
     "Name where records come from."
     if isinstance(source, (str, os.PathLike)): return str(source)
-    return isinstance(source, dict) and getattr(source, 'name', '') or f'the given {type(source).__name__}'
+    return (isinstance(source, dict) and getattr(source, 'name', '')
+            or f'the given {type(source).__name__}')
 
 # %% ../nbs/046_coco.ipynb #417b5dc7
 @checked
 def read_json(
     path:str|Path,  # of a file
 )->object:          # what it holds
-    "Read a JSON file; ValueError says in one sentence what is wrong: no JSON, a key that stands twice, nested too deeply."
+    """Read a JSON file; ValueError says in one sentence what is wrong:
+    no JSON, a key that stands twice, nested too deeply."""
     if not Path(path).is_file(): raise FileNotFoundError(f'{path}: no such file')
     text = Path(path).read_bytes()
     try: return parse_json(text)
-    except RecursionError: raise ValueError(f'{path}: its {len(text)} bytes are nested too deeply to be read') from None
+    except RecursionError:
+        raise ValueError(f'{path}: its {len(text)} bytes are nested too deeply to be '
+                         'read') from None
     except DoubleKey as e: raise ValueError(f'{path}: {e}') from None
-    except ValueError as e: raise ValueError(f'{path}: not JSON ({e}); its {len(text)} bytes begin with {text[:24]!r}') from None
+    except ValueError as e:
+        raise ValueError(f'{path}: not JSON ({e}); its {len(text)} bytes begin with '
+                         f'{text[:24]!r}') from None
 
 # %% ../nbs/046_coco.ipynb #cfa93129
 @checked
 def read_coco(
     source:str|Path|dict,   # path of an instances file, or its content as a dict
 )->dict:                    # 'images', 'annotations', 'categories': lists of dicts
-    "Read a COCO instances file, every record in one spelling; ValueError or FileNotFoundError says in one sentence what was found instead."
+    """Read a COCO instances file, every record in one spelling; ValueError or
+    FileNotFoundError says in one sentence what was found instead."""
     name, d = source_name(source), source
     if isinstance(source, (str, os.PathLike)):
         path = Path(source)
         if not path.is_file():
             at = path if path.is_dir() else path.parent
             beside = sorted(o.name for o in at.glob('*.json')) if at.is_dir() else []
-            if at is path: raise FileNotFoundError(f'{name}: a folder, expected an instances file; in it are {some_of(beside) or "no .json files"}')
+            if at is path:
+                raise FileNotFoundError(f'{name}: a folder, expected an instances file; '
+                                        f'in it are {some_of(beside) or "no .json files"}')
             raise FileNotFoundError(f'{name}: no such file{nearest(path.name, beside)}')
         d = read_json(path)
     if not isinstance(d, dict):
-        found = f'a list of {len(d)} items (a COCO results file?)' if isinstance(d, list) else f'a {type(d).__name__}'
-        raise ValueError(f"{name}: expected a COCO object with 'images', 'annotations' and 'categories', found {found}")
+        found = (f'a list of {len(d)} items (a COCO results file?)' if isinstance(d, list)
+                 else f'a {type(d).__name__}')
+        raise ValueError(f"{name}: expected a COCO object with 'images', "
+                         f"'annotations' and 'categories', found {found}")
     for key in ('images', 'annotations', 'categories'):
-        if key not in d: raise ValueError(f'{name}: not COCO instances: it lacks {key!r} and has {some_of([shown(repr(k), 80) for k in d]) or "no keys"}')
+        if key not in d:
+            raise ValueError(f'{name}: not COCO instances: it lacks {key!r} and has '
+                             f'{some_of([shown(repr(k), 80) for k in d]) or "no keys"}')
         if isinstance(d[key], tuple): d = dict(d, **{key: list(d[key])})
-        if not isinstance(d[key], list): raise ValueError(f'{name}: {key!r} must be a list, found a {type(d[key]).__name__}')
+        if not isinstance(d[key], list):
+            raise ValueError(f'{name}: {key!r} must be a list, '
+                             f'found a {type(d[key]).__name__}')
         for o in d[key]:
-            if not isinstance(o, dict): raise ValueError(f'{name}: {key!r} must be a list of objects, found {shown(o, 80)} in it')
-    try: images, categories, anns = ([r if d is not source and _is_plain(r) else plain_record(r) for r in d[k]]
+            if not isinstance(o, dict):
+                raise ValueError(f'{name}: {key!r} must be a list of objects, '
+                                 f'found {shown(o, 80)} in it')
+    try: images, categories, anns = ([r if d is not source and _is_plain(r)
+                                      else plain_record(r) for r in d[k]]
                                      for k in ('images', 'categories', 'annotations'))
-    except RecursionError: raise ValueError(f'{name}: a record is nested too deeply to be read') from None
+    except RecursionError:
+        raise ValueError(f'{name}: a record is nested too deeply to be read') from None
     known = spellings(images), spellings(categories)
-    return dict(d, images=images, categories=categories, annotations=[_link(a, *known) for a in anns])
+    return dict(d, images=images, categories=categories,
+                annotations=[_link(a, *known) for a in anns])
 
 # %% ../nbs/046_coco.ipynb #2784a82b
 @checked
@@ -176,16 +206,25 @@ def decode_runs(
     counts:str|bytes,   # compressed run lengths
 )->np.ndarray:          # (R,) int64 the lengths, beginning with zeros
     "Read compressed run lengths as numbers; ValueError where the text is none."
-    try: c = np.frombuffer(counts.encode('ascii') if isinstance(counts, str) else bytes(counts), np.uint8).astype(np.int64) - 48
-    except UnicodeEncodeError: raise ValueError(f'run lengths {shown(counts, 40)}, which are no such text') from None
+    try:
+        c = (np.frombuffer(counts.encode('ascii') if isinstance(counts, str)
+                           else bytes(counts), np.uint8).astype(np.int64) - 48)
+    except UnicodeEncodeError:
+        raise ValueError(f'run lengths {shown(counts, 40)}, '
+                         'which are no such text') from None
     last = (c & 32) == 0
     ends = np.flatnonzero(last)
-    if len(c) and (not last[-1] or c.min() < 0 or c.max() > 63): raise ValueError(f'run lengths {shown(counts, 40)}, which are no such text')
+    if len(c) and (not last[-1] or c.min() < 0 or c.max() > 63):
+        raise ValueError(f'run lengths {shown(counts, 40)}, which are no such text')
     starts = np.concatenate([[0], ends[:-1] + 1]).astype(np.int64) if len(ends) else ends
-    k = np.arange(len(c)) - np.repeat(starts, ends - starts + 1)            # which of its number's characters each is
-    if len(k) and k.max() > 7: raise ValueError(f'run lengths {shown(counts, 40)}, one of which has {k.max() + 1} characters')
+    # which of its number's characters each is
+    k = np.arange(len(c)) - np.repeat(starts, ends - starts + 1)
+    if len(k) and k.max() > 7:
+        raise ValueError(f'run lengths {shown(counts, 40)}, '
+                         f'one of which has {k.max() + 1} characters')
     x = np.add.reduceat((c & 31) << (5*k), starts) if len(c) else c
-    x = x - (((c[ends] & 16) != 0) * (np.int64(1) << (5*(ends - starts + 1))))          # the last character has the sign
+    # the last character has the sign
+    x = x - (((c[ends] & 16) != 0) * (np.int64(1) << (5*(ends - starts + 1))))
     x[1::2], x[2::2] = x[1::2].cumsum(), x[2::2].cumsum()
     return x
 
@@ -195,47 +234,69 @@ def _check_polygon(p, h, w):
     "What is wrong with a polygon: (kind, words), or None."
     try: ok = isinstance(p, list) and len(p) % 2 == 0 and math.isfinite(sum(p))
     except (TypeError, OverflowError): ok = False
-    if ok and 6 <= len(p) <= 60 and min(p) >= 0 and max(p) <= min(h, w): return         # most are
-    if not ok: return 'bad mask', f'polygon {shown(p, 40)}, expected x, y of at least 3 points, all finite'
-    if len(p) < 6: return 'thin polygon', f'polygon {shown(p, 40)}, expected x, y of at least 3 points, all finite'
+    if ok and 6 <= len(p) <= 60 and min(p) >= 0 and max(p) <= min(h, w): return  # most are
+    if not ok:
+        return ('bad mask',
+                f'polygon {shown(p, 40)}, expected x, y of at least 3 points, all finite')
+    if len(p) < 6:
+        return ('thin polygon',
+                f'polygon {shown(p, 40)}, expected x, y of at least 3 points, all finite')
     side, at = max(h, w), f'its image, which is {w} wide and {h} high'
-    if min(p) < -side or max(p) > 2*side: return 'bad mask', f'polygon {shown(p, 40)} reaches to {max(p, key=abs):g}, far outside {at}'
+    if min(p) < -side or max(p) > 2*side:
+        return ('bad mask',
+                f'polygon {shown(p, 40)} reaches to {max(p, key=abs):g}, far outside {at}')
     most = min(h*w + 100*(h+w), _MOST)
     if len(p)*1.5*side > most:
-        long = np.abs(np.diff(np.array([*p, *p[:2]], float).reshape(-1, 2), axis=0)).max(1).sum()
-        if long > most: return 'bad mask', f'polygon {shown(p, 40)} has an outline of {long:.0f} pixels, too long for {at}'
+        long = np.abs(np.diff(np.array([*p, *p[:2]], float).reshape(-1, 2), axis=0)).max(
+            1).sum()
+        if long > most:
+            return ('bad mask',
+                    f'polygon {shown(p, 40)} has an outline of {long:.0f} pixels, '
+                    f'too long for {at}')
 
 def check_size(
     h:object,   # height that a record gives
     w:object,   # width
 )->str|None:    # words for a message; None where a picture can have this size
     "Tell what is wrong with the size of a picture."
-    if not (type(h) is type(w) is int and 0 < h <= 2**20 and 0 < w <= 2**20) or h*w >= 2**31:
-        return f'height and width must be whole numbers above 0, of less than 2**31 pixels, found {shown(h, 80)} and {shown(w, 80)}'
+    if (not (type(h) is type(w) is int and 0 < h <= 2**20 and 0 < w <= 2**20)
+        or h*w >= 2**31):
+        return (
+            'height and width must be whole numbers above 0, of less than 2**31 pixels, '
+            f'found {shown(h, 80)} and {shown(w, 80)}')
 
 def _check_runs(s, h, w):
     "What is wrong with run lengths: (kind, words), or None."
     size, counts = s.get('size'), s.get('counts')
-    if not isinstance(counts, (list, str)): return 'bad mask', f'run lengths without counts: {shown(s, 80)}'
+    if not isinstance(counts, (list, str)):
+        return 'bad mask', f'run lengths without counts: {shown(s, 80)}'
     if not isinstance(size, list) or [whole_number(v) for v in size] != [h, w]:
-        return 'bad mask', f'run lengths of size {shown(size, 80)} on a picture of size {[h, w]}'
+        return ('bad mask',
+                f'run lengths of size {shown(size, 80)} on a picture of size {[h, w]}')
     if isinstance(counts, str):
         try: counts = decode_runs(counts).tolist()
         except ValueError as e: return 'bad mask', str(e)
-    if not all(_is_int(c) and c >= 0 for c in counts): return 'bad mask', f'run lengths {shown(counts, 40)}, expected whole numbers from 0'
-    return None if sum(counts) == h*w else ('bad mask', f'run lengths add up to {sum(counts)}, expected {h} x {w} = {h*w}')
+    if not all(_is_int(c) and c >= 0 for c in counts):
+        return ('bad mask',
+                f'run lengths {shown(counts, 40)}, expected whole numbers from 0')
+    return (None if sum(counts) == h*w
+            else ('bad mask',
+                  f'run lengths add up to {sum(counts)}, expected {h} x {w} = {h*w}'))
 
 def has_mask(
     segmentation:object,    # of a record; None where it has none
 )->bool:                    # False for None, [], [[]]
     "Tell whether a segmentation says anything."
-    return any(len(p) > 0 if isinstance(p, list) else True for p in segmentation) if isinstance(segmentation, list) else bool(segmentation)
+    return (any(len(p) > 0 if isinstance(p, list) else True for p in segmentation)
+            if isinstance(segmentation, list) else bool(segmentation))
 
 def check_mask(
     segmentation:list|dict, # in the spelling of `plain_record`
     height:int,             # of the picture, pixels
     width:int,              # of the picture, pixels
-)->tuple:                   # the mask without the polygons that cannot be drawn, and (kind, words) of what is wrong with each of those
+    # the mask without the polygons that cannot be drawn, and (kind,
+    # words) of what is wrong with each of those
+)->tuple:
     "Check a mask before pycocotools sees it. Where nothing is left, the mask is None."
     s, h, w = segmentation, height, width
     wrong = check_size(h, w)
@@ -243,21 +304,37 @@ def check_mask(
     if isinstance(s, dict):
         wrong = _check_runs(s, h, w)
         return (None, [wrong]) if wrong else (s, [])
-    if not isinstance(s, list): return None, [('bad mask', f'segmentation is a {type(s).__name__}, expected polygons or run lengths')]
-    if not has_mask(s): return None, [('no mask', 'an empty segmentation, where other objects have one; masks=False reads boxes alone')]
+    if not isinstance(s, list):
+        return (None,
+                [('bad mask',
+                  f'segmentation is a {type(s).__name__}, '
+                  'expected polygons or run lengths')])
+    if not has_mask(s):
+        return (None,
+                [('no mask',
+                  'an empty segmentation, where other objects have one; '
+                  'masks=False reads boxes alone')])
     found = [(p, _check_polygon(p, h, w)) for p in s if p != []]
-    good, bad = [p for p, wrong in found if not wrong], [wrong for _, wrong in found if wrong]
-    if good and not (0 < good[0][0] < w and 0 < good[0][1] < h) and all(min(p[::2]) >= w or min(p[1::2]) >= h or max(p[::2]) <= 0 or max(p[1::2]) <= 0 for p in good):
-        return None, [('mask outside', f'polygon {shown(good[0], 40)} lies outside its image, which is {w} wide and {h} high')]
+    good, bad = ([p for p, wrong in found if not wrong],
+                 [wrong for _, wrong in found if wrong])
+    if (good and not (0 < good[0][0] < w and 0 < good[0][1] < h)
+        and all(min(p[::2]) >= w or min(p[1::2]) >= h or max(p[::2]) <= 0
+                or max(p[1::2]) <= 0 for p in good)):
+        return (None,
+                [('mask outside',
+                  f'polygon {shown(good[0], 40)} lies outside its image, '
+                  f'which is {w} wide and {h} high')])
     return (good, bad) if good else (None, [('bad mask', words) for _, words in bad])
 
 # %% ../nbs/046_coco.ipynb #92c56be7
 def segmentation_to_rle(
-    segmentation:list|dict, # COCO's: a list of polygons, or run lengths as a dict (compressed or not)
+    # COCO's: a list of polygons, or run lengths as a dict (compressed or not)
+    segmentation:list|dict,
     height:int,             # of the picture, pixels
     width:int,              # of the picture, pixels
 )->dict:                    # compressed run lengths, as pycocotools takes them
-    "Turn any of COCO's three mask encodings into compressed run lengths; ValueError names what cannot be drawn."
+    """Turn any of COCO's three mask encodings into compressed run lengths; ValueError
+    names what cannot be drawn."""
     height, width = (v if (n := whole_number(v)) is None else n for v in (height, width))
     s, wrong = check_mask(plain_value(segmentation), height, width)
     if wrong: raise ValueError(wrong[0][1])
@@ -266,22 +343,28 @@ def segmentation_to_rle(
 def _draw(s, h, w):
     "The compressed run lengths of a mask that was checked."
     if isinstance(s, list): return mask_utils.merge(mask_utils.frPyObjects(s, h, w))
-    return mask_utils.frPyObjects(s, h, w) if isinstance(s['counts'], list) else dict(size=[h, w], counts=s['counts'])
+    return (mask_utils.frPyObjects(s, h, w) if isinstance(s['counts'], list)
+            else dict(size=[h, w], counts=s['counts']))
 
 # %% ../nbs/046_coco.ipynb #f1efc34b
 @checked
 def decode_masks(
     masks:list[list|dict],  # N masks in any of COCO's three encodings
-    size:tuple[int,int]|None,   # (H, W) of the picture; None: that of the first, given in run lengths
+    # (H, W) of the picture; None: that of the first, given in run lengths
+    size:tuple[int,int]|None,
 )->Tensor:          # (N,H,W) uint8, 1 inside
     "Draw masks; ValueError where one is of another size, or damaged."
     if not len(masks): return torch.zeros(0, *size, dtype=torch.uint8)
     if size is None:
-        if not isinstance(masks[0], dict): raise ValueError('size is None, and polygons do not say how large their picture is: give its height and width')
+        if not isinstance(masks[0], dict):
+            raise ValueError('size is None, and polygons do not say how large their '
+                             'picture is: give its height and width')
         size = masks[0]['size']
     found = [segmentation_to_rle(m, *size) for m in masks]
     out   = np.zeros((len(masks), *size), np.uint8)
-    for mask, rle, (x, y, w, h) in zip(out, found, mask_utils.toBbox(found).astype(int).tolist()):
+    for mask, rle, (x, y, w, h) in zip(out, found,
+                                       mask_utils.toBbox(found).astype(int).tolist()):
         inside = slice(y, y + h), slice(x, x + w)
-        mask[inside] = mask_utils.decode(rle)[inside]           # drawn column by column: only what may be 1 is brought into rows
+        # drawn column by column: only what may be 1 is brought into rows
+        mask[inside] = mask_utils.decode(rle)[inside]
     return torch.from_numpy(out)

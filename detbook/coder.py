@@ -19,24 +19,30 @@ def encode(
     anchors:Tensor, # (...,4) xyxy, pixels, of positive size
     boxes:Tensor,   # (...,4) xyxy, pixels, of positive size
 )->Tensor:          # (...,4) dx, dy in anchor sizes; dw, dh as logarithms of size ratios
-    "Deltas that lead from anchors to boxes (R-CNN, appendix C); nan or endless where a side of either is not positive."
+    """Deltas that lead from anchors to boxes (R-CNN, appendix C);
+    nan or endless where a side of either is not positive."""
     check('anchors (...,4), boxes (...,4)', anchors, boxes)
-    (a, a_sides), (b, b_sides) = (xyxy_to_cxcywh(x.float()).chunk(2, -1) for x in (anchors, boxes))     # centres, sides
+    # centres, sides
+    (a, a_sides), (b, b_sides) = (xyxy_to_cxcywh(x.float()).chunk(2, -1)
+                                  for x in (anchors, boxes))
     return torch.cat([(b - a) / a_sides, (b_sides / a_sides).log()], -1)
 
 # %% ../nbs/010_coder.ipynb #6be7d60e
 def decode(
     anchors:Tensor,                     # (...,4) xyxy, pixels
     deltas:Tensor,                      # (...,4) dx, dy, dw, dh
-    max_log:float=math.log(1000/16),    # size ratios are cut at its exponential, 62.5 up or down
+    # size ratios are cut at its exponential, 62.5 up or down
+    max_log:float=math.log(1000/16),
     cut_below:bool=True,                # False: cut them above only
     center_clamp:float|None=None,       # centres move by no more than this, pixels
 )->Tensor:                              # (...,4) xyxy, pixels
     "Boxes that the deltas lead to, in float32; nan where a delta or an anchor is nan."
-    check('anchors (...,4), deltas (...,4), max_log .., cut_below flag, center_clamp? >0..',
-          anchors, deltas, max_log, cut_below, center_clamp)
-    (centre, sides), (step, logs) = xyxy_to_cxcywh(anchors.float()).chunk(2, -1), deltas.float().chunk(2, -1)
-    step, factors = step * sides, logs.clamp(-max_log if cut_below else None, max_log).exp()
+    check('anchors (...,4), deltas (...,4), max_log .., cut_below flag, '
+          'center_clamp? >0..', anchors, deltas, max_log, cut_below, center_clamp)
+    (centre, sides), (step, logs) = xyxy_to_cxcywh(
+        anchors.float()).chunk(2, -1), deltas.float().chunk(2, -1)
+    step, factors = (step * sides,
+                     logs.clamp(-max_log if cut_below else None, max_log).exp())
     if center_clamp is not None: step = step.clamp(-center_clamp, center_clamp)
     return cxcywh_to_xyxy(torch.cat([centre + step, sides * factors], -1))
 
@@ -48,28 +54,35 @@ class DeltaCoder:
         means:tuple[float,float,float,float]=(0.,0.,0.,0.),  # subtracted from the deltas
         stds:tuple[float,float,float,float]=(1.,1.,1.,1.),   # they are divided by these
         max_ratio:float=1000/16,    # boxes grow and shrink by no more than this factor
-        cut_below:bool=True,        # False: they may shrink to nothing (Detectron2, torchvision)
+        cut_below:bool=True,  # False: they may shrink to nothing (Detectron2, torchvision)
         center_clamp:float|None=None,   # centres move by no more than this, pixels (YOLOF)
-        clip:bool=True,             # are decoded boxes clipped to the images whose sizes are given?
+        clip:bool=True,  # are decoded boxes clipped to the images whose sizes are given?
     ):
         self.means, self.stds, self.clip = tuple(means), tuple(stds), clip
-        self.max_ratio, self.cut_below, self.center_clamp = max_ratio, cut_below, center_clamp
+        self.max_ratio, self.cut_below, self.center_clamp = (
+            max_ratio, cut_below, center_clamp)
 
     @property
     def limits(self)->dict: # keywords of `decode`
         "How far a box may go from its anchor."
-        return dict(max_log=math.log(self.max_ratio), cut_below=self.cut_below, center_clamp=self.center_clamp)
+        return dict(max_log=math.log(self.max_ratio), cut_below=self.cut_below,
+                    center_clamp=self.center_clamp)
 
-    def _plain(self): return not any(self.means) and all(s == 1 for s in self.stds)     # nothing to bring anywhere
-    def _on(self, numbers, d): return torch.tensor(numbers, dtype=d.dtype).to(d.device, non_blocking=True)
+    def _plain(self):
+        # nothing to bring anywhere
+        return not any(self.means) and all(s == 1 for s in self.stds)
+    def _on(self, numbers, d):
+        return torch.tensor(numbers, dtype=d.dtype).to(d.device, non_blocking=True)
 
     def encode(self,
         anchors:Tensor, # (...,4) xyxy, pixels
         boxes:Tensor,   # (...,4) xyxy, pixels
     )->Tensor:          # (...,4) normalised deltas
-        "Normalised deltas from anchors to boxes; nan or endless where a side of either is not positive."
+        """Normalised deltas from anchors to boxes; nan or
+        endless where a side of either is not positive."""
         d = encode(anchors, boxes)
-        return d if self._plain() else (d - self._on(self.means, d)) / self._on(self.stds, d)
+        return (d if self._plain()
+                else (d - self._on(self.means, d)) / self._on(self.stds, d))
 
     def decode(self,
         anchors:Tensor,         # (B,N,4) or (N,4) xyxy, pixels
@@ -89,29 +102,34 @@ class DistanceCoder:
     "Encode a box as the distances of its sides from a point (FCOS, section 3.1)."
     def __init__(self,
         normalize:bool=False,   # are distances measured in `units`, not in pixels?
-        clip:bool=True,         # are decoded boxes clipped to the images whose sizes are given?
+        clip:bool=True,  # are decoded boxes clipped to the images whose sizes are given?
     ):
         self.normalize, self.clip = normalize, clip
 
     def _pixels(self, units):
-        if self.normalize and units is None: raise ValueError('DistanceCoder(normalize=True) needs the units (strides) of its points')
+        if self.normalize and units is None:
+            raise ValueError('DistanceCoder(normalize=True) needs the units (strides) of '
+                             'its points')
         return units[...,None] if self.normalize else 1.
 
     def encode(self,
         points:Tensor,          # (...,2) x,y, pixels
         boxes:Tensor,           # (...,4) xyxy, pixels
-        units:Tensor|None=None, # (...) pixels that a distance of 1 stands for; used if `normalize`
-    )->Tensor:                  # (...,4) left, top, right, bottom; a point outside has negative ones
+        # (...) pixels that a distance of 1 stands for; used if `normalize`
+        units:Tensor|None=None,
+    )->Tensor:  # (...,4) left, top, right, bottom; a point outside has negative ones
         "Distances from points to the sides of boxes; nan stays nan."
         check('points (...,2), boxes (...,4), units? (...)', points, boxes, units)
         points, boxes = points.float(), boxes.float()
-        return torch.cat([points - boxes[...,:2], boxes[...,2:] - points], -1) / self._pixels(units)
+        return (torch.cat([points - boxes[...,:2], boxes[...,2:] - points],
+                          -1) / self._pixels(units))
 
     def decode(self,
         points:Tensor,          # (B,N,2) or (N,2) x,y, pixels
         distances:Tensor,       # (B,N,4) or (N,4) left, top, right, bottom
         sizes:Tensor|None=None, # (B,2) or (2,) h,w: boxes are clipped to the images
-        units:Tensor|None=None, # (N,) pixels that a distance of 1 stands for; used if `normalize`
+        # (N,) pixels that a distance of 1 stands for; used if `normalize`
+        units:Tensor|None=None,
     )->Tensor:                  # like `distances`: xyxy, pixels
         "Boxes from distances; nan stays nan."
         check('points (...,2), distances (...,4), units? (...), sizes? (*,2)',

@@ -15,24 +15,32 @@ from .cli import nearest
 from .core import checked, moved, warn_once
 from .files import DoubleKey, folder_names, parse_json, shown
 from .recipes import recipe, recipe_name, recipe_names
-from .nodes import MAX_DEPTH, SET_BY_PROGRAM, ConfigDict, ConfigError, Origin, Spot, copy_node, to_plain
+from .nodes import (
+    MAX_DEPTH, SET_BY_PROGRAM, ConfigDict, ConfigError, Origin, Spot, copy_node, to_plain)
 from .build import build_detector
 from .views import build_tta
-from .expressions import FUNCTIONS, ConfigBudget, Evaluator, mark_used, parse_failure, parse_source, parser_reason, read_setting
+from .expressions import (
+    FUNCTIONS, ConfigBudget, Evaluator, mark_used, parse_failure,
+    parse_source, parser_reason, read_setting)
 
 # %% ../nbs/043_config.ipynb #3ae57f6a
-_all_ = ['build_detector', 'build_tta']     # offered here, too: whoever reads a config wants a detector
+# offered here, too: whoever reads a config wants a detector
+_all_ = ['build_detector', 'build_tta']
 
 # %% ../nbs/043_config.ipynb #7ca12f67
 def _merge(child, base, path='', lists=False):
     "A new node: the child's values over the base's."
     out = base.copy()
     for k,v in child.items():
-        where, spot = f'{path}.{k}' if path else str(k), child._spots.get(k, SET_BY_PROGRAM)
-        if not (isinstance(v, dict) and k in base) or v.pop('_delete_', False): out._put(k, v, spot)
+        where, spot = (f'{path}.{k}' if path else str(k),
+                       child._spots.get(k, SET_BY_PROGRAM))
+        if not (isinstance(v, dict) and k in base) or v.pop('_delete_', False):
+            out._put(k, v, spot)
         elif isinstance(base[k], dict): out._put(k, _merge(v, base[k], where, lists), spot)
-        elif lists and isinstance(base[k], (list, tuple)): out._put(k, *_merge_items(v, base[k], where, base._spots[k]))
-        else: raise ConfigError(f'{spot.origin}: {where} is a dict, but what it would change is {base[k]!r:.60}; '
+        elif lists and isinstance(base[k], (list, tuple)):
+            out._put(k, *_merge_items(v, base[k], where, base._spots[k]))
+        else: raise ConfigError(f'{spot.origin}: {where} is a dict, '
+                                f'but what it would change is {base[k]!r:.60}; '
                                 '_delete_=True in the dict replaces that')
     return out
 
@@ -41,10 +49,12 @@ def _merge_items(child, old, path, spot):
     items, spots = list(old), list(spot.items) or [spot] * len(old)
     for k,v in child.items():
         if not re.fullmatch(r'-?\d{1,9}', str(k)) or not -len(old) <= int(k) < len(old):
-            raise ConfigError(f'{child._spots[k].origin}: {path} has {len(old)} items, numbered from 0; there is no {k!r}')
+            raise ConfigError(f'{child._spots[k].origin}: {path} has {len(old)} items, '
+                              f'numbered from 0; there is no {k!r}')
         above = ConfigDict()
         above._put(k, v, child._spots[k])
-        items[int(k)], spots[int(k)] = _merge(above, ConfigDict({k: old[int(k)]}), path, True)[k], child._spots[k]
+        items[int(k)], spots[int(k)] = (_merge(above, ConfigDict({k: old[int(k)]}), path,
+                                               True)[k], child._spots[k])
     return type(old)(items), spot._replace(items=tuple(spots))
 
 # %% ../nbs/043_config.ipynb #e02357f2
@@ -52,14 +62,17 @@ _LARGEST = 100_000       # bytes of a file; mmdetection's own have 30,000
 
 def _predefined(text, path):
     "Put in the file's own name and the environment's variables."
-    words = dict(fileDirname=path.parent.as_posix(), fileBasename=path.name, fileBasenameNoExtension=path.stem, fileExtname=path.suffix)
+    words = dict(fileDirname=path.parent.as_posix(), fileBasename=path.name,
+                 fileBasenameNoExtension=path.stem, fileExtname=path.suffix)
     text = re.sub(r'\{\{\s*(\w+)\s*\}\}', lambda m: words.get(m[1], m[0]), text)
     def variable(m):
         value = os.environ.get(m[1], m[2])
         if value: return value
         line = text[:m.start()].count('\n') + 1
-        raise ConfigError(f'{path}, line {line}: {m[0]}: the environment has no {m[1]}, and no default is given')
-    return re.sub(r'''\{\{['"]?\s{0,99}\$(\w{1,99})\s{0,99}:\s{0,99}([^\s{]{0,999}?)\s{0,99}['"]?\}\}''', variable, text)     # with bounds, so that it is quick on any text
+        raise ConfigError(f'{path}, line {line}: {m[0]}: the environment has no {m[1]}, '
+                          'and no default is given')
+    # with bounds, so that it is quick on any text
+    return re.sub(r'''\{\{['"]?\s{0,99}\$(\w{1,99})\s{0,99}:\s{0,99}([^\s{]{0,999}?)\s{0,99}['"]?\}\}''', variable, text)
 
 # %% ../nbs/043_config.ipynb #10a6cc34
 def _settings(node):
@@ -71,17 +84,23 @@ def _bases(names, path, line, load):
     "The node of all bases together; two may not have a name in common."
     base = ConfigDict()
     for n in names if isinstance(names, (list, tuple)) else [names]:
-        if not isinstance(n, str): raise ConfigError(f'{path}, line {line}: _base_ names files, not {n!r}')
+        if not isinstance(n, str):
+            raise ConfigError(f'{path}, line {line}: _base_ names files, not {n!r}')
         one = _settings(load(n, line))
         if both := base.keys() & one.keys():
-            raise ConfigError(f'{path}, line {line}: two files in _base_ have {min(both)!r}; the second is {n}')
+            raise ConfigError(f'{path}, line {line}: two files in _base_ have '
+                              f'{min(both)!r}; the second is {n}')
         for k,v in one.items(): base._put(k, v, one._spots[k])
     return base
 
 def _read_python(text, path, budget, load):
-    if re.search('f[rR]?["\']|F', text): budget.spend(20 * text.count('{'))     # Python's parser takes the square of an f-string's length
+    if re.search('f[rR]?["\']|F', text):
+        # Python's parser takes the square of an f-string's length
+        budget.spend(20 * text.count('{'))
     tree, r = parse_source(text, path), Evaluator(text, path, budget=budget)
-    said = next((s for s in tree.body if isinstance(s, ast.Assign) and getattr(s.targets[0], 'id', '') == '_base_'), None)
+    said = next((s for s in tree.body
+                 if isinstance(s, ast.Assign)
+                 and getattr(s.targets[0], 'id', '') == '_base_'), None)
     base = _bases(r.run(said.value), path, said.lineno, load) if said else ConfigDict()
     r.names, r.said, r.load = {'_base_': base}, said, load
     r.run(tree)
@@ -92,7 +111,8 @@ def _read_python(text, path, budget, load):
 # %% ../nbs/043_config.ipynb #89f79048
 _MARK = '\ue000'    # a character without a meaning
 
-def _marked(text): return re.sub(r'''(["']?)\{\{\s*_base_\.([\w.]+)\s*\}\}\1''', rf'"{_MARK}\2"', text)
+def _marked(text):
+    return re.sub(r'''(["']?)\{\{\s*_base_\.([\w.]+)\s*\}\}\1''', rf'"{_MARK}\2"', text)
 
 def _unmarked(value, base, path, budget):
     "Put the base's values where the marks are."
@@ -100,26 +120,33 @@ def _unmarked(value, base, path, budget):
     if isinstance(value, str) and value.startswith(_MARK):
         for key in value[1:].split('.'):
             if not isinstance(base, dict) or key not in base:
-                raise ConfigError(f'{path}: {{{{_base_.{value[1:]}}}}}: the base has no {key!r}')
+                raise ConfigError(f'{path}: {{{{_base_.{value[1:]}}}}}: '
+                                  f'the base has no {key!r}')
             if isinstance(base, ConfigDict): mark_used(base, key, True)
             base = base[key]
         return base
     if isinstance(value, (dict, list)):
-        for k,v in value.items() if isinstance(value, dict) else enumerate(value): value[k] = _unmarked(v, base, path, budget)
+        for k,v in value.items() if isinstance(value, dict) else enumerate(value):
+            value[k] = _unmarked(v, base, path, budget)
     return value
 
 def _with_bases(own, lines, path, budget, load):
-    if not isinstance(own, dict): raise ConfigError(f'{path}: a config is a dict, not {type(own).__name__}')
+    if not isinstance(own, dict):
+        raise ConfigError(f'{path}: a config is a dict, not {type(own).__name__}')
     spots = lines.get(id(own), (0, {}))[1]
     for k in own:
-        if not isinstance(k, str): raise ConfigError(f'{path}, line {spots[k].origin.line if k in spots else 1}: the names of settings are text, not {k!r}')
+        if not isinstance(k, str):
+            raise ConfigError(f'{path}, line {spots[k].origin.line if k in spots else 1}: '
+                              f'the names of settings are text, not {k!r}')
     line = spots['_base_'].origin.line if '_base_' in spots else 1
     base = _bases(own.pop('_base_', []), path, line, load)
     return _unmarked(own, base, path, budget), spots, lines, base
 
 def _read_json(text, path, budget, load):
     text = _marked(text)
-    r = Evaluator(f'({text})', path, dict(true=True, false=False, null=None, NaN=math.nan, Infinity=math.inf), budget)
+    r = Evaluator(f'({text})', path,
+                  dict(true=True, false=False, null=None, NaN=math.nan, Infinity=math.inf),
+                  budget)
     try: own, twice = parse_json(text), None
     except DoubleKey as e: twice = e.key
     except (ValueError, RecursionError) as e: raise parse_failure(path, e) from None
@@ -128,14 +155,17 @@ def _read_json(text, path, budget, load):
             warnings.simplefilter('ignore')
             tree = parse_source(f'({text})', path, 'eval').body
     except ConfigError: tree = None     # JSON that is no Python: its lines are not known
-    if twice is not None: raise ConfigError(f'{path}, line {_second(tree, twice)}: {shown(repr(twice))} is given twice')
+    if twice is not None:
+        raise ConfigError(f'{path}, line {_second(tree, twice)}: '
+                          f'{shown(repr(twice))} is given twice')
     if tree and repr(same := r.run(tree)) == repr(own): own = same
     return _with_bases(own, r.lines, path, budget, load)
 
 def _second(tree, key):
     "The line where a dict has a key again."
     for d in ast.walk(tree) if tree else ():
-        at = [k.lineno for k in d.keys if isinstance(k, ast.Constant) and k.value == key] if isinstance(d, ast.Dict) else []
+        at = ([k.lineno for k in d.keys if isinstance(k, ast.Constant) and k.value == key]
+              if isinstance(d, ast.Dict) else [])
         if at[1:]: return at[1]
     return 1
 
@@ -146,9 +176,12 @@ def _read_yaml(text, path, budget, load):
     def refuse(node, said): raise ConfigError(f'{path}, line {row(node)}: {said}')
     class Loader(yaml.SafeLoader):
         "PyYAML's, with bounds: it would unfold a small file into as much as it likes."
-        yaml_constructors = {f'{kind}{k}': yaml.SafeLoader.yaml_constructors[f'{kind}{k}'] for k in 'null bool int float str seq map'.split()}
+        yaml_constructors = {f'{kind}{k}': yaml.SafeLoader.yaml_constructors[f'{kind}{k}']
+                             for k in 'null bool int float str seq map'.split()}
         def fetch_flow_collection_start(self, token):
-            if self.flow_level > MAX_DEPTH: raise ConfigError(f'{path}, line {self.line + 1}: nested more than {MAX_DEPTH} deep')
+            if self.flow_level > MAX_DEPTH:
+                raise ConfigError(f'{path}, line {self.line + 1}: '
+                                  f'nested more than {MAX_DEPTH} deep')
             super().fetch_flow_collection_start(token)
         def compose_node(self, parent, index):
             budget.spend(20)            # it is slow
@@ -156,12 +189,15 @@ def _read_yaml(text, path, budget, load):
         def compose_mapping_node(self, anchor):
             node, known = super().compose_mapping_node(anchor), set()
             for k,_ in node.value:
-                if k.tag != f'{kind}merge' and isinstance(k.value, str) and (k.tag, k.value) in known: refuse(k, f'{shown(repr(k.value))} is given twice')
+                if (k.tag != f'{kind}merge' and isinstance(k.value, str)
+                    and (k.tag, k.value) in known):
+                    refuse(k, f'{shown(repr(k.value))} is given twice')
                 if isinstance(k.value, str): known.add((k.tag, k.value))
             return node
         def flatten_mapping(self, node):
             for k,v in node.value:
-                for other in () if k.tag != f'{kind}merge' else v.value if isinstance(v, yaml.SequenceNode) else [v]:
+                for other in (() if k.tag != f'{kind}merge' else v.value
+                              if isinstance(v, yaml.SequenceNode) else [v]):
                     if not isinstance(other, yaml.MappingNode): continue
                     self.flatten_mapping(other)
                     budget.spend(len(other.value))
@@ -169,9 +205,15 @@ def _read_yaml(text, path, budget, load):
         def construct_object(self, node, deep=False):
             try: return super().construct_object(node, deep)
             except ConfigError: raise
-            except (ValueError, KeyError, OverflowError): refuse(node, f'{shown(repr(node.value))} is no {node.tag.rpartition(":")[2]} that a config can hold')
+            except (ValueError, KeyError, OverflowError):
+                refuse(node,
+                       f'{shown(repr(node.value))} is no {node.tag.rpartition(":")[2]} '
+                       'that a config can hold')
     as_tuple = lambda loader, node: tuple(loader.construct_sequence(node, deep=True))
-    no_value = lambda loader, node: refuse(node, f'{shown(node.tag.removeprefix(kind))} is no kind of value for a config; in quotes it is text')
+    no_value = lambda loader, node: refuse(node,
+                                           f'{shown(node.tag.removeprefix(kind))} is no '
+                                           'kind of value for a config; '
+                                           'in quotes it is text')
     Loader.add_constructor(f'{kind}python/tuple', as_tuple)
     Loader.add_constructor(None, no_value)
     budget.at = str(path)
@@ -200,19 +242,25 @@ def _missing(found, where):
     "Say that a base is not there, and which is near."
     if os.path.lexists(found): raise ConfigError(f'{where}: this is no regular file')
     own = recipe_name(found.stem)
-    raise ConfigError(f'{where}: there is no such file' + (f'; but there is a recipe: _base_ = {own!r}' if own else nearest(found.name, folder_names(found.parent))))
+    raise ConfigError(f'{where}: there is no such file'
+                      + (f'; but there is a recipe: _base_ = {own!r}' if own
+                         else nearest(found.name, folder_names(found.parent))))
 
 def _packaged(name, where):
     "A file of an installed package: its configs lie in `.mim/configs` or `configs`."
     package, rest = name.split('::', 1)
-    if Path(rest).is_absolute() or '..' in Path(rest).parts: raise ConfigError(f'{where}: this leads out of the package {shown(package)}')
+    if Path(rest).is_absolute() or '..' in Path(rest).parts:
+        raise ConfigError(f'{where}: this leads out of the package {shown(package)}')
     try: spec = importlib.util.find_spec(package) if package.isidentifier() else None
     except (ImportError, ValueError): spec = None
     for root in (spec.submodule_search_locations or () if spec else ()):
         for place in ('.mim/configs', 'configs'):
             if os.path.isfile(found := Path(root)/place/rest): return found
-    if package == 'mmdet' and recipe_name(Path(rest).stem): return recipe_name(Path(rest).stem)
-    raise ConfigError(f'{where}: there is no {"such file in the" if spec else "installed"} package {shown(package)}')
+    if package == 'mmdet' and recipe_name(Path(rest).stem):
+        return recipe_name(Path(rest).stem)
+    raise ConfigError(f'{where}: there is no '
+                      f'{"such file in the" if spec else "installed"} package '
+                      f'{shown(package)}')
 
 def _find_base(name, path, line):
     "The path of a base, or a string: the name of a recipe."
@@ -222,56 +270,77 @@ def _find_base(name, path, line):
     return recipe_name(name) or _missing(found, where)
 
 def _tree(path):
-    "The folder of all configs that belong to this one: the outermost called `configs`, or else the one above its own."
+    """The folder of all configs that belong to this one: the outermost called `configs`,
+    or else the one above its own."""
     path = Path(path).resolve()
-    return next((p for p in reversed(path.parents) if p.name == 'configs'), path.parent.parent)
+    return next((p for p in reversed(path.parents) if p.name == 'configs'),
+                path.parent.parent)
 
 def _find_module(level, module, path, line, tree):
-    "The path of the base that `from module import ...` names inside of `with read_base()`, or the name of a recipe."
+    """The path of the base that `from module import ...` names inside of `with
+    read_base()`, or the name of a recipe."""
     where = f'{path}, line {line}: from {shown("."*level + module)} import'
     package, *parts = module.split('.')
     if not level:
-        if parts[:1] != ['configs'] or not parts[1:]: raise ConfigError(f'{where}: a base is .module, or package.configs.module')
+        if parts[:1] != ['configs'] or not parts[1:]:
+            raise ConfigError(f'{where}: a base is .module, or package.configs.module')
         return _packaged(f'{package}::{"/".join(parts[1:])}.py', where)
     found = path
     for _ in range(level):
         if found == found.parent: break
         found = found.parent
-    found = found.joinpath(package, *parts[:-1], f'{parts[-1]}.py') if parts else found/f'{package}.py'
-    if not found.resolve().is_relative_to(tree): raise ConfigError(f'{where}: this leads out of {tree}, the folder of the configs')
+    found = (found.joinpath(package, *parts[:-1], f'{parts[-1]}.py') if parts
+             else found/f'{package}.py')
+    if not found.resolve().is_relative_to(tree):
+        raise ConfigError(f'{where}: this leads out of {tree}, the folder of the configs')
     return found if os.path.isfile(found) else _missing(found, where)
 
-_READERS = {'.py': _read_python, '.json': _read_json, '.yaml': _read_yaml, '.yml': _read_yaml}
+_READERS = {'.py': _read_python, '.json': _read_json, '.yaml': _read_yaml,
+            '.yml': _read_yaml}
 
 def _text(path):
     with open(path, 'rb') as f: raw = f.read(_LARGEST + 1)
-    if len(raw) > _LARGEST: raise ConfigError(f'{path}: a config has at most {_LARGEST:,} bytes')
+    if len(raw) > _LARGEST:
+        raise ConfigError(f'{path}: a config has at most {_LARGEST:,} bytes')
     try: return raw.decode('utf-8-sig').replace('\r\n', '\n').replace('\r', '\n')
-    except UnicodeDecodeError as e: raise ConfigError(f'{path}: no UTF-8 text ({e.reason} at byte {e.start})') from None
+    except UnicodeDecodeError as e:
+        raise ConfigError(f'{path}: no UTF-8 text ({e.reason} at byte '
+                          f'{e.start})') from None
 
 def _read(source, budget, chain=(), tree=None):
-    "The node of a recipe, or of a file merged over its bases; what it imports is looked for below `tree`."
+    """The node of a recipe, or of a file merged over its bases;
+    what it imports is looked for below `tree`."""
     if isinstance(source, str):
         node = copy_node(recipe(source), Spot(Origin(f'recipe {source}', None)))[0]
-        for k in node: mark_used(node, k, True)     # its lines were run when the recipe was made
+        for k in node:
+            mark_used(node, k, True)  # its lines were run when the recipe was made
         return node
     path = source
     if path in chain: raise ConfigError(f'{chain[-1]}: its base leads back to {path}')
-    if path.suffix not in _READERS: raise ConfigError(f'{f"{chain[-1]}: its base " if chain else ""}{path}: a config is a file of {", ".join(_READERS)}')
+    if path.suffix not in _READERS:
+        raise ConfigError(f'{f"{chain[-1]}: its base " if chain else ""}{path}: '
+                          f'a config is a file of {", ".join(_READERS)}')
     tree = tree or _tree(path)
     def load(name, line, level=None):
-        if level is None: return _read(_find_base(name, path, line), budget, (*chain, path))
-        return _read(_find_module(level, name, path, line, tree), budget, (*chain, path), tree if level else None)
+        if level is None:
+            return _read(_find_base(name, path, line), budget, (*chain, path))
+        return _read(_find_module(level, name, path, line, tree), budget, (*chain, path),
+                     tree if level else None)
     budget.at = str(path)
     budget.spend(100)
     try:
-        own, spots, lines, base = _READERS[path.suffix](_predefined(_text(path), path), path, budget, load)
+        own, spots, lines, base = _READERS[path.suffix](_predefined(_text(path), path),
+                                                        path, budget, load)
         budget.at, node = str(path), ConfigDict()
-        for k,v in own.items(): node._put(k, *copy_node(v, spots.get(k, Spot(Origin(str(path), None))), lines, budget))
+        for k,v in own.items():
+            node._put(k,
+                      *copy_node(v, spots.get(k, Spot(Origin(str(path), None))), lines,
+                                 budget))
     except RecursionError: raise ConfigError(f'{budget.at}: nested too deeply') from None
     budget.spend(len(base))
     if note := node.pop('_deprecation_', None):
-        warn_once(f'{path} is deprecated' + (f'; use {note["expected"]}' if 'expected' in note else ''))
+        warn_once(f'{path} is deprecated'
+                  + (f'; use {note["expected"]}' if 'expected' in note else ''))
     return _merge(node, base)
 
 # %% ../nbs/043_config.ipynb #db674314
@@ -279,7 +348,8 @@ _LONGEST = 10_000        # letters of a setting
 
 def _keys(path): return re.sub(r'\[(-?\w+)\]', r'.\1', path).split('.')
 
-def _is_item(key, value): return bool(re.fullmatch(r'-?\d{1,9}', key)) and -len(value) <= int(key) < len(value)
+def _is_item(key, value):
+    return bool(re.fullmatch(r'-?\d{1,9}', key)) and -len(value) <= int(key) < len(value)
 
 def _old_value(cfg, keys, text):
     "What stands at a path; None if nothing does."
@@ -287,18 +357,26 @@ def _old_value(cfg, keys, text):
     for i,k in enumerate(keys):
         here = '.'.join(keys[:i]) or 'the config'
         if isinstance(value, (list, tuple)):
-            if not _is_item(k, value): raise ConfigError(f'--set {text}: {here} has {len(value)} items, numbered from 0; there is no {shown(repr(k))}')
+            if not _is_item(k, value):
+                raise ConfigError(f'--set {text}: {here} has {len(value)} items, '
+                                  f'numbered from 0; there is no {shown(repr(k))}')
             value = value[int(k)]
-        elif not isinstance(value, dict): raise ConfigError(f'--set {text}: {here} is {value!r:.60}; it has no {shown(repr(k))}')
+        elif not isinstance(value, dict):
+            raise ConfigError(f'--set {text}: {here} is {value!r:.60}; '
+                              f'it has no {shown(repr(k))}')
         elif k in value: value = value[k]
         else:
-            near = difflib.get_close_matches(k, [o for o in value if isinstance(o, str)], 1, .8)
-            if near and i < len(keys) - 1: raise ConfigError(f'--set {text}: there is no {k!r} in {here}; did you mean {near[0]!r}?')
+            near = difflib.get_close_matches(k, [o for o in value if isinstance(o, str)],
+                                             1, .8)
+            if near and i < len(keys) - 1:
+                raise ConfigError(f'--set {text}: there is no {k!r} in {here}; '
+                                  f'did you mean {near[0]!r}?')
             return None
     return value
 
 # %% ../nbs/043_config.ipynb #22ec91d1
-def _is_name(key): return isinstance(key, str) and key.isidentifier() and not keyword.iskeyword(key)
+def _is_name(key):
+    return isinstance(key, str) and key.isidentifier() and not keyword.iskeyword(key)
 
 def _block(a, rows, b, indent):
     "One line if it is short, else a row to a line."
@@ -310,13 +388,18 @@ def _source(value, path, indent=0):
     "Python source that gives `value`."
     inner = lambda v, k: _source(v, f'{path}.{k}', indent + 4)
     if isinstance(value, dict):
-        if all(map(_is_name, value)): return _block('dict(', [f'{k}={inner(v, k)}' for k,v in value.items()], ')', indent)
-        return _block('{', [f'{inner(k, k)}: {inner(v, k)}' for k,v in value.items()], '}', indent)
+        if all(map(_is_name, value)):
+            return _block('dict(', [f'{k}={inner(v, k)}' for k,v in value.items()], ')',
+                          indent)
+        return _block('{', [f'{inner(k, k)}: {inner(v, k)}' for k,v in value.items()], '}',
+                      indent)
     if isinstance(value, (list, tuple)):
         a, b = '[]' if isinstance(value, list) else '()'
         return _block(a, [inner(v, i) for i,v in enumerate(value)], b, indent)
-    if isinstance(value, set): return _block('{', [inner(v, 'item') for v in value], '}', indent) if value else 'set()'
-    if isinstance(value, str): return repr(value).replace('{{', r'{\x7b')           # no template
+    if isinstance(value, set):
+        return (_block('{', [inner(v, 'item') for v in value], '}', indent) if value
+                else 'set()')
+    if isinstance(value, str): return repr(value).replace('{{', r'{\x7b')  # no template
     if isinstance(value, float) and value - value != 0: return f'float({str(value)!r})'
     if isinstance(value, (int, float, bytes, range, type(None))): return repr(value)
     raise ConfigError(f'{path} is {value!r:.60}, which no config can say')
@@ -331,11 +414,15 @@ def _storable(value, path='the config'):
     "Plain values for JSON and YAML."
     if isinstance(value, dict):
         if bad := [k for k in value if not isinstance(k, str)]:
-            raise ConfigError(f'{path} has the key {bad[0]!r}; JSON and YAML take text alone: write a .py file')
-        return {k:_storable(v, k if path == 'the config' else f'{path}.{k}') for k,v in value.items()}
-    if isinstance(value, (list, tuple)): return type(value)(_storable(v, f'{path}.{i}') for i,v in enumerate(value))
+            raise ConfigError(f'{path} has the key {bad[0]!r}; JSON and YAML take text '
+                              'alone: write a .py file')
+        return {k:_storable(v, k if path == 'the config' else f'{path}.{k}')
+                for k,v in value.items()}
+    if isinstance(value, (list, tuple)):
+        return type(value)(_storable(v, f'{path}.{i}') for i,v in enumerate(value))
     if isinstance(value, (str, int, float, type(None))): return value
-    raise ConfigError(f'{path} is {value!r:.60}, which JSON and YAML cannot say: write a .py file')
+    raise ConfigError(f'{path} is {value!r:.60}, which JSON and YAML cannot say: '
+                      'write a .py file')
 
 # %% ../nbs/043_config.ipynb #afb78922
 def _comparable(value):
@@ -344,14 +431,19 @@ def _comparable(value):
     return [_comparable(v) for v in value] if isinstance(value, (list, tuple)) else value
 
 def _holds(node, value, name):
-    "Is a value somewhere inside of a node? A number has to stand under its own name: 4 alone is found everywhere."
-    telling, items = isinstance(value, (dict, list, str)) and bool(value), node.items() if isinstance(node, dict) else enumerate(node)
-    return any((telling or k == name) and v == value or isinstance(v, (dict, list)) and _holds(v, value, name) for k,v in items)
+    """Is a value somewhere inside of a node? A number has to stand under its own name: 4
+    alone is found everywhere."""
+    telling, items = (isinstance(value, (dict, list, str)) and bool(value),
+                      node.items() if isinstance(node, dict) else enumerate(node))
+    return any((telling or k == name) and v == value
+               or isinstance(v, (dict, list)) and _holds(v, value, name) for k,v in items)
 
 def _origins(value, spot):
     "Where a value and all that is inside of it was written."
-    if isinstance(value, ConfigDict): inner = [(v, value._spots.get(k, spot)) for k,v in value.items()]
-    elif isinstance(value, (list, tuple)) and len(spot.items) == len(value): inner = zip(value, spot.items)
+    if isinstance(value, ConfigDict):
+        inner = [(v, value._spots.get(k, spot)) for k,v in value.items()]
+    elif isinstance(value, (list, tuple)) and len(spot.items) == len(value):
+        inner = zip(value, spot.items)
     else: inner = ()
     return [spot.origin, *(o for v,s in inner for o in _origins(v, s))]
 
@@ -360,21 +452,28 @@ class Config(ConfigDict):
     @staticmethod
     @checked
     def fromfile(
-        path:str|Path,  # a .py, .json or .yaml file; or the name of a recipe, '-' and '_' alike
+        # a .py, .json or .yaml file; or the name of a recipe, '-' and '_' alike
+        path:str|Path,
     )->'Config':        # with the values of its bases
-        "Read a config, without running anything in it. Raises FileNotFoundError; ConfigError for what cannot be read or computed."
+        """Read a config, without running anything in it. Raises FileNotFoundError;
+        ConfigError for what cannot be read or computed."""
         path = Path(os.path.expanduser(os.fspath(path)))
         full, name = Path(os.path.abspath(path)), recipe_name(path)
-        if os.path.isdir(full): raise IsADirectoryError(f'{path} is a directory, no config')
+        if os.path.isdir(full):
+            raise IsADirectoryError(f'{path} is a directory, no config')
         if not (there := os.path.isfile(full)) and not name:
-            if os.path.lexists(full): raise ConfigError(f'{path} is no regular file, and no config')
+            if os.path.lexists(full):
+                raise ConfigError(f'{path} is no regular file, and no config')
             own = recipe_name(path.stem)
-            hint = f'; there is a recipe {own!r}' if own else nearest(path.name, folder_names(full.parent) + recipe_names())
-            raise FileNotFoundError(f'there is no config {shown(repr(path.name))}, no file and no recipe{hint}')
+            hint = (f'; there is a recipe {own!r}' if own
+                    else nearest(path.name, folder_names(full.parent) + recipe_names()))
+            raise FileNotFoundError(f'there is no config {shown(repr(path.name))}, '
+                                    f'no file and no recipe{hint}')
         node = _settings(_read(full if there else name, ConfigBudget()))
         cfg = Config._again(node, node._spots, str(full) if there else name)
         if asked := cfg.get('custom_imports'):
-            warn_once(f'{path} asks for custom_imports = {to_plain(asked)}: reading a config imports nothing')
+            warn_once(f'{path} asks for custom_imports = {to_plain(asked)}: '
+                      'reading a config imports nothing')
         return cfg
 
     @property
@@ -384,35 +483,51 @@ class Config(ConfigDict):
 
     @checked
     def origin(self,
-        path:str,   # of a value: 'train_pipeline.2.scale'; 'train_pipeline[2].scale' is the same
+        # of a value: 'train_pipeline.2.scale'; 'train_pipeline[2].scale' is the same
+        path:str,
     )->Origin:      # of the last assignment to it
         "Where a value was written. Raises ConfigError if there is none at this path."
         value, spot = self, Spot(Origin(self._file or 'set by the program', None))
         for i,key in enumerate(_keys(path)):
-            if isinstance(value, dict) and key in value: value, spot = value[key], getattr(value, '_spots', {}).get(key, spot)
+            if isinstance(value, dict) and key in value:
+                value, spot = value[key], getattr(value, '_spots', {}).get(key, spot)
             elif isinstance(value, (list, tuple)) and _is_item(key, value):
-                value, spot = value[int(key)], spot.items[int(key)] if len(spot.items) == len(value) else Spot(spot.origin)
+                value, spot = (value[int(key)],
+                               spot.items[int(key)] if len(spot.items) == len(value)
+                               else Spot(spot.origin))
             else:
                 hint = nearest(key, value) if isinstance(value, dict) else ''
-                raise ConfigError(f'the config has no {path}: there is no {key!r} in {".".join(_keys(path)[:i]) or "it"}{hint}')
+                raise ConfigError(f'the config has no {path}: there is no {key!r} in '
+                                  f'{".".join(_keys(path)[:i]) or "it"}{hint}')
         return spot.origin
 
     @checked
     def override(self,
-        settings:list[str]|str, # texts such as 'model.backbone.depth=101' or 'train_pipeline.2.scale=666,400'
+        # texts such as 'model.backbone.depth=101' or 'train_pipeline.2.scale=666,400'
+        settings:list[str]|str,
     ):
-        "Change values as on a command line; what was there says what the text means. Raises ConfigError for a path that leads nowhere."
+        """Change values as on a command line; what was there says what the text means.
+        Raises ConfigError for a path that leads nowhere."""
         for text in [settings] if isinstance(settings, str) else settings:
             path, equals, value = map(str.strip, text.partition('='))
-            if len(text) > _LONGEST: raise ConfigError(f'--set {shown(text)}: more than {_LONGEST:,} letters; a file has room for that')
+            if len(text) > _LONGEST:
+                raise ConfigError(f'--set {shown(text)}: more than {_LONGEST:,} letters; '
+                                  'a file has room for that')
             text = shown(text, 200)
-            if not equals or not path: raise ConfigError(f'--set {text}: expected a path, = and a value, as in model.backbone.depth=101')
-            try: self._take({path: read_setting(value, _old_value(self, _keys(path), text))}, Origin(f'--set {text}', None))
-            except (RecursionError, OverflowError, UnicodeError) as e: raise ConfigError(f'--set {text}: {parser_reason(e)}') from None
+            if not equals or not path:
+                raise ConfigError(f'--set {text}: expected a path, = and a value, '
+                                  'as in model.backbone.depth=101')
+            try:
+                self._take({path: read_setting(value,
+                                               _old_value(self, _keys(path), text))},
+                           Origin(f'--set {text}', None))
+            except (RecursionError, OverflowError, UnicodeError) as e:
+                raise ConfigError(f'--set {text}: {parser_reason(e)}') from None
 
     @checked
     def merge_from_dict(self,
-        settings:dict,  # keys may be paths with dots; a number in a path is an item of a list
+        # keys may be paths with dots; a number in a path is an item of a list
+        settings:dict,
     ):
         "Merge values into the config as a child's are merged into its base."
         self._take(settings, SET_BY_PROGRAM.origin)
@@ -421,9 +536,11 @@ class Config(ConfigDict):
         child = ConfigDict()
         for path,value in settings.items():
             node, keys = child, _keys(path)
-            if len(keys) > MAX_DEPTH: raise ConfigError(f'{origin}: nested more than {MAX_DEPTH} deep')
+            if len(keys) > MAX_DEPTH:
+                raise ConfigError(f'{origin}: nested more than {MAX_DEPTH} deep')
             for k in keys[:-1]:
-                if not isinstance(node.get(k), ConfigDict): node._put(k, ConfigDict(), Spot(origin))
+                if not isinstance(node.get(k), ConfigDict):
+                    node._put(k, ConfigDict(), Spot(origin))
                 node = node[k]
             node._put(keys[-1], *copy_node(value, Spot(origin)))
         merged = _merge(child, self, lists=True)
@@ -433,21 +550,27 @@ class Config(ConfigDict):
     def unused(self,
         settings:list[str],  # names at the top level that a program reads
     )->dict:            # name -> Origin of the change that nothing has read
-        "Find names that reach none of the settings: no later line of the config reads them, and no setting holds their value."
+        """Find names that reach none of the settings: no later line of the config reads
+        them, and no setting holds their value."""
         ours, found = {k:_comparable(self[k]) for k in settings if k in self}, {}
         for k,v in self.items():
             spot = self._spots.get(k, SET_BY_PROGRAM)
-            late = [o for o in _origins(v, spot) if o.file.startswith('--set ') or o == SET_BY_PROGRAM.origin]
+            late = [o for o in _origins(v, spot)
+                    if o.file.startswith('--set ') or o == SET_BY_PROGRAM.origin]
             if k in settings or k.startswith('_') or spot.used and not late: continue
-            own = [] if spot.origin.file == self._file else [o for o in _origins(v, spot) if o.file == self._file]  # _base_.train_pipeline[2].scale = ...
-            if not _holds(ours, _comparable(v), k): found[k] = (late or own or [spot.origin])[-1]
+            # _base_.train_pipeline[2].scale = ...
+            own = ([] if spot.origin.file == self._file
+                   else [o for o in _origins(v, spot) if o.file == self._file])
+            if not _holds(ours, _comparable(v), k):
+                found[k] = (late or own or [spot.origin])[-1]
         return found
 
     @checked
     def dump(self,
         file:str|Path|None=None,    # where to write it: .py, .json, .yaml; None: nowhere
     )->str:                         # the text, Python if there is no file
-        "Write the config; read back it is equal, but for tuples in JSON. Raises ConfigError for values that the format cannot hold."
+        """Write the config; read back it is equal, but for tuples in JSON.
+        Raises ConfigError for values that the format cannot hold."""
         suffix = Path(file).suffix if file else '.py'
         if suffix == '.py': text = _assignments(self)
         elif suffix == '.json': text = json.dumps(_storable(self), indent=2) + '\n'
@@ -460,4 +583,6 @@ class Config(ConfigDict):
 
 # %% ../nbs/043_config.ipynb #439818b6
 # where these names were before
-__getattr__ = moved(__name__, dict(parts='ConfigPart build_part finish_part refuse_type', build='load_own'))
+__getattr__ = moved(__name__,
+                    dict(parts='ConfigPart build_part finish_part refuse_type',
+                         build='load_own'))

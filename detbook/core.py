@@ -8,7 +8,8 @@ Docs: https://detbook.github.io/detbook/core.html.md"""
 __all__ = ['component', 'DetbookWarning']
 
 # %% ../nbs/001_core.ipynb #b0bd4bde
-import functools, importlib, inspect, logging, math, numbers, os, re, sys, types, typing, warnings
+import functools, importlib, inspect, logging, math, numbers, os, re, sys, types, typing
+import warnings
 from collections.abc import Callable, Hashable, Iterable, Mapping
 from contextlib import contextmanager
 from pathlib import Path
@@ -21,26 +22,37 @@ from .cli import nearest
 # %% ../nbs/001_core.ipynb #19ed2370
 def test_same(
     actual:Tensor,              # what the code gave
-    expected:Tensor|list|float, # what it should give; a list or number takes `actual`'s dtype
+    # what it should give; a list or number takes `actual`'s dtype
+    expected:Tensor|list|float,
     rtol:float=1e-5,            # relative tolerance
     atol:float=1e-6,            # absolute tolerance
 ):
-    "Fail unless both tensors have one shape, one dtype and the same values within the tolerances."
-    if not isinstance(actual, Tensor): raise TypeError(f'actual is {actual!r:.60}; expected a tensor')
+    """Fail unless both tensors have one shape, one
+    dtype and the same values within the tolerances."""
+    if not isinstance(actual, Tensor):
+        raise TypeError(f'actual is {actual!r:.60}; expected a tensor')
     for name, v in dict(rtol=rtol, atol=atol).items():
-        if not isinstance(v, numbers.Real) or not v >= 0: raise TypeError(f'{name} is {v!r}; expected a number from 0')
-    if not isinstance(expected, (Tensor, list, tuple, numbers.Number)): raise TypeError(f'expected is {expected!r:.60}; a tensor, list or number is compared')
-    if not isinstance(expected, Tensor): expected = torch.tensor(expected, dtype=actual.dtype, device=actual.device)
+        if not isinstance(v, numbers.Real) or not v >= 0:
+            raise TypeError(f'{name} is {v!r}; expected a number from 0')
+    if not isinstance(expected, (Tensor, list, tuple, numbers.Number)):
+        raise TypeError(f'expected is {expected!r:.60}; a tensor, '
+                        'list or number is compared')
+    if not isinstance(expected, Tensor):
+        expected = torch.tensor(expected, dtype=actual.dtype, device=actual.device)
     torch.testing.assert_close(actual, expected, rtol=rtol, atol=atol, equal_nan=True)
 
 # %% ../nbs/001_core.ipynb #d56a79b3
 def strict(
     f:Callable,             # a function or method with named parameters
-    owner:str|None=None,    # what a message calls it; default: the function's name, or its class's for a constructor
+    # what a message calls it; default: the function's
+    # name, or its class's for a constructor
+    owner:str|None=None,
 )->Callable:                # the same function
-    "Make `f` name the nearest parameter when it is called with an unknown keyword (TypeError)."
+    """Make `f` name the nearest parameter when it is
+    called with an unknown keyword (TypeError)."""
     if not callable(f): raise TypeError(f'f is {f!r}; expected a function')
-    if not isinstance(owner, (str, type(None))): raise TypeError(f'owner is {owner!r}; expected a text')
+    if not isinstance(owner, (str, type(None))):
+        raise TypeError(f'owner is {owner!r}; expected a text')
     params = inspect.signature(f).parameters.values()
     if any(p.kind is p.VAR_KEYWORD for p in params): return f       # it takes any name
     names = [p.name for p in params if p.name != 'self']
@@ -56,33 +68,45 @@ def _owner(f): return f.__qualname__.removesuffix('.__init__').split('.<locals>.
 def _known(owner, names, kwargs):
     "Raise a TypeError for the first keyword that is no name."
     for k in kwargs:
-        if k not in names: raise TypeError(f'{owner} has no argument {k!r}' + (nearest(k, names) or f'; it takes: {", ".join(names)}'))
+        if k not in names:
+            raise TypeError(f'{owner} has no argument {k!r}'
+                            + (nearest(k, names) or f'; it takes: {", ".join(names)}'))
 
 # %% ../nbs/001_core.ipynb #cdc92211
-_ROWS = dict(list=0, some=None, pair=2, three=3, four=4)         # a list of any length, not empty, of two, ...
+# a list of any length, not empty, of two, ...
+_ROWS = dict(list=0, some=None, pair=2, three=3, four=4)
 _SIZE = r'-?(?:\d+(?:\.\d+)?)?'
-_ENTRY = re.compile(rf'(\w+)(\?)?((?: \w+)*)(?: \(([^)]*)\))?(?: (>?)({_SIZE})\.\.({_SIZE}))?(?:, |$)')
+_ENTRY = re.compile(r'(\w+)(\?)?((?: \w+)*)(?: \(([^)]*)\))?(?: '
+                    rf'(>?)({_SIZE})\.\.({_SIZE}))?(?:, |$)')
 
 @functools.lru_cache(maxsize=None)
 def _entries(text):
-    "The entries of a text for `check`: name, may it be None, words, dimensions, (exclusive, least, most)."
-    if ''.join(m[0] for m in _ENTRY.finditer(text)) != text: raise ValueError(f'check does not understand {text!r}')
+    """The entries of a text for `check`: name, may it be None,
+    words, dimensions, (exclusive, least, most)."""
+    if ''.join(m[0] for m in _ENTRY.finditer(text)) != text:
+        raise ValueError(f'check does not understand {text!r}')
     number = lambda s, none: float(s) if s else none
     dims = lambda s: [int(d) if d.isdigit() else d for d in s.split(',') if d]
-    if vague := next((m[1] for m in _ENTRY.finditer(text) if not (m[3] or m[4] is not None or m[7] is not None)), None):
+    if vague := next((m[1] for m in _ENTRY.finditer(text)
+                      if not (m[3] or m[4] is not None or m[7] is not None)), None):
         raise ValueError(f'check does not understand {text!r}: what should {vague} be?')
     return [(m[1], bool(m[2]), m[3].split(), None if m[4] is None else dims(m[4]),
-             None if m[7] is None else (bool(m[5]), number(m[6], -math.inf), number(m[7], math.inf)))
+             None if m[7] is None
+             else (bool(m[5]), number(m[6], -math.inf), number(m[7], math.inf)))
             for m in _ENTRY.finditer(text)]
 
 def _found(v):
     "What a value looks like, for a message."
-    if isinstance(v, Tensor): return f'{str(v.dtype)[6:]} of shape ({",".join(map(str, v.shape))})'
+    if isinstance(v, Tensor):
+        return f'{str(v.dtype)[6:]} of shape ({",".join(map(str, v.shape))})'
     if v is None or isinstance(v, (bool, numbers.Number)): return repr(v)
     if isinstance(v, str): return repr(v if len(v) < 80 else v[:77] + '...')
     name = type(v).__name__
-    if isinstance(v, (list, tuple)) and len(v) < 5 and all(isinstance(x, (str, numbers.Number)) for x in v): return repr(v)[:80]
-    return f'a {name} of {len(v)}' if isinstance(v, (list, tuple, dict, set)) else f'{"an" if name[0] in "AEIOUaeiou" else "a"} {name}'
+    if (isinstance(v, (list, tuple)) and len(v) < 5
+        and all(isinstance(x, (str, numbers.Number)) for x in v)):
+        return repr(v)[:80]
+    return (f'a {name} of {len(v)}' if isinstance(v, (list, tuple, dict, set))
+            else f'{"an" if name[0] in "AEIOUaeiou" else "a"} {name}')
 
 def _wrong_tensor(v, words, dims, sizes):
     "What a tensor should have been, or None; `sizes` collects what the letters stand for."
@@ -91,7 +115,9 @@ def _wrong_tensor(v, words, dims, sizes):
     if not isinstance(v, Tensor): return f'a tensor {want}'
     d, shape = v.dtype, tuple(v.shape)
     floats, bools = d.is_floating_point, d is torch.bool
-    if d.is_complex or 'int' in words and (floats or bools) or 'bool' in words and not bools or 'float' in words and not floats: return want
+    if (d.is_complex or 'int' in words and (floats or bools)
+        or 'bool' in words and not bools or 'float' in words and not floats):
+        return want
     if not {'bool', 'int', 'float', 'any'} & set(words) and bools: return f'numbers {want}'
     if dims and dims[0] in ('...', '*'):
         n = len(dims) - 1
@@ -99,8 +125,11 @@ def _wrong_tensor(v, words, dims, sizes):
         lead, shape, tail = shape[:len(shape)-n], shape[len(shape)-n:], dims[1:]
         known = sizes.setdefault(dims[0], lead)
         if lead != known:
-            fits = dims[0] == '...' and all(a == b or 1 in (a, b) for a,b in zip(lead[::-1], known[::-1]))
-            if not fits: return f'{want}, where {dims[0]} is {",".join(map(str, known)) or "nothing"}'
+            fits = (dims[0] == '...'
+                    and all(a == b or 1 in (a, b) for a,b in zip(lead[::-1], known[::-1])))
+            if not fits:
+                return (
+                    f'{want}, where {dims[0]} is {",".join(map(str, known)) or "nothing"}')
             if len(lead) > len(known): sizes['...'] = lead
     else: tail = dims
     if len(shape) != len(tail): return want
@@ -109,27 +138,36 @@ def _wrong_tensor(v, words, dims, sizes):
             return want if isinstance(t, int) else f'{want}, where {t} is {sizes[t]}'
     if 'finite' in words or 'upright' in words:
         turned = 'upright' in words and (v[...,2:] < v[...,:2]).any()
-        if turned or not v.isfinite().all(): return want + ' with x1 <= x2 and y1 <= y2' * turned
+        if turned or not v.isfinite().all():
+            return want + ' with x1 <= x2 and y1 <= y2' * turned
 
-def _number(v, whole=False): return isinstance(v, numbers.Integral if whole else numbers.Real) and not isinstance(v, bool)
+def _number(v, whole=False):
+    return (isinstance(v, numbers.Integral if whole else numbers.Real)
+            and not isinstance(v, bool))
 
 def _wrong_number(v, words, bounds):
     "What a number should have been, or None."
     after, least, most = bounds
-    if _number(v, 'int' in words) and (least < v if after else least <= v) and v <= most: return
+    if _number(v, 'int' in words) and (least < v if after else least <= v) and v <= most:
+        return
     span = 'above' if after else 'from'
-    text = f' {span} {least:g}' * (least > -math.inf) + f' {"up " * (after or least == -math.inf)}to {most:g}' * (most < math.inf)
+    text = (f' {span} {least:g}' * (least > -math.inf)
+            + f' {"up " * (after or least == -math.inf)}to {most:g}' * (most < math.inf))
     return f'a {"whole " * ("int" in words)}number{text}'
 
 def _wrong(v, words, dims, bounds, sizes):
     "What a value should have been, or None."
     if row := next((w for w in words if w in _ROWS), None):
         each, n = [w for w in words if w != row], _ROWS[row]
-        fits = isinstance(v, (list, tuple)) and (len(v) == n or n is None and len(v) or row == 'list')
+        fits = (isinstance(v, (list, tuple))
+                and (len(v) == n or n is None and len(v) or row == 'list'))
         if fits and (each or dims is not None or bounds):
-            w = next((f'{w}, found {_found(o)}' for o in v if (w := _wrong(o, each, dims, bounds, {}))), None)
+            w = next((f'{w}, found {_found(o)}' for o in v
+                      if (w := _wrong(o, each, dims, bounds, {}))), None)
             return w and f'a {row} of {w}'
-        return None if fits else {'list': 'a list', 'some': 'a list that is not empty'}.get(row, f'a {row}' if row == 'pair' else f'{row} of them')
+        return (None if fits
+                else {'list': 'a list', 'some': 'a list that is not empty'}.get(
+                    row, f'a {row}' if row == 'pair' else f'{row} of them'))
     if 'flag' in words: return None if isinstance(v, bool) else 'True or False'
     if 'text' in words: return None if isinstance(v, str) else 'a text'
     if 'callable' in words: return None if callable(v) else 'a function'
@@ -143,9 +181,11 @@ def check(
     *values,    # the arguments of a function
     where:str='',   # what holds them, for messages: 'targets[0]'
 ):
-    "Raise a TypeError or ValueError that names the first value that is not what `text` says; nothing is looked at while torch compiles."
+    """Raise a TypeError or ValueError that names the first value that is not what `text`
+    says; nothing is looked at while torch compiles."""
     if torch.compiler.is_compiling(): return
-    if not isinstance(text, str): raise TypeError(f'text is {_found(text)}; expected a text')
+    if not isinstance(text, str):
+        raise TypeError(f'text is {_found(text)}; expected a text')
     _check(zip(_entries(text), values), where and f'{where}: ')
 
 def _check(pairs, where=''):
@@ -155,107 +195,151 @@ def _check(pairs, where=''):
     for (name, optional, words, dims, bounds), v in pairs:
         if v is None and optional: continue
         if w := _wrong(v, words, dims, bounds, sizes):
-            kind = TypeError if v is None or isinstance(v, (str, dict)) or (dims is not None) != isinstance(v, Tensor) else ValueError
-            raise kind(f'{where}{name} is {_found(v)}{_which(v, words)}; expected {w}{" or None" * optional}')
+            kind = (TypeError
+                    if v is None or isinstance(v, (str, dict))
+                    or (dims is not None) != isinstance(v, Tensor) else ValueError)
+            raise kind(f'{where}{name} is {_found(v)}{_which(v, words)}; '
+                       f'expected {w}{" or None" * optional}')
 
 def check_keys(
     d:dict,     # a target, a detection, a record
     *keys,      # what it has to hold; None is nothing
     where:str='d',  # what messages call it
 ):
-    "Raise a ValueError that names the first key that is missing, and those that are there."
+    """Raise a ValueError that names the first key
+    that is missing, and those that are there."""
     check('where text', where)
-    if not isinstance(d, Mapping): raise TypeError(f'{where} is {_found(d)}; expected a dict')
+    if not isinstance(d, Mapping):
+        raise TypeError(f'{where} is {_found(d)}; expected a dict')
     for k in keys:
-        if d.get(k) is None: raise ValueError(f'{where} is without {k!r}; it has {", ".join(map(repr, d)) or "nothing"}')
+        if d.get(k) is None:
+            raise ValueError(f'{where} is without {k!r}; '
+                             f'it has {", ".join(map(repr, d)) or "nothing"}')
 
 def _which(v, words):
     "The first row of boxes that is not finite or upright, for a message."
-    if not {'finite', 'upright'} & set(words) or not isinstance(v, Tensor) or v.ndim != 2: return ''
+    if not {'finite', 'upright'} & set(words) or not isinstance(v, Tensor) or v.ndim != 2:
+        return ''
     rows = ~v.isfinite().all(1)
     if 'upright' in words and v.shape[1] == 4: rows |= (v[:,2:] < v[:,:2]).any(1)
-    return f', with {[round(x, 4) for x in v[rows][0].tolist()]} in row {int(rows.nonzero()[0])}' if rows.any() else ''
+    return (f', with {[round(x, 4) for x in v[rows][0].tolist()]} in row '
+            f'{int(rows.nonzero()[0])}' if rows.any() else '')
 
 # %% ../nbs/001_core.ipynb #2385217d
 _PLAIN = (type, str, bytes, numbers.Number, list, tuple, dict, set, Tensor, type(None))
 
-def _is_row(v): return hasattr(v, '__len__') and hasattr(v, '__iter__') and not isinstance(v, (str, bytes, dict)) and not (isinstance(v, Tensor) and v.ndim == 0)
+def _is_row(v):
+    return (hasattr(v, '__len__') and hasattr(v, '__iter__')
+            and not isinstance(v, (str, bytes, dict))
+            and not (isinstance(v, Tensor) and v.ndim == 0))
 
 def _wrong_row(v, kind, args):
-    "What a list or tuple should have been, or None; `args` are the kinds of what is in it."
-    name = {(tuple, 2): 'pair', (tuple, 3): 'three', (tuple, 4): 'four'}.get((kind, len(args) - (Ellipsis in args)), kind.__name__)
-    if not _is_row(v) or kind is tuple and isinstance(v, Tensor): return f'a {name}' if name in ('list', 'tuple', 'pair') else f'{name} of them'
+    """What a list or tuple should have been, or None;
+    `args` are the kinds of what is in it."""
+    name = {(tuple, 2): 'pair', (tuple, 3): 'three', (tuple, 4): 'four'}.get(
+        (kind, len(args) - (Ellipsis in args)), kind.__name__)
+    if not _is_row(v) or kind is tuple and isinstance(v, Tensor):
+        return f'a {name}' if name in ('list', 'tuple', 'pair') else f'{name} of them'
     if not args: return
     each = [args[0]]*len(v) if kind is list or Ellipsis in args else args
-    if w := next((w for x,a in zip(v, each) if (w := _kind(x, a))), None): return f'a {kind.__name__}, each {w}'
-    return None if len(v) == len(each) else f'a {name}' if name in ('tuple', 'pair') else f'{name} of them'
+    if w := next((w for x,a in zip(v, each) if (w := _kind(x, a))), None):
+        return f'a {kind.__name__}, each {w}'
+    return (None if len(v) == len(each) else f'a {name}' if name in ('tuple', 'pair')
+            else f'{name} of them')
 
 def _kind(v, a):
     "What `v` should have been by the annotation `a`, or None."
     origin, args = typing.get_origin(a), typing.get_args(a)
-    if a in (inspect.Parameter.empty, object, typing.Any) or isinstance(a, (str, typing.TypeVar)): return
+    if (a in (inspect.Parameter.empty, object, typing.Any)
+        or isinstance(a, (str, typing.TypeVar))):
+        return
     if origin in (typing.Union, types.UnionType):
         whats = [_kind(v, b) for b in args]
         return None if None in whats else ' or '.join(dict.fromkeys(whats))
-    if origin is typing.Literal: return None if v in args else f'one of {", ".join(map(repr, args))}'
+    if origin is typing.Literal:
+        return None if v in args else f'one of {", ".join(map(repr, args))}'
     if a is None or a is type(None): return None if v is None else 'None'
-    if a is bool: return None if isinstance(v, bool) or type(v).__name__ in ('bool_', 'bool') else 'True or False'
+    if a is bool:
+        return (None if isinstance(v, bool) or type(v).__name__ in ('bool_', 'bool')
+                else 'True or False')
     if a is int: return None if _number(v, True) else 'a whole number'
     if a is float: return None if _number(v) and v == v else 'a number'
     if a is str: return None if isinstance(v, (str, os.PathLike)) else 'a text'
-    if a in (list, tuple) or origin in (list, tuple): return _wrong_row(v, origin or a, args)
+    if a in (list, tuple) or origin in (list, tuple):
+        return _wrong_row(v, origin or a, args)
     if a is dict or origin is dict:
         if not isinstance(v, Mapping): return 'a dict'
-        return next((f'a dict of values, each {w}' for x in v.values() if (w := _kind(x, args[1]))), None) if args else None
-    if a is Iterable or origin is Iterable: return None if hasattr(v, '__iter__') and not isinstance(v, (str, bytes)) else 'a list'
+        return (next((f'a dict of values, each {w}' for x in v.values()
+                      if (w := _kind(x, args[1]))), None) if args else None)
+    if a is Iterable or origin is Iterable:
+        return (None if hasattr(v, '__iter__') and not isinstance(v, (str, bytes))
+                else 'a list')
     if a is Callable or origin is Callable: return None if callable(v) else 'a function'
     if not isinstance(a, type): return
     if issubclass(a, Tensor): return None if isinstance(v, Tensor) else 'a tensor'
-    if issubclass(a, os.PathLike): return None if isinstance(v, (str, os.PathLike)) else 'a path'
+    if issubclass(a, os.PathLike):
+        return None if isinstance(v, (str, os.PathLike)) else 'a path'
     lax = not isinstance(v, _PLAIN) and not issubclass(a, (torch.device, torch.dtype))
-    return None if isinstance(v, a) or lax else f'{"an" if a.__name__[0] in "AEIOU" else "a"} {a.__name__}'
+    return (None if isinstance(v, a) or lax
+            else f'{"an" if a.__name__[0] in "AEIOU" else "a"} {a.__name__}')
 
 # %% ../nbs/001_core.ipynb #020f3373
-_SURE = {None: [type(None)], type(None): [type(None)], bool: [bool], int: [int], float: [int], str: [str], bytes: [bytes], Path: [str, type(Path())],
-         dict: [dict], list: [list], tuple: [tuple], Tensor: [Tensor, nn.Parameter]}
+_SURE = {None: [type(None)], type(None): [type(None)], bool: [bool], int: [int],
+         float: [int], str: [str], bytes: [bytes], Path: [str, type(Path())], dict: [dict],
+         list: [list], tuple: [tuple], Tensor: [Tensor, nn.Parameter]}
 
 def _sure(a):
-    "Types of which every value suits the annotation `a`, so that most values need no closer look."
-    if typing.get_origin(a) in (typing.Union, types.UnionType): return frozenset().union(*map(_sure, typing.get_args(a)))
-    return frozenset(_SURE.get(a, ())) if a is None or isinstance(a, type) and not typing.get_args(a) else frozenset()
+    """Types of which every value suits the annotation `a`,
+    so that most values need no closer look."""
+    if typing.get_origin(a) in (typing.Union, types.UnionType):
+        return frozenset().union(*map(_sure, typing.get_args(a)))
+    return (frozenset(_SURE.get(a, ()))
+            if a is None or isinstance(a, type) and not typing.get_args(a)
+            else frozenset())
 
 def _sure_in(a):
     "The same for what is in a list."
-    return _sure(typing.get_args(a)[0]) if typing.get_origin(a) is list and typing.get_args(a) else frozenset()
+    return (_sure(typing.get_args(a)[0])
+            if typing.get_origin(a) is list and typing.get_args(a) else frozenset())
 
 def _look_at(given, parameters, owner='', sure={}):
     "Raise a TypeError for the first argument that is of another kind than annotated."
     for name, v in given.items():
         if name not in parameters or v is parameters[name].default: continue
         of, inside = sure.get(name, ((), ()))
-        if type(v) in of or inside and type(v) is list and inside.issuperset(map(type, v)): continue
-        if w := _kind(v, parameters[name].annotation): raise TypeError(f'{owner}{name} is {_found(v)}; expected {w}')
+        if type(v) in of or inside and type(v) is list and inside.issuperset(map(type, v)):
+            continue
+        if w := _kind(v, parameters[name].annotation):
+            raise TypeError(f'{owner}{name} is {_found(v)}; expected {w}')
 
 def checked(
-    f:Callable|str, # a function or method with annotated parameters; or, before such a function, what else its arguments have to be, as `check` reads it
+    # a function or method with annotated parameters; or, before such a function,
+    # what else its arguments have to be, as `check` reads it
+    f:Callable|str,
 )->Callable:        # the same function
-    "Make `f` name unknown keywords, and values that are of another kind than annotated (TypeError, ValueError)."
-    if isinstance(f, str): return functools.partial(_checked, more={e[0]: e for e in _entries(f)})
+    """Make `f` name unknown keywords, and values that are of
+    another kind than annotated (TypeError, ValueError)."""
+    if isinstance(f, str):
+        return functools.partial(_checked, more={e[0]: e for e in _entries(f)})
     check('f callable', f)
     return _checked(f)
 
 def _checked(f, more={}):
     every, owner = inspect.signature(f).parameters, _owner(f)
-    parameters = {n:p for n,p in every.items() if p.kind not in (p.VAR_POSITIONAL, p.VAR_KEYWORD)}
-    by_place = {n for n,p in parameters.items() if p.kind is p.POSITIONAL_ONLY}     # a keyword of this name is one of `**more`
-    names, any_name = list(parameters), any(p.kind is p.VAR_KEYWORD for p in every.values())
+    parameters = {n:p for n,p in every.items()
+                  if p.kind not in (p.VAR_POSITIONAL, p.VAR_KEYWORD)}
+    # a keyword of this name is one of `**more`
+    by_place = {n for n,p in parameters.items() if p.kind is p.POSITIONAL_ONLY}
+    names, any_name = (list(parameters),
+                       any(p.kind is p.VAR_KEYWORD for p in every.values()))
     words = [n for n in names if n != 'self']
-    sure  = {n: (_sure(p.annotation), _sure_in(p.annotation)) for n,p in parameters.items()}
+    sure = {n: (_sure(p.annotation), _sure_in(p.annotation)) for n,p in parameters.items()}
     @functools.wraps(f)
     def look(*args, **kwargs):
         if not any_name: _known(owner, words, kwargs)
         if not torch.compiler.is_compiling():
-            given = dict(zip(names, args)) | {k: v for k,v in kwargs.items() if k not in by_place}
+            given = (dict(zip(names, args))
+                     | {k: v for k,v in kwargs.items() if k not in by_place})
             _look_at(given, parameters, sure=sure)
             if more: _check((more[n], v) for n,v in given.items() if n in more)
         return f(*args, **kwargs)
@@ -273,25 +357,36 @@ def _leaves(v):
 
 # %% ../nbs/001_core.ipynb #c6e9055f
 _ONE, _ZERO, _SHARE = (1, math.inf), (0, math.inf), (0, 1)
-_LAYERS, _CELLS = (0, 1000), (1, 1000)     # more of them are a slip, or a file that means harm
+# more of them are a slip, or a file that means harm
+_LAYERS, _CELLS = (0, 1000), (1, 1000)
 _TINY = (1e-300, math.inf)      # more than zero
 # the least and the largest that a number of this name may be
-LIMITS = (dict.fromkeys('num_classes num_keypoints in_channels out_channels channels fc_channels feat_channels groups base_width'.split(), _ONE)
-    | dict.fromkeys('num pad_divisor train_size strides dilations stride dilation budget'.split(), _ONE)
-    | dict.fromkeys('num_outs size'.split(), _CELLS) | dict.fromkeys('num_convs num_fcs stacked_convs ratio depth'.split(), _LAYERS)
-    | dict.fromkeys('norm_groups nms_pre max_per_img radius beta gamma weight stage_weights eps'.split(), _ZERO)
-    | dict.fromkeys('iou pos_iou neg_iou min_pos_iou pos_fraction alpha min_score threshold'.split(), _SHARE)
-    | dict.fromkeys('scales ratios std stds max_ratio finest_scale sigma center_clamp'.split(), _TINY))
+LIMITS = (dict.fromkeys('num_classes num_keypoints in_channels out_channels channels '
+                        'fc_channels feat_channels groups base_width'.split(), _ONE)
+          | dict.fromkeys('num pad_divisor train_size strides dilations stride dilation '
+                          'budget'.split(), _ONE)
+          | dict.fromkeys('num_outs size'.split(), _CELLS)
+          | dict.fromkeys('num_convs num_fcs stacked_convs ratio depth'.split(), _LAYERS)
+          | dict.fromkeys('norm_groups nms_pre max_per_img radius beta gamma weight '
+                          'stage_weights eps'.split(), _ZERO)
+          | dict.fromkeys('iou pos_iou neg_iou min_pos_iou pos_fraction alpha min_score '
+                          'threshold'.split(), _SHARE)
+          | dict.fromkeys('scales ratios std stds max_ratio finest_scale sigma '
+                          'center_clamp'.split(), _TINY))
 
 def _check_limits(owner, name, v, default):
-    "Raise TypeError or ValueError for numbers that LIMITS does not admit, and for other things in the place of numbers."
+    """Raise TypeError or ValueError for numbers that LIMITS does not admit,
+    and for other things in the place of numbers."""
     if v is default or isinstance(v, Tensor): return
-    numeric = isinstance(default, tuple) and default and all(map(_number, _leaves(default)))
-    if _is_row(v) and numeric and not all(map(_number, _leaves(v))): raise TypeError(f'{owner}{name} is {v!r:.60}; expected numbers')
+    numeric = (isinstance(default, tuple) and default
+               and all(map(_number, _leaves(default))))
+    if _is_row(v) and numeric and not all(map(_number, _leaves(v))):
+        raise TypeError(f'{owner}{name} is {v!r:.60}; expected numbers')
     low, high = LIMITS.get(name, (-math.inf, math.inf))
     for n in filter(_number, _leaves(v)):
         if not low <= n <= high:
-            bound = f'{low} to {high}' if high < math.inf else 'more than 0' if low == _TINY[0] else f'{low} or more'
+            bound = (f'{low} to {high}' if high < math.inf else 'more than 0'
+                     if low == _TINY[0] else f'{low} or more')
             raise ValueError(f'{owner}{name} is {v!r:.60}; expected {bound}')
 
 # %% ../nbs/001_core.ipynb #f58672fa
@@ -299,7 +394,8 @@ def _check_limits(owner, name, v, default):
 def constructor_parameters(
     cls:type,   # any class
 )->dict:        # name -> inspect.Parameter, without `self`
-    "The parameters of a constructor by name; of its parent's too, where it hands on `**kwargs`."
+    """The parameters of a constructor by name; of its
+    parent's too, where it hands on `**kwargs`."""
     found = {}
     for c in cls.__mro__:
         if '__init__' not in vars(c): continue
@@ -312,22 +408,31 @@ def constructor_parameters(
 def component(
     cls:type|None=None,     # a class whose constructor takes named arguments
     *,
-    helpers:tuple=(),       # arguments that only help to build the other ones, as `weights` always does: not kept, and no setting of the object
+    # arguments that only help to build the other ones, as
+    # `weights` always does: not kept, and no setting of the object
+    helpers:tuple=(),
 )->type:                    # the same class
-    "Make `cls` check the arguments of its constructor and methods (TypeError, ValueError) and keep each of the constructor's under its own name."
+    """Make `cls` check the arguments of its constructor and methods (TypeError,
+    ValueError) and keep each of the constructor's under its own name."""
     if cls is None: return functools.partial(component, helpers=helpers)
     check('cls type, helpers list text', cls, helpers)
-    plain, sig, params = cls.__init__, inspect.signature(cls.__init__), constructor_parameters(cls)
-    known, left_out = strict(plain, cls.__name__), (*helpers, 'weights', 'weights_backbone')
-    def by_name(bound):         # arguments in a dict; those that `**kwargs` hands on to the parent's constructor as well
+    plain, sig, params = (cls.__init__, inspect.signature(cls.__init__),
+                          constructor_parameters(cls))
+    known, left_out = (strict(plain, cls.__name__),
+                       (*helpers, 'weights', 'weights_backbone'))
+    def by_name(bound):
+        # arguments in a dict; those that `**kwargs`
+        # hands on to the parent's constructor as well
         flat = {}
-        for k,v in list(bound.arguments.items())[1:]: flat |= v if sig.parameters[k].kind is inspect.Parameter.VAR_KEYWORD else {k: v}
+        for k,v in list(bound.arguments.items())[1:]:
+            flat |= (v if sig.parameters[k].kind is inspect.Parameter.VAR_KEYWORD
+                     else {k: v})
         return flat
     @functools.wraps(plain)
     def __init__(self, *args, **kwargs):
         bound = None
         try: bound = sig.bind(self, *args, **kwargs)
-        except TypeError: pass                              # what is missing or too many is for Python to say
+        except TypeError: pass  # what is missing or too many is for Python to say
         if bound:
             given = by_name(bound)
             _look_at(given, params, f'{cls.__name__}: ')
@@ -337,60 +442,75 @@ def component(
         bound.apply_defaults()
         for k,v in by_name(bound).items():
             if k in left_out or hasattr(self, k): continue
-            if isinstance(v, nn.Module): raise TypeError(f'{cls.__name__} does not keep its part {k}; its constructor should set self.{k}')
+            if isinstance(v, nn.Module):
+                raise TypeError(f'{cls.__name__} does not keep its part {k}; '
+                                f'its constructor should set self.{k}')
             setattr(self, k, v)
         self.arguments = given
     for k,f in list(vars(cls).items()):
-        if inspect.isfunction(f) and (k == '__call__' or not k.startswith('_')) and not hasattr(f, 'is_checked'): setattr(cls, k, checked(f))
+        if (inspect.isfunction(f) and (k == '__call__' or not k.startswith('_'))
+            and not hasattr(f, 'is_checked')):
+            setattr(cls, k, checked(f))
     cls.__init__ = __init__
     setattr(cls, 'helper_arguments', left_out)
     return cls
 
 # %% ../nbs/001_core.ipynb #27f2feb7
 def settings(
-    x:typing.Any,   # a component
-)->dict:            # name -> value, for every argument of its constructor that is no helper
+    x:typing.Any,  # a component
+)->dict:           # name -> value, for every argument of its constructor that is no helper
     "Read what each argument of a component's constructor holds now."
-    if not hasattr(x, 'helper_arguments'): raise TypeError(f'x is {x!r:.60}; expected an instance of a component')
-    return {k: getattr(x, k) for k in constructor_parameters(type(x)) if k not in x.helper_arguments}
+    if not hasattr(x, 'helper_arguments'):
+        raise TypeError(f'x is {x!r:.60}; expected an instance of a component')
+    return {k: getattr(x, k) for k in constructor_parameters(type(x))
+            if k not in x.helper_arguments}
 
 # %% ../nbs/001_core.ipynb #0cd3f765
 class DetbookWarning(UserWarning):
-    "What this library found odd and went on with; `warnings.filterwarnings('error', category=DetbookWarning)` makes it an error, `'ignore'` silences it."
+    """What this library found odd and went on with; `warnings.filterwarnings('error',
+    category=DetbookWarning)` makes it an error, `'ignore'` silences it."""
 
 # %% ../nbs/001_core.ipynb #d7b99a6b
 # keys of the warnings that warn_once has given; clear it to hear them again
 WARNED = set()
 def warn_once(
     message:str,            # one sentence
-    key:Hashable|None=None, # messages with one key are said once; default: the message itself
+    # messages with one key are said once; default: the message itself
+    key:Hashable|None=None,
 ):
-    "Warn the first time that `key` comes up in this process, at the line that called into this library."
+    """Warn the first time that `key` comes up in this process,
+    at the line that called into this library."""
     check('message text', message)
     key = message if key is None else key
     if key in WARNED: return
     WARNED.add(key)
-    frames = [str(f.frame.f_globals.get('__name__')) for f in inspect.stack(0)]     # the modules, innermost first
+    # the modules, innermost first
+    frames = [str(f.frame.f_globals.get('__name__')) for f in inspect.stack(0)]
     ours = [i for i,name in enumerate(frames) if name.split('.')[0] == 'detbook']
     warnings.warn(message, DetbookWarning, stacklevel=max(ours, default=0) + 2)
 
 # %% ../nbs/001_core.ipynb #94055f33
 class _Lines(logging.StreamHandler):
-    "Write each record as a line to what `sys.stdout` is now, over a progress line that stands there."
+    """Write each record as a line to what `sys.stdout` is now,
+    over a progress line that stands there."""
     def __init__(self): logging.Handler.__init__(self)
     @property
-    def stream(self, sys=sys): return sys.stdout        # asked once more as Python ends, when a notebook's names are gone
+    def stream(self, sys=sys):
+        # asked once more as Python ends, when a notebook's names are gone
+        return sys.stdout
     def format(self, record):
         at_terminal = sys.stdout.isatty() and sys.stderr.isatty()
         return ('\r\033[K' if at_terminal else '') + super().format(record)
 
 def _speaks(record):
     "Does this process of a group pass the record on?"
-    return record.levelno > logging.INFO or not (dist.is_available() and dist.is_initialized()) or dist.get_rank() == 0
+    return (record.levelno > logging.INFO
+            or not (dist.is_available() and dist.is_initialized()) or dist.get_rank() == 0)
 
 _LOG = logging.getLogger('detbook')
 _LOG.addFilter(_speaks)
-if not _LOG.handlers:           # whoever has given the logger a handler decides where records go, and which
+if not _LOG.handlers:
+    # whoever has given the logger a handler decides where records go, and which
     _LOG.addHandler(_Lines())
     _LOG.setLevel(logging.INFO)
     _LOG.propagate = False
@@ -406,10 +526,12 @@ def moved(
     module:str,     # name of the module that once had the names: `__name__`
     homes:dict,     # module of detbook's -> the names that it has now, in one text
 )->Callable:        # to be the module's `__getattr__`
-    "Let a module give names that have moved to other modules; an AttributeError for all others, as without it."
+    """Let a module give names that have moved to other modules;
+    an AttributeError for all others, as without it."""
     home = {name: chapter for chapter,names in homes.items() for name in names.split()}
     def __getattr__(name):
-        if name in home: return getattr(importlib.import_module(f'detbook.{home[name]}'), name)
+        if name in home:
+            return getattr(importlib.import_module(f'detbook.{home[name]}'), name)
         raise AttributeError(f'module {module!r} has no attribute {name!r}')
     return __getattr__
 
@@ -418,7 +540,8 @@ _own_counts = []        # not empty: each rank counts for itself
 
 @contextmanager
 def own_counts():
-    "Let each rank count for itself inside of the `with` block, where ranks make unequal numbers of steps: nobody waits for the others."
+    """Let each rank count for itself inside of the `with` block, where ranks make unequal
+    numbers of steps: nobody waits for the others."""
     _own_counts.append(True)
     try: yield
     finally: _own_counts.pop()
@@ -426,7 +549,8 @@ def own_counts():
 def mean_over_ranks(
     x:Tensor,   # a loss normaliser, such as the number of positive samples on this rank
 )->Tensor:      # its mean over all ranks
-    "Average `x` over the process group; outside of one and inside of `own_counts`, `x` itself."
+    """Average `x` over the process group; outside of
+    one and inside of `own_counts`, `x` itself."""
     check('x (...)', x)
     if _own_counts or not (dist.is_available() and dist.is_initialized()): return x
     x = x.detach() / dist.get_world_size()
@@ -437,11 +561,14 @@ def mean_over_ranks(
 _counting = []      # not empty inside of `count_syncs`
 
 class _SyncCounter(TorchDispatchMode):
-    "Note every operation whose result shape, or whose use on the host, depends on the data."
-    names = {'aten::nonzero', 'aten::masked_select', 'aten::_local_scalar_dense', 'aten::unique_dim',
-             'aten::_unique', 'aten::_unique2', 'aten::unique_consecutive', 'aten::repeat_interleave',
-             'aten::bincount', 'aten::equal', 'aten::allclose', 'torchvision::nms'}
-    indexing = {'aten::index', 'aten::index_put', 'aten::index_put_', 'aten::_index_put_impl_'}
+    """Note every operation whose result shape, or
+    whose use on the host, depends on the data."""
+    names = {'aten::nonzero', 'aten::masked_select', 'aten::_local_scalar_dense',
+             'aten::unique_dim', 'aten::_unique', 'aten::_unique2',
+             'aten::unique_consecutive', 'aten::repeat_interleave', 'aten::bincount',
+             'aten::equal', 'aten::allclose', 'torchvision::nms'}
+    indexing = {'aten::index', 'aten::index_put', 'aten::index_put_',
+                'aten::_index_put_impl_'}
     def __init__(self):
         super().__init__()
         self.ops, self.quiet = [], False
@@ -450,16 +577,20 @@ class _SyncCounter(TorchDispatchMode):
     def __torch_dispatch__(self, func, types, args=(), kwargs=None):
         name = func._schema.name
         if name in self.names: self.note(name.split('::')[1])
-        elif name in self.indexing and any(i is not None and i.dtype in (torch.bool, torch.uint8) for i in args[1]):
+        elif (name in self.indexing
+              and any(i is not None and i.dtype in (torch.bool, torch.uint8)
+                      for i in args[1])):
             self.note('boolean index')
         return func(*args, **(kwargs or {}))
 
 # %% ../nbs/001_core.ipynb #1b24208e
 @contextmanager
 def count_syncs():
-    "List the data-dependent operations run inside the `with` block: on a GPU each one makes the host wait."
+    """List the data-dependent operations run inside the
+    `with` block: on a GPU each one makes the host wait."""
     counter, methods = _SyncCounter(), ('item', 'tolist', 'numpy', 'cpu')
-    plain, own = {m:getattr(Tensor, m) for m in methods}, {m for m in methods if m in vars(Tensor)}
+    plain, own = ({m:getattr(Tensor, m) for m in methods},
+                  {m for m in methods if m in vars(Tensor)})
     def noted(name):
         def method(self, *args, **kwargs):
             counter.note(name)

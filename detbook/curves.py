@@ -31,55 +31,80 @@ def _scalars(path):
     for r in rows:
         if 'loss' in r:
             step = r.get('iter', r.get('step'))
-            lines.append({k:v for k,v in r.items() if k not in ('iter', 'time', 'data_time')} | dict(step=step) | (dict(seconds=r['time']) if 'time' in r else {}))
-        elif 'step' in r: figures.append({k.split('/')[-1]: v for k,v in r.items() if k not in ('time', 'data_time')})
+            lines.append({k:v for k,v in r.items()
+                          if k not in ('iter', 'time', 'data_time')} | dict(step=step)
+                         | (dict(seconds=r['time']) if 'time' in r else {}))
+        elif 'step' in r:
+            figures.append({k.split('/')[-1]: v for k,v in r.items()
+                            if k not in ('time', 'data_time')})
     ends = {}
     for l in lines: ends[l.get('epoch')] = l['step']
-    for f in figures: f['step'] = ends.get(f['step'], f['step'])            # a loop over epochs counts its measurements in epochs
+    for f in figures:
+        # a loop over epochs counts its measurements in epochs
+        f['step'] = ends.get(f['step'], f['step'])
     return RunLog(path.parents[2].name, '?', lines, figures)
 
 @checked
 def read_log(
-    folder:str|Path,    # of a run: this library's or mmdetection's; or mmengine's scalars.json itself
+    # of a run: this library's or mmdetection's; or mmengine's scalars.json itself
+    folder:str|Path,
 )->RunLog:              # lines and figures
-    "Read what a run has written about itself. FileNotFoundError where there is no run, ValueError where it has said nothing yet."
+    """Read what a run has written about itself. FileNotFoundError where there is no run,
+    ValueError where it has said nothing yet."""
     path = Path(folder)
     if path.is_file() and path.suffix == '.json': found = _scalars(path.resolve())
     elif (path/'run.json').is_file():
         run = Run(path)
-        found = RunLog(path.resolve().name, run.card.get('status', '?'), run.log, run.metrics)
-    elif theirs := sorted(path.glob('*/vis_data/scalars.json')): found = _scalars(theirs[-1].resolve())
+        found = RunLog(path.resolve().name, run.card.get('status', '?'), run.log,
+                       run.metrics)
+    elif theirs := sorted(path.glob('*/vis_data/scalars.json')):
+        found = _scalars(theirs[-1].resolve())
     else:
-        if not path.exists(): raise FileNotFoundError(f'{folder}: no such folder{nearest(path.name, [p.name for p in path.parent.iterdir() if p.is_dir()]) if path.parent.is_dir() else ""}')
-        inner = sorted(p.name for p in path.iterdir() if (p/'run.json').is_file()) if path.is_dir() else []
+        if not path.exists():
+            raise FileNotFoundError(f'{folder}: no such folder{nearest(path.name, [p.name for p in path.parent.iterdir() if p.is_dir()]) if path.parent.is_dir() else ""}')
+        inner = (sorted(p.name for p in path.iterdir() if (p/'run.json').is_file())
+                 if path.is_dir() else [])
         raise FileNotFoundError(f"{folder} holds no run: there is no run.json in it, and no vis_data/scalars.json of mmengine's{'; there are runs below it: ' + ', '.join(inner[:5]) if inner else ''}")
     good = lambda rows: [r for r in rows if type(r.get('step')) is int]
     found = found._replace(lines=good(found.lines), figures=good(found.figures))
-    if not found.lines and not found.figures: raise ValueError(f'{folder} has nothing to show yet: its log has no line')
+    if not found.lines and not found.figures:
+        raise ValueError(f'{folder} has nothing to show yet: its log has no line')
     return found
 
 # %% ../nbs/100_curves.ipynb #c7f1632a
 def _points(r, term):
     "(step, value) of a column, from the log or from the measurements."
     rows = r.lines if any(term in l for l in r.lines) else r.figures
-    return [(l['step'], l[term]) for l in rows if isinstance(l.get(term), (int, float)) and not isinstance(l[term], bool) and math.isfinite(l[term])]
+    return [(l['step'], l[term]) for l in rows
+            if isinstance(l.get(term), (int, float)) and not isinstance(l[term], bool)
+            and math.isfinite(l[term])]
 
 def _columns(runs):
     "All that can be drawn."
-    return list(dict.fromkeys(k for r in runs for l in [*r.lines[-1:], *r.figures[-1:]] for k,v in l.items() if isinstance(v, (int, float)) and k not in ('epoch', 'step')))
+    return list(dict.fromkeys(k for r in runs for l in [*r.lines[-1:], *r.figures[-1:]]
+                              for k,v in l.items()
+                              if isinstance(v, (int, float))
+                              and k not in ('epoch', 'step')))
 
 def _table(runs, terms):
     "One line for each run."
     first = next((t for t in [*terms, *_columns(runs)] if t.endswith('_mAP')), None)
     cell = lambda v, form: '-' if v is None else format(v, form)
-    rows = [('run', 'status', 'steps', 'loss', *([f'best {first}', 'at step'] if first else []), 's a step', 'MB')]
+    rows = [('run', 'status', 'steps', 'loss',
+             *([f'best {first}', 'at step'] if first else []), 's a step', 'MB')]
     for r in runs:
         of = lambda k: [v for _,v in _points(r._replace(figures=[]), k)]
-        best = max(_points(r, first), key=lambda p: p[1], default=(None, None)) if first else ()
-        rows.append((r.name, r.status, str(max(l['step'] for l in [*r.lines, *r.figures])), cell(next(reversed(of('loss')), None), '.4f'),
-                     *([cell(best[1], '.3f'), cell(best[0], 'd')] if first else []), cell(statistics.median(of('seconds')) if of('seconds') else None, '.3f'), cell(max(of('memory'), default=None), '.0f')))
+        best = (max(_points(r, first), key=lambda p: p[1], default=(None, None)) if first
+                else ())
+        rows.append((r.name, r.status, str(max(l['step'] for l in [*r.lines, *r.figures])),
+                     cell(next(reversed(of('loss')), None), '.4f'),
+                     *([cell(best[1], '.3f'), cell(best[0], 'd')] if first else []),
+                     cell(statistics.median(of('seconds')) if of('seconds') else None,
+                          '.3f'), cell(max(of('memory'), default=None), '.0f')))
     widths = [max(map(len, c)) for c in zip(*rows)]
-    return '\n'.join('  '.join(c.ljust(w) if i < 2 else c.rjust(w) for i,(c,w) in enumerate(zip(row, widths))).rstrip() for row in rows)
+    return '\n'.join('  '.join(c.ljust(w) if i < 2 else c.rjust(w)
+                               for i,(c,w) in enumerate(zip(row, widths))).rstrip()
+                     for row in rows)
 
 def _draw(runs, terms, path):
     "A panel for each term, a line for each run."
@@ -93,32 +118,50 @@ def _draw(runs, terms, path):
     for ax in panels[len(terms):]: ax.set_axis_off()
     for ax,term in zip(panels, terms):
         for i,r in enumerate(runs):
-            if points := _points(r, term): ax.plot(*zip(*points), '.-' if len(points) < 30 else '-', color=f'C{i % 10}', lw=1.2, ms=4, label=r.name)
-        ax.set_title(term, fontsize=9); ax.set_xlabel('step', fontsize=8); ax.tick_params(labelsize=7); ax.grid(alpha=.3)
+            if points := _points(r, term):
+                ax.plot(*zip(*points), '.-' if len(points) < 30 else '-',
+                        color=f'C{i % 10}', lw=1.2, ms=4, label=r.name)
+        ax.set_title(term, fontsize=9)
+        ax.set_xlabel('step', fontsize=8); ax.tick_params(labelsize=7); ax.grid(alpha=.3)
         if all(v >= 0 for r in runs for _,v in _points(r, term)): ax.set_ylim(bottom=0)
     known = {l.get_label(): l for ax in panels for l in ax.lines}
-    figure.legend(known.values(), known.keys(), loc='outside upper center', ncols=3, fontsize=8)
+    figure.legend(known.values(), known.keys(), loc='outside upper center', ncols=3,
+                  fontsize=8)
     with whole_file(path) as part: figure.savefig(part, format=Path(path).suffix[1:])
 
 def detbook_log(
     runs:list[str],             # folders of runs, this library's or mmdetection's
     out:str|None=None,          # file for a picture of the curves, .png, .svg or .pdf
-    terms:list[str]|None=None,  # what to draw: columns of the log or of the measurements; default: loss, its terms, lr, and the average precisions
+    # what to draw: columns of the log or of the measurements; default:
+    # loss, its terms, lr, and the average precisions
+    terms:list[str]|None=None,
 )->list[RunLog]:                # what was read
-    "Compare runs: a table of how far they have come and what they reached, and a picture of their curves."
+    """Compare runs: a table of how far they have come and
+    what they reached, and a picture of their curves."""
     if isinstance(runs, (str, Path)): runs = [runs]
     if not runs: raise ValueError('runs names no folder; expected one or more')
     found = [read_log(r) for r in runs]
     twice = [r.name for r in found]
-    found = [r._replace(name=str(given)) if twice.count(r.name) > 1 else r for r,given in zip(found, runs)]
+    found = [r._replace(name=str(given)) if twice.count(r.name) > 1 else r
+             for r,given in zip(found, runs)]
     there = _columns(found)
     for t in terms or ():
-        if t not in there: raise ValueError(f'terms has {t!r}, and no run has such a column{nearest(t, there)}; there are {", ".join(there)}')
-    usual = [k for k in there if k == 'loss' or 'loss' in k or k == 'lr' or k.endswith('_mAP')]
-    terms = list(terms or sorted(usual, key=lambda k: (k != 'loss', not k.endswith('_mAP'), k != 'lr'))[:9])
+        if t not in there:
+            raise ValueError(f'terms has {t!r}, and no run has such a '
+                             f'column{nearest(t, there)}; there are {", ".join(there)}')
+    usual = [k for k in there
+             if k == 'loss' or 'loss' in k or k == 'lr' or k.endswith('_mAP')]
+    terms = list(terms
+                 or sorted(usual,
+                           key=lambda k:
+                           (k != 'loss', not k.endswith('_mAP'), k != 'lr'))[:9])
     if out:
-        if Path(out).suffix not in ('.png', '.svg', '.pdf'): raise ValueError(f'--out {out}: pictures are written as .png, .svg or .pdf')
-        never_over(out, [p for r in runs for p in (Path(r)/'log.jsonl', Path(r)/'metrics.jsonl', Path(r)/'run.json')], '--out')
+        if Path(out).suffix not in ('.png', '.svg', '.pdf'):
+            raise ValueError(f'--out {out}: pictures are written as .png, .svg or .pdf')
+        never_over(out,
+                   [p for r in runs
+                    for p in (Path(r)/'log.jsonl', Path(r)/'metrics.jsonl',
+                              Path(r)/'run.json')], '--out')
     print(_table(found, terms))
     if out:
         _draw(found, terms, out)

@@ -21,15 +21,19 @@ from .files import shown, some_of
 from .show import show_target
 from .images import read_image
 from .coco import decode_masks, has_mask, plain_id, read_coco, source_name
-from .records import BadRecords, find_folder, good_annotations, good_images, pick_classes, read_keypoints, wrong_size
+from .records import (
+    BadRecords, find_folder, good_annotations, good_images,
+    pick_classes, read_keypoints, wrong_size)
 
 # %% ../nbs/048_data.ipynb #20481426
 class _Flat:
-    "Byte strings end to end in one tensor: nothing for Python to count references of, and shared with loader workers."
+    """Byte strings end to end in one tensor: nothing for Python to count references of,
+    and shared with loader workers."""
     def __init__(self, parts):
         self.ends = torch.tensor([0, *accumulate(map(len, parts))])
         self.data = torch.frombuffer(bytearray(b''.join(parts) or b' '), dtype=torch.uint8)
-    def __getitem__(self, i): return self.data[self.ends[i]:self.ends[i+1]].numpy().tobytes()
+    def __getitem__(self, i):
+        return self.data[self.ends[i]:self.ends[i+1]].numpy().tobytes()
     def pick(self, rows): return _Flat([self[i] for i in rows])
 
 class _Ids:
@@ -39,30 +43,38 @@ class _Ids:
     def __getitem__(self, i): return json.loads(self.flat[range(len(self))[i]])
     def tolist(self): return [self[i] for i in range(len(self))]
 
-def _keep_ids(ids): return torch.tensor(ids, dtype=torch.int64) if all(type(i) is int for i in ids) else _Ids(ids)
+def _keep_ids(ids):
+    return (torch.tensor(ids, dtype=torch.int64) if all(type(i) is int for i in ids)
+            else _Ids(ids))
 
 def _id_at(ids, i): return int(ids[i]) if isinstance(ids, Tensor) else ids[i]
 
 _OF_IMAGES = 'id', 'file_name', 'height', 'width'
-_OF_OBJECTS = 'id', 'image_id', 'category_id', 'bbox', 'area', 'iscrowd', 'segmentation', 'keypoints', 'num_keypoints', 'origin'
+_OF_OBJECTS = ('id', 'image_id', 'category_id', 'bbox', 'area', 'iscrowd', 'segmentation',
+               'keypoints', 'num_keypoints', 'origin')
 
 def _keep_more(records, known):
     "What records say beyond the known keys, as JSON; None where it is nothing."
     more = [{k: v for k,v in r.items() if k not in known} for r in records]
-    return _Flat([json.dumps(m, default=str).encode() if m else b'' for m in more]) if any(more) else None
+    return (_Flat([json.dumps(m, default=str).encode() if m else b'' for m in more])
+            if any(more) else None)
 
 def _more_at(more, i): return json.loads(more[i] or b'{}') if more else {}
 
 # %% ../nbs/048_data.ipynb #388fb685
 def _stratify(groups, objects, share, seed):
-    "Choose the groups of rows that get `share` of every column of `objects`, as nearly as groups allow: the rarest column first."
+    """Choose the groups of rows that get `share` of every column of `objects`,
+    as nearly as groups allow: the rarest column first."""
     g = torch.Generator().manual_seed(seed)
     groups = [groups[i] for i in torch.randperm(len(groups), generator=g)]
     has = torch.stack([objects[rows].sum(0) for rows in groups])
-    weight, left, chosen, off = 1/has.sum(0).clamp(min=1), torch.ones(len(groups), dtype=torch.bool), [], torch.zeros_like(has[0])
+    weight, left, chosen, off = (1/has.sum(0).clamp(min=1),
+                                 torch.ones(len(groups), dtype=torch.bool), [],
+                                 torch.zeros_like(has[0]))
     for c in has.sum(0).argsort(stable=True).tolist():
         for n in (left & (has[:, c] > 0)).nonzero().flatten().tolist():
-            take, leave = off + (1-share)*has[n], off - share*has[n]                # how far the second side would be off its share of what was dealt
+            # how far the second side would be off its share of what was dealt
+            take, leave = off + (1-share)*has[n], off - share*has[n]
             second = bool((take*weight).norm() < (leave*weight).norm())
             off, left[n] = take if second else leave, False
             if second: chosen.append(groups[n])
@@ -75,56 +87,88 @@ def _counts(c): return ', '.join(f'{n} {kind}' for kind,n in c.items())
 
 # %% ../nbs/048_data.ipynb #58440f09
 class CocoDataset(torch.utils.data.Dataset):
-    "Pictures and truths of a COCO instances file. Bad records raise one sentence, or are dropped and counted in `report`."
+    """Pictures and truths of a COCO instances file. Bad records raise one sentence, or are
+    dropped and counted in `report`."""
     @checked('max_bad 0..1')
     def __init__(self,
         annotations:str|Path|dict,  # path of an instances json, or its content as a dict
-        images:str|Path=None,       # folder of the pictures; default: looked for near the json
+        images:str|Path=None,  # folder of the pictures; default: looked for near the json
         *,
-        classes:list[str]=None,     # names to keep, in label order; default: all that the file has, by category id
+        # names to keep, in label order; default: all that the file has, by category id
+        classes:list[str]=None,
         transforms=None,            # called as transforms(image, target), must return both
         masks:bool=None,            # read masks? default: where the file has any
-        on_bad:str='raise',         # 'raise'; 'skip': drop bad records; 'clip': likewise, but cut boxes that stick out
-        max_bad:float=.01,          # share of images, or of annotations, that may be dropped (up to 10 of each always, if at most half)
-        keypoint_offset:float=0.,   # added to x and y of keypoints; 0.5 where the file numbers pixels from 0, as COCO's own does
+        # 'raise'; 'skip': drop bad records; 'clip': likewise, but cut boxes that stick out
+        on_bad:str='raise',
+        # share of images, or of annotations, that may be
+        # dropped (up to 10 of each always, if at most half)
+        max_bad:float=.01,
+        # added to x and y of keypoints; 0.5 where the
+        # file numbers pixels from 0, as COCO's own does
+        keypoint_offset:float=0.,
     ):
-        self.name, self.keypoint_offset, self.transforms = source_name(annotations), keypoint_offset, transforms
+        self.name, self.keypoint_offset, self.transforms = (
+            source_name(annotations), keypoint_offset, transforms)
         bad = BadRecords(self.name, on_bad, max_bad)
         d = read_coco(annotations)
-        self.classes, self.category_ids, roots = pick_classes(d['categories'], self.name, classes, d['annotations'])
-        self.folder = find_folder(images, annotations, [str(r.get('file_name')) for r in d['images']])
+        self.classes, self.category_ids, roots = pick_classes(
+            d['categories'], self.name, classes, d['annotations'])
+        self.folder = find_folder(images, annotations,
+                                  [str(r.get('file_name')) for r in d['images']])
         recs = good_images(d['images'], self.folder, bad)
-        self.has_masks = any(has_mask(a.get('segmentation')) for a in d['annotations']) if masks is None else masks
-        anns = good_annotations(d['annotations'], d['categories'], recs, self.category_ids, self.has_masks, bad)
-        self.keypoint_names, self.skeleton, self.flip_pairs = read_keypoints(d['categories'], self.name)
+        self.has_masks = (any(has_mask(a.get('segmentation')) for a in d['annotations'])
+                          if masks is None else masks)
+        anns = good_annotations(d['annotations'], d['categories'], recs, self.category_ids,
+                                self.has_masks, bad)
+        self.keypoint_names, self.skeleton, self.flip_pairs = read_keypoints(
+            d['categories'], self.name)
         self._pack(recs, anns)
         said = {plain_id(r.get('id')): r for r in d['images']}
         self._image_more = _keep_more([said[plain_id(r[0])] for r in recs], _OF_IMAGES)
-        self._category_more = {c['id']: {k: v for k,v in c.items() if k not in ('id', 'name', 'keypoints', 'skeleton')} for c in d['categories']}
+        self._category_more = {c['id']: {k: v for k,v in c.items()
+                                         if k
+                                         not in ('id', 'name', 'keypoints', 'skeleton')}
+                               for c in d['categories']}
         if roots: bad.left['empty root categories'] = len(roots)
         self.report = self._count(bad)
-        if bad.parts: warn_once(f'{self.name}: left out {len(bad.parts)} polygons whose objects keep others; the first: {bad.parts[0]}', key=object())
-        if bad.found: warn_once(f'{self.name}: dropped {_counts(self.report["dropped"])}; see report["problems"]', key=object())     # for each data set
+        if bad.parts:
+            warn_once(f'{self.name}: left out {len(bad.parts)} polygons whose objects '
+                      f'keep others; the first: {bad.parts[0]}', key=object())
+        if bad.found:
+            # for each data set
+            warn_once(f'{self.name}: dropped {_counts(self.report["dropped"])}; '
+                      'see report["problems"]', key=object())
 
     def _pack(self, recs, anns):
-        "Keep images and annotations as flat tensors, annotations in the order of their images."
+        """Keep images and annotations as flat tensors,
+        annotations in the order of their images."""
         anns  = sorted(anns, key=lambda a: a[0])
         label = {c:l for l,c in enumerate(self.category_ids)}
         rows, ids, anns = [a[0] for a in anns], [a[1] for a in anns], [a[2] for a in anns]
-        self.image_ids, self._files = _keep_ids([r[0] for r in recs]), _Flat([r[1].encode(errors='surrogatepass') for r in recs])
+        self.image_ids, self._files = (_keep_ids([r[0] for r in recs]),
+                                       _Flat([r[1].encode(errors='surrogatepass')
+                                              for r in recs]))
         self.sizes   = torch.tensor([r[2:] for r in recs], dtype=torch.int32)
-        self._first  = torch.searchsorted(torch.tensor(rows, dtype=torch.int64), torch.arange(len(recs)+1))
+        self._first = torch.searchsorted(torch.tensor(rows, dtype=torch.int64),
+                                         torch.arange(len(recs)+1))
         self._ids    = _keep_ids(ids)
-        self._xywh   = torch.tensor([a['bbox'] for a in anns], dtype=torch.float64).reshape(-1, 4)
-        self._area   = torch.tensor([a.get('area', a['bbox'][2]*a['bbox'][3]) for a in anns], dtype=torch.float64)
-        self._labels = torch.tensor([label[a['category_id']] for a in anns], dtype=torch.int64)
-        self._ignore = torch.tensor([bool(a.get('iscrowd') or a.get('ignore')) for a in anns], dtype=torch.bool)
+        self._xywh = torch.tensor([a['bbox'] for a in anns], dtype=torch.float64).reshape(
+            -1, 4)
+        self._area = torch.tensor([a.get('area', a['bbox'][2]*a['bbox'][3]) for a in anns],
+                                  dtype=torch.float64)
+        self._labels = torch.tensor([label[a['category_id']] for a in anns],
+                                    dtype=torch.int64)
+        self._ignore = torch.tensor([bool(a.get('iscrowd') or a.get('ignore'))
+                                     for a in anns], dtype=torch.bool)
         self._more   = _keep_more(anns, _OF_OBJECTS)
         text = json.JSONEncoder(separators=(',', ':')).encode
-        self._segs   = _Flat([text(a['segmentation']).encode() for a in anns]) if self.has_masks else None
+        self._segs = (_Flat([text(a['segmentation']).encode() for a in anns])
+                      if self.has_masks else None)
         points = [list(a.get('keypoints') or ()) for a in anns]
         k = max(map(len, points), default=0)
-        self._points = torch.tensor([p + [0]*(k-len(p)) for p in points], dtype=torch.float32).reshape(-1, k//3, 3) if k else None
+        self._points = (torch.tensor([p + [0]*(k-len(p)) for p in points],
+                                     dtype=torch.float32).reshape(-1, k//3, 3) if k
+                        else None)
         if k: self._points[..., :2] += self.keypoint_offset * (self._points[..., 2:] > 0)
 
     def _image_of(self):
@@ -133,21 +177,28 @@ class CocoDataset(torch.utils.data.Dataset):
 
     def _count(self, bad):
         "The report: what was read, and what was not."
-        far = (self._xywh[:, :2] + self._xywh[:, 2:]).flip(1) > self.sizes[self._image_of()]
+        far = ((self._xywh[:, :2] + self._xywh[:, 2:]).flip(1)
+               > self.sizes[self._image_of()])
         out = (self._xywh[:, :2] < 0).any(1) | far.any(1)
-        objects = torch.zeros(len(self), dtype=torch.int64).index_add_(0, self._image_of(), (~self._ignore).long())
-        counts  = torch.bincount(self._labels[~self._ignore], minlength=len(self.classes)).tolist()
-        return dict(images=len(self), empty=int((self._first.diff() == 0).sum()), objects=int((~self._ignore).sum()),
-                    ignored=int(self._ignore.sum()), clipped=int(out.sum()), left_out=dict(bad.left),
+        objects = torch.zeros(len(self), dtype=torch.int64).index_add_(
+            0, self._image_of(), (~self._ignore).long())
+        counts = torch.bincount(self._labels[~self._ignore],
+                                minlength=len(self.classes)).tolist()
+        return dict(images=len(self), empty=int((self._first.diff() == 0).sum()),
+                    objects=int((~self._ignore).sum()), ignored=int(self._ignore.sum()),
+                    clipped=int(out.sum()), left_out=dict(bad.left),
                     crowds_only=int(((objects == 0) & (self._first.diff() > 0)).sum()),
                     empty_classes=[c for c,n in zip(self.classes, counts) if not n],
-                    dropped=dict(Counter(k for k,_ in bad.found)), problems=[s for _,s in bad.found])
+                    dropped=dict(Counter(k for k,_ in bad.found)),
+                    problems=[s for _,s in bad.found])
 
     def __len__(self): return len(self.image_ids)
 
     def _at(self, i):
         "Raise an IndexError where there is no picture of this number."
-        if not 0 <= i < len(self): raise IndexError(f'i is {i}; {self.name} has the pictures 0 to {len(self) - 1}')
+        if not 0 <= i < len(self):
+            raise IndexError(f'i is {i}; {self.name} has the pictures 0 to '
+                             f'{len(self) - 1}')
 
     @checked
     def path(self,
@@ -164,53 +215,67 @@ class CocoDataset(torch.utils.data.Dataset):
         "Tell what the file says of picture `i`."
         self._at(i)
         h, w = self.sizes[i].tolist()
-        return dict(id=_id_at(self.image_ids, i), file_name=self._files[i].decode(errors='surrogatepass'), height=h, width=w) | _more_at(self._image_more, i)
+        return (dict(id=_id_at(self.image_ids, i),
+                     file_name=self._files[i].decode(errors='surrogatepass'), height=h,
+                     width=w) | _more_at(self._image_more, i))
 
     @checked
     def image(self,
         i:int,              # which picture, from 0
     )->tv_tensors.Image:    # (3,H,W) uint8 RGB, upright
-        "Load picture `i`; ValueError where it is damaged, or its size is not what the annotations say."
+        """Load picture `i`; ValueError where it is damaged,
+        or its size is not what the annotations say."""
         self._at(i)
         where = f'{self.name}: image {shown(_id_at(self.image_ids, i), 80)}'
         try: x = read_image(self.path(i))
-        except (ValueError, FileNotFoundError) as e: raise type(e)(f'{where}: {e}') from None
+        except (ValueError, FileNotFoundError) as e:
+            raise type(e)(f'{where}: {e}') from None
         wrong = wrong_size(x.shape[1:], self.sizes[i].tolist())
         if wrong: raise ValueError(f'{where} ({self.path(i)}): {wrong}')
         return tv_tensors.Image(x)
 
     def _masks(self, rows, h, w):
-        "(N,h,w) the masks of annotation rows; ValueError names the one that cannot be drawn."
+        """(N,h,w) the masks of annotation rows;
+        ValueError names the one that cannot be drawn."""
         segmentations = [json.loads(self._segs[k]) for k in rows]
         try: return decode_masks(segmentations, (h, w))
         except Exception:                       # which one?
             for k,s in zip(rows, segmentations):
                 try: decode_masks([s], (h, w))
-                except Exception as e: raise ValueError(f'{self.name}: annotation {shown(_id_at(self._ids, k), 80)}: its mask cannot be drawn ({e})') from None
+                except Exception as e:
+                    raise ValueError(f'{self.name}: annotation '
+                                     f'{shown(_id_at(self._ids, k), 80)}: '
+                                     f'its mask cannot be drawn ({e})') from None
             raise
 
     @checked
     def target(self,
         i:int,      # which picture, from 0
-    )->dict:        # boxes (N,4), labels (N,), ignore (N,), perhaps masks (N,H,W), keypoints (N,K,3) with flip_pairs; image_id, ori_size (h, w)
+        # boxes (N,4), labels (N,), ignore (N,), perhaps masks (N,H,W),
+        # keypoints (N,K,3) with flip_pairs; image_id, ori_size (h, w)
+    )->dict:
         "Build the truths of picture `i` without loading it."
         self._at(i)
         h, w = self.sizes[i].tolist()
         rows = slice(int(self._first[i]), int(self._first[i+1]))
         x, y, bw, bh = self._xywh[rows].unbind(1)
-        xyxy = torch.stack([x.clamp(min=0), y.clamp(min=0), (x+bw).clamp(max=w), (y+bh).clamp(max=h)], 1).float()
-        t = dict(boxes=tv_tensors.BoundingBoxes(xyxy, format='XYXY', canvas_size=(h, w)), labels=self._labels[rows].clone(),
-                 ignore=self._ignore[rows].clone(), image_id=_id_at(self.image_ids, i), ori_size=(h, w))
+        xyxy = torch.stack([x.clamp(min=0), y.clamp(min=0), (x+bw).clamp(max=w),
+                            (y+bh).clamp(max=h)], 1).float()
+        t = dict(boxes=tv_tensors.BoundingBoxes(xyxy, format='XYXY', canvas_size=(h, w)),
+                 labels=self._labels[rows].clone(), ignore=self._ignore[rows].clone(),
+                 image_id=_id_at(self.image_ids, i), ori_size=(h, w))
         if self.has_masks:
             t['masks'] = tv_tensors.Mask(self._masks(range(rows.start, rows.stop), h, w))
-        if self._points is not None: t.update(keypoints=self._points[rows].clone(), flip_pairs=self.flip_pairs)
+        if self._points is not None:
+            t.update(keypoints=self._points[rows].clone(), flip_pairs=self.flip_pairs)
         return t
 
     def __getitem__(self, i):
         i = operator.index(i)
         if not -len(self) <= i < len(self): raise IndexError(f'picture {i} of {len(self)}')
         image, target = self.image(i % len(self)), self.target(i % len(self))
-        return (image, target) if self.transforms is None else self.transforms(image, target)
+        return ((image, target) if self.transforms is None
+                else self.transforms(image, target))
 
     @checked
     def show(self,
@@ -222,19 +287,28 @@ class CocoDataset(torch.utils.data.Dataset):
         return show_target(*self[i], self.classes, ax, skeleton=self.skeleton)
 
     def summary(self)->str: # some lines of text
-        "Tell what was read: images, objects of each class, and what was clipped, left out or dropped."
+        """Tell what was read: images, objects of each class,
+        and what was clipped, left out or dropped."""
         r, image_of = self.report, self._image_of()
         names = [shown(c, 40) for c in self.classes]
         wide  = max(map(len, ('class', *names))) + 2
         lines = [self.name,
-                 '{images} images ({empty} without objects), {objects} objects, {ignored} ignored regions, {clipped} boxes clipped'.format(**r),
-                 f'{"label":>5} {"id":>5}  {"class":<{wide}}{"objects":>9}{"ignored":>9}{"images":>9}']
+                 '{images} images ({empty} without objects), {objects} objects, '
+                 '{ignored} ignored regions, {clipped} boxes clipped'.format(**r),
+                 f'{"label":>5} {"id":>5}  '
+                 f'{"class":<{wide}}{"objects":>9}{"ignored":>9}{"images":>9}']
         for l, (c, k) in enumerate(zip(names, self.category_ids)):
             own, ig = self._labels == l, self._ignore
-            counts = int((own & ~ig).sum()), int((own & ig).sum()), len(image_of[own].unique())
-            lines.append(f'{l:>5} {shown(k, 24):>5}  {c:<{wide}}{counts[0]:>9}{counts[1]:>9}{counts[2]:>9}')
-        if r['crowds_only']: lines.append(f'{r["crowds_only"]} images show crowds alone, which teach nothing')
-        if r['empty_classes']: lines.append(f'classes without objects: {some_of([shown(c, 40) for c in r["empty_classes"]])}')
+            counts = (int((own & ~ig).sum()), int((own & ig).sum()),
+                      len(image_of[own].unique()))
+            lines.append(f'{l:>5} {shown(k, 24):>5}  '
+                         f'{c:<{wide}}{counts[0]:>9}{counts[1]:>9}{counts[2]:>9}')
+        if r['crowds_only']:
+            lines.append(f'{r["crowds_only"]} images show crowds alone, '
+                         'which teach nothing')
+        if r['empty_classes']:
+            lines.append('classes without objects: '
+                         f'{some_of([shown(c, 40) for c in r["empty_classes"]])}')
         if r['left_out']: lines.append(f'left out: {_counts(r["left_out"])}')
         if r['dropped']: lines.append(f'dropped: {_counts(r["dropped"])}')
         return '\n'.join(lines)
@@ -246,15 +320,24 @@ class CocoDataset(torch.utils.data.Dataset):
         rows:list[int],     # which pictures, each at most once
     )->torch.utils.data.Dataset: # the same with fewer pictures; classes and labels stay
         "Choose pictures, in the order given."
-        if wrong := [i for i in rows if not 0 <= i < len(self)]: raise IndexError(f'rows has {wrong[0]}; {self.name} has the pictures 0 to {len(self) - 1}')
-        if twice := [i for i,n in Counter(rows).items() if n > 1]: raise ValueError(f'rows has {twice[0]} twice; expected each picture once')
-        if not len(rows): raise ValueError('rows is empty; expected the numbers of some pictures')
+        if wrong := [i for i in rows if not 0 <= i < len(self)]:
+            raise IndexError(f'rows has {wrong[0]}; {self.name} has the pictures 0 to '
+                             f'{len(self) - 1}')
+        if twice := [i for i,n in Counter(rows).items() if n > 1]:
+            raise ValueError(f'rows has {twice[0]} twice; expected each picture once')
+        if not len(rows):
+            raise ValueError('rows is empty; expected the numbers of some pictures')
         new, first = copy.copy(self), self._first.tolist()
         anns = [k for i in rows for k in range(first[i], first[i+1])]
-        new.image_ids, new.sizes, new._ids = _keep_ids([_id_at(self.image_ids, i) for i in rows]), self.sizes[rows], _keep_ids([_id_at(self._ids, k) for k in anns])
+        new.image_ids, new.sizes, new._ids = (
+            _keep_ids([_id_at(self.image_ids, i) for i in rows]), self.sizes[rows],
+            _keep_ids([_id_at(self._ids, k) for k in anns]))
         new._first = torch.tensor([0, *accumulate(first[i+1] - first[i] for i in rows)])
-        for name in ('_xywh', '_area', '_labels', '_ignore', '_points'): setattr(new, name, None if (x := getattr(self, name)) is None else x[anns])
-        for name, of in dict(_files=rows, _image_more=rows, _segs=anns, _more=anns).items(): setattr(new, name, None if (x := getattr(self, name)) is None else x.pick(of))
+        for name in ('_xywh', '_area', '_labels', '_ignore', '_points'):
+            setattr(new, name, None if (x := getattr(self, name)) is None else x[anns])
+        for name, of in dict(_files=rows, _image_more=rows, _segs=anns,
+                             _more=anns).items():
+            setattr(new, name, None if (x := getattr(self, name)) is None else x.pick(of))
         new.report = new._count(BadRecords(self.name))
         return new
 
@@ -262,45 +345,70 @@ class CocoDataset(torch.utils.data.Dataset):
     def split(self,
         share:float,            # of the pictures for the second set, above 0 and below 1
         seed:int=0,             # another seed, another division
-        by:str|Callable|None=None,  # pictures with one value of this key of `record(i)`, or of this function of it, stay together; None: each is alone
+        # pictures with one value of this key of `record(i)`, or of
+        # this function of it, stay together; None: each is alone
+        by:str|Callable|None=None,
     )->tuple:                   # two data sets
-        "Divide the pictures at random, so that every class has its share of objects on both sides."
+        """Divide the pictures at random, so that every
+        class has its share of objects on both sides."""
         keys = {}
         for i in range(len(self)):
             r = self.record(i) if by is not None else {}
-            if isinstance(by, str) and by not in r: raise ValueError(f'{self.name}: picture {shown(r["id"], 80)} has no {shown(by)!r} to be grouped by; it has {some_of(list(r))}')
-            keys.setdefault(repr(i if by is None else r[by] if isinstance(by, str) else by(r)), []).append(i)
-        objects = torch.ones(len(self), len(self.classes) + 1, dtype=torch.float64)         # of each class; and one picture
+            if isinstance(by, str) and by not in r:
+                raise ValueError(f'{self.name}: picture {shown(r["id"], 80)} has no '
+                                 f'{shown(by)!r} to be grouped by; '
+                                 f'it has {some_of(list(r))}')
+            keys.setdefault(repr(i if by is None else r[by] if isinstance(by, str)
+                                 else by(r)), []).append(i)
+        # of each class; and one picture
+        objects = torch.ones(len(self), len(self.classes) + 1, dtype=torch.float64)
         objects[:, :-1] = 0
-        objects.index_put_((self._image_of(), self._labels), torch.ones(len(self._labels), dtype=torch.float64), accumulate=True)
-        second = {i for g in _stratify(list(keys.values()), objects, share, seed) for i in g}
-        if not 0 < len(second) < len(self): raise ValueError(f'{self.name}: share={share:g} of {len(self)} pictures in {len(keys)} groups leaves one side empty')
-        return self.subset([i for i in range(len(self)) if i not in second]), self.subset(sorted(second))
+        objects.index_put_((self._image_of(), self._labels),
+                           torch.ones(len(self._labels), dtype=torch.float64),
+                           accumulate=True)
+        second = {i for g in _stratify(list(keys.values()), objects, share, seed)
+                  for i in g}
+        if not 0 < len(second) < len(self):
+            raise ValueError(f'{self.name}: share={share:g} of {len(self)} pictures in '
+                             f'{len(keys)} groups leaves one side empty')
+        return (self.subset([i for i in range(len(self)) if i not in second]),
+                self.subset(sorted(second)))
 
     @checked('threshold 0..1')
     def repeat_factors(self,
         threshold:float,    # of pictures: a class that fewer of them show is rare
-    )->Tensor:              # (I,) float64, 1 or more: how often each picture should come in an epoch
-        "Weigh pictures by the rarest class that they show: sqrt(threshold / its share of the pictures), as for LVIS (Gupta et al. 2019, appendix)."
+    )->Tensor:  # (I,) float64, 1 or more: how often each picture should come in an epoch
+        """Weigh pictures by the rarest class that they show: sqrt(threshold / its share of
+        the pictures), as for LVIS (Gupta et al. 2019, appendix)."""
         image, label = torch.stack([self._image_of(), self._labels]).unique(dim=1)
         shares = torch.bincount(label, minlength=len(self.classes)).double() / len(self)
-        return torch.ones(len(self), dtype=torch.float64).scatter_reduce(0, image, (threshold / shares[label]).sqrt(), 'amax')
+        return torch.ones(len(self), dtype=torch.float64).scatter_reduce(
+            0, image, (threshold / shares[label]).sqrt(), 'amax')
 
-    def to_coco(self)->dict: # images, annotations and categories as COCO writes them, ids as in the file
+    def to_coco(self,
+    )->dict:    # images, annotations and categories as COCO writes them, ids as in the file
         "Write what this data set holds as COCO instances."
         own  = self.image_ids.tolist()
-        cols = [x.tolist() for x in (self._ids, self._image_of(), self._labels, self._xywh, self._area, self._ignore.int())]
-        anns = [dict(id=k, image_id=own[i], category_id=self.category_ids[l], bbox=b, area=a, iscrowd=c) for k,i,l,b,a,c in zip(*cols)]
+        cols = [x.tolist()
+                for x in (self._ids, self._image_of(), self._labels, self._xywh,
+                          self._area, self._ignore.int())]
+        anns = [dict(id=k, image_id=own[i], category_id=self.category_ids[l], bbox=b,
+                     area=a, iscrowd=c) for k,i,l,b,a,c in zip(*cols)]
         for n, a in enumerate(anns):
             a.update(_more_at(self._more, n))
             if self.has_masks: a['segmentation'] = json.loads(self._segs[n])
             if self._points is None: continue
             seen = self._points[n, :, 2:] > 0
-            xyv  = torch.cat([self._points[n, :, :2] - self.keypoint_offset*seen, self._points[n, :, 2:]], 1)
+            xyv = torch.cat([self._points[n, :, :2] - self.keypoint_offset*seen,
+                             self._points[n, :, 2:]], 1)
             a.update(keypoints=xyv.flatten().tolist(), num_keypoints=int(seen.sum()))
         images = [self.record(n) for n in range(len(self))]
-        points = dict(keypoints=self.keypoint_names, skeleton=[[a+1, b+1] for a,b in self.skeleton]) if self.keypoint_names else {}
-        return dict(images=images, annotations=anns, categories=[dict(id=k, name=c, **self._category_more[k], **points) for c,k in zip(self.classes, self.category_ids)])
+        points = (dict(keypoints=self.keypoint_names,
+                       skeleton=[[a+1, b+1] for a,b in self.skeleton])
+                  if self.keypoint_names else {})
+        return dict(images=images, annotations=anns,
+                    categories=[dict(id=k, name=c, **self._category_more[k], **points)
+                                for c,k in zip(self.classes, self.category_ids)])
 
 # %% ../nbs/048_data.ipynb #09bc8d2f
 @checked
@@ -310,10 +418,16 @@ def collate(
     "Put pairs into a batch as detectors take it: two lists."
     check('batch list pair', batch)
     plain = lambda x: x.as_subclass(Tensor) if isinstance(x, Tensor) else x
-    return [plain(image) for image,_ in batch], [{k:plain(v) for k,v in target.items()} for _,target in batch]
+    return ([plain(image) for image,_ in batch],
+            [{k:plain(v) for k,v in target.items()} for _,target in batch])
 
 # %% ../nbs/048_data.ipynb #69504ee1
 # where these names were before
-__getattr__ = moved(__name__, dict(check='check_dataset', formats='VocDataset read_dataset', images='picture_formats read_picture find_pictures list_pictures upright_size', cli='nearest',
-                         coco='plain_value written_id plain_record spellings link_record read_json decode_runs segmentation_to_rle check_mask check_size whole_number',
+__getattr__ = moved(__name__,
+                    dict(check='check_dataset', formats='VocDataset read_dataset',
+                         images='picture_formats read_picture find_pictures list_pictures '
+                                'upright_size', cli='nearest',
+                         coco='plain_value written_id plain_record spellings link_record '
+                              'read_json decode_runs segmentation_to_rle check_mask '
+                              'check_size whole_number',
                          records='class_names find_file flip_pairs'))

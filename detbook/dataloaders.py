@@ -11,7 +11,9 @@ __all__ = ['detection_dls']
 import warnings
 
 # %% ../nbs/067_dataloaders.ipynb #d055bed7
-with warnings.catch_warnings():         # fastai compiles a helper as it is imported, and newer PyTorch has something to say about that
+with warnings.catch_warnings():
+    # fastai compiles a helper as it is imported, and
+    # newer PyTorch has something to say about that
     warnings.simplefilter('ignore', FutureWarning)
     import fastai.data.core  # noqa: F401
 
@@ -35,30 +37,48 @@ def _rows(ds):
     if isinstance(ds, Subset):
         inner = _rows(ds.dataset)
         return [inner[int(i)] for i in ds.indices]
-    if isinstance(ds, ConcatDataset): return [r for part in ds.datasets for r in _rows(part)]
+    if isinstance(ds, ConcatDataset):
+        return [r for part in ds.datasets for r in _rows(part)]
     if not hasattr(ds, 'classes') or not hasattr(ds, '__getitem__'):
-        raise TypeError(f'dataset is a {type(ds).__name__}; expected a CocoDataset, or a Subset or ConcatDataset of some')
+        raise TypeError(f'dataset is a {type(ds).__name__}; expected a CocoDataset, '
+                        'or a Subset or ConcatDataset of some')
     return [(ds, i) for i in range(len(ds))]
 
 class PictureSet(Dataset):
-    "Pictures chosen from data sets and joined, with the classes and truths that they have there. ValueError where the classes differ."
+    """Pictures chosen from data sets and joined, with the classes and truths that they
+    have there. ValueError where the classes differ."""
     @checked
     def __init__(self,
-        dataset:Dataset,        # CocoDataset, or Subset or ConcatDataset of some, nested as you like
-        transforms:object=None, # called as transforms(image, target), in place of the data sets' own; None: theirs
+        # CocoDataset, or Subset or ConcatDataset of some, nested as you like
+        dataset:Dataset,
+        # called as transforms(image, target), in place of the data sets' own; None: theirs
+        transforms:object=None,
     ):
         self.rows, self.own = _rows(dataset), transforms
         self.parts = list({id(ds): ds for ds,_ in self.rows}.values())
         if not self.parts: raise ValueError('a data set without pictures')
         first = self.parts[0]
-        self.classes, self.transforms = list(first.classes), transforms if transforms is not None else getattr(first, 'transforms', None)
-        self.name = ' + '.join(str(getattr(p, 'name', type(p).__name__)) for p in self.parts)
-        self.category_ids, self.keypoint_offset = list(getattr(first, 'category_ids', ())), getattr(first, 'keypoint_offset', 0.)
-        self.keypoint_names, self.has_masks = getattr(first, 'keypoint_names', None), all(getattr(p, 'has_masks', False) for p in self.parts)
+        self.classes, self.transforms = (list(first.classes),
+                                         transforms if transforms is not None
+                                         else getattr(first, 'transforms', None))
+        self.name = ' + '.join(str(getattr(p, 'name', type(p).__name__))
+                               for p in self.parts)
+        self.category_ids, self.keypoint_offset = (
+            list(getattr(first, 'category_ids', ())),
+            getattr(first, 'keypoint_offset', 0.))
+        self.keypoint_names, self.has_masks = (
+            getattr(first, 'keypoint_names', None),
+            all(getattr(p, 'has_masks', False) for p in self.parts))
         for p in self.parts:
-            if list(p.classes) != self.classes: raise ValueError(f'{p.name} has the classes {list(p.classes)}, {first.name} {self.classes}: only sets of the same classes in the same order can be joined')
-            if getattr(p, 'keypoint_offset', 0.) != self.keypoint_offset: raise ValueError(f'{p.name} has keypoint_offset={p.keypoint_offset}, {first.name} {self.keypoint_offset}')
-        ids = [written_id(ds.image_ids[i]) if hasattr(ds, 'image_ids') else n for n,(ds,i) in enumerate(self.rows)]
+            if list(p.classes) != self.classes:
+                raise ValueError(f'{p.name} has the classes {list(p.classes)}, '
+                                 f'{first.name} {self.classes}: only sets of the same '
+                                 'classes in the same order can be joined')
+            if getattr(p, 'keypoint_offset', 0.) != self.keypoint_offset:
+                raise ValueError(f'{p.name} has keypoint_offset={p.keypoint_offset}, '
+                                 f'{first.name} {self.keypoint_offset}')
+        ids = [written_id(ds.image_ids[i]) if hasattr(ds, 'image_ids') else n
+               for n,(ds,i) in enumerate(self.rows)]
         self.image_ids = ids if len(set(ids)) == len(ids) else list(range(1, len(ids) + 1))
 
     def __len__(self): return len(self.rows)
@@ -73,7 +93,9 @@ class PictureSet(Dataset):
         i:int,  # which picture, from 0
     )->dict:    # as `CocoDataset.target` has it
         "Build the truths of a picture, on the picture as it is in its file."
-        if not 0 <= i < len(self): raise IndexError(f'i is {i}; {self.name} has the pictures 0 to {len(self) - 1}')
+        if not 0 <= i < len(self):
+            raise IndexError(f'i is {i}; {self.name} has the pictures 0 to '
+                             f'{len(self) - 1}')
         ds, k = self.rows[i]
         return {**ds.target(k), 'image_id': self.image_ids[i]}
 
@@ -88,14 +110,20 @@ class PictureSet(Dataset):
             d, of, number = files[id(ds)]
             im = d['images'][k]
             images.append(dict(im, id=new))
-            for a in of.get(im['id'], ()): anns.append(dict(a, id=len(anns) + 1, image_id=new, category_id=number[a['category_id']]))
-        return dict(images=images, annotations=anns, categories=files[id(self.parts[0])][0]['categories'])
+            for a in of.get(im['id'], ()):
+                anns.append(dict(a, id=len(anns) + 1, image_id=new,
+                                 category_id=number[a['category_id']]))
+        return dict(images=images, annotations=anns,
+                    categories=files[id(self.parts[0])][0]['categories'])
 
 def as_pictures(
-    dataset:Dataset, # a CocoDataset or another data set; or Subset or ConcatDataset of some
+    # a CocoDataset or another data set; or Subset or ConcatDataset of some
+    dataset:Dataset,
 )->Any:         # a data set that knows its classes, and its truths where it has any
     "Look through the wrappers of a data set, if there are any."
-    return PictureSet(dataset) if isinstance(dataset, (Subset, ConcatDataset)) or not hasattr(dataset, 'classes') else dataset
+    return (PictureSet(dataset)
+            if isinstance(dataset, (Subset, ConcatDataset))
+            or not hasattr(dataset, 'classes') else dataset)
 
 # %% ../nbs/067_dataloaders.ipynb #e546de20
 class DetectionDL(DataLoader):
@@ -114,52 +142,77 @@ class DetectionDL(DataLoader):
     ):
         "Show images with their truths, as the model gets them."
         images, targets = self.one_batch() if b is None else b
-        if 'stages' in targets[0]: raise ValueError('the batches of kept features have no pixels to show; those of the loaders that detection_learner was given have them')
-        show_grid(list(zip([i.cpu() for i in images], targets))[:max_n], cols=3, classes=self.dataset.classes)
+        if 'stages' in targets[0]:
+            raise ValueError('the batches of kept features have no pixels to show; '
+                             'those of the loaders that detection_learner was given have '
+                             'them')
+        show_grid(list(zip([i.cpu() for i in images], targets))[:max_n], cols=3,
+                  classes=self.dataset.classes)
 
 # %% ../nbs/067_dataloaders.ipynb #270a84a8
 _RANDOM = RandomResize, Flip, Crop
 
-def _is_random(step): return isinstance(step, _RANDOM) or type(step).__name__.startswith('Random') or isinstance(step, Resize) and tuple(step.jitter) != (1, 1)
+def _is_random(step):
+    return (isinstance(step, _RANDOM) or type(step).__name__.startswith('Random')
+            or isinstance(step, Resize) and tuple(step.jitter) != (1, 1))
 
 def still(
-    transforms:Any,     # of a data set: an `Augment`, or another callable on (image, target)
-)->Any:                 # the same where nothing in it is drawn at random; else a copy without chance
-    "Leave out what training does at random: what is measured has to be seen as it is, and to be found again."
-    if transforms is not None and not callable(transforms): raise TypeError(f'transforms is {transforms!r:.60}; expected a callable on (image, target)')
+    transforms:Any,  # of a data set: an `Augment`, or another callable on (image, target)
+)->Any:  # the same where nothing in it is drawn at random; else a copy without chance
+    """Leave out what training does at random: what is measured
+    has to be seen as it is, and to be found again."""
+    if transforms is not None and not callable(transforms):
+        raise TypeError(f'transforms is {transforms!r:.60}; expected a callable on '
+                        '(image, target)')
     steps = list(getattr(transforms, 'steps', ()))
     if not any(map(_is_random, steps)): return transforms
     calm = copy.copy(transforms)
-    size = lambda s: Resize(s.scales[-1] if isinstance(s, RandomResize) else s.scale, antialias=s.antialias)
-    calm.steps = [size(s) if isinstance(s, (Resize, RandomResize)) else s for s in steps if not _is_random(s) or isinstance(s, (Resize, RandomResize))]
+    size = lambda s: Resize(s.scales[-1] if isinstance(s, RandomResize) else s.scale,
+                            antialias=s.antialias)
+    calm.steps = [size(s) if isinstance(s, (Resize, RandomResize)) else s for s in steps
+                  if not _is_random(s) or isinstance(s, (Resize, RandomResize))]
     if hasattr(calm, 'min_size'): calm.min_size = 0
     return calm
 
 # %% ../nbs/067_dataloaders.ipynb #2e3ed757
 class _Loaders(DataLoaders):
     "fastai's pair of loaders; `classes`."
-    def test_dl(self, *args, **kwargs): raise NotImplementedError('there is no test_dl of pictures without truths: learn.predict(pictures) looks at them; '
-        'with truths, detection_dls(train, test).valid is a loader for learn.validate(dl=) and learn.get_preds(dl=)')
+    def test_dl(self, *args, **kwargs): raise NotImplementedError(
+        'there is no test_dl of pictures without truths: learn.predict(pictures) looks at '
+        'them; '
+        'with truths, detection_dls(train, test).valid is a loader for '
+        'learn.validate(dl=) and learn.get_preds(dl=)')
 
 # %% ../nbs/067_dataloaders.ipynb #0e0c5e49
 @checked('bs int 1.., valid_bs? int 1.., num_workers int 0..')
 def detection_dls(
-    train:Dataset,          # to learn from: a CocoDataset; or Subset or ConcatDataset of some
+    train:Dataset,  # to learn from: a CocoDataset; or Subset or ConcatDataset of some
     valid:Dataset,          # to measure on, likewise
     bs:int=8,               # images a batch
     valid_bs:int|None=None, # images a batch when measuring; None: as `bs`
     num_workers:int=0,      # processes that load; 0: this one
     device=None,            # None: a GPU if there is one
 )->DataLoaders:             # with `classes`
-    "fastai DataLoaders of two detection data sets; both must name the same classes in the same order."
+    """fastai DataLoaders of two detection data sets;
+    both must name the same classes in the same order."""
     learnt, measured = as_pictures(train), as_pictures(valid)
-    if not len(learnt) or not len(measured): raise ValueError(f'the {"validation" if len(learnt) else "training"} set has no pictures')
-    if (calm := still(getattr(measured, 'transforms', None))) is not getattr(measured, 'transforms', None):
-        warn_once(f'the validation set {measured.name} has transforms that are drawn at random, as a part of a training set has: it is measured without them', key=object())
+    if not len(learnt) or not len(measured):
+        raise ValueError(f'the {"validation" if len(learnt) else "training"} set has no '
+                         'pictures')
+    if ((calm := still(getattr(measured, 'transforms', None)))
+        is not getattr(measured, 'transforms', None)):
+        warn_once(f'the validation set {measured.name} has transforms that are drawn at '
+                  'random, as a part of a training set has: it is measured without them',
+                  key=object())
         measured = PictureSet(measured, calm)
-    if list(learnt.classes) != list(measured.classes): raise ValueError(f'the training set has the classes {list(learnt.classes)}, the validation set {list(measured.classes)}')
+    if list(learnt.classes) != list(measured.classes):
+        raise ValueError(f'the training set has the classes {list(learnt.classes)}, '
+                         f'the validation set {list(measured.classes)}')
     device = torch.device(device or ('cuda' if torch.cuda.is_available() else 'cpu'))
-    dls = _Loaders(DetectionDL(learnt, bs=min(bs, len(learnt)), shuffle=True, drop_last=True, num_workers=num_workers, create_batch=collate, device=device),
-                   DetectionDL(measured, bs=valid_bs or bs, num_workers=num_workers, create_batch=collate, device=device), device=device)
+    dls = _Loaders(DetectionDL(learnt, bs=min(bs, len(learnt)), shuffle=True,
+                               drop_last=True, num_workers=num_workers,
+                               create_batch=collate, device=device),
+                   DetectionDL(measured, bs=valid_bs or bs, num_workers=num_workers,
+                               create_batch=collate, device=device), device=device)
     dls.classes = list(learnt.classes)
     return dls

@@ -39,21 +39,35 @@ def small_detector(
     num_classes:int,        # classes of objects
     masks:bool=True,        # a Mask R-CNN? else a Faster R-CNN
     channels:int=64,        # of the pyramid and the heads
-    crowded:bool=False,     # many small objects an image? then more samples, finer reads and a heavier box loss for the second stage
-    backbone:torch.nn.Module|None=None,     # such as a trained `EfficientNetLite`; None: a ResNet-18 that begins at random
+    # many small objects an image? then more samples, finer
+    # reads and a heavier box loss for the second stage
+    crowded:bool=False,
+    # such as a trained `EfficientNetLite`; None: a ResNet-18 that begins at random
+    backbone:torch.nn.Module|None=None,
 ):                          # the detector; all but a backbone that is given is untrained
-    "A detector with narrow heads and small anchors on a ResNet-18, quick enough to learn from scratch on a CPU."
+    """A detector with narrow heads and small anchors on a ResNet-18,
+    quick enough to learn from scratch on a CPU."""
     if backbone is None:
         backbone = ResNet(18)
         for m in backbone.modules():
             if isinstance(m, torch.nn.BatchNorm2d): torch.nn.init.ones_(m.weight)
-    head = RoIHead(BoxHead(num_classes, channels, fc_channels=256, loss_bbox=L1Loss(2. if crowded else 1.)), MaskHead(num_classes, channels, channels=channels) if masks else None,
-                   RoIExtractor(7, ratio=2 if crowded else 1), RoIExtractor(14, ratio=1), matcher=Matcher(.5, .5, .5, low_quality=masks), sampler=RandomSampler(128 if crowded else 64, .25, add_truths=True),
+    head = RoIHead(BoxHead(num_classes, channels, fc_channels=256,
+                           loss_bbox=L1Loss(2. if crowded else 1.)),
+                   MaskHead(num_classes, channels, channels=channels) if masks else None,
+                   RoIExtractor(7, ratio=2 if crowded else 1), RoIExtractor(14, ratio=1),
+                   matcher=Matcher(.5, .5, .5, low_quality=masks),
+                   sampler=RandomSampler(128 if crowded else 64, .25, add_truths=True),
                    test_filter=DetectionFilter(.01))
-    rpn_head = RPNHead(channels, anchors=AnchorGenerator(scales=(6,)), sampler=RandomSampler(256 if crowded else 128, .5),
-                       train_filter=ProposalFilter(500, 300 if crowded else 200), test_filter=ProposalFilter(1000, 1000) if crowded else ProposalFilter(500, 200))
-    model = (MaskRCNN if masks else FasterRCNN)(num_classes, backbone=backbone, neck=FPN(backbone.out_channels, channels), rpn_head=rpn_head, roi_head=head)
-    return model.to(memory_format=torch.channels_last)      # a CPU's convolutions are faster with the channels of a pixel side by side
+    rpn_head = RPNHead(channels, anchors=AnchorGenerator(scales=(6,)),
+                       sampler=RandomSampler(256 if crowded else 128, .5),
+                       train_filter=ProposalFilter(500, 300 if crowded else 200),
+                       test_filter=ProposalFilter(1000, 1000) if crowded
+                       else ProposalFilter(500, 200))
+    model = (MaskRCNN if masks else FasterRCNN)(num_classes, backbone=backbone,
+                                                neck=FPN(backbone.out_channels, channels),
+                                                rpn_head=rpn_head, roi_head=head)
+    # a CPU's convolutions are faster with the channels of a pixel side by side
+    return model.to(memory_format=torch.channels_last)
 
 # %% ../nbs/073_demo.ipynb #ee065c5c
 def demo_data(
@@ -66,7 +80,8 @@ def demo_data(
     "Write toy scenes to learn from, and 100 others, of other digits, to measure on."
     train = write_coco(work_dir/'toy'/'train', steps * bs // epochs, seed=2*seed)
     valid = write_coco(work_dir/'toy'/'val', 100, seed=2*seed + 1, digits='val')
-    return CocoDataset(train, transforms=train_transforms(scale=None)), CocoDataset(valid, transforms=test_transforms(scale=None))
+    return (CocoDataset(train, transforms=train_transforms(scale=None)),
+            CocoDataset(valid, transforms=test_transforms(scale=None)))
 
 # %% ../nbs/073_demo.ipynb #abb2bc11
 @checked('width int 1..')
@@ -94,67 +109,97 @@ def save_pictures(
     for i,(left,right) in enumerate(axs):
         image, target = ds[i]
         show_target(image, target, ds.classes, left, title='truth')
-        show_prediction(image, learn.predict(image), ds.classes, .5, right, title='prediction')
+        show_prediction(image, learn.predict(image), ds.classes, .5, right,
+                        title='prediction')
     fig.tight_layout(); fig.savefig(work_dir/'predictions.png'); plt.close(fig)
     fig, ax = plt.subplots(figsize=(6, 3), dpi=100)
-    for name,values in learn.detection_step.terms.items(): ax.plot(smooth(values), label=name, lw=1)
-    ax.set(xlabel='step', ylabel='loss (running mean)', ylim=(0, None)); ax.legend(fontsize=8)
+    for name,values in learn.detection_step.terms.items():
+        ax.plot(smooth(values), label=name, lw=1)
+    ax.set(xlabel='step', ylabel='loss (running mean)', ylim=(0, None))
+    ax.legend(fontsize=8)
     fig.tight_layout(); fig.savefig(work_dir/'loss.png'); plt.close(fig)
     learn.result.plot_pr()
     plt.savefig(work_dir/'pr.png'); plt.close()
 
 # %% ../nbs/073_demo.ipynb #cdb898ff
-_FILES = 'predictions.png', 'loss.png', 'pr.png', 'metrics.json', 'detector.safetensors'     # what the demo leaves
+# what the demo leaves
+_FILES = 'predictions.png', 'loss.png', 'pr.png', 'metrics.json', 'detector.safetensors'
 
 def detbook_demo(
     work_dir:str='detbook_demo',    # folder for what the demo leaves
     quick:bool=False,               # 100 steps instead of 375
-    data:str|None=None,             # annotations (COCO json) of your own training images; default: toy scenes
+    # annotations (COCO json) of your own training images; default: toy scenes
+    data:str|None=None,
     images:str|None=None,           # their folder
-    val_data:str|None=None,         # annotations of the images to measure on; needed with `data`
+    val_data:str|None=None,  # annotations of the images to measure on; needed with `data`
     val_images:str|None=None,       # their folder
-    epochs:int|None=None,           # passes over the training images; default: 3 over the toy scenes, 16 over your own
+    # passes over the training images; default: 3 over the toy scenes, 16 over your own
+    epochs:int|None=None,
     seed:int=0,                     # of weights, scenes and order
 )->dict:                            # what metrics.json holds
-    "Train a small detector, measure COCO AP on unseen images, and leave figures, pictures and the checkpoint in `work_dir`."
+    """Train a small detector, measure COCO AP on unseen images, and leave figures,
+    pictures and the checkpoint in `work_dir`."""
     start, folder = time.time(), Path(work_dir)
-    if data is None and (val_data or images or val_images): raise ValueError('--val_data, --images and --val_images go with --data')
-    if data is not None and val_data is None: raise ValueError('--data needs --val_data: AP is measured on images that were not trained on')
-    if epochs is not None and epochs < 1: raise ValueError(f'--epochs is {epochs}; expected 1 or more')
+    if data is None and (val_data or images or val_images):
+        raise ValueError('--val_data, --images and --val_images go with --data')
+    if data is not None and val_data is None:
+        raise ValueError('--data needs --val_data: AP is measured on images that were not '
+                         'trained on')
+    if epochs is not None and epochs < 1:
+        raise ValueError(f'--epochs is {epochs}; expected 1 or more')
     folder.mkdir(parents=True, exist_ok=True)
     set_seed(seed)
     if data is None:
         bs, lr, epochs = 8, 2e-3, epochs or (1 if quick else 3)
         print(f'Writing toy scenes to {folder/"toy"}')
-        train, valid = demo_data(folder, 100 if quick else 375, bs, 1 if quick else 3, seed)
+        train, valid = demo_data(folder, 100 if quick else 375, bs, 1 if quick else 3,
+                                 seed)
     else:
         bs, lr, epochs = 4, 2e-3, epochs or (1 if quick else 16)
-        train = CocoDataset(data, images, transforms=train_transforms(scale=(320, 240), jitter=(.8, 1.25)), on_bad='clip')
-        valid = CocoDataset(val_data, val_images, classes=train.classes, transforms=test_transforms(scale=(320, 240)), on_bad='clip')
+        train = CocoDataset(data, images,
+                            transforms=train_transforms(scale=(320, 240),
+                                                        jitter=(.8, 1.25)), on_bad='clip')
+        valid = CocoDataset(val_data, val_images, classes=train.classes,
+                            transforms=test_transforms(scale=(320, 240)), on_bad='clip')
         pictures = [ds.path(i) for ds in (train, valid) for i in range(len(ds))]
         keep_pictures([folder/f for f in _FILES], folder, pictures, '--work_dir')
         for f in _FILES: never_over(folder/f, [data, val_data], f'--work_dir {work_dir}:')
         print(train.summary())
     masks = train.has_masks and valid.has_masks
     set_seed(seed)
-    learn = detection_learner(detection_dls(train, valid, bs), small_detector(len(train.classes), masks, crowded=data is not None), lr=lr, cbs=[GradientClip(10.), Bfloat16()])
+    learn = detection_learner(detection_dls(train, valid, bs),
+                              small_detector(len(train.classes), masks,
+                                             crowded=data is not None), lr=lr,
+                              cbs=[GradientClip(10.), Bfloat16()])
     steps = len(learn.dls.train) * epochs
-    learn.detection_step.every = 1 if data is None else (epochs + 1) // 2       # measuring many photographs takes time
-    print(f'Training a ResNet-18 {type(learn.model).__name__} from scratch: {steps} steps of {bs} images')
-    learn.logger = lambda row: print('  '.join(f'{v:12.4f}' if isinstance(v, float) else f'{str(v):>12}' for v in row), flush=True)
-    seen = sys.stdout.isatty() or 'ipykernel' in sys.modules       # a log file gets a line an epoch
-    with contextlib.nullcontext() if seen else learn.no_bar(): learn.fit_one_cycle(epochs, lr, pct_start=.4 if quick else .25, moms=(.9,.85,.9), wd=.01 if data is None else .05)
+    # measuring many photographs takes time
+    learn.detection_step.every = 1 if data is None else (epochs + 1) // 2
+    print(f'Training a ResNet-18 {type(learn.model).__name__} from scratch: '
+          f'{steps} steps of {bs} images')
+    learn.logger = lambda row: print('  '.join(f'{v:12.4f}' if isinstance(v, float)
+                                               else f'{str(v):>12}' for v in row),
+                                     flush=True)
+    # a log file gets a line an epoch
+    seen = sys.stdout.isatty() or 'ipykernel' in sys.modules
+    with contextlib.nullcontext() if seen else learn.no_bar():
+        learn.fit_one_cycle(epochs, lr, pct_start=.4 if quick else .25, moms=(.9,.85,.9),
+                            wd=.01 if data is None else .05)
     print(learn.result.table())
     stats = {k:None if v != v else v for k,v in learn.result.stats.items()}
     for k in ('segm_mAP', 'segm_mAP_50'): stats.setdefault(k, None)
     save_pictures(learn, folder)
     checkpoint = learn.save_detector(folder/'detector.safetensors')
     report = stats | dict(seconds=round(time.time() - start, 1), steps=steps, seed=seed)
-    with whole_file(folder/'metrics.json') as part: Path(part).write_text(json.dumps(report, indent=2))
-    print(f'{report["seconds"]:.0f} s. Look at ' + ', '.join(str(folder/f) for f in ('predictions.png', 'loss.png', 'pr.png', 'metrics.json', checkpoint.name)))
+    with whole_file(folder/'metrics.json') as part:
+        Path(part).write_text(json.dumps(report, indent=2))
+    print(f'{report["seconds"]:.0f} s. Look at '
+          + ', '.join(str(folder/f)
+                      for f in ('predictions.png', 'loss.png', 'pr.png', 'metrics.json',
+                                checkpoint.name)))
     return report
 
 # %% ../nbs/073_demo.ipynb #9f0c64e6
-if __name__ == '__main__' and '__file__' in globals():     # python -m detbook.demo: not in a notebook
+if __name__ == '__main__' and '__file__' in globals():
+    # python -m detbook.demo: not in a notebook
     from detbook.cli import main
     main('detbook_demo')

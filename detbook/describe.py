@@ -19,35 +19,51 @@ from .reading import read_checkpoint
 from .checkpoint import find_weights, load_checkpoint, save_checkpoint
 
 # %% ../nbs/021_describe.ipynb #39a4534d
-_FORMAT = 2                                 # of descriptions; those of version 0.1 have none
-_SOURCES = 'weights', 'weights_backbone'    # where weights came from is no part of what a model is
+_FORMAT = 2  # of descriptions; those of version 0.1 have none
+# where weights came from is no part of what a model is
+_SOURCES = 'weights', 'weights_backbone'
 
-def _is_component(cls): return isinstance(cls, type) and hasattr(cls, 'helper_arguments') and hasattr(cls.__init__, '__wrapped__')
+def _is_component(cls):
+    return (isinstance(cls, type) and hasattr(cls, 'helper_arguments')
+            and hasattr(cls.__init__, '__wrapped__'))
 
 def _numbers_of(x, given):
-    "A tensor as numbers: as they were given, where the tensor still holds them (0.1 is no float32), or holds nothing (on `meta`)."
+    """A tensor as numbers: as they were given, where the tensor still holds them (0.1 is
+    no float32), or holds nothing (on `meta`)."""
     if x.is_meta: return list(given)
-    if isinstance(given, (tuple, list)) and torch.equal(torch.tensor(given, dtype=x.dtype).flatten(), x.detach().cpu().flatten()): return list(given)
+    if (isinstance(given, (tuple, list))
+        and torch.equal(torch.tensor(given, dtype=x.dtype).flatten(),
+                        x.detach().cpu().flatten())):
+        return list(given)
     return x.detach().cpu().flatten().tolist()
 
 def _describe(x, where, given=None):
-    if isinstance(x, Tensor) and given is not None: x = _numbers_of(x, given)       # a constant that was given as numbers
+    if isinstance(x, Tensor) and given is not None:
+        x = _numbers_of(x, given)  # a constant that was given as numbers
     if x is None or type(x) in (bool, int, str): return x
     if isinstance(x, numbers.Real):
-        if not math.isnan(x): return int(x) if isinstance(x, numbers.Integral) else float(x)
+        if not math.isnan(x):
+            return int(x) if isinstance(x, numbers.Integral) else float(x)
         raise ValueError(f'{where} is nan, which no setting can be')
-    if isinstance(x, (tuple, list)): return [_describe(v, f'{where}[{i}]') for i,v in enumerate(x)]
-    if type(x) is dict and 'type' not in x and all(isinstance(k, str) for k in x): return {k: _describe(v, f'{where}.{k}') for k,v in x.items()}
+    if isinstance(x, (tuple, list)):
+        return [_describe(v, f'{where}[{i}]') for i,v in enumerate(x)]
+    if type(x) is dict and 'type' not in x and all(isinstance(k, str) for k in x):
+        return {k: _describe(v, f'{where}.{k}') for k,v in x.items()}
     if not _is_component(cls := type(x)):
-        raise ValueError(f'{where} is a {cls.__name__}, which no file can hold: only numbers, strings, None, tuples and @component objects can be described')
-    values = {k: _describe(v, f'{where}.{k}', x.arguments.get(k, _default(cls, k))) for k,v in settings(x).items()}
+        raise ValueError(f'{where} is a {cls.__name__}, which no file can hold: '
+                         'only numbers, strings, None, tuples and @component objects can '
+                         'be described')
+    values = {k: _describe(v, f'{where}.{k}', x.arguments.get(k, _default(cls, k)))
+              for k,v in settings(x).items()}
     return {'type': f'{cls.__module__}.{cls.__qualname__}', **values}
 
 def _default(cls, name): return constructor_parameters(cls)[name].default
 
 # %% ../nbs/021_describe.ipynb #f2af8383
-_HELPERS = ('anchors', 'coder', 'assign', 'nms', 'losses', 'batch', 'rpn', 'roi', 'fast_rcnn', 'masks', 'cascade_rcnn', 'keypoint_rcnn',
-            'retinanet', 'fcos', 'tta')     # chapters whose components may be built without being modules
+# chapters whose components may be built without being modules
+_HELPERS = ('anchors', 'coder', 'assign', 'nms', 'losses', 'batch', 'rpn', 'roi',
+            'fast_rcnn', 'masks', 'cascade_rcnn', 'keypoint_rcnn', 'retinanet', 'fcos',
+            'tta')
 _EXTRA = 'type', '_format', '_requires_grad'    # what a description holds beside arguments
 
 def _find(name, own):
@@ -55,29 +71,47 @@ def _find(name, own):
     name = str(name)
     if not name.startswith('detbook.'):
         if (bare := name.rpartition('.')[2]) in own: return own[bare]
-        raise ValueError(f'the description asks for {name[:80]!r}, which is not a part of detbook{nearest(bare, own)}; if the class is yours, pass own=[{bare[:40]}]')
+        raise ValueError(f'the description asks for {name[:80]!r}, '
+                         f'which is not a part of detbook{nearest(bare, own)}; '
+                         f'if the class is yours, pass own=[{bare[:40]}]')
     found = re.fullmatch(r'detbook\.([a-z]\w*)\.([A-Z]\w*)', name)
-    try: cls = getattr(importlib.import_module(f'detbook.{found[1]}'), found[2], None) if found else None     # it may have moved to another chapter
+    try:
+        # it may have moved to another chapter
+        cls = (getattr(importlib.import_module(f'detbook.{found[1]}'), found[2], None)
+               if found else None)
     except ModuleNotFoundError: cls = None
-    if not _is_component(cls) or not cls.__module__.startswith('detbook.') or not (issubclass(cls, nn.Module) or found[1] in _HELPERS):
-        raise ValueError(f'the description asks for {name[:80]!r}, which is no component that a detector is made of')
+    if (not _is_component(cls) or not cls.__module__.startswith('detbook.')
+        or not (issubclass(cls, nn.Module) or found[1] in _HELPERS)):
+        raise ValueError(f'the description asks for {name[:80]!r}, '
+                         'which is no component that a detector is made of')
     return cls
 
 def _rebuild(x, own, where):
-    if isinstance(x, list): return tuple(_rebuild(v, own, f'{where}[{i}]') for i,v in enumerate(x))
+    if isinstance(x, list):
+        return tuple(_rebuild(v, own, f'{where}[{i}]') for i,v in enumerate(x))
     if not isinstance(x, dict): return x
     if 'type' not in x: return {k: _rebuild(v, own, f'{where}.{k}') for k,v in x.items()}
     cls = _find(x['type'], own)
-    if any(x.get(k) is not None for k in _SOURCES): raise ValueError(f'the description wants weights of {where} fetched, but a file holds its own')
-    return cls(**{k: _rebuild(v, own, f'{where}.{k}') for k,v in x.items() if k not in _EXTRA})
+    if any(x.get(k) is not None for k in _SOURCES):
+        raise ValueError(f'the description wants weights of {where} fetched, '
+                         'but a file holds its own')
+    return cls(**{k: _rebuild(v, own, f'{where}.{k}') for k,v in x.items()
+                  if k not in _EXTRA})
 
 def _parameters(x): return dict(x.named_parameters()) if isinstance(x, nn.Module) else {}
 
 def _size(x, depth=0):
-    "How many values a description has; too deep ones and numbers that no setting can be raise."
-    if isinstance(x, float) and math.isnan(x) or isinstance(x, int) and abs(x) >= 2**53: raise ValueError(f'the description holds the number {str(x)[:20]}, which no setting can be')
-    if depth > 40: raise ValueError('the description is nested more than 40 deep, which no detector is')
-    return 1 + sum(_size(v, depth + 1) for v in (x.values() if isinstance(x, dict) else x if isinstance(x, list) else ()))
+    """How many values a description has; too deep
+    ones and numbers that no setting can be raise."""
+    if isinstance(x, float) and math.isnan(x) or isinstance(x, int) and abs(x) >= 2**53:
+        raise ValueError(f'the description holds the number {str(x)[:20]}, '
+                         'which no setting can be')
+    if depth > 40:
+        raise ValueError('the description is nested more than 40 deep, '
+                         'which no detector is')
+    return (1 + sum(_size(v, depth + 1)
+                    for v in (x.values() if isinstance(x, dict) else x
+                              if isinstance(x, list) else ())))
 
 # %% ../nbs/021_describe.ipynb #4ec1f690
 @checked
@@ -85,17 +119,31 @@ def rebuild(
     description:dict,   # as `describe` gives it
     own:tuple=(),       # components of yours, from outside of detbook, that it may name
 )->nn.Module:           # the model, with fresh weights
-    "Build the model that `describe` described. Raises ValueError for a name that is no component of detbook's or `own`."
+    """Build the model that `describe` described. Raises ValueError for a name that is no
+    component of detbook's or `own`."""
     if not isinstance(description, dict) or 'type' not in description:
-        raise ValueError(f'a description is a dict with a "type", got {str(description)[:60]!r}')
-    if _size(description) > 2000: raise ValueError('the description has more than 2,000 values, which no detector has')
-    if not isinstance(description.get('_requires_grad', {}), dict): raise ValueError('"_requires_grad" of the description is no dict of parameters by name')
+        raise ValueError('a description is a dict with a "type", '
+                         f'got {str(description)[:60]!r}')
+    if _size(description) > 2000:
+        raise ValueError('the description has more than 2,000 values, '
+                         'which no detector has')
+    if not isinstance(description.get('_requires_grad', {}), dict):
+        raise ValueError('"_requires_grad" of the description is no dict of parameters by '
+                         'name')
     if '_format' not in description: description = upgrade(description)
     elif description['_format'] != _FORMAT:
-        raise ValueError(f'the description has format {str(description["_format"])[:20]}, and this version of detbook reads up to {_FORMAT}: install a newer one')
-    try: model = _rebuild(description, {c.__name__: c for c in own}, str(description['type']).rpartition('.')[2])
-    except (RuntimeError, OverflowError) as e: raise ValueError(f'the description asks for what torch cannot make: {shown(str(e).splitlines()[0], 200)}') from e
-    for name, p in _parameters(model).items(): p.requires_grad_(bool(description.get('_requires_grad', {}).get(name, p.requires_grad)))
+        raise ValueError(f'the description has format {str(description["_format"])[:20]}, '
+                         f'and this version of detbook reads up to {_FORMAT}: '
+                         'install a newer one')
+    try:
+        model = _rebuild(description, {c.__name__: c for c in own},
+                         str(description['type']).rpartition('.')[2])
+    except (RuntimeError, OverflowError) as e:
+        raise ValueError('the description asks for what torch cannot make: '
+                         f'{shown(str(e).splitlines()[0], 200)}') from e
+    for name, p in _parameters(model).items():
+        p.requires_grad_(bool(description.get('_requires_grad', {}).get(
+                                  name, p.requires_grad)))
     return model
 
 # %% ../nbs/021_describe.ipynb #95f66c52
@@ -108,40 +156,61 @@ def upgrade(
         if isinstance(x, list): return [walk(v) for v in x]
         if not isinstance(x, dict): return x
         x = {k: walk(v) for k,v in x.items()}
-        colours = {k: x.pop(k) for k in ('mean', 'std', 'bgr', 'pad_divisor') if k in x and str(x.get('type', '')).startswith('detbook.') and 'backbone' in x}
+        colours = {k: x.pop(k) for k in ('mean', 'std', 'bgr', 'pad_divisor')
+                   if k in x and str(x.get('type', '')).startswith('detbook.')
+                   and 'backbone' in x}
         frame = x.pop('preprocess.train_size', None)
-        if colours or frame: x['preprocess'] = {'type': 'detbook.batch.Preprocess', **colours, 'train_size': frame}
-        if x.get('type') == 'detbook.fast_rcnn.RoIHead' and x.get('mask_head') and not x.get('matcher'):
-            x['matcher'] = {'type': 'detbook.assign.Matcher', 'pos_iou': .5, 'neg_iou': .5, 'min_pos_iou': .5, 'low_quality': False}
+        if colours or frame:
+            x['preprocess'] = {'type': 'detbook.batch.Preprocess', **colours,
+                               'train_size': frame}
+        if (x.get('type') == 'detbook.fast_rcnn.RoIHead' and x.get('mask_head')
+            and not x.get('matcher')):
+            x['matcher'] = {'type': 'detbook.assign.Matcher', 'pos_iou': .5, 'neg_iou': .5,
+                            'min_pos_iou': .5, 'low_quality': False}
         return x
     return walk(description) | {'_format': _FORMAT}
 
 # %% ../nbs/021_describe.ipynb #75282dbb
 _INTERNAL = set(vars(nn.Module())) | {'arguments'}
-_NOTES = {'trained', 'range_checked', 'classes', 'cfg', 'notes', 'test_scale', 'test_antialias'}     # left on a detector by those who load and train it
+# left on a detector by those who load and train it
+_NOTES = {'trained', 'range_checked', 'classes', 'cfg', 'notes', 'test_scale',
+          'test_antialias'}
 
 def _state(x):
     "What an object holds, by name."
     hidden = getattr(type(x), 'helper_arguments', ())
     if isinstance(x, nn.Module):
-        constants = {k: v for k,v in x._buffers.items() if k in x._non_persistent_buffers_set}
-        return {k: v for k,v in vars(x).items() if k not in _INTERNAL and k not in hidden and not k.startswith('_')} | constants | dict(x._modules)
-    return {k: v for k,v in vars(x).items() if k != 'arguments' and k not in hidden and not k.startswith('_')}
+        constants = {k: v for k,v in x._buffers.items()
+                     if k in x._non_persistent_buffers_set}
+        return ({k: v for k,v in vars(x).items()
+                 if k not in _INTERNAL and k not in hidden and not k.startswith('_')}
+                | constants | dict(x._modules))
+    return {k: v for k,v in vars(x).items()
+            if k != 'arguments' and k not in hidden and not k.startswith('_')}
 
 def _differs(a, b, where, met):
-    "The first place where two objects hold something else, and the two values; None: they are alike."
+    """The first place where two objects hold something else,
+    and the two values; None: they are alike."""
     if a is b or (id(a), id(b)) in met: return None
     met.add((id(a), id(b)))
     if isinstance(a, (tuple, list)) and isinstance(b, (tuple, list)):
         if len(a) != len(b): return where, f'{len(a)} entries', f'{len(b)}'
-        return next((d for i,(x,y) in enumerate(zip(a, b)) if (d := _differs(x, y, f'{where}[{i}]', met))), None)
-    if isinstance(a, numbers.Real) and isinstance(b, numbers.Real): return None if a == b else (where, a, b)
-    if type(a) is not type(b): return where, *((repr(x) if x is None or isinstance(x, (str, numbers.Number)) else f'a {type(x).__name__}') for x in (a, b))
+        return next((d for i,(x,y) in enumerate(zip(a, b))
+                     if (d := _differs(x, y, f'{where}[{i}]', met))), None)
+    if isinstance(a, numbers.Real) and isinstance(b, numbers.Real):
+        return None if a == b else (where, a, b)
+    if type(a) is not type(b):
+        return (where,
+                *((repr(x) if x is None or isinstance(x, (str, numbers.Number))
+                   else f'a {type(x).__name__}') for x in (a, b)))
     if isinstance(a, Tensor):
-        same = a.shape == b.shape and (a.is_meta or b.is_meta or torch.equal(a.cpu(), b.cpu()))
+        same = (a.shape == b.shape
+                and (a.is_meta or b.is_meta or torch.equal(a.cpu(), b.cpu())))
         return None if same else (where, 'another tensor', 'the first')
     if isinstance(a, dict): x, y = a, b
-    elif isinstance(a, types.FunctionType): return None if a.__code__ is b.__code__ else (where, a.__qualname__, b.__qualname__)
+    elif isinstance(a, types.FunctionType):
+        return (None if a.__code__ is b.__code__
+                else (where, a.__qualname__, b.__qualname__))
     elif hasattr(a, '__dict__') and not isinstance(a, type): x, y = _state(a), _state(b)
     else: return None if a == b else (where, repr(a), repr(b))
     for k in {**y, **x}:
@@ -149,8 +218,9 @@ def _differs(a, b, where, met):
         if not where and k in _NOTES: continue
         if k not in x: return at, 'absent', 'there'
         if k not in y:
-            if isinstance(a, dict) or callable(x[k]) or hasattr(type(a), str(k)): return at, 'there', 'absent'
-            continue                            # a note that no code of the class can know of
+            if isinstance(a, dict) or callable(x[k]) or hasattr(type(a), str(k)):
+                return at, 'there', 'absent'
+            continue  # a note that no code of the class can know of
         if d := _differs(x[k], y[k], at, met): return d
     return None
 
@@ -165,31 +235,42 @@ def _parts(x):
 def first_difference(
     model:nn.Module,    # two models of one class
     twin:nn.Module,     # the one to compare with
-)->str|None:            # 'head.score_thr is 0.5, and 0.05 when rebuilt'; None: they hold the same
+)->str|None:  # 'head.score_thr is 0.5, and 0.05 when rebuilt'; None: they hold the same
     "Name the first thing, weights aside, in which two models differ."
     found = _differs(model, twin, '', set())
     if found: return '{} is {}, and {} when rebuilt'.format(*found)
     if not isinstance(model, nn.Module): return None
-    shapes, twins = ({k: tuple(v.shape) for k,v in m.state_dict().items()} for m in (model, twin))
+    shapes, twins = ({k: tuple(v.shape) for k,v in m.state_dict().items()}
+                     for m in (model, twin))
     at = next((k for k in {**shapes, **twins} if shapes.get(k) != twins.get(k)), None)
-    return at and f'{at} is {shapes.get(at, "absent")}, and {twins.get(at, "absent")} when rebuilt'
+    return (at
+            and f'{at} is {shapes.get(at, "absent")}, and {twins.get(at, "absent")} when '
+                'rebuilt')
 
 # %% ../nbs/021_describe.ipynb #c6da0b51
 @checked
 def describe(
     model:nn.Module,    # a model or a part, built of `@component`s throughout
 )->dict:                # {'type': 'detbook.neck.FPN', 'out_channels': 256, ...}, JSON-able
-    "Write down what `model` holds, checked by building it anew. Raises ValueError that names what no description could bring back."
+    """Write down what `model` holds, checked by building it anew. Raises ValueError that
+    names what no description could bring back."""
     name = type(model).__name__
-    if not _is_component(type(model)): raise ValueError(f'{name} is not a @component: it does not keep what it was built with')
+    if not _is_component(type(model)):
+        raise ValueError(f'{name} is not a @component: it does not keep what it was built '
+                         'with')
     description = _describe(model, name) | {'_format': _FORMAT}
-    with torch.random.fork_rng(devices=[]): twin = rebuild(description, own=list(_parts(model)))
+    with torch.random.fork_rng(devices=[]):
+        twin = rebuild(description, own=list(_parts(model)))
     flags = {k: p.requires_grad for k,p in _parameters(twin).items()}
-    changed = {k: p.requires_grad for k,p in _parameters(model).items() if p.requires_grad != flags.get(k)}
+    changed = {k: p.requires_grad for k,p in _parameters(model).items()
+               if p.requires_grad != flags.get(k)}
     if changed: description['_requires_grad'] = changed
     if found := first_difference(model, twin):
-        raise ValueError(f'{name} was changed after it was built, in a way that its arguments do not describe: {found}; save_checkpoint keeps the weights alone')
-    if isinstance(model, nn.Module) and any(m._forward_hooks or m._forward_pre_hooks for m in model.modules()):
+        raise ValueError(f'{name} was changed after it was built, '
+                         f'in a way that its arguments do not describe: {found}; '
+                         'save_checkpoint keeps the weights alone')
+    if (isinstance(model, nn.Module)
+        and any(m._forward_hooks or m._forward_pre_hooks for m in model.modules())):
         warn_once(f'{name} has forward hooks, which a description leaves out')
     return description
 
@@ -197,13 +278,19 @@ def describe(
 @checked
 def class_list(
     model:nn.Module,            # a detector
-    classes:tuple[str,...]|str, # names, in the order of the labels; of a text each letter is one, or all of it where there is one class
+    # names, in the order of the labels; of a text each
+    # letter is one, or all of it where there is one class
+    classes:tuple[str,...]|str,
 )->list:                        # of names
-    "List the names of a detector's classes; ValueError where they are too many or too few."
+    """List the names of a detector's classes;
+    ValueError where they are too many or too few."""
     number = getattr(model, 'num_classes', None)
     names  = [classes] if number == 1 and isinstance(classes, str) else list(classes)
     if isinstance(number, int) and number != len(names):
-        raise ValueError(f'{type(model).__name__} has {number} classes, and {len(names)} names were given: {shown(classes if isinstance(classes, str) else some_of(names, 5), 200)}')
+        raise ValueError(
+            f'{type(model).__name__} has {number} classes, '
+            f'and {len(names)} names were given: '
+            f'{shown(classes if isinstance(classes, str) else some_of(names, 5), 200)}')
     return names
 
 # %% ../nbs/021_describe.ipynb #21168806
@@ -212,13 +299,21 @@ def check_thresholds(
     classes:list|tuple=(),      # the names that there are; (): any
     what:str='thresholds',      # the name of the argument, for messages
 )->dict:                        # the same, with floats
-    "Check the scores from which detections of each class are shown. ValueError or TypeError name the class and the value."
-    if not isinstance(thresholds, dict): raise TypeError(f'{what} is {shown(repr(thresholds))}; expected a dict, name of a class -> score')
+    """Check the scores from which detections of each class are shown.
+    ValueError or TypeError name the class and the value."""
+    if not isinstance(thresholds, dict):
+        raise TypeError(f'{what} is {shown(repr(thresholds))}; expected a dict, '
+                        'name of a class -> score')
     if classes and (other := [c for c in thresholds if c not in classes]):
-        raise ValueError(f'{what} has {shown(repr(other[0]))}, which is none of the classes {some_of(classes, 5)}{nearest(other[0], map(str, classes))}')
+        raise ValueError(f'{what} has {shown(repr(other[0]))}, '
+                         'which is none of the classes '
+                         f'{some_of(classes, 5)}{nearest(other[0], map(str, classes))}')
     for c, v in thresholds.items():
-        if v is not None and (isinstance(v, bool) or not isinstance(v, numbers.Real) or not 0 <= v <= 1):
-            raise ValueError(f'{what}[{shown(repr(c))}] is {shown(repr(v))}; expected a score, 0 to 1, or None')
+        if (v is not None
+            and (isinstance(v, bool) or not isinstance(v, numbers.Real)
+                 or not 0 <= v <= 1)):
+            raise ValueError(f'{what}[{shown(repr(c))}] is {shown(repr(v))}; '
+                             'expected a score, 0 to 1, or None')
     return {c: v if v is None else float(v) for c, v in thresholds.items()}
 
 # %% ../nbs/021_describe.ipynb #922d202d
@@ -226,16 +321,25 @@ def check_thresholds(
 def save_detector(
     path:str,                   # file to write, by custom `.safetensors`
     model:nn.Module,            # a detector made of components
-    classes:tuple[str,...]|str, # names, in the order of the labels; of a text each letter is one, or all of it where there is one class
-    preprocessing:dict=None,    # what images went through before, such as {'resize': [800, 1333]}; the model's mean, std, bgr are added
-    thresholds:dict=None,       # name of a class -> score, 0 to 1, from which its detections are shown; None: not known. See `Result.thresholds`
+    # names, in the order of the labels; of a text each
+    # letter is one, or all of it where there is one class
+    classes:tuple[str,...]|str,
+    # what images went through before, such as {'resize': [800,
+    # 1333]}; the model's mean, std, bgr are added
+    preprocessing:dict=None,
+    # name of a class -> score, 0 to 1, from which its detections
+    # are shown; None: not known. See `Result.thresholds`
+    thresholds:dict=None,
 )->Path:                        # the same path
-    "Write a detector that `read_detector` can rebuild from the file alone; one that it could not raises ValueError."
+    """Write a detector that `read_detector` can rebuild from the file alone; one that it
+    could not raises ValueError."""
     model = getattr(model, '_orig_mod', getattr(model, 'module', model))
     description = describe(model)
     names = class_list(model, classes)
-    own = {k: v for k,v in {**description, **(description.get('preprocess') or {})}.items() if k in ('mean', 'std', 'bgr', 'pad_divisor')}
-    notes = {'model': description, 'classes': names, 'preprocessing': {**own, **(preprocessing or {})}}
+    own = {k: v for k,v in {**description, **(description.get('preprocess') or {})}.items()
+           if k in ('mean', 'std', 'bgr', 'pad_divisor')}
+    notes = {'model': description, 'classes': names,
+             'preprocessing': {**own, **(preprocessing or {})}}
     if thresholds is not None: notes['thresholds'] = check_thresholds(thresholds, names)
     return save_checkpoint(path, model, notes)
 
@@ -246,12 +350,18 @@ def check_weights_fit(
     weights:dict[str,Tensor],       # tensors by name, of the same file
     own:tuple=(),       # components of yours that it may name
 ):
-    "Compare the shapes that a description asks for with the weights beside it, without memory for them. Raises ValueError where they differ."
-    with torch.device('meta'): shapes = {k: tuple(v.shape) for k,v in rebuild(description, own).state_dict().items()}
+    """Compare the shapes that a description asks for with the weights beside it,
+    without memory for them. Raises ValueError where they differ."""
+    with torch.device('meta'):
+        shapes = {k: tuple(v.shape)
+                  for k,v in rebuild(description, own).state_dict().items()}
     for k, shape in shapes.items():
         if k.endswith('num_batches_tracked'): continue
-        if k not in weights: raise ValueError(f'the description has {k}, which the weights lack')
-        if tuple(weights[k].shape) != shape: raise ValueError(f'the description asks for {k} of shape {shape}, the weights have {tuple(weights[k].shape)}')
+        if k not in weights:
+            raise ValueError(f'the description has {k}, which the weights lack')
+        if tuple(weights[k].shape) != shape:
+            raise ValueError(f'the description asks for {k} of shape {shape}, '
+                             f'the weights have {tuple(weights[k].shape)}')
 
 # %% ../nbs/021_describe.ipynb #0247c515
 @checked
@@ -259,18 +369,26 @@ def read_detector(
     path:str,       # path, URL or name of a file that `save_detector` wrote
     own:tuple=(),   # components of yours that the model contains
 )->tuple:           # (model in eval mode, with `model.classes`; tuple of class names)
-    "Rebuild a detector from its file alone; a file without a description, or whose weights do not all fit it, raises ValueError."
+    """Rebuild a detector from its file alone; a file without a description,
+    or whose weights do not all fit it, raises ValueError."""
     state = read_checkpoint(find_weights(path))
     classes = state.metadata.get('classes') or ()
-    if not isinstance(classes, (list, tuple)) or not all(isinstance(c, str) for c in classes): raise ValueError(f'{path}: its classes are {shown(repr(classes))}; expected a list of names')
+    if (not isinstance(classes, (list, tuple))
+        or not all(isinstance(c, str) for c in classes)):
+        raise ValueError(f'{path}: its classes are {shown(repr(classes))}; '
+                         'expected a list of names')
     if not isinstance(state.metadata.get('model'), dict):
-        raise ValueError(f'{path} holds weights and no description of their model: build it, then load_checkpoint(model, {str(path)!r})')
+        raise ValueError(f'{path} holds weights and no description of their model: '
+                         f'build it, then load_checkpoint(model, {str(path)!r})')
     try:
         check_weights_fit(state.metadata['model'], state, own)
-        with torch.random.fork_rng(devices=[]): model = rebuild(state.metadata['model'], own)
+        with torch.random.fork_rng(devices=[]):
+            model = rebuild(state.metadata['model'], own)
         report = load_checkpoint(model, state)
-    except (TypeError, ValueError) as e: raise ValueError(f'{path} cannot be rebuilt: {shown(e, 300)}') from None
+    except (TypeError, ValueError) as e:
+        raise ValueError(f'{path} cannot be rebuilt: {shown(e, 300)}') from None
     if wrong := report.reinitialised + report.missing + report.unexpected:
-        raise ValueError(f'{path} cannot be rebuilt: {wrong[0]} does not fit its own description')
+        raise ValueError(f'{path} cannot be rebuilt: {wrong[0]} does not fit its own '
+                         'description')
     model.classes = tuple(classes)
     return model.eval(), model.classes

@@ -11,7 +11,8 @@ __all__ = ['Detections', 'show_result']
 import copy, functools, inspect, math, os
 from collections.abc import Callable
 from pathlib import Path
-import numpy as np, torch, torch.nn.functional as nnf, torchvision.transforms.v2.functional as F
+import numpy as np, torch, torch.nn.functional as nnf
+import torchvision.transforms.v2.functional as F
 from PIL import Image, ImageDraw, ImageFont
 from torch import Tensor, nn
 from .cli import nearest
@@ -30,67 +31,104 @@ from .results import encode_mask, to_coco
 from .outputs import never_over
 
 # %% ../nbs/069_detections.ipynb #43be709e
-_COCO_IDS = tuple(i for i in range(1, 91) if i not in (12, 26, 29, 30, 45, 66, 68, 69, 71, 83))     # of the 80 classes, in the order of the labels
+# of the 80 classes, in the order of the labels
+_COCO_IDS = tuple(i for i in range(1, 91)
+                  if i not in (12, 26, 29, 30, 45, 66, 68, 69, 71, 83))
 
 def _tensor(v, name):
     "A list or an array as a tensor."
     try: return v if isinstance(v, Tensor) else torch.as_tensor(np.asarray(v))
-    except (TypeError, ValueError, RuntimeError): raise TypeError(f'{name} is {v!r:.60}; expected a tensor, or a list or array of numbers') from None
+    except (TypeError, ValueError, RuntimeError):
+        raise TypeError(f'{name} is {v!r:.60}; expected a tensor, '
+                        'or a list or array of numbers') from None
 
 def _fitting(found, size, source, classes):
-    "What was found, as tensors; ValueError names the first entry that does not fit the others."
-    where, count = f'{source}: ' * bool(source), lambda v: len(v) if hasattr(v, '__len__') and getattr(v, 'ndim', 1) else None
+    """What was found, as tensors; ValueError names
+    the first entry that does not fit the others."""
+    where, count = f'{source}: ' * bool(source), lambda v: (
+        len(v) if hasattr(v, '__len__') and getattr(v, 'ndim', 1) else None)
     if lacks := [k for k in ('boxes', 'scores', 'labels') if k not in found]:
-        raise ValueError(f'{where}what was found has no {lacks[0]!r}{nearest(lacks[0], found)}; it has {", ".join(map(repr, found)) or "nothing"}')
-    d = {k: v if k == 'masks' and isinstance(v, list) else _tensor(v, where + k) for k,v in found.items()}
+        raise ValueError(f'{where}what was found has no '
+                         f'{lacks[0]!r}{nearest(lacks[0], found)}; '
+                         f'it has {", ".join(map(repr, found)) or "nothing"}')
+    d = {k: v if k == 'masks' and isinstance(v, list) else _tensor(v, where + k)
+         for k,v in found.items()}
     n = count(d['boxes'])
-    if d['boxes'].shape[1:] != (4,) and d['boxes'].shape != (0,): raise ValueError(f'{where}boxes of shape {tuple(d["boxes"].shape)}, expected (N,4): x1, y1, x2, y2')
+    if d['boxes'].shape[1:] != (4,) and d['boxes'].shape != (0,):
+        raise ValueError(f'{where}boxes of shape {tuple(d["boxes"].shape)}, '
+                         'expected (N,4): x1, y1, x2, y2')
     if d['boxes'].shape == (0,): d['boxes'] = d['boxes'].reshape(0, 4)
     for k, v in d.items():
         if count(v) != n: raise ValueError(f'{where}{n} boxes, and {k} for {count(v)}')
-        if k in ('scores', 'labels') and v.ndim != 1: raise ValueError(f'{where}{k} of shape {tuple(v.shape)}, expected ({n},)')
-    if 'keypoints' in d and (d['keypoints'].ndim != 3 or d['keypoints'].shape[2] not in (2, 3)):
-        raise ValueError(f'{where}keypoints of shape {tuple(d["keypoints"].shape)}, expected ({n},K,3): x, y and score')
-    if isinstance(d.get('masks'), Tensor) and d['masks'].ndim != 3: raise ValueError(f'{where}masks of shape {tuple(d["masks"].shape)}, expected ({n},H,W)')
-    for m in [d['masks'][:1]] if isinstance(d.get('masks'), Tensor) else d.get('masks', ()):
-        have = tuple(m.shape[-2:]) if isinstance(m, Tensor) else tuple(m['size']) if isinstance(m, dict) and 'size' in m else None
-        if have is None: raise ValueError(f'{where}a mask is {str(m)[:40]}, expected run lengths: a dict of size and counts')
-        if size is not None and have != tuple(size): raise ValueError(f'{where}masks of {have} pixels, height and width, on a picture of {tuple(size)}')
+        if k in ('scores', 'labels') and v.ndim != 1:
+            raise ValueError(f'{where}{k} of shape {tuple(v.shape)}, expected ({n},)')
+    if ('keypoints' in d
+        and (d['keypoints'].ndim != 3 or d['keypoints'].shape[2] not in (2, 3))):
+        raise ValueError(f'{where}keypoints of shape {tuple(d["keypoints"].shape)}, '
+                         f'expected ({n},K,3): x, y and score')
+    if isinstance(d.get('masks'), Tensor) and d['masks'].ndim != 3:
+        raise ValueError(f'{where}masks of shape {tuple(d["masks"].shape)}, '
+                         f'expected ({n},H,W)')
+    for m in ([d['masks'][:1]] if isinstance(d.get('masks'), Tensor)
+              else d.get('masks', ())):
+        have = (tuple(m.shape[-2:]) if isinstance(m, Tensor) else tuple(m['size'])
+                if isinstance(m, dict) and 'size' in m else None)
+        if have is None:
+            raise ValueError(f'{where}a mask is {str(m)[:40]}, expected run lengths: '
+                             'a dict of size and counts')
+        if size is not None and have != tuple(size):
+            raise ValueError(f'{where}masks of {have} pixels, height and width, '
+                             f'on a picture of {tuple(size)}')
     labels = d['labels'] if n else d['labels'].long()
-    if labels.is_floating_point() or labels.dtype == torch.bool: raise ValueError(f'{where}labels of {labels.dtype}, expected whole numbers')
+    if labels.is_floating_point() or labels.dtype == torch.bool:
+        raise ValueError(f'{where}labels of {labels.dtype}, expected whole numbers')
     for k in ('boxes', 'scores', 'keypoints') if n else ():
-        if k in d and not (fine := d[k].isfinite().flatten(1 if d[k].ndim > 1 else 0)).all():
+        if (k in d
+            and not (fine := d[k].isfinite().flatten(1 if d[k].ndim > 1 else 0)).all()):
             i = int((~(fine.all(1) if fine.ndim > 1 else fine)).nonzero()[0])
-            raise ValueError(f'{where}detection {i} has {k} {d[k][i].tolist()}, expected finite numbers')
+            raise ValueError(f'{where}detection {i} has {k} {d[k][i].tolist()}, '
+                             'expected finite numbers')
     if (turned := (d['boxes'][:, 2:] < d['boxes'][:, :2]).any(1)).any():
         i = int(turned.nonzero()[0])
-        raise ValueError(f'{where}detection {i} has boxes {d["boxes"][i].tolist()}, expected x1 <= x2 and y1 <= y2')
+        raise ValueError(f'{where}detection {i} has boxes {d["boxes"][i].tolist()}, '
+                         'expected x1 <= x2 and y1 <= y2')
     if n and (int(labels.min()) < 0 or classes and int(labels.max()) >= len(classes)):
         wrong = int(labels.min()) if int(labels.min()) < 0 else int(labels.max())
-        raise ValueError(f'{where}a label is {wrong}; expected labels from 0' + (f' to {len(classes)-1}: there are names for {", ".join(classes[:6])}' if wrong >= 0 else ''))
+        raise ValueError(f'{where}a label is {wrong}; expected labels from 0'
+                         + (f' to {len(classes)-1}: there are names for '
+                            f'{", ".join(classes[:6])}' if wrong >= 0 else ''))
     return d | dict(labels=labels)
 
 def _rows(d, rows):
     "Some rows of what was found; masks may be a list."
-    return {k: [v[i] for i in rows.tolist()] if isinstance(v, list) else v[rows] for k,v in d.items()}
+    return {k: [v[i] for i in rows.tolist()] if isinstance(v, list) else v[rows]
+            for k,v in d.items()}
 
 class Detections(dict):
-    "What was found in a picture: boxes (N,4), scores (N,), labels (N,), perhaps masks, keypoints. `found[rows]` chooses among them."
+    """What was found in a picture: boxes (N,4), scores (N,), labels (N,),
+    perhaps masks, keypoints. `found[rows]` chooses among them."""
     @checked('size? pair int 1..')
     def __init__(self,
-        found:dict,         # boxes (N,4) xyxy, scores (N,), labels (N,), perhaps masks (N,H,W) or N run lengths, keypoints (N,K,3): tensors, arrays or lists
+        # boxes (N,4) xyxy, scores (N,), labels (N,), perhaps masks (N,H,W)
+        # or N run lengths, keypoints (N,K,3): tensors, arrays or lists
+        found:dict,
         size:tuple|None=None,       # (H,W) of the picture
         source:str='',              # where it came from
         classes:tuple[str, ...]=(), # names, in the order of the labels; (): none are known
     ):
-        self.size, self.source, self.classes = None if size is None else tuple(size), source, tuple(classes)
+        self.size, self.source, self.classes = (
+            None if size is None else tuple(size), source, tuple(classes))
         super().__init__(_fitting(dict(found), self.size, source, self.classes))
 
     def __getitem__(self, rows):
         if isinstance(rows, str):
             if rows in self: return super().__getitem__(rows)
-            raise KeyError(f'there is no {rows!r} among the detections{nearest(rows, self)}; there are: {", ".join(self)}')
-        rows = torch.arange(len(self['boxes']))[torch.as_tensor(rows) if not isinstance(rows, (slice, int)) else rows].reshape(-1)
+            raise KeyError(f'there is no {rows!r} among the '
+                           f'detections{nearest(rows, self)}; there are: '
+                           f'{", ".join(self)}')
+        rows = torch.arange(len(self['boxes']))[torch.as_tensor(rows)
+                                                if not isinstance(rows, (slice, int))
+                                                else rows].reshape(-1)
         some = Detections.__new__(Detections)
         dict.update(some, _rows(self, rows))
         some.size, some.source, some.classes = self.size, self.source, self.classes
@@ -99,65 +137,109 @@ class Detections(dict):
     @property
     def names(self)->list: # of N texts
         "The name of each detection's class; its number where there are no names."
-        return [self.classes[l] if self.classes else str(l) for l in self['labels'].tolist()]
+        return [self.classes[l] if self.classes else str(l)
+                for l in self['labels'].tolist()]
 
     def sure(self,
-        min_score:float|dict=.3,    # least score, 0 to 1; or name of a class -> its least score, where a class without one has .3
+        # least score, 0 to 1; or name of a class -> its
+        # least score, where a class without one has .3
+        min_score:float|dict=.3,
     )->'Detections':                # those that score as much
         "Choose the detections that are worth showing."
         if not isinstance(min_score, dict):
             check('min_score 0..1', min_score)
             return self[self['scores'] >= min_score]
-        least = {c: .3 if v is None else v for c, v in check_thresholds(min_score, self.classes, 'min_score').items()}
-        return self[self['scores'] >= torch.tensor([least.get(n, .3) for n in self.names], dtype=self['scores'].dtype, device=self['scores'].device)]
+        least = {c: .3 if v is None else v
+                 for c,
+                 v in check_thresholds(min_score, self.classes, 'min_score').items()}
+        return self[self['scores'] >= torch.tensor([least.get(n, .3) for n in self.names],
+                                                   dtype=self['scores'].dtype,
+                                                   device=self['scores'].device)]
 
     @checked
     def to_coco(self,
         image_id:int|str=1,             # of the picture
-        category_ids:list|None=None,    # id of each label, number or text; None: COCO's own for its 80 classes, else the label plus 1
-    )->list:                    # image_id, category_id, bbox as x, y, width, height, score, perhaps segmentation, keypoints
+        # id of each label, number or text; None: COCO's
+        # own for its 80 classes, else the label plus 1
+        category_ids:list|None=None,
+        # image_id, category_id, bbox as x, y, width, height,
+        # score, perhaps segmentation, keypoints
+    )->list:
         "Write the detections as COCO results that JSON can hold."
         most = max(self['labels'].tolist(), default=-1)
-        ids  = category_ids if category_ids is not None else _COCO_IDS if self.classes == COCO else range(1, 2 + most)
-        if most >= len(ids): raise ValueError(f'{self.source or "the detections"}: a label is {most}, and category_ids has {len(ids)}: one for each label')
+        ids = (category_ids if category_ids is not None else _COCO_IDS
+               if self.classes == COCO else range(1, 2 + most))
+        if most >= len(ids):
+            raise ValueError(f'{self.source or "the detections"}: a label is {most}, '
+                             f'and category_ids has {len(ids)}: one for each label')
         rows = to_coco([{k: v for k,v in self.items() if k != 'masks'}], [image_id], ids)
-        for row, m in zip(rows, self.get('masks', ())): row['segmentation'] = m if isinstance(m, dict) else encode_mask(m)
+        for row, m in zip(rows, self.get('masks', ())):
+            row['segmentation'] = m if isinstance(m, dict) else encode_mask(m)
         return rows
 
-    def to_frame(self):     # a pandas DataFrame: x1, y1, x2, y2, score, label, name, source
+    def to_frame(self):  # a pandas DataFrame: x1, y1, x2, y2, score, label, name, source
         "Lay the detections out as a table, a row each. ImportError without pandas."
         try: import pandas as pd
-        except ImportError: raise ImportError('to_frame needs pandas: pip install pandas') from None
+        except ImportError:
+            raise ImportError('to_frame needs pandas: pip install pandas') from None
         box = self['boxes'].tolist()
         columns = {k: [b[i] for b in box] for i,k in enumerate(('x1', 'y1', 'x2', 'y2'))}
-        return pd.DataFrame(columns | dict(score=self['scores'].tolist(), label=self['labels'].tolist(), name=self.names, source=self.source))
+        return pd.DataFrame(columns | dict(score=self['scores'].tolist(),
+                                           label=self['labels'].tolist(), name=self.names,
+                                           source=self.source))
 
-    def to_supervision(self):   # supervision.Detections: xyxy, confidence, class_id, perhaps mask; data['class_name']
-        "Hand the detections to supervision, which tracks, counts and draws. ImportError without it."
+    def to_supervision(self):
+        # supervision.Detections: xyxy, confidence, class_id,
+        # perhaps mask; data['class_name']
+        """Hand the detections to supervision, which tracks,
+        counts and draws. ImportError without it."""
         try: import supervision as sv
-        except ImportError: raise ImportError('to_supervision needs supervision: pip install supervision') from None
+        except ImportError:
+            raise ImportError('to_supervision needs supervision: '
+                              'pip install supervision') from None
         masks = self.get('masks')
         if isinstance(masks, list): masks = decode_masks(masks, None) if masks else None
-        return sv.Detections(self['boxes'].float().cpu().numpy(), None if masks is None or not len(masks) else masks.cpu().numpy().astype(bool), self['scores'].float().cpu().numpy(),
-                             self['labels'].cpu().numpy(), data=dict(class_name=np.array(self.names, dtype=str)))
+        return sv.Detections(
+            self['boxes'].float().cpu().numpy(),
+            None if masks is None or not len(masks) else masks.cpu().numpy().astype(bool),
+            self['scores'].float().cpu().numpy(), self['labels'].cpu().numpy(),
+            data=dict(class_name=np.array(self.names, dtype=str)))
 
-    def to_fiftyone(self):      # fiftyone.Detections: label, confidence, bounding_box as shares of the picture, perhaps mask of the part inside of the box
-        "Hand the detections to FiftyOne, which browses data sets. ImportError without it; ValueError where the size of the picture is not known."
+    def to_fiftyone(self):
+        # fiftyone.Detections: label, confidence, bounding_box as shares
+        # of the picture, perhaps mask of the part inside of the box
+        """Hand the detections to FiftyOne, which browses data sets. ImportError without
+        it; ValueError where the size of the picture is not known."""
         try: import fiftyone as fo
-        except ImportError: raise ImportError('to_fiftyone needs fiftyone: pip install fiftyone') from None
-        if self.size is None: raise ValueError(f'{self.source or "the detections"}: to_fiftyone gives shares of the picture, and its size is not known: Detections(..., size=(height, width))')
+        except ImportError:
+            raise ImportError('to_fiftyone needs fiftyone: pip install fiftyone') from None
+        if self.size is None:
+            raise ValueError(f'{self.source or "the detections"}: '
+                             'to_fiftyone gives shares of the picture, '
+                             'and its size is not known: Detections(..., size=(height, '
+                             'width))')
         (h, w), masks, out = self.size, self.get('masks'), []
-        if isinstance(masks, list): masks = decode_masks(masks, self.size) if masks else None
-        for i, ((x1, y1, x2, y2), name, score) in enumerate(zip(self['boxes'].tolist(), self.names, self['scores'].tolist())):
-            l, t, r, b = max(math.floor(x1), 0), max(math.floor(y1), 0), min(math.ceil(x2), w), min(math.ceil(y2), h)      # a mask begins and ends with a pixel
-            mask = None if masks is None or r <= l or b <= t else masks[i, t:b, l:r].cpu().numpy().astype(bool)
-            box  = [x1/w, y1/h, (x2 - x1)/w, (y2 - y1)/h] if mask is None else [l/w, t/h, (r - l)/w, (b - t)/h]
-            out.append(fo.Detection(label=name, confidence=score, bounding_box=box, mask=mask))
+        if isinstance(masks, list):
+            masks = decode_masks(masks, self.size) if masks else None
+        for i, ((x1, y1, x2, y2), name, score) in enumerate(
+            zip(self['boxes'].tolist(), self.names, self['scores'].tolist())):
+            # a mask begins and ends with a pixel
+            l, t, r, b = (max(math.floor(x1), 0), max(math.floor(y1), 0),
+                          min(math.ceil(x2), w), min(math.ceil(y2), h))
+            mask = (None if masks is None or r <= l or b <= t
+                    else masks[i, t:b, l:r].cpu().numpy().astype(bool))
+            box = ([x1/w, y1/h, (x2 - x1)/w, (y2 - y1)/h] if mask is None
+                   else [l/w, t/h, (r - l)/w, (b - t)/h])
+            out.append(fo.Detection(label=name, confidence=score, bounding_box=box,
+                                    mask=mask))
         return fo.Detections(detections=out)
 
     def __repr__(self):
-        best = ', '.join(f'{n} {s:.2f}' for n,s in zip(self.names[:6], self['scores'].tolist()))
-        return f'{len(self["boxes"])} detections{" in " * bool(self.source) + self.source}: {best}{", ..." * (len(self["boxes"]) > 6)}'
+        best = ', '.join(f'{n} {s:.2f}'
+                         for n,s in zip(self.names[:6], self['scores'].tolist()))
+        return (
+            f'{len(self["boxes"])} detections{" in " * bool(self.source) + self.source}: '
+            f'{best}{", ..." * (len(self["boxes"]) > 6)}')
 
 # %% ../nbs/069_detections.ipynb #00d65e5f
 @checked('num_classes int 1..')
@@ -171,23 +253,33 @@ def any_class(
 @checked('score_thr? 0..1, iou? 0..1, max_per_img? int 1..')
 def changed_filter(
     model:nn.Module,                    # a detector
-    score_thr:float|None=None,          # from 0 to 1: answers must score higher to be looked at
-    iou:float|None=None,                # from 0 to 1: detections that overlap a better one by more are dropped
+    score_thr:float|None=None,  # from 0 to 1: answers must score higher to be looked at
+    # from 0 to 1: detections that overlap a better one by more are dropped
+    iou:float|None=None,
     max_per_img:int|None=None,          # detections to keep
-    class_agnostic:bool|None=None,      # does a detection suppress those of other classes too?
-)->Callable|None:                       # a changed copy, for `predict`; None where nothing is to change
-    "Copy what a detector lets through, with other numbers; ValueError for a number out of range, or a detector without a filter."
-    asked = {k: v for k,v in dict(score_thr=score_thr, iou=iou, max_per_img=max_per_img, class_agnostic=class_agnostic).items() if v is not None}
+    class_agnostic:bool|None=None,  # does a detection suppress those of other classes too?
+)->Callable|None:  # a changed copy, for `predict`; None where nothing is to change
+    """Copy what a detector lets through, with other numbers; ValueError for a number out
+    of range, or a detector without a filter."""
+    asked = {k: v
+             for k,
+             v in dict(score_thr=score_thr, iou=iou, max_per_img=max_per_img,
+                       class_agnostic=class_agnostic).items() if v is not None}
     if not asked: return None
-    own = getattr(getattr(model, 'roi_head', None) or getattr(model, 'bbox_head', None), 'test_filter', None)
+    own = getattr(getattr(model, 'roi_head', None) or getattr(model, 'bbox_head', None),
+                  'test_filter', None)
     if own is None or 'test_filter' not in inspect.signature(model.predict).parameters:
-        raise ValueError(f'{type(model).__name__}.predict takes no test_filter, so {", ".join(asked)} cannot be changed')
+        raise ValueError(f'{type(model).__name__}.predict takes no test_filter, '
+                         f'so {", ".join(asked)} cannot be changed')
     f = copy.copy(own)
     f.suppress = copy.copy(own.suppress)
-    f.score_thr, f.max_per_img = asked.get('score_thr', f.score_thr), asked.get('max_per_img', f.max_per_img)
+    f.score_thr, f.max_per_img = (asked.get('score_thr', f.score_thr),
+                                  asked.get('max_per_img', f.max_per_img))
     if iou is not None: f.suppress.iou = iou
-    if class_agnostic is False and getattr(f, 'class_agnostic', False): f.class_agnostic = False
-    if class_agnostic and not getattr(f, 'class_agnostic', False): f.suppress = any_class(f.suppress, model.num_classes)
+    if class_agnostic is False and getattr(f, 'class_agnostic', False):
+        f.class_agnostic = False
+    if class_agnostic and not getattr(f, 'class_agnostic', False):
+        f.suppress = any_class(f.suppress, model.num_classes)
     return f
 
 # %% ../nbs/069_detections.ipynb #afaf9a3d
@@ -197,26 +289,37 @@ def _stretch(mask, box, size):
     if (h, w) == (H, W): return x1, y1, mask[y1:y2, x1:x2].clone()
     left, right = max(int((x1 - 1) * W/w), 0), min(math.ceil((x2 + 1) * W/w), W)
     top, bottom = max(int((y1 - 1) * H/h), 0), min(math.ceil((y2 + 1) * H/h), H)
-    x, y = (torch.arange(left, right) + .5) * (2/W) - 1, (torch.arange(top, bottom) + .5) * (2/H) - 1     # the picture is -1 to 1
+    # the picture is -1 to 1
+    x, y = ((torch.arange(left, right) + .5) * (2/W) - 1,
+            (torch.arange(top, bottom) + .5) * (2/H) - 1)
     at = torch.stack(torch.meshgrid(x, y, indexing='xy'), -1)[None]
-    return left, top, nnf.grid_sample(mask[None,None].float(), at, padding_mode='border', align_corners=False)[0,0] >= .4999    # one half, rounded
+    # one half, rounded
+    return (left, top,
+            nnf.grid_sample(mask[None,None].float(), at, padding_mode='border',
+                            align_corners=False)[0,0] >= .4999)
 
 @checked('mask any (h,w), box four int 0.., size pair int 1..')
 def mask_patch(
     mask:Tensor,    # (h,w) bool, on the CPU
     box:tuple,      # x1, y1, x2, y2: no pixel of the mask lies outside, whole pixels
     size:tuple,     # (H,W) to which it is stretched
-)->tuple:           # x, y and a (n,m) bool tensor: the stretched mask from there on; all else is empty
+    # x, y and a (n,m) bool tensor: the stretched mask from there on; all else is empty
+)->tuple:
     "Stretch a mask smoothly and cut it at one half, within its box alone."
     (x1, y1, x2, y2), (h, w) = box, mask.shape
-    if not (x1 <= x2 <= w and y1 <= y2 <= h): raise ValueError(f'box is {tuple(box)}; expected x1 <= x2 <= {w} and y1 <= y2 <= {h}, inside of the mask')
+    if not (x1 <= x2 <= w and y1 <= y2 <= h):
+        raise ValueError(f'box is {tuple(box)}; expected x1 <= x2 <= {w} and y1 <= y2 <= '
+                         f'{h}, inside of the mask')
     return _stretch(mask, box, size)
 
 # %% ../nbs/069_detections.ipynb #5aab6918
 def _patches(masks, window, size):
-    "The masks of a window as patches of the picture; `window`: x, y of its corner in the picture, `size`: its (H,W) there."
+    """The masks of a window as patches of the picture; `window`: x,
+    y of its corner in the picture, `size`: its (H,W) there."""
     masks = masks.cpu()
-    return [(x + window[0], y + window[1], m) for x,y,m in (_stretch(m, b, size) for m,b in zip(masks, mask_boxes(masks).int().tolist()))]
+    return [
+        (x + window[0], y + window[1], m) for x,y,m in (
+            _stretch(m, b, size) for m,b in zip(masks, mask_boxes(masks).int().tolist()))]
 
 def _whole(patches, size):
     "Patches as masks (N,H,W) bool."
@@ -229,39 +332,49 @@ def _run_length(patch, size):
     (x, y, m), (H, W) = patch, size
     columns = np.zeros((m.shape[1], H), np.int8)
     columns[:, y:y+m.shape[0]] = m.T.numpy()
-    edges = np.flatnonzero(np.diff(columns.ravel(), prepend=np.int8(0), append=np.int8(0))) + x*H
+    edges = (np.flatnonzero(np.diff(columns.ravel(), prepend=np.int8(0),
+                                    append=np.int8(0))) + x*H)
     counts = np.diff([0, *edges, H*W]).tolist()
-    rle = segmentation_to_rle(dict(size=[H, W], counts=counts if counts[-1] or len(counts) == 1 else counts[:-1]), H, W)
+    rle = segmentation_to_rle(dict(size=[H, W],
+                                   counts=counts if counts[-1] or len(counts) == 1
+                                   else counts[:-1]), H, W)
     return dict(size=[H, W], counts=rle['counts'].decode())
 
 # %% ../nbs/069_detections.ipynb #0c885165
 @checked('seen pair int 1.., window four int 0..')
 def bring_back(
-    found:dict,         # what was found in a window: boxes (N,4) xyxy, scores (N,), labels (N,), perhaps masks (N,h,w) bool, keypoints (N,K,3)
+    # what was found in a window: boxes (N,4) xyxy, scores (N,), labels (N,),
+    # perhaps masks (N,h,w) bool, keypoints (N,K,3)
+    found:dict,
     seen:tuple,         # (h,w) of the image in whose pixels that is
     window:tuple,       # x1, y1, x2, y2 of the window in the picture, pixels
-    patches:bool=True,  # give masks as patches, (x, y, (n,m) bool) each? else they stay as they are
+    # give masks as patches, (x, y, (n,m) bool) each? else they stay as they are
+    patches:bool=True,
 )->dict:                # the same on the CPU, in pixels of the picture
     "Carry what was found in a window to the picture."
     check_detections([found], 1, ('boxes', 'scores', 'labels'), 'found')
     x, y, x2, y2 = window
-    if not (x < x2 and y < y2): raise ValueError(f'window is {tuple(window)}; expected x1 < x2 and y1 < y2')
+    if not (x < x2 and y < y2):
+        raise ValueError(f'window is {tuple(window)}; expected x1 < x2 and y1 < y2')
     size, found = (y2 - y, x2 - x), {k: v.detach().cpu() for k,v in found.items()}
-    out, = scale_detections([found | dict(boxes=found['boxes'].float())], [seen], None if tuple(seen) == size else [size])
+    out, = scale_detections([found | dict(boxes=found['boxes'].float())], [seen],
+                            None if tuple(seen) == size else [size])
     out['boxes'] = out['boxes'] + torch.tensor([x, y, x, y])
     if 'keypoints' in out: out['keypoints'] = out['keypoints'] + torch.tensor([x, y, 0])
     if patches and 'masks' in out: out['masks'] = _patches(out['masks'], (x, y), size)
     return out
 
 # %% ../nbs/069_detections.ipynb #f57141eb
-@checked('boxes upright (N,4), scores finite (N), labels int (N), windows upright (N,4), size pair int 1.., iou 0..1')
+@checked('boxes upright (N,4), scores finite (N), labels int (N), windows upright (N,4), '
+         'size pair int 1.., iou 0..1')
 def merge_tiles(
     boxes:Tensor,   # (N,4) xyxy in the picture
     scores:Tensor,  # (N,)
     labels:Tensor,  # (N,)
     windows:Tensor, # (N,4) xyxy: in which tile each was found
     size:tuple,     # (H,W) of the picture
-    iou:float=.5,   # from 0 to 1: boxes that overlap a better one of their class by more are dropped
+    # from 0 to 1: boxes that overlap a better one of their class by more are dropped
+    iou:float=.5,
 )->Tensor:          # (K,) int64: which to keep, best first
     "Drop boxes that a tile has cut, then suppress doubles."
     w, h = (windows[:, 2:] - windows[:, :2]).unbind(1)
@@ -277,47 +390,62 @@ def join_windows(
     found:list,                 # what `bring_back` gave for each window of a picture
     windows:list,               # x1, y1, x2, y2 of each
     size:tuple,                 # (H,W) of the picture
-    iou:float=.5,               # from 0 to 1: of boxes in several windows, those that overlap a better one of their class by more are dropped
+    # from 0 to 1: of boxes in several windows, those that
+    # overlap a better one of their class by more are dropped
+    iou:float=.5,
     max_per_img:int|None=None,  # of several windows, how many to keep
-    class_agnostic:bool=False,  # of several windows, drop boxes that overlap a better one of another class too?
+    # of several windows, drop boxes that overlap a better one of another class too?
+    class_agnostic:bool=False,
     score_thr:float|None=None,  # from 0 to 1: keep what scores higher
     rle:bool=False,             # masks as run lengths? else (N,H,W) bool
 )->dict:                        # what the picture holds; of several windows, best first
     "Put together what the windows of a picture have shown."
     check('found some dict, windows some four int 0..', found, windows)
-    check_detections([{k: v for k,v in d.items() if k != 'masks'} for d in found], len(windows), ('boxes', 'scores', 'labels'), 'found')
-    if odd := [i for i,d in enumerate(found) if d.keys() != found[0].keys()]: raise ValueError(f'found[{odd[0]}] has {", ".join(found[odd[0]])}, and found[0] has {", ".join(found[0])}')
+    check_detections([{k: v for k,v in d.items() if k != 'masks'} for d in found],
+                     len(windows), ('boxes', 'scores', 'labels'), 'found')
+    if odd := [i for i,d in enumerate(found) if d.keys() != found[0].keys()]:
+        raise ValueError(f'found[{odd[0]}] has {", ".join(found[odd[0]])}, '
+                         f'and found[0] has {", ".join(found[0])}')
     join = lambda parts: sum(parts, []) if isinstance(parts[0], list) else torch.cat(parts)
-    out  = found[0] if len(found) == 1 else {k: join([d[k] for d in found]) for k in found[0]}
+    out = (found[0] if len(found) == 1
+           else {k: join([d[k] for d in found]) for k in found[0]})
     rows = torch.arange(len(out['boxes']))
     if len(found) > 1:
-        places = torch.tensor(windows).float().repeat_interleave(torch.tensor([len(d['boxes']) for d in found]), 0)
+        places = torch.tensor(windows).float().repeat_interleave(
+            torch.tensor([len(d['boxes']) for d in found]), 0)
         labels = torch.zeros_like(out['labels']) if class_agnostic else out['labels']
-        rows = merge_tiles(out['boxes'], out['scores'], labels, places, size, iou)[:max_per_img]
+        rows = merge_tiles(out['boxes'], out['scores'], labels, places, size, iou)[
+            :max_per_img]
     if score_thr is not None: rows = rows[out['scores'][rows] > score_thr]
     if len(rows) < len(out['boxes']) or len(found) > 1: out = _rows(out, rows)
-    if isinstance(out.get('masks'), list): out = out | dict(masks=[_run_length(m, size) for m in out['masks']] if rle else _whole(out['masks'], size))
+    if isinstance(out.get('masks'), list):
+        out = (out | dict(masks=[_run_length(m, size) for m in out['masks']] if rle
+                          else _whole(out['masks'], size)))
     return out
 
 # %% ../nbs/069_detections.ipynb #644444fe
 # of COCO's 17 keypoints
-_PERSON_BONES = ((15,13), (13,11), (16,14), (14,12), (11,12), (5,11), (6,12), (5,6), (5,7), (6,8), (7,9), (8,10),
-                 (1,2), (0,1), (0,2), (1,3), (2,4), (3,5), (4,6))
+_PERSON_BONES = ((15,13), (13,11), (16,14), (14,12), (11,12), (5,11), (6,12), (5,6), (5,7),
+                 (6,8), (7,9), (8,10), (1,2), (0,1), (0,2), (1,3), (2,4), (3,5), (4,6))
 
 def _shrunk(result, factor, size):
     "Detections on a picture that was resized to `size`."
-    out = {k: v for k,v in result.items() if k in ('scores', 'labels')} | dict(boxes=result['boxes'] * factor)
+    out = ({k: v for k,v in result.items() if k in ('scores', 'labels')}
+           | dict(boxes=result['boxes'] * factor))
     if 'keypoints' in result: out['keypoints'] = result['keypoints'][..., :2] * factor
     if 'masks' in result and len(result['boxes']):
-        m = result['masks'] if isinstance(result['masks'], Tensor) else decode_masks(result['masks'], None)
-        rows, cols = (((torch.arange(n) + .5) * (old/n)).long() for n,old in zip(size, m.shape[-2:]))
+        m = (result['masks'] if isinstance(result['masks'], Tensor)
+             else decode_masks(result['masks'], None))
+        rows, cols = (((torch.arange(n) + .5) * (old/n)).long()
+                      for n,old in zip(size, m.shape[-2:]))
         out['masks'] = m if m.shape[-2:] == size else m[:, rows][..., cols]
     return out
 
 @functools.lru_cache(8)
 def _font(size):
     import matplotlib
-    return ImageFont.truetype(str(Path(matplotlib.get_data_path())/'fonts'/'ttf'/'DejaVuSans.ttf'), size)
+    return ImageFont.truetype(str(Path(matplotlib.get_data_path())/'fonts'/'ttf'
+                                  /'DejaVuSans.ttf'), size)
 
 def _rgb(label): return tuple(int(label_color(label)[k:k+2], 16) for k in (1, 3, 5))
 
@@ -327,38 +455,55 @@ def _veil(pixels, masks, labels):
         mask = masks[labels == l] != 0
         rim = (mask & (nnf.max_pool2d((~mask).float(), 3, 1, 1) > 0)).any(0).numpy()
         for where, alpha in ((mask.any(0).numpy() & ~rim, .35), (rim, .7)):
-            pixels[where] = (pixels[where]*(1 - alpha) + np.array(_rgb(l))*alpha).round().astype(np.uint8)
+            pixels[where] = (pixels[where]*(1 - alpha)
+                             + np.array(_rgb(l))*alpha).round().astype(np.uint8)
 
 def _paint(pixels, found, classes, skeleton, zoom):
-    "Masks, boxes, keypoints and names on pixels (H,W,3) that are enlarged by `zoom`; the best on top. Lines and letters grow with the picture."
-    if 'masks' in found and len(found['boxes']): _veil(pixels, found['masks'], found['labels'])
-    image = Image.fromarray(pixels).resize((pixels.shape[1]*zoom, pixels.shape[0]*zoom), Image.Resampling.NEAREST)
+    """Masks, boxes, keypoints and names on pixels (H,W,3) that are enlarged by `zoom`;
+    the best on top. Lines and letters grow with the picture."""
+    if 'masks' in found and len(found['boxes']):
+        _veil(pixels, found['masks'], found['labels'])
+    image = Image.fromarray(pixels).resize((pixels.shape[1]*zoom, pixels.shape[0]*zoom),
+                                           Image.Resampling.NEAREST)
     pen, side = ImageDraw.Draw(image), max(image.size)
-    line, font, pad = max(2, round(side/320)), _font(max(10, round(side/58))), max(1, side//480)
+    line, font, pad = (max(2, round(side/320)), _font(max(10, round(side/58))),
+                       max(1, side//480))
     order  = list(reversed(range(len(found['boxes']))))
     boxes, labels = (found['boxes']*zoom).tolist(), found['labels'].tolist()
     for i in order:
         x1, y1, x2, y2 = (round(v) for v in boxes[i])
         x2, y2 = max(x1 + 1, x2), max(y1 + 1, y2)
-        pen.rectangle((x1 - 1, y1 - 1, x2, y2), outline=(255, 255, 255))                    # a thin halo outside
+        # a thin halo outside
+        pen.rectangle((x1 - 1, y1 - 1, x2, y2), outline=(255, 255, 255))
         pen.rectangle((x1, y1, x2 - 1, y2 - 1), outline=_rgb(labels[i]), width=line)
-        for points in found['keypoints'][i:i+1].mul(zoom).tolist() if 'keypoints' in found else ():
-            for a, b in skeleton: pen.line((*points[a][:2], *points[b][:2]), fill=_rgb(labels[i]), width=line)
-            for x, y, *_ in points: pen.ellipse((x - 1.5*line, y - 1.5*line, x + 1.5*line, y + 1.5*line), fill=_rgb(labels[i]), outline=(255, 255, 255))
-    texts  = [f'{classes[l] if l < len(classes) else l} {s:.2f}' for l,s in zip(labels, found['scores'].tolist())]
+        for points in (found['keypoints'][i:i+1].mul(zoom).tolist() if 'keypoints' in found
+                       else ()):
+            for a, b in skeleton:
+                pen.line((*points[a][:2], *points[b][:2]), fill=_rgb(labels[i]),
+                         width=line)
+            for x, y, *_ in points:
+                pen.ellipse((x - 1.5*line, y - 1.5*line, x + 1.5*line, y + 1.5*line),
+                            fill=_rgb(labels[i]), outline=(255, 255, 255))
+    texts = [f'{classes[l] if l < len(classes) else l} {s:.2f}'
+             for l,s in zip(labels, found['scores'].tolist())]
     high   = sum(font.getmetrics()) + pad
-    spots  = place_labels(boxes, [(font.getlength(t) + 2*pad, high) for t in texts], (0, 0, *image.size))
+    spots = place_labels(boxes, [(font.getlength(t) + 2*pad, high) for t in texts],
+                         (0, 0, *image.size))
     for i in order:
         (x, y), color = spots[i], label_color(labels[i])
-        pen.rectangle((x, y, x + font.getlength(texts[i]) + 2*pad - 1, y + high - 1), fill=color, outline=(255, 255, 255))
+        pen.rectangle((x, y, x + font.getlength(texts[i]) + 2*pad - 1, y + high - 1),
+                      fill=color, outline=(255, 255, 255))
         pen.text((x + pad, y), texts[i], font=font, fill=ink(color))
     return image
 
 # %% ../nbs/069_detections.ipynb #6a3353d6
 def _picture_kind(path, sources):
-    "As what a picture is written; ValueError for a suffix that is none, and where it would replace what it is drawn from."
+    """As what a picture is written; ValueError for a suffix that is none,
+    and where it would replace what it is drawn from."""
     kind = Image.registered_extensions().get(Path(path).suffix.lower())
-    if kind not in ('PNG', 'JPEG', 'BMP', 'WEBP', 'TIFF', 'GIF'): raise ValueError(f'{path}: a picture cannot be written as {Path(path).suffix!r}; .png and .jpg can')
+    if kind not in ('PNG', 'JPEG', 'BMP', 'WEBP', 'TIFF', 'GIF'):
+        raise ValueError(f'{path}: a picture cannot be written as {Path(path).suffix!r}; '
+                         '.png and .jpg can')
     never_over(path, sources, 'out_file')
     return kind
 
@@ -366,29 +511,44 @@ def _picture_kind(path, sources):
 @checked('max_side int 1..')
 def show_result(
     image:object,               # the picture, of any kind
-    result:dict,                # what was found in it: boxes, scores, labels, perhaps masks, keypoints, as `Detections` takes them
+    # what was found in it: boxes, scores, labels, perhaps masks,
+    # keypoints, as `Detections` takes them
+    result:dict,
     classes:list[str]|None=None,# names of the classes; None: the result's own
-    min_score:float|dict=.3,    # leave out what scores less, 0 to 1; a dict has a score for each class by name
+    # leave out what scores less, 0 to 1; a dict has a score for each class by name
+    min_score:float|dict=.3,
     out_file:str|Path|None=None,# picture to write; its suffix says of which kind
     max_side:int=1600,          # a larger picture is shrunk to this, pixels
     bgr:bool=False,             # is the picture an array with blue first?
     skeleton:tuple|None=None,   # pairs of keypoints to join; None: COCO's for 17
 )->Image.Image:                 # RGB
     "Draw a picture with what was found in it; no display is needed."
-    kind = None if out_file is None else _picture_kind(out_file, [s for s in (image, getattr(result, 'source', '')) if isinstance(s, (str, os.PathLike)) and s])
+    kind = (None if out_file is None
+            else _picture_kind(out_file,
+                               [s for s in (image, getattr(result, 'source', ''))
+                                if isinstance(s, (str, os.PathLike)) and s]))
     pixels = read_picture(image, bgr).cpu()
     size  = getattr(result, 'size', None)
     if size is not None and tuple(size) != tuple(pixels.shape[-2:]):
-        raise ValueError(f'the result is of a picture of {tuple(size)} pixels, height and width, and this one has {tuple(pixels.shape[-2:])}')
-    found = Detections(result, tuple(pixels.shape[-2:]), 'result', classes or getattr(result, 'classes', ())).sure(min_score)
+        raise ValueError(f'the result is of a picture of {tuple(size)} pixels, '
+                         f'height and width, and this one has {tuple(pixels.shape[-2:])}')
+    found = Detections(result, tuple(pixels.shape[-2:]), 'result',
+                       classes or getattr(result, 'classes', ())).sure(min_score)
     side = max(found.size)
-    if side > max_side: pixels = F.resize(pixels, list(view_size(found.size, max_side/side)))
+    if side > max_side:
+        pixels = F.resize(pixels, list(view_size(found.size, max_side/side)))
     drawn = _shrunk(found, pixels.shape[-1]/found.size[1], tuple(pixels.shape[-2:]))
-    bones = _PERSON_BONES if skeleton is None and 'keypoints' in drawn and drawn['keypoints'].shape[1] == 17 else skeleton or ()
+    bones = (_PERSON_BONES
+             if skeleton is None and 'keypoints' in drawn
+             and drawn['keypoints'].shape[1] == 17 else skeleton or ())
     check('skeleton list pair int 0..', list(bones))
-    if lost := [tuple(p) for p in bones if 'keypoints' in drawn and max(p) >= drawn['keypoints'].shape[1]]: raise ValueError(f'skeleton joins {lost[0]}, but there are {drawn["keypoints"].shape[1]} keypoints')
+    if lost := [tuple(p) for p in bones
+                if 'keypoints' in drawn and max(p) >= drawn['keypoints'].shape[1]]:
+        raise ValueError(f'skeleton joins {lost[0]}, '
+                         f'but there are {drawn["keypoints"].shape[1]} keypoints')
     canvas = pixels.expand(3, -1, -1).permute(1, 2, 0).numpy().copy()
-    out = _paint(canvas, {k: v.cpu() for k,v in drawn.items()}, found.classes, bones, max(1, -(-480 // side)))
+    out = _paint(canvas, {k: v.cpu() for k,v in drawn.items()}, found.classes, bones,
+                 max(1, -(-480 // side)))
     if out_file is not None:
         with whole_file(out_file) as part: out.save(part, kind)
     return out

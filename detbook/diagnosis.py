@@ -16,11 +16,13 @@ from .fast_eval import RECALLS, Columns, Matches, curves, group_pairs, match_all
 
 # %% ../nbs/062_diagnosis.ipynb #3c5b6897
 KINDS = 'Cls', 'Loc', 'Both', 'Dupe', 'Bkg', 'Miss'     # of errors, after TIDE
-_NEAR, _HIT = .1, .5                                    # overlaps from which a truth is touched, and found
+_NEAR, _HIT = .1, .5  # overlaps from which a truth is touched, and found
 
 class Errors(NamedTuple):
     "What is wrong with the detections of a data set, and its price."
-    kind: np.ndarray    # (N,) number in KINDS of each detection, in the order of the matches; -1: right, or it does not count
+    # (N,) number in KINDS of each detection, in the order
+    # of the matches; -1: right, or it does not count
+    kind: np.ndarray
     target: np.ndarray  # (N,) row of the truth that the detection is about, or -1
     missed: np.ndarray  # (G,) bool: truths that nothing found or touched
     ap: float           # average precision at an IoU of .5, nan where there is no truth
@@ -36,14 +38,17 @@ def _best(rows, truth, iou, n):
     return most, which
 
 def _ap_of(matches, classes, label, state, truths):
-    "Average precision at an IoU of .5 of other labels and states; `truths` (G,) bool are those that count."
+    """Average precision at an IoU of .5 of other labels and states;
+    `truths` (G,) bool are those that count."""
     order = np.lexsort((-matches.score, label))
-    own = matches._replace(label=label[order], rank=matches.rank*0, state=state[None, None, order], free=~truths[None])
+    own = matches._replace(label=label[order], rank=matches.rank*0,
+                           state=state[None, None, order], free=~truths[None])
     p = curves(own, classes, (1,))[0]
     return float(p[p > -1].mean()) if (p > -1).any() else np.nan
 
 def _repaired(kind, target, score, which, found):
-    "Which errors of a kind become right when they are repaired: for each truth that was not found the surest; the others go away."
+    """Which errors of a kind become right when they are repaired: for each truth that was
+    not found the surest; the others go away."""
     rows = np.flatnonzero((kind == which) & ~found[target])
     rows = rows[np.lexsort((-score[rows], target[rows]))]
     return rows[np.unique(target[rows], return_index=True)[1]]
@@ -58,14 +63,15 @@ def find_errors(
     "Sort errors into kinds, and price them."
     n, state, own = len(matches.row), matches.state[0, 0], found.take(matches.row)
     by, at = np.argsort(own.image, kind='stable'), np.argsort(truths.image, kind='stable')
-    some = truths.take(at)._replace(label=np.zeros(len(at), int))           # one group an image
+    some = truths.take(at)._replace(label=np.zeros(len(at), int))  # one group an image
     d, t, iou = group_pairs(own.take(by), some, own.image[by], some.image, pairs, _NEAR)
     d, t = by[d], at[t]
     counts = ~matches.free[0]
     d, t, iou = (x[(state[d] == 0) & counts[t]] for x in (d, t, iou))
     same = matches.label[d] == truths.label[t]
     (mine, whose), (other, theirs) = (_best(d[m], t[m], iou[m], n) for m in (same, ~same))
-    kind = np.select([(mine >= _NEAR) & (mine < _HIT), other >= _HIT, mine >= _HIT, np.maximum(mine, other) < _NEAR], [1, 0, 3, 4], 2)
+    kind = np.select([(mine >= _NEAR) & (mine < _HIT), other >= _HIT, mine >= _HIT,
+                      np.maximum(mine, other) < _NEAR], [1, 0, 3, 4], 2)
     kind[state != 0] = -1
     target = np.select([np.isin(kind, (1, 3)), np.isin(kind, (0, 2))], [whose, theirs], -1)
     hit = np.zeros(len(counts) + 1, bool)
@@ -75,13 +81,16 @@ def find_errors(
     missed = counts & ~touched[:-1]
     ap, cost = _ap_of(matches, classes, matches.label, state, counts), {}
     for k, name in enumerate(KINDS):
-        label, new, left = matches.label.copy(), state.copy(), counts & ~missed if name == 'Miss' else counts
+        label, new, left = (matches.label.copy(), state.copy(),
+                            counts & ~missed if name == 'Miss' else counts)
         new[kind == k] = 2
         if name in ('Cls', 'Loc'):
             rows = _repaired(kind, target, matches.score, k, hit)
             new[rows], label[rows] = 1, truths.label[target[rows]]
         cost[name] = _ap_of(matches, classes, label, new, left) - ap
-    return Errors(kind, target, missed, ap, cost, {name: int(missed.sum() if name == 'Miss' else (kind == k).sum()) for k, name in enumerate(KINDS)})
+    return Errors(kind, target, missed, ap, cost,
+                  {name: int(missed.sum() if name == 'Miss' else (kind == k).sum())
+                   for k, name in enumerate(KINDS)})
 
 # %% ../nbs/062_diagnosis.ipynb #1b68092f
 @checked('classes int 1..')
@@ -91,13 +100,17 @@ def confusion_matrix(
     pairs:Callable,     # how overlap is measured, as for `match_all`
     classes:int,        # how many classes there are
     least:np.ndarray,   # (K,) score from which a detection of each class counts
-)->np.ndarray:          # (K+1,K+1) counts: truths down, detections across; the last of each is background
+    # (K+1,K+1) counts: truths down, detections across; the last of each is background
+)->np.ndarray:
     "Count which class is found where which is, at an IoU of .5."
     found = found.take(np.flatnonzero(found.score >= least[found.label]))
-    m = match_all(found, truths, pairs, sizes=((0, np.inf),), classes=False, thresholds=np.array([_HIT]))
+    m = match_all(found, truths, pairs, sizes=((0, np.inf),), classes=False,
+                  thresholds=np.array([_HIT]))
     state, out = m.state[0, 0], np.zeros((classes + 1, classes + 1), int)
     said = found.label[m.row]
-    np.add.at(out, (np.where(state == 1, np.append(truths.label, classes)[m.truth[0]], classes)[state < 2], said[state < 2]), 1)
+    np.add.at(out,
+              (np.where(state == 1, np.append(truths.label, classes)[m.truth[0]],
+                        classes)[state < 2], said[state < 2]), 1)
     left = ~m.free[0]
     left[m.truth[0][state == 1]] = False
     np.add.at(out, (truths.label[left], classes), 1)
@@ -107,16 +120,18 @@ def confusion_matrix(
 def best_thresholds(
     matches:Matches,    # what became of every detection
     classes:int,        # how many classes there are
-)->tuple:               # (K,) scores, (K,) F1 at an IoU of .5; nan where a class has no truth or no detection
+    # (K,) scores, (K,) F1 at an IoU of .5; nan where a class has no truth or no detection
+)->tuple:
     "Find for each class the score whose F1 is highest."
-    state, cut, f1 = matches.state[0, 0], np.full(classes, np.nan), np.full(classes, np.nan)
+    state, cut, f1 = (matches.state[0, 0], np.full(classes, np.nan),
+                      np.full(classes, np.nan))
     for k in range(classes):
         n = ((matches.truth_label == k) & ~matches.free[0]).sum()
         use = np.flatnonzero((matches.label == k) & (state < 2))
         if not n or not len(use): continue
         score, right = matches.score[use], state[use] == 1
         f = 2*right.cumsum() / (np.arange(len(use)) + 1 + n)
-        f[:-1][score[1:] == score[:-1]] = -1                # a threshold cannot cut between equal scores
+        f[:-1][score[1:] == score[:-1]] = -1  # a threshold cannot cut between equal scores
         cut[k], f1[k] = score[f.argmax()], f.max()
     return cut, f1
 
@@ -125,7 +140,8 @@ def best_thresholds(
 def calibration(
     matches:Matches,    # what became of every detection
     bins:int=10,        # ranges of scores between 0 and 1
-)->dict:                # 'count', 'score' and 'right' lists of the ranges, None where there is nothing; 'ece'
+    # 'count', 'score' and 'right' lists of the ranges, None where there is nothing; 'ece'
+)->dict:
     "Compare scores with the share of detections that is right at an IoU of .5."
     use = matches.state[0, 0] < 2
     score, right = matches.score[use], matches.state[0, 0][use] == 1
@@ -134,38 +150,47 @@ def calibration(
     mean = lambda x: np.bincount(b, x, bins) / np.maximum(n, 1)
     s, r = mean(score), mean(right)
     plain = lambda x: [float(v) if c else None for v, c in zip(x, n)]
-    return dict(count=n.tolist(), score=plain(s), right=plain(r), ece=float((n*np.abs(s - r)).sum() / n.sum()) if n.sum() else np.nan)
+    return dict(count=n.tolist(), score=plain(s), right=plain(r),
+                ece=float((n*np.abs(s - r)).sum() / n.sum()) if n.sum() else np.nan)
 
 # %% ../nbs/062_diagnosis.ipynb #d2f0e31d
 def image_errors(
     matches:Matches,    # what became of every detection
-    least:np.ndarray,   # (K,) score from which a detection of each class counts; nan: none does
+    # (K,) score from which a detection of each class counts; nan: none does
+    least:np.ndarray,
     images:int,         # how many there are
 )->tuple:               # (I,) truths, (I,) right, (I,) wrong detections of each image
     "Count what is right and wrong in each image, at an IoU of .5."
     count = lambda x: np.bincount(x, minlength=images)
-    use, state = matches.score >= least[matches.label] if len(least) else np.zeros(0, bool), matches.state[0, 0]
-    return count(matches.truth_image[~matches.free[0]]), *(count(matches.image[use & (state == s)]) for s in (1, 0))
+    use, state = (matches.score >= least[matches.label] if len(least)
+                  else np.zeros(0, bool), matches.state[0, 0])
+    return (count(matches.truth_image[~matches.free[0]]),
+            *(count(matches.image[use & (state == s)]) for s in (1, 0)))
 
 # %% ../nbs/062_diagnosis.ipynb #4dc6c7e6
 @checked('images int 1.., times int 1.., seed int 0..')
 def draw_images(
     images:int,     # how many there are
     times:int=1000, # draws
-    seed:int=0,     # the same seed, the same draws: then two detectors are compared on the same images
+    # the same seed, the same draws: then two detectors are compared on the same images
+    seed:int=0,
 )->np.ndarray:      # (B,I) how often each image is in each draw; rows add up to `images`
     "Draw as many images as there are, with replacement, many times."
-    return np.random.default_rng(seed).multinomial(images, np.full(images, 1/images), times).astype(np.int32)
+    return np.random.default_rng(seed).multinomial(images, np.full(images, 1/images),
+                                                   times).astype(np.int32)
 
 # %% ../nbs/062_diagnosis.ipynb #6b061070
 _CELLS = 4_000_000      # draws times detections at once
 
 def weighted_ap(
-    state:np.ndarray,   # (N,) of the detections of a class from the surest on: 0 wrong, 1 right, 2 does not count
+    # (N,) of the detections of a class from the surest on:
+    # 0 wrong, 1 right, 2 does not count
+    state:np.ndarray,
     weight:np.ndarray,  # (B,N) how often each counts: whole numbers
     n:np.ndarray,       # (B,) truths that count
 )->np.ndarray:          # (B,) nan where there are no truths
-    "Measure the average precision of one class at one threshold, for several weights of its detections."
+    """Measure the average precision of one class at one threshold,
+    for several weights of its detections."""
     right = np.flatnonzero(state == 1)
     if not len(right): return np.where(n > 0, 0., np.nan)
     tp   = weight[:, right].cumsum(1)
@@ -183,10 +208,14 @@ def resampled_ap(
     size:int=0,         # range of size, as the matches have them: 0 all
     thresholds:tuple|None=None, # which of the thresholds, by number; None: all
     by_class:bool=False,# of each class, rather than the mean over those with truths?
-)->np.ndarray:          # (B,) average precision of each draw, nan where no truth was drawn; (B,K) of each class
+    # (B,) average precision of each draw, nan
+    # where no truth was drawn; (B,K) of each class
+)->np.ndarray:
     "Measure average precision on images that count several times or not at all."
     images = 1 + max(matches.image.max(initial=-1), matches.truth_image.max(initial=-1))
-    if weights.ndim != 2 or weights.shape[1] < images: raise ValueError(f'weights are of shape {weights.shape}, expected (B,{images}) or wider: one column for each image')
+    if weights.ndim != 2 or weights.shape[1] < images:
+        raise ValueError(f'weights are of shape {weights.shape}, '
+                         f'expected (B,{images}) or wider: one column for each image')
     ends  = np.searchsorted(matches.label, np.arange(classes + 1))
     out   = np.full((len(weights), classes), np.nan)
     which = range(matches.state.shape[1]) if thresholds is None else thresholds
@@ -196,12 +225,14 @@ def resampled_ap(
         here = slice(ends[k], ends[k+1])
         state, image = matches.state[size, :, here], matches.image[here]
         use = np.flatnonzero((state < 2).any(0))
-        for rows in np.array_split(np.arange(len(weights)), 1 + len(weights)*len(use)//_CELLS):
+        for rows in np.array_split(np.arange(len(weights)),
+                                   1 + len(weights)*len(use)//_CELLS):
             w, n = weights[rows][:, image[use]], weights[rows][:, own].sum(1)
             out[rows, k] = np.mean([weighted_ap(state[t, use], w, n) for t in which], 0)
     if by_class: return out
     seen = ~np.isnan(out)
-    return np.where(seen.any(1), np.where(seen, out, 0).sum(1) / np.maximum(seen.sum(1), 1), np.nan)
+    return np.where(seen.any(1),
+                    np.where(seen, out, 0).sum(1) / np.maximum(seen.sum(1), 1), np.nan)
 
 # %% ../nbs/062_diagnosis.ipynb #15815f98
 @checked('level 0..1')

@@ -28,7 +28,7 @@ class Place(NamedTuple):
     "Who this process is among those that work together."
     rank: int = 0                                   # its number, from 0
     world_size: int = 1                             # how many there are
-    local_rank: int = 0                             # its number on this machine: which GPU is its own
+    local_rank: int = 0  # its number on this machine: which GPU is its own
     device: torch.device = torch.device('cpu')      # where its model lives
     launcher: str = 'none'                          # who started it
 
@@ -40,7 +40,9 @@ def place()->Place: # rank 0 of 1 outside of a group
     if _places: return _places[-1]
     here = torch.device('cuda' if torch.cuda.is_available() else 'cpu')
     if not (dist.is_available() and dist.is_initialized()): return Place(device=here)
-    return Place(dist.get_rank(), dist.get_world_size(), int(os.environ.get('LOCAL_RANK', 0)), here)    # somebody else's group
+    # somebody else's group
+    return Place(dist.get_rank(), dist.get_world_size(),
+                 int(os.environ.get('LOCAL_RANK', 0)), here)
 
 # %% ../nbs/081_distributed.ipynb #1adb23a2
 def is_main()->bool:    # is this rank 0, the one that prints and writes files?
@@ -49,14 +51,19 @@ def is_main()->bool:    # is this rank 0, the one that prints and writes files?
 
 # %% ../nbs/081_distributed.ipynb #56a6d188
 _known = inspect.signature(DistributedDataParallel).parameters
-_OWN_BUFFERS = {'forward_sync_buffers' if 'forward_sync_buffers' in _known else 'broadcast_buffers': False}     # PyTorch's newer name, or the older
+# PyTorch's newer name, or the older
+_OWN_BUFFERS = {'forward_sync_buffers' if 'forward_sync_buffers' in _known
+                else 'broadcast_buffers': False}
 
 # %% ../nbs/081_distributed.ipynb #d0cadeeb
 def parallel(
     model:nn.Module,    # a detector, on the device of this rank
-)->nn.Module:           # gives losses for images and targets; where there is one rank, the model itself
-    "Let `backward` average gradients over the ranks, which all start from the weights and buffers of rank 0."
-    if not isinstance(model, nn.Module): raise TypeError(f'parallel takes a detector, not {model!r:.60}')
+    # gives losses for images and targets; where there is one rank, the model itself
+)->nn.Module:
+    """Let `backward` average gradients over the ranks, which
+    all start from the weights and buffers of rank 0."""
+    if not isinstance(model, nn.Module):
+        raise TypeError(f'parallel takes a detector, not {model!r:.60}')
     if place().world_size == 1: return model
     for b in model.buffers(): dist.broadcast(b, 0)
     return DistributedDataParallel(model, **_OWN_BUFFERS, gradient_as_bucket_view=True)
@@ -64,10 +71,12 @@ def parallel(
 # %% ../nbs/081_distributed.ipynb #d71d44d5
 def _table_device():
     "Where small things are passed round: the CPU, unless the group knows GPUs only."
-    return torch.device('cpu') if 'gloo' in str(dist.get_backend_config()) else place().device
+    return (torch.device('cpu') if 'gloo' in str(dist.get_backend_config())
+            else place().device)
 
 def talks_on_cpu()->bool:   # else an exchange makes the host wait for the GPU
-    "Tell whether small exchanges pass by the GPU: always, but in a group of somebody else's that knows NCCL alone."
+    """Tell whether small exchanges pass by the GPU: always,
+    but in a group of somebody else's that knows NCCL alone."""
     return place().world_size == 1 or _table_device().type == 'cpu'
 
 # %% ../nbs/081_distributed.ipynb #f9e335bb
@@ -96,24 +105,31 @@ def barrier():
 # %% ../nbs/081_distributed.ipynb #e55e519b
 @checked
 def broadcast_value(
-    value:Any,      # on rank `source`: anything that JSON can carry; elsewhere it is not looked at
+    # on rank `source`: anything that JSON can carry; elsewhere it is not looked at
+    value:Any,
     source:int=0,   # the rank that speaks
-)->Any:             # its value, on every rank: tuples have become lists, keys of dicts text
-    "Tell all ranks what one of them knows. A value that JSON cannot carry raises TypeError on all of them."
+)->Any:  # its value, on every rank: tuples have become lists, keys of dicts text
+    """Tell all ranks what one of them knows. A value that JSON cannot carry raises
+    TypeError on all of them."""
     here, where = place(), _table_device() if place().world_size > 1 else None
-    if source not in range(here.world_size): raise ValueError(f'source is {source!r}, expected a rank from 0 to {here.world_size - 1}')
+    if source not in range(here.world_size):
+        raise ValueError(f'source is {source!r}, expected a rank from 0 to '
+                         f'{here.world_size - 1}')
     text, size  = b'', torch.zeros((), dtype=torch.int64, device=where)
     if here.rank == source:
         try: text, size = json.dumps(value).encode(), 0
-        except (TypeError, ValueError, RecursionError) as e: text, size = str(e).encode(), 1
-        size = torch.tensor(2*len(text) + size, device=where)       # even: a value; odd: an error
+        except (TypeError, ValueError, RecursionError) as e:
+            text, size = str(e).encode(), 1
+        # even: a value; odd: an error
+        size = torch.tensor(2*len(text) + size, device=where)
     if here.world_size > 1: dist.broadcast(size, source)
     n, failed = divmod(int(size), 2)
     data = torch.empty(n, dtype=torch.uint8, device=where)
     if text: data.copy_(torch.frombuffer(bytearray(text), dtype=torch.uint8))
     if here.world_size > 1: dist.broadcast(data, source)
     text = data.cpu().numpy().tobytes().decode()
-    if failed: raise TypeError(f'rank {source} has something that JSON cannot carry: {text}')
+    if failed:
+        raise TypeError(f'rank {source} has something that JSON cannot carry: {text}')
     return json.loads(text)
 
 # %% ../nbs/081_distributed.ipynb #c40e36fc
@@ -121,11 +137,15 @@ def broadcast_value(
 def gather_list(
     items:list,     # those of this rank, of whatever JSON can carry
 )->list:            # those of all ranks, rank after rank, on every rank
-    "Put together what the ranks have found. What is no list, on any rank, raises TypeError on all."
-    here, wrong = place(), None if isinstance(items, (list, tuple)) else f'gather_list takes a list, not a {type(items).__name__}'
+    """Put together what the ranks have found. What is no list,
+    on any rank, raises TypeError on all."""
+    here, wrong = (place(),
+                   None if isinstance(items, (list, tuple))
+                   else f'gather_list takes a list, not a {type(items).__name__}')
     if here.world_size == 1 and wrong: raise TypeError(wrong)
     if wrong: items = {'not a list': wrong}
-    parts = [broadcast_value(items if r == here.rank else None, r) for r in range(here.world_size)]
+    parts = [broadcast_value(items if r == here.rank else None, r)
+             for r in range(here.world_size)]
     for r,p in enumerate(parts):
         if isinstance(p, dict): raise TypeError(f'rank {r}: {p["not a list"]}')
     return [x for p in parts for x in p]
@@ -133,10 +153,13 @@ def gather_list(
 # %% ../nbs/081_distributed.ipynb #72fb15e4
 @checked
 def mean_values(
-    values:dict,    # scalar tensors, such as the terms of a loss: the same keys in one order on all ranks
+    # scalar tensors, such as the terms of a loss: the same keys in one order on all ranks
+    values:dict,
 )->dict:            # their means over the ranks, detached
     "Average a dict over the ranks in one exchange."
-    if not isinstance(values, dict): raise TypeError(f'mean_values takes a dict of tensors, not a {type(values).__name__}')
+    if not isinstance(values, dict):
+        raise TypeError('mean_values takes a dict of tensors, '
+                        f'not a {type(values).__name__}')
     if not values: return {}
     for k,v in values.items():
         if not isinstance(v, torch.Tensor) or v.numel() != 1:
@@ -152,20 +175,34 @@ def shard(
     rank:int|None=None,         # whose share? None: this process's
     world_size:int|None=None,   # among how many? None: the group's
 )->range:                       # their indices
-    "Cut `n` items into one run for each rank: none twice, none left out, lengths differ by one at most. ValueError for a rank that there is not."
+    """Cut `n` items into one run for each rank: none twice, none left out,
+    lengths differ by one at most. ValueError for a rank that there is not."""
     here = place()
-    r, w = here.rank if rank is None else rank, here.world_size if world_size is None else world_size
+    r, w = (here.rank if rank is None else rank,
+            here.world_size if world_size is None else world_size)
     if not all(isinstance(x, int) for x in (n, r, w)) or n < 0 or not 0 <= r < w:
-        raise ValueError(f'a share of n={n!r} items for rank={r!r} of world_size={w!r}: expected whole numbers, n from 0 and rank from 0 to world_size - 1')
+        raise ValueError(f'a share of n={n!r} items for rank={r!r} of world_size={w!r}: '
+                         'expected whole numbers, n from 0 and rank from 0 to world_size '
+                         '- 1')
     return range(n*r // w, n*(r + 1) // w)
 
 # %% ../nbs/081_distributed.ipynb #b942c082
-LAUNCHERS = dict(       # launcher: how to start; its variables of the rank, the world size, the local rank and the number of ranks on this machine
-    pytorch=('torchrun --nproc_per_node 2 train.py', 'RANK WORLD_SIZE LOCAL_RANK LOCAL_WORLD_SIZE'),
-    slurm  =('srun --ntasks 2 python train.py', 'SLURM_PROCID SLURM_STEP_NUM_TASKS SLURM_LOCALID SLURM_STEP_TASKS_PER_NODE'),
-    mpi    =('mpirun -n 2 python train.py', 'OMPI_COMM_WORLD_RANK OMPI_COMM_WORLD_SIZE OMPI_COMM_WORLD_LOCAL_RANK OMPI_COMM_WORLD_LOCAL_SIZE',  # Open MPI
-                                            'PMI_RANK PMI_SIZE MPI_LOCALRANKID MPI_LOCALNRANKS',                                                # MPICH, Intel MPI
-                                            'MV2_COMM_WORLD_RANK MV2_COMM_WORLD_SIZE MV2_COMM_WORLD_LOCAL_RANK MV2_COMM_WORLD_LOCAL_SIZE'))     # MVAPICH
+# launcher: how to start; its variables of the rank, the world size,
+# the local rank and the number of ranks on this machine
+LAUNCHERS = dict(
+    pytorch=('torchrun --nproc_per_node 2 train.py',
+             'RANK WORLD_SIZE LOCAL_RANK LOCAL_WORLD_SIZE'),
+    slurm =('srun --ntasks 2 python train.py',
+            'SLURM_PROCID SLURM_STEP_NUM_TASKS SLURM_LOCALID SLURM_STEP_TASKS_PER_NODE'),
+    # Open MPI
+    mpi    =('mpirun -n 2 python train.py',
+             'OMPI_COMM_WORLD_RANK OMPI_COMM_WORLD_SIZE OMPI_COMM_WORLD_LOCAL_RANK '
+             'OMPI_COMM_WORLD_LOCAL_SIZE',
+                                            # MPICH, Intel MPI
+                                            'PMI_RANK PMI_SIZE MPI_LOCALRANKID '
+                                            'MPI_LOCALNRANKS',
+                                            # MVAPICH
+                                            'MV2_COMM_WORLD_RANK MV2_COMM_WORLD_SIZE MV2_COMM_WORLD_LOCAL_RANK MV2_COMM_WORLD_LOCAL_SIZE'))
 
 # %% ../nbs/081_distributed.ipynb #aa1de8ce
 @checked
@@ -173,23 +210,30 @@ def first_host(
     nodes:str,  # Slurm's list of machines, such as 'node[01-03,7],login'
 )->str:         # the name of the first
     "Read the first machine off a list of machines as Slurm writes it."
-    if not isinstance(nodes, str): raise TypeError(f'first_host takes a text, not {nodes!r:.60}')
+    if not isinstance(nodes, str):
+        raise TypeError(f'first_host takes a text, not {nodes!r:.60}')
     return re.sub(r'\[(\w+)[^\]]*\]', r'\1', nodes).split(',')[0]
 
 # %% ../nbs/081_distributed.ipynb #3c389fe2
 def _port(*words):
-    "A port below those that the system hands out, the same for all who know the same words."
+    """A port below those that the system hands out,
+    the same for all who know the same words."""
     return 15000 + zlib.crc32('.'.join(map(str, words)).encode()) % 15000
 
 def _meeting_point(launcher, env, alone):
-    "Host and port that all ranks of a job come to without having spoken before; `alone`: they share one machine."
+    """Host and port that all ranks of a job come to without
+    having spoken before; `alone`: they share one machine."""
     host, port = env.get('MASTER_ADDR'), env.get('MASTER_PORT')
     if launcher == 'slurm':
-        host = host or ('127.0.0.1' if alone else first_host(env.get('SLURM_STEP_NODELIST') or env.get('SLURM_NODELIST', '')))
+        host = (host
+                or ('127.0.0.1' if alone
+                    else first_host(env.get('SLURM_STEP_NODELIST')
+                                    or env.get('SLURM_NODELIST', ''))))
         port = port or _port(env.get('SLURM_JOB_ID'), env.get('SLURM_STEP_ID'))
     if launcher == 'mpi':
         host = host or ('127.0.0.1' if alone else None)
-        port = port or (_port(env.get('PMIX_NAMESPACE') or os.getppid()) if alone else None)
+        port = (port
+                or (_port(env.get('PMIX_NAMESPACE') or os.getppid()) if alone else None))
     return host, port
 
 # %% ../nbs/081_distributed.ipynb #58508e81
@@ -197,20 +241,30 @@ def _meeting_point(launcher, env, alone):
 def who_am_i(
     launcher:str,                   # a key of LAUNCHERS
     env:Mapping|None=None,          # variables; None: those of this process
-)->tuple:                           # rank, world size, local rank, host and port where rank 0 waits for the others
-    "Read from the environment what a launcher says to a process; a missing variable raises ValueError and is named."
-    if launcher not in LAUNCHERS: raise ValueError(f'launcher must be one of {[*LAUNCHERS]}, not {launcher!r}{nearest(launcher, LAUNCHERS)}')
+)->tuple:  # rank, world size, local rank, host and port where rank 0 waits for the others
+    """Read from the environment what a launcher says to a process;
+    a missing variable raises ValueError and is named."""
+    if launcher not in LAUNCHERS:
+        raise ValueError(f'launcher must be one of {[*LAUNCHERS]}, '
+                         f'not {launcher!r}{nearest(launcher, LAUNCHERS)}')
     env = os.environ if env is None else env
     start, *families = LAUNCHERS[launcher]
     names = next((f.split() for f in families if f.split()[0] in env), families[0].split())
     def number(name, value):
-        if value is None: raise ValueError(f'launcher={launcher!r} needs the environment variable {name}: was this started with `{start}`?')
-        if not str(value).isdecimal(): raise ValueError(f'the environment variable {name} should be a whole number, found {value!r}')
+        if value is None:
+            raise ValueError(f'launcher={launcher!r} needs the environment variable '
+                             f'{name}: was this started with `{start}`?')
+        if not str(value).isdecimal():
+            raise ValueError(f'the environment variable {name} should be a whole number, '
+                             f'found {value!r}')
         return int(value)
     rank, size, local = (number(n, env.get(n)) for n in names[:3])
-    if rank >= size: raise ValueError(f'{names[0]}={rank} should be below {names[1]}={size}')
+    if rank >= size:
+        raise ValueError(f'{names[0]}={rank} should be below {names[1]}={size}')
     host, port = _meeting_point(launcher, env, alone=env.get(names[3]) == str(size))
-    if not host: raise ValueError(f'launcher={launcher!r} needs the environment variable MASTER_ADDR: the machine of rank 0')
+    if not host:
+        raise ValueError(f'launcher={launcher!r} needs the environment variable '
+                         'MASTER_ADDR: the machine of rank 0')
     return rank, size, local, host, number('MASTER_PORT', port)
 
 # %% ../nbs/081_distributed.ipynb #19f0b190
@@ -218,33 +272,45 @@ _met = []       # one entry for each group that this process was in
 
 @lru_cache
 def _store(host, port, serve, seconds):
-    "The table at host:port that the ranks write to and read from; kept as long as the process lives."
+    """The table at host:port that the ranks write to
+    and read from; kept as long as the process lives."""
     limit = timedelta(seconds=seconds)
-    try: return dist.TCPStore(host, port, is_master=serve, wait_for_workers=False, timeout=limit)
+    try:
+        return dist.TCPStore(host, port, is_master=serve, wait_for_workers=False,
+                             timeout=limit)
     except (RuntimeError, ValueError) as e:
-        said = ('rank 0 cannot open this port; is it taken? MASTER_PORT names another' if serve else
-                f'nobody answered within {seconds:g} s; is rank 0 running, and may this machine reach it?')
+        said = ('rank 0 cannot open this port; is it taken? MASTER_PORT names another'
+                if serve
+                else f'nobody answered within {seconds:g} s; is rank 0 running, '
+                     'and may this machine reach it?')
         raise RuntimeError(f'{host}:{port}: {said}') from e
 
 def _meet(rank, size, host, port, card, seconds):
-    "Wait until all ranks have come; the store they share, and what each of them computes on."
+    """Wait until all ranks have come; the store they share,
+    and what each of them computes on."""
     env = os.environ
-    agent = env.get('TORCHELASTIC_USE_AGENT_STORE') == 'True' and env.get('MASTER_PORT') == str(port)       # torchrun keeps the table
+    # torchrun keeps the table
+    agent = (env.get('TORCHELASTIC_USE_AGENT_STORE') == 'True'
+             and env.get('MASTER_PORT') == str(port))
     _met.append(host)
-    chapter = f'detbook/{env.get("TORCHELASTIC_RESTART_COUNT", 0)}/{len(_met)}'                             # nobody reads an earlier group's
+    # nobody reads an earlier group's
+    chapter = f'detbook/{env.get("TORCHELASTIC_RESTART_COUNT", 0)}/{len(_met)}'
     store = dist.PrefixStore(chapter, _store(host, port, rank == 0 and not agent, seconds))
     store.set(f'rank{rank}', card)
     cards = []
     for r in range(size):
         try: cards.append(store.get(f'rank{r}').decode())
-        except RuntimeError as e: raise RuntimeError(f'rank {r} of {size} did not come to {host}:{port} within {seconds:g} s') from e
+        except RuntimeError as e:
+            raise RuntimeError(f'rank {r} of {size} did not come to {host}:{port} within '
+                               f'{seconds:g} s') from e
     return store, cards
 
 # %% ../nbs/081_distributed.ipynb #dc9bf60a
 def init_distributed(
-    launcher:str='none',        # who started the processes: 'none' | 'pytorch' | 'slurm' | 'mpi'
-    backend:str|None=None,      # None: nccl between GPUs where every rank has one of its own, else gloo
-    timeout:float=1800,         # seconds that a rank waits for the others before it gives up
+    launcher:str='none',  # who started the processes: 'none' | 'pytorch' | 'slurm' | 'mpi'
+    # None: nccl between GPUs where every rank has one of its own, else gloo
+    backend:str|None=None,
+    timeout:float=1800,  # seconds that a rank waits for the others before it gives up
 )->Place:                       # who this process is
     "Join the other processes; 'none', or a group that is there already, changes nothing."
     if launcher == 'none' or dist.is_initialized(): return place()
@@ -254,9 +320,12 @@ def init_distributed(
     if count: torch.cuda.set_device(device)
     card = str(torch.cuda.get_device_properties(device).uuid) if count else ''
     store, cards = _meet(rank, size, host, port, card, min(timeout, 600))
-    if backend is None: backend = 'nccl' if all(cards) and len(set(cards)) == size else 'gloo'
-    if backend == 'nccl': backend = 'cpu:gloo,cuda:nccl'        # what lies on the CPU need not wait for the GPU
-    dist.init_process_group(backend, store=store, rank=rank, world_size=size, timeout=timedelta(seconds=timeout))
+    if backend is None:
+        backend = 'nccl' if all(cards) and len(set(cards)) == size else 'gloo'
+    if backend == 'nccl':
+        backend = 'cpu:gloo,cuda:nccl'  # what lies on the CPU need not wait for the GPU
+    dist.init_process_group(backend, store=store, rank=rank, world_size=size,
+                            timeout=timedelta(seconds=timeout))
     _places.append(Place(rank, size, local, device, launcher))
     return place()
 
@@ -271,21 +340,31 @@ def _first_line(e): return (str(e).strip().splitlines() or [type(e).__name__])[0
 
 def _is_lost(e):
     "Does an error say that another rank is gone?"
-    return isinstance(e, RuntimeError) and bool(re.search(r'(?i)closed by peer|connection (was )?(closed|reset)|broken pipe|remote process|socket closed', str(e)))
+    return (isinstance(e, RuntimeError)
+            and bool(re.search(r'(?i)closed by peer|connection (was '
+                               r')?(closed|reset)|broken pipe|remote process|socket '
+                               r'closed', str(e))))
 
 @contextmanager
 def process_group(
-    launcher:str='none',        # who started the processes: 'none' | 'pytorch' | 'slurm' | 'mpi'
-    backend:str|None=None,      # None: nccl between GPUs where every rank has one of its own, else gloo
-    timeout:float=1800,         # seconds that a rank waits for the others before it gives up
+    launcher:str='none',  # who started the processes: 'none' | 'pytorch' | 'slurm' | 'mpi'
+    # None: nccl between GPUs where every rank has one of its own, else gloo
+    backend:str|None=None,
+    timeout:float=1800,  # seconds that a rank waits for the others before it gives up
 )->Iterator[Place]:             # who this process is
-    "Work in a group inside the `with` block. All leave together; a rank that fails leaves at once, so that the others notice."
+    """Work in a group inside the `with` block. All leave together;
+    a rank that fails leaves at once, so that the others notice."""
     joined = not dist.is_initialized()
     here = init_distributed(launcher, backend, timeout)
     try: yield here
     except BaseException as e:
-        if joined and here.device.type == 'cpu': end_distributed()      # NCCL might wait for what never comes: the process's end closes it
-        if _is_lost(e): raise ConnectionError(f'rank {here.rank} of {here.world_size} has lost another rank, which has failed or was killed: {_first_line(e)}') from e
+        if joined and here.device.type == 'cpu':
+            # NCCL might wait for what never comes: the process's end closes it
+            end_distributed()
+        if _is_lost(e):
+            raise ConnectionError(f'rank {here.rank} of {here.world_size} has lost '
+                                  'another rank, which has failed or was killed: '
+                                  f'{_first_line(e)}') from e
         raise
     if joined:
         barrier()
@@ -294,18 +373,25 @@ def process_group(
 # %% ../nbs/081_distributed.ipynb #da1fe7db
 def _one_rank(i, gpus, n, port, timeout, answers, taken, f, args):
     "What each process that `run_on` starts does."
-    os.environ.update(RANK=str(i), WORLD_SIZE=str(n), LOCAL_RANK=str(i % gpus), MASTER_ADDR='127.0.0.1', MASTER_PORT=str(port),
-                      TORCHELASTIC_USE_AGENT_STORE='True')      # the table is the one that `run_on` keeps
-    if 'OMP_NUM_THREADS' not in os.environ: torch.set_num_threads(max(1, torch.get_num_threads() // n))
+    # the table is the one that `run_on` keeps
+    os.environ.update(RANK=str(i), WORLD_SIZE=str(n), LOCAL_RANK=str(i % gpus),
+                      MASTER_ADDR='127.0.0.1', MASTER_PORT=str(port),
+                      TORCHELASTIC_USE_AGENT_STORE='True')
+    if 'OMP_NUM_THREADS' not in os.environ:
+        torch.set_num_threads(max(1, torch.get_num_threads() // n))
     try:
-        signal.signal(signal.SIGINT, signal.default_int_handler)        # ignored until here: no traceback of a process that is being born
+        # ignored until here: no traceback of a process that is being born
+        signal.signal(signal.SIGINT, signal.default_int_handler)
         init_distributed('pytorch', timeout=timeout)
         value = f(*args)
         barrier()
         if i == 0:
             answers.put((i, None, value, ''))
-            taken.wait(60)                      # the memory of its tensors is this process's until they have been read
-    except BaseException as e:                  # said before this process closes its connections: nobody's complaint about that comes first
+            # the memory of its tensors is this process's until they have been read
+            taken.wait(60)
+    except BaseException as e:
+        # said before this process closes its connections:
+        # nobody's complaint about that comes first
         answers.put((i, type(e).__name__, str(e), traceback.format_exc()))
         sys.exit(1)
     end_distributed()
@@ -324,34 +410,38 @@ def _follow(processes, answers, taken):
                 continue
             try: error = getattr(builtins, kind, RuntimeError)(f'rank {i} of {n}: {said}')
             except TypeError: error = RuntimeError(f'rank {i} of {n}: {kind}: {said}')
-            if _is_lost(error) or isinstance(error, ConnectionError): _raise_killed(processes, 5)      # what it noticed may be another's death
+            if _is_lost(error) or isinstance(error, ConnectionError):
+                _raise_killed(processes, 5)  # what it noticed may be another's death
             raise error from RuntimeError(trace)
         _raise_killed(processes)
         if not alive: return value
         wait([p.sentinel for p in alive], timeout=.1)
 
 def _raise_killed(processes, seconds=0):
-    "Raise ChildProcessError where a process has ended without a word; look for so many seconds."
+    """Raise ChildProcessError where a process has
+    ended without a word; look for so many seconds."""
     end = time.monotonic() + seconds
     while True:
         for i, p in enumerate(processes):
             if not p.exitcode or p.exitcode == 1 and seconds: continue
             name = f' ({signal.Signals(-p.exitcode).name})' if p.exitcode < 0 else ''
-            raise ChildProcessError(f'rank {i} of {len(processes)} ended with exit code {p.exitcode}{name}')
+            raise ChildProcessError(f'rank {i} of {len(processes)} ended with exit code '
+                                    f'{p.exitcode}{name}')
         if time.monotonic() >= end: return
         time.sleep(.05)
 
 # %% ../nbs/081_distributed.ipynb #4067ae2b
 @contextmanager
 def _asked_to_stop(group):
-    "Pass SIGTERM and SIGINT on to processes, and SIGTERM in any case, and wait for their end; a second one, a second later, does not wait."
+    """Pass SIGTERM and SIGINT on to processes, and SIGTERM in any case,
+    and wait for their end; a second one, a second later, does not wait."""
     told, old = [], {}
     def hear(number, frame):
         told.append((number, time.monotonic()))
         if told[-1][1] - told[0][1] > 1: raise KeyboardInterrupt
         if len(told) > 1: return
         for p in group:
-            if number == signal.SIGINT:         # so that they say what they were stopped by
+            if number == signal.SIGINT:  # so that they say what they were stopped by
                 with suppress(OSError): os.kill(p.pid, number)
             p.terminate()
     try:
@@ -359,7 +449,10 @@ def _asked_to_stop(group):
     except ValueError: pass                     # not the main thread: no signals come here
     try: yield told
     except BaseException as e:
-        if not told or not isinstance(e, (ChildProcessError, ConnectionError, KeyboardInterrupt, SystemExit)): raise
+        if (not told
+            or not isinstance(
+                e, (ChildProcessError, ConnectionError, KeyboardInterrupt, SystemExit))):
+            raise
         if told[0][0] == signal.SIGTERM: raise SystemExit(128 + signal.SIGTERM) from e
         raise KeyboardInterrupt from e
     finally:
@@ -367,7 +460,8 @@ def _asked_to_stop(group):
 
 @contextmanager
 def _deaf():
-    "Let processes that are started here ignore SIGINT, which a terminal sends to all: this one passes it on."
+    """Let processes that are started here ignore SIGINT,
+    which a terminal sends to all: this one passes it on."""
     try: was = signal.signal(signal.SIGINT, signal.SIG_IGN)
     except ValueError: was = None
     try: yield
@@ -376,26 +470,38 @@ def _deaf():
 
 @strict
 def run_on(
-    gpus:int,           # how many GPUs of this machine; without any, as many processes on its CPU
+    gpus:int,  # how many GPUs of this machine; without any, as many processes on its CPU
     f:Callable,         # a function of a module: each process imports it
     *args,              # what it is called with
     per_gpu:int=1,      # processes that share a GPU
     timeout:float=1800, # seconds that a rank waits for the others before it gives up
 )->Any:                 # what it returns on rank 0
-    "Run `f(*args)` in one process a GPU, joined in a group. An error in one ends all and is raised here; one process is this one."
-    if not all(isinstance(x, int) and not isinstance(x, bool) and x >= 1 for x in (gpus, per_gpu)):
-        raise ValueError(f'gpus and per_gpu must be whole numbers, 1 or more, found {gpus!r} and {per_gpu!r}')
-    if not callable(f): raise TypeError(f'run_on calls a function of a module, not {f!r:.60}')
+    """Run `f(*args)` in one process a GPU, joined in a group. An error in one ends all and
+    is raised here; one process is this one."""
+    if not all(isinstance(x, int) and not isinstance(x, bool) and x >= 1
+               for x in (gpus, per_gpu)):
+        raise ValueError('gpus and per_gpu must be whole numbers, 1 or more, '
+                         f'found {gpus!r} and {per_gpu!r}')
+    if not callable(f):
+        raise TypeError(f'run_on calls a function of a module, not {f!r:.60}')
     n, have = gpus*per_gpu, torch.cuda.device_count()
     if n == 1: return f(*args)
     if have and gpus > have: raise ValueError(f'gpus={gpus}, but this machine has {have}')
-    if not have: warn_once(f'this machine has no GPU: {n} processes share its CPU', key='run_on without GPUs')
-    if getattr(f, '__module__', None) == '__main__' and not hasattr(sys.modules['__main__'], '__file__'):
-        raise ValueError(f'other processes cannot import {f.__name__}, which was typed into a notebook or a prompt: put it into a module')
+    if not have:
+        warn_once(f'this machine has no GPU: {n} processes share its CPU',
+                  key='run_on without GPUs')
+    if (getattr(f, '__module__', None) == '__main__'
+        and not hasattr(sys.modules['__main__'], '__file__')):
+        raise ValueError(f'other processes cannot import {f.__name__}, '
+                         'which was typed into a notebook or a prompt: '
+                         'put it into a module')
     store   = dist.TCPStore('127.0.0.1', 0, is_master=True, wait_for_workers=False)
     spawn   = mp.get_context('spawn')
     answers, taken = spawn.SimpleQueue(), spawn.Event()
-    with _deaf(): group = mp.spawn(_one_rank, (gpus, n, store.port, timeout, answers, taken, f, args), n, join=False).processes
+    with _deaf():
+        group = mp.spawn(_one_rank,
+                         (gpus, n, store.port, timeout, answers, taken, f, args), n,
+                         join=False).processes
     try:
         with _asked_to_stop(group): return _follow(group, answers, taken)
     finally:

@@ -13,7 +13,8 @@ from pathlib import Path
 from typing import Any
 import numpy as np
 from torch import nn
-from .learner import DetectionLearner, still     # first: it passes over a FutureWarning that fastai brings about
+# first: it passes over a FutureWarning that fastai brings about
+from .learner import DetectionLearner, still
 from .cli import nearest
 from .core import checked
 from .show import show_grid
@@ -56,98 +57,154 @@ class DoctorReport:
         "The check of a name; KeyError where there is none."
         for c in self.checks:
             if c.name == name: return c
-        raise KeyError(f'there is no check {name!r}{nearest(str(name), [c.name for c in self.checks])}')
+        raise KeyError('there is no check '
+                       f'{name!r}{nearest(str(name), [c.name for c in self.checks])}')
 
     def table(self)->str: # lines of text
         "List the checks; a fault comes with what was expected and what to do."
         n = len(self.faults)
-        lines = [f'{self.name}: {n or "no"} fault{"s"*(n != 1)} in {len(self.checks)} checks']
+        lines = [f'{self.name}: {n or "no"} fault{"s"*(n != 1)} in {len(self.checks)} '
+                 'checks']
         for c in self.checks:
             lines.append(f'{"FAULT" if c.verdict == "fault" else "ok" if c.verdict == "ok" else "-":<6}{c.name:<17} {c.found}')
-            if c.verdict == 'fault': lines += [f'{"":<24}expected: {c.expected}', f'{"":<24}do: {c.advice}']
+            if c.verdict == 'fault':
+                lines += [f'{"":<24}expected: {c.expected}', f'{"":<24}do: {c.advice}']
         return '\n'.join(lines)
 
     __repr__ = table
 
     def to_dict(self)->dict: # name, faults, checks
         "What the report says, as JSON has it."
-        return dict(name=self.name, faults=[c.name for c in self.faults], checks=[c._asdict() for c in self.checks])
+        return dict(name=self.name, faults=[c.name for c in self.faults],
+                    checks=[c._asdict() for c in self.checks])
 
     @checked
     def to_json(self,
         path:str|Path,  # file to write
     ):
         "Write the report for other programs."
-        with whole_file(Path(path)) as part: part.write_text(json.dumps(self.to_dict(), indent=1), encoding='utf-8')
+        with whole_file(Path(path)) as part:
+            part.write_text(json.dumps(self.to_dict(), indent=1), encoding='utf-8')
 
     def show(self)->list: # two Axes
         "Draw two pictures with their truths, as the network gets them."
         if not self.images: raise ValueError('the report has no pictures')
-        named = self.classes if all(0 <= l < len(self.classes) for t in self.targets for l in t['labels'].tolist()) else None
-        drawn = [(i, {k: v for k, v in t.items() if k in ('boxes', 'labels', 'ignore')}) for i, t in zip(self.images, self.targets)]
-        return show_grid(drawn, cols=2, classes=named, titles=[f'{i.shape[2]} x {i.shape[1]}, values {float(i.min()):.3g} to {float(i.max()):.3g}' for i in self.images], size=(6, 3))
+        named = (self.classes
+                 if all(0 <= l < len(self.classes) for t in self.targets
+                        for l in t['labels'].tolist()) else None)
+        drawn = [(i, {k: v for k, v in t.items() if k in ('boxes', 'labels', 'ignore')})
+                 for i, t in zip(self.images, self.targets)]
+        return show_grid(drawn, cols=2, classes=named,
+                         titles=[f'{i.shape[2]} x {i.shape[1]}, '
+                                 f'values {float(i.min()):.3g} to {float(i.max()):.3g}'
+                                 for i in self.images], size=(6, 3))
 
 
 # %% ../nbs/099_doctor.ipynb #e1b00a80
 def _lr_find_left(rates):
     "Are these the rates of `lr_find`: each the one before times the same number?"
     r = np.asarray(rates, float)
-    return len(r) > 2 and (r > 0).all() and r[-1] > r[0] and np.allclose(np.diff(np.log(r)), np.log(r[1] / r[0]), rtol=1e-3, atol=1e-9)
+    return (len(r) > 2 and (r > 0).all() and r[-1] > r[0]
+            and np.allclose(np.diff(np.log(r)), np.log(r[1] / r[0]), rtol=1e-3, atol=1e-9))
 
-def _plain(ds): return getattr(ds, 'dataset', ds) if type(ds).__name__ == 'FeatureSet' else ds
+def _plain(ds):
+    return getattr(ds, 'dataset', ds) if type(ds).__name__ == 'FeatureSet' else ds
 
 def _of_learner(learn):
-    step, rates = learn.detection_step, list(getattr(getattr(learn, 'recorder', None), 'lrs', ()))
+    step, rates = (learn.detection_step,
+                   list(getattr(getattr(learn, 'recorder', None), 'lrs', ())))
     terms = {k: list(v) for k, v in step.terms.items()}
-    if not rates or _lr_find_left(rates): rates, terms = [learn.lr] if isinstance(learn.lr, (int, float)) else [max(np.ravel([learn.lr.start or 0, learn.lr.stop]))], {}
+    if not rates or _lr_find_left(rates):
+        rates, terms = ([learn.lr] if isinstance(learn.lr, (int, float))
+                        else [max(np.ravel([learn.lr.start or 0, learn.lr.stop]))], {})
     optimizer = lambda model, lr: learn.opt_func(learn.splitter(model), lr=lr)
-    results = step.found if step.found and len(step._seen) == len(learn.dls.valid_ds) else None
-    return Patient(learn.model, _plain(learn.dls.train_ds), 'Learner', val=_plain(learn.dls.valid_ds), results=results, terms=terms, rates=rates, optimizer=optimizer)
+    results = (step.found if step.found and len(step._seen) == len(learn.dls.valid_ds)
+               else None)
+    return Patient(learn.model, _plain(learn.dls.train_ds), 'Learner',
+                   val=_plain(learn.dls.valid_ds), results=results, terms=terms,
+                   rates=rates, optimizer=optimizer)
 
 def _newest(run, model):
     "Put the newest weights of a run into its model."
-    source = next((p for p in (*(run.work_dir/n for n in STATES), run.detector) if p and p.exists()), None)
+    source = next((p for p in (*(run.work_dir/n for n in STATES), run.detector)
+                   if p and p.exists()), None)
     if source is None: return
     found = read_checkpoint(source)
-    model.load_state_dict({k.removeprefix('model.'): v for k, v in found.items() if k.startswith('model.')} if source.name in STATES else dict(found))
+    model.load_state_dict({k.removeprefix('model.'): v for k, v in found.items()
+                           if k.startswith('model.')} if source.name in STATES
+                          else dict(found))
 
 def _of_run(run):
     card = run.card
-    if not (run.work_dir/'config.py').is_file(): raise FileNotFoundError(f'{run.work_dir} has no config.py: the run cannot be built again')
+    if not (run.work_dir/'config.py').is_file():
+        raise FileNotFoundError(f'{run.work_dir} has no config.py: '
+                                'the run cannot be built again')
     cfg = Config.fromfile(run.work_dir/'config.py')
     with tempfile.TemporaryDirectory() as folder:
-        trainer = Trainer(cfg, Path(folder), card.get('seed', 0), bool(cfg.get('val_dataloader')), own=load_own((card.get('arguments') or {}).get('own', [])), dry=True)
+        trainer = Trainer(
+            cfg, Path(folder), card.get('seed', 0), bool(cfg.get('val_dataloader')),
+            own=load_own((card.get('arguments') or {}).get('own', [])), dry=True)
     _newest(run, trainer.model)
-    val, truths = (trainer.val, read_truths(trainer.val, trainer.measures.ann_file)) if trainer.measures else (None, None)
+    val, truths = ((trainer.val, read_truths(trainer.val, trainer.measures.ann_file))
+                   if trainer.measures else (None, None))
     log, known  = run.log, {'epoch', 'step', 'lr', 'loss', 'seconds', 'memory'}
-    terms = {k: [l[k] for l in log if k in l] for k in (log[0] if log else {}) if k not in known}
+    terms = {k: [l[k] for l in log if k in l] for k in (log[0] if log else {})
+             if k not in known}
     rates = [l['lr'] for l in log] or [trainer.optim.optimizer.defaults['lr']]
-    return Patient(trainer.model, trainer.data, 'run', val=val, truths=truths, terms=terms, rates=rates, optimizer=lambda model, lr: build_optimizer(model, cfg['optim_wrapper'], lr))
+    return Patient(trainer.model, trainer.data, 'run', val=val, truths=truths, terms=terms,
+                   rates=rates,
+                   optimizer=lambda model, lr:
+                   build_optimizer(model, cfg['optim_wrapper'], lr))
 
 # %% ../nbs/099_doctor.ipynb #614ee163
 @checked('steps int 0.., pictures int 1..')
 def doctor(
-    patient:Any,            # a Learner of `detection_learner`; a run, or the folder of one; or a detector
-    data:Any=None,          # with a detector: what it learns from, a data set of (image, target) pairs
-    results:list|str|Path|None=None,    # detections that were measured, COCO's records or their file; None: those of the Learner, or new ones
-    truths:dict|str|Path|None=None,     # what they were measured against, COCO's dict or its file; None: the data set measured on
+    # a Learner of `detection_learner`; a run, or the folder of one; or a detector
+    patient:Any,
+    # with a detector: what it learns from, a data set of (image, target) pairs
+    data:Any=None,
+    # detections that were measured, COCO's records or their file;
+    # None: those of the Learner, or new ones
+    results:list|str|Path|None=None,
+    # what they were measured against, COCO's dict
+    # or its file; None: the data set measured on
+    truths:dict|str|Path|None=None,
     steps:int=40,           # on two pictures, to learn them by heart; 0: none
     pictures:int=16,        # to look at, from all over the data set
 )->DoctorReport:            # to be printed; `faults`, `show()`, `to_json(path)`
-    "Say why a detector's average precision is 0; nothing of what is examined is changed. TypeError for what is no Learner, run or detector."
+    """Say why a detector's average precision is 0; nothing of what is examined is changed.
+    TypeError for what is no Learner, run or detector."""
     if isinstance(patient, DetectionLearner): p = _of_learner(patient)
-    elif isinstance(patient, (str, os.PathLike, Run)): p = _of_run(patient if isinstance(patient, Run) else Run(patient))
-    elif isinstance(patient, nn.Module) and callable(getattr(patient, 'loss', None)) and callable(getattr(patient, 'predict', None)):
-        if data is None: raise ValueError(f'data is None; expected the data set from which this {type(patient).__name__} learns')
-        if isinstance(data, (str, bytes, dict)) or not hasattr(data, '__len__') or not hasattr(data, '__getitem__'): raise TypeError(f'data is a {type(data).__name__}; expected a data set of (image, target) pairs')
-        p = Patient(patient, data, type(patient).__name__, val=data if still(seen := getattr(data, 'transforms', None)) is seen else None)
-    else: raise TypeError(f'patient is a {type(patient).__name__}; expected a Learner of detection_learner, the folder of a run, or a detector')
-    if data is not None and p.data is not data: raise ValueError('data goes with a detector alone: a Learner and a run have theirs')
-    read = lambda x: json.loads(Path(x).read_text(encoding='utf-8')) if isinstance(x, (str, Path)) else x
-    p.results, p.truths = p.results if results is None else read(results), p.truths if truths is None else read(truths)
+    elif isinstance(patient, (str, os.PathLike, Run)):
+        p = _of_run(patient if isinstance(patient, Run) else Run(patient))
+    elif (isinstance(patient, nn.Module) and callable(getattr(patient, 'loss', None))
+          and callable(getattr(patient, 'predict', None))):
+        if data is None:
+            raise ValueError('data is None; expected the data set from which this '
+                             f'{type(patient).__name__} learns')
+        if (isinstance(data, (str, bytes, dict)) or not hasattr(data, '__len__')
+            or not hasattr(data, '__getitem__')):
+            raise TypeError(f'data is a {type(data).__name__}; expected a data set of '
+                            '(image, target) pairs')
+        p = Patient(patient, data, type(patient).__name__,
+                    val=data if still(seen := getattr(data, 'transforms', None)) is seen
+                    else None)
+    else:
+        raise TypeError(f'patient is a {type(patient).__name__}; '
+                        'expected a Learner of detection_learner, the folder of a run, '
+                        'or a detector')
+    if data is not None and p.data is not data:
+        raise ValueError('data goes with a detector alone: a Learner and a run have '
+                         'theirs')
+    read = (lambda x: json.loads(Path(x).read_text(encoding='utf-8'))
+            if isinstance(x, (str, Path)) else x)
+    p.results, p.truths = (p.results if results is None else read(results),
+                           p.truths if truths is None else read(truths))
     with untouched():
         p.look(pictures)
-        return DoctorReport(p.name, examine(p, steps, pictures), [p.images[i] for i in p.pair], [p.targets[i] for i in p.pair], p.classes)
+        return DoctorReport(p.name, examine(p, steps, pictures),
+                            [p.images[i] for i in p.pair], [p.targets[i] for i in p.pair],
+                            p.classes)
 
 # %% ../nbs/099_doctor.ipynb #4c309d3e
 def detbook_doctor(
@@ -157,7 +214,8 @@ def detbook_doctor(
     json:str|None=None,     # file for the report
     show:str|None=None,     # file for two pictures as the network gets them, .png
 )->DoctorReport:            # as it was printed
-    "Say why the average precision of a run is 0: checks from the picture to the evaluation."
+    """Say why the average precision of a run is 0:
+    checks from the picture to the evaluation."""
     mine = [Path(run)/n for n in ('run.json', 'log.jsonl', 'metrics.jsonl', 'config.py')]
     for path, flag in ((json, '--json'), (show, '--show')): never_over(path, mine, flag)
     report = doctor(run, steps=steps, pictures=pictures)

@@ -21,7 +21,8 @@ def _hash_wanted(name, sha256):
     "The hash, or its first digits, that the caller or else the file name promises."
     if sha256 is None:
         found = re.search(r'-([0-9a-f]{8,64})\.\w+$', name)
-        return found[1] if found and not re.fullmatch(r'(19|20)\d{6}', found[1]) else None    # a date is no hash
+        # a date is no hash
+        return found[1] if found and not re.fullmatch(r'(19|20)\d{6}', found[1]) else None
     if re.fullmatch(r'[0-9a-f]{8,64}', str(sha256).lower()): return sha256.lower()
     raise ValueError(f'sha256={sha256!r} is not 8 to 64 hexadecimal digits')
 
@@ -45,7 +46,7 @@ def _alone(part):
         try:
             if os.stat(part).st_ino == os.fstat(f.fileno()).st_ino: break
         except FileNotFoundError: pass
-        f.close()                               # its owner has finished with that file: look again
+        f.close()  # its owner has finished with that file: look again
     try: yield f
     finally: f.close()
 
@@ -57,9 +58,12 @@ class _Redirect(urllib.request.HTTPRedirectHandler):
     def redirect_request(self, request, *args):
         url, old = args[-1], request.full_url
         if urlsplit(url).scheme not in ('http', 'https'):
-            raise ValueError(f'{shown(old, 200)} leads to {shown(url, 100)!r}, which is neither http nor https: that is not followed')
+            raise ValueError(f'{shown(old, 200)} leads to {shown(url, 100)!r}, '
+                             'which is neither http nor https: that is not followed')
         if urlsplit(old).scheme == 'https' and urlsplit(url).scheme == 'http':
-            warn_once(f'{shown(old, 200)} leads from https to {shown(url, 100)}: what comes from there could be anybody\'s', key=object())     # each time
+            # each time
+            warn_once(f'{shown(old, 200)} leads from https to {shown(url, 100)}: '
+                      'what comes from there could be anybody\'s', key=object())
         return super().redirect_request(request, *args)
 
 _UNDECLARED = 2 * 10**9     # bytes that may come from a server that does not say how many
@@ -67,84 +71,122 @@ _UNDECLARED = 2 * 10**9     # bytes that may come from a server that does not sa
 def _room(f, have, total, url):
     "Raise if more bytes are coming than there is room for; return how many may come."
     free = shutil.disk_usage(Path(f.name).parent).free + have
-    if total and total > free: raise ValueError(f'{url} has {total:,} bytes, and {Path(f.name).parent} has room for {free:,}')
+    if total and total > free:
+        raise ValueError(f'{url} has {total:,} bytes, and {Path(f.name).parent} has room '
+                         f'for {free:,}')
     return total or min(free, _UNDECLARED)
 
 def _receive(url, f, tag):
-    "Append what `f` still lacks of `url`; raise `_Cut`, with the server's tag for this version of the file, when the connection breaks."
+    """Append what `f` still lacks of `url`; raise `_Cut`, with the server's tag for this
+    version of the file, when the connection breaks."""
     have, headers = f.seek(0, 2), {'User-Agent': 'detbook'}
     if have: headers['Range'] = f'bytes={have}-'
     if have and tag: headers['If-Range'] = tag
-    with urllib.request.build_opener(_Redirect).open(urllib.request.Request(url, headers=headers), timeout=30) as r:
-        if r.headers.get_content_type() == 'text/html': raise ValueError(f'{url} answers with a web page, not a file')
+    with urllib.request.build_opener(_Redirect).open(
+        urllib.request.Request(url, headers=headers), timeout=30) as r:
+        if r.headers.get_content_type() == 'text/html':
+            raise ValueError(f'{url} answers with a web page, not a file')
         if (packed := r.headers.get('Content-Encoding', 'identity')) != 'identity':
-            raise ValueError(f'{url} answers with the file packed as {shown(packed, 20)!r}, which nobody asked for')
-        if r.status != 206 or not r.headers.get('Content-Range', '').startswith(f'bytes {have}-'):
+            raise ValueError(f'{url} answers with the file packed as '
+                             f'{shown(packed, 20)!r}, which nobody asked for')
+        if (r.status != 206
+            or not r.headers.get('Content-Range', '').startswith(f'bytes {have}-')):
             f.truncate(have := 0)               # the server starts over, and so do we
-            if r.status == 206: raise _Cut('the server sent another part than it was asked for', None)
-        tag, length = r.headers.get('ETag') or r.headers.get('Last-Modified'), r.headers.get('Content-Length')
-        if length and not re.fullmatch(r'\d{1,18}', length.strip()): raise ValueError(f'{url} answers with a length of {shown(length, 20)!r}')
+            if r.status == 206:
+                raise _Cut('the server sent another part than it was asked for', None)
+        tag, length = (r.headers.get('ETag') or r.headers.get('Last-Modified'),
+                       r.headers.get('Content-Length'))
+        if length and not re.fullmatch(r'\d{1,18}', length.strip()):
+            raise ValueError(f'{url} answers with a length of {shown(length, 20)!r}')
         total = have + int(length) if length else None
-        bar, most = Progress(None if total is None else (total - have) / 1e6, f'MB of {Path(f.name).stem}'), _room(f, have, total, url)
+        bar, most = (Progress(None if total is None else (total - have) / 1e6,
+                              f'MB of {Path(f.name).stem}'), _room(f, have, total, url))
         try:
             while block := r.read(1<<20):
                 have += f.write(block)
                 if have > most:
                     f.truncate(0)
-                    raise ValueError(f'{url} sends more than {most:,} bytes without saying how many there are')
+                    raise ValueError(f'{url} sends more than {most:,} bytes without '
+                                     'saying how many there are')
                 bar.step(len(block) / 1e6)
-        except (http.client.HTTPException, ConnectionError, TimeoutError): total = total or -1
+        except (http.client.HTTPException, ConnectionError, TimeoutError):
+            total = total or -1
         finally: bar.step(0, last=True)
-        if total and have != total: raise _Cut(f'the connection broke after {have} bytes' + (f' of {total}' if total > 0 else ''), tag)
+        if total and have != total:
+            raise _Cut(f'the connection broke after {have} bytes'
+                       + (f' of {total}' if total > 0 else ''), tag)
 
 # %% ../nbs/019_download.ipynb #302c3ac7
 def _fetch(url, f):
-    "Fill `f` from `url`; go on after a cut, and give up after four attempts in a row that brought nothing new."
+    """Fill `f` from `url`; go on after a cut, and give up after four attempts in a row
+    that brought nothing new."""
     tag, best, failures = None, 0, 0
     while True:
         try: return _receive(url, f, tag)
         except urllib.error.HTTPError as e:
-            why = f'the server answers {e.code} {shown(" ".join(str(e.reason).split()), 99)}'
-            if e.code == 416 and e.headers.get('Content-Range') == f'bytes */{f.seek(0, 2)}': return    # nothing was missing
+            why = (
+                f'the server answers {e.code} '
+                f'{shown(" ".join(str(e.reason).split()), 99)}')
+            if (e.code == 416
+                and e.headers.get('Content-Range') == f'bytes */{f.seek(0, 2)}'):
+                return  # nothing was missing
             if e.code == 416: f.truncate(0)
-            elif e.code < 500 and e.code not in (408, 429): raise ValueError(f'{url} cannot be fetched: {why}') from None
-        except http.client.InvalidURL as e: raise ValueError(f'{shown(url, 200)} is no address: {shown(e, 99)}') from None
+            elif e.code < 500 and e.code not in (408, 429):
+                raise ValueError(f'{url} cannot be fetched: {why}') from None
+        except http.client.InvalidURL as e:
+            raise ValueError(f'{shown(url, 200)} is no address: {shown(e, 99)}') from None
         except _Cut as e: why, tag = e.args
-        except (urllib.error.URLError, http.client.HTTPException, ConnectionError, TimeoutError) as e: why = getattr(e, 'reason', e)
+        except (urllib.error.URLError, http.client.HTTPException, ConnectionError,
+                TimeoutError) as e:
+            why = getattr(e, 'reason', e)
         have = f.seek(0, 2)
         failures = 0 if have > best else failures + 1
-        if failures == 4: raise ConnectionError(f'{url} cannot be fetched: {shown(why, 150)}')
+        if failures == 4:
+            raise ConnectionError(f'{url} cannot be fetched: {shown(why, 150)}')
         best = max(best, have)
         time.sleep(.05 * 4**failures)
 
 # %% ../nbs/019_download.ipynb #44a50ded
 def download(
     url:str,            # http, https or file address
-    folder:str|Path|None=None,  # where to keep it; default: below $DETBOOK_HOME or ~/.cache/detbook, one folder an address
-    sha256:str|None=None,   # its hash or the first 8 or more digits; default: the digits in a name like `name-1234abcd.pth`
+    # where to keep it; default: below $DETBOOK_HOME
+    # or ~/.cache/detbook, one folder an address
+    folder:str|Path|None=None,
+    # its hash or the first 8 or more digits; default:
+    # the digits in a name like `name-1234abcd.pth`
+    sha256:str|None=None,
 )->Path:                # the file, whole and checked
-    "Fetch a file once; a wrong hash or an unknown scheme raises ValueError, a broken connection ConnectionError."
-    if not isinstance(url, str): raise TypeError(f'an address is text, got {shown(repr(url))}')
+    """Fetch a file once; a wrong hash or an unknown scheme raises ValueError, a broken
+    connection ConnectionError."""
+    if not isinstance(url, str):
+        raise TypeError(f'an address is text, got {shown(repr(url))}')
     try: parts = urlsplit(url)
-    except ValueError as e: raise ValueError(f'{shown(url, 200)} is no address: {e}') from None
-    wrong = lambda path: ValueError(f'{url} has SHA-256 {_digest(path)[:len(want)]}, not {want}')
+    except ValueError as e:
+        raise ValueError(f'{shown(url, 200)} is no address: {e}') from None
+    wrong = lambda path: ValueError(f'{url} has SHA-256 {_digest(path)[:len(want)]}, '
+                                    f'not {want}')
     name = unquote(parts.path).replace('\\', '/').rsplit('/', 1)[-1]
     if parts.scheme not in ('http', 'https', 'file'):
-        raise ValueError(f'{shown(url, 200)!r} cannot be fetched: its scheme is {shown(parts.scheme)!r}, not http, https or file')
-    if name in ('', '.', '..') or not name.isprintable() or len(os.fsencode(name)) > 240: raise ValueError(f'{shown(url, 200)} names no file')
+        raise ValueError(f'{shown(url, 200)!r} cannot be fetched: '
+                         f'its scheme is {shown(parts.scheme)!r}, not http, https or file')
+    if name in ('', '.', '..') or not name.isprintable() or len(os.fsencode(name)) > 240:
+        raise ValueError(f'{shown(url, 200)} names no file')
     want = _hash_wanted(name, sha256)
     if parts.scheme == 'file':
         path = Path(urllib.request.url2pathname(parts.path))
         check_file(path)
         if not _matches(path, want): raise wrong(path)
         return path
-    folder = Path(folder) if folder else cache_folder()/hashlib.sha256(url.rpartition('/')[0].encode()).hexdigest()[:8]
+    folder = (Path(folder) if folder
+              else cache_folder()/hashlib.sha256(url.rpartition('/')[
+                                                     0].encode()).hexdigest()[:8])
     path, part = folder/name, folder/f'{name}.part'
     if path.is_file() and _matches(path, want): return path
     folder.mkdir(parents=True, exist_ok=True)
     with _alone(part) as f:
         try:
-            if path.is_file() and _matches(path, want): return path     # another process was quicker
+            if path.is_file() and _matches(path, want):
+                return path  # another process was quicker
             if want is None: f.truncate(0)
             _fetch(url, f)
             f.flush(); os.fsync(f.fileno())
@@ -157,5 +199,7 @@ def download(
             os.replace(part, path)
         finally:
             if os.name == 'nt': f.close()
-            if part.exists() and (want is None or part.stat().st_size == 0 or path.is_file()): part.unlink()
+            if (part.exists()
+                and (want is None or part.stat().st_size == 0 or path.is_file())):
+                part.unlink()
     return path

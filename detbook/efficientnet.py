@@ -18,32 +18,39 @@ from .backbone import conv_norm
 
 # %% ../nbs/036_efficientnet.ipynb #932739ce
 def _pad_same(x, kernel, stride):
-    "Zeros around a picture as TensorFlow's 'same' has them: where their number is odd, the odd one lies right or below."
+    """Zeros around a picture as TensorFlow's 'same' has them:
+    where their number is odd, the odd one lies right or below."""
     h, w = (max((-(-n // stride) - 1)*stride + kernel - n, 0) for n in x.shape[-2:])
     return F.pad(x, (w//2, w - w//2, h//2, h - h//2))
 
 def _conv(in_channels, channels, kernel=1, stride=1, groups=1):
-    "A convolution and its norm. At a stride of 1 PyTorch's padding is TensorFlow's; else `_pad_same` comes before it."
-    conv = nn.Conv2d(in_channels, channels, kernel, stride, kernel//2 if stride == 1 else 0, groups=groups, bias=False)
+    """A convolution and its norm. At a stride of 1 PyTorch's padding is TensorFlow's; else
+    `_pad_same` comes before it."""
+    conv = nn.Conv2d(in_channels, channels, kernel, stride,
+                     kernel//2 if stride == 1 else 0, groups=groups, bias=False)
     return conv, nn.BatchNorm2d(channels, eps=1e-3)
 
 # %% ../nbs/036_efficientnet.ipynb #417763a1
 class InvertedResidual(nn.Module):
-    "1x1 up, depthwise, 1x1 down, beside a shortcut where the shapes allow one (MobileNetV2, figure 4d)."
+    """1x1 up, depthwise, 1x1 down, beside a shortcut where the shapes allow one
+    (MobileNetV2, figure 4d)."""
     def __init__(self,
         in_channels:int,            # of the input
         out_channels:int,           # of the output
         kernel:int=3,               # side of the depthwise convolution, odd
         stride:int=1,               # of the depthwise convolution
-        expansion:int=6,            # inner channels over `in_channels`; 1: there is no first 1x1 convolution
+        # inner channels over `in_channels`; 1: there is no first 1x1 convolution
+        expansion:int=6,
         frozen_stats:bool=False,    # are the norms' statistics constants?
     ):
-        check('in_channels int 1.., out_channels int 1.., kernel int 1.., stride int 1.., expansion int 1.., frozen_stats flag',
-              in_channels, out_channels, kernel, stride, expansion, frozen_stats)
+        check('in_channels int 1.., out_channels int 1.., kernel int 1.., stride int 1.., '
+              'expansion int 1.., frozen_stats flag', in_channels, out_channels, kernel,
+              stride, expansion, frozen_stats)
         if kernel % 2 == 0: raise ValueError(f'kernel is {kernel}; expected an odd number')
         super().__init__()
         self.kernel, self.stride, self.frozen_stats = kernel, stride, frozen_stats
-        self.shortcut, width = stride == 1 and in_channels == out_channels, in_channels * expansion
+        self.shortcut, width = (stride == 1 and in_channels == out_channels,
+                                in_channels * expansion)
         if expansion > 1: self.conv1, self.bn1 = _conv(in_channels, width)
         self.conv2, self.bn2 = _conv(width, width, kernel, stride, width)
         self.conv3, self.bn3 = _conv(width, out_channels)
@@ -54,7 +61,8 @@ class InvertedResidual(nn.Module):
         "Widen, look around, narrow."
         check('x float (B,C,H,W)', x)
         f, y = self.frozen_stats, x
-        if hasattr(self, 'conv1'): y = F.relu6(conv_norm(y, self.conv1, self.bn1, f), inplace=True)
+        if hasattr(self, 'conv1'):
+            y = F.relu6(conv_norm(y, self.conv1, self.bn1, f), inplace=True)
         if self.stride > 1: y = _pad_same(y, self.kernel, self.stride)
         y = F.relu6(conv_norm(y, self.conv2, self.bn2, f), inplace=True)
         y = conv_norm(y, self.conv3, self.bn3, f)
@@ -66,7 +74,8 @@ LITES = dict(lite0=(1., 1.), lite1=(1., 1.1), lite2=(1.1, 1.2))
 
 # %% ../nbs/036_efficientnet.ipynb #c2a37e3c
 # layer, blocks, kernel, stride of the first block, expansion, channels: of lite0
-_ROWS = (1,1,3,1,1,16), (1,2,3,2,6,24), (2,2,5,2,6,40), (3,3,3,2,6,80), (3,3,5,1,6,112), (4,4,5,2,6,192), (4,1,3,1,6,320)
+_ROWS = ((1,1,3,1,1,16), (1,2,3,2,6,24), (2,2,5,2,6,40), (3,3,3,2,6,80), (3,3,5,1,6,112),
+         (4,4,5,2,6,192), (4,1,3,1,6,320))
 
 def _wider(channels, factor):
     "So many times the channels, as a multiple of 8 that takes away no more than a tenth."
@@ -77,41 +86,63 @@ def _rows(arch):
     "The rows of a variant."
     (wide, deep), last = LITES[arch], len(_ROWS) - 1
     for i,(layer, blocks, *how, channels) in enumerate(_ROWS):
-        yield layer, blocks if i in (0, last) else math.ceil(blocks*deep), *how, _wider(channels, wide)
+        yield (layer, blocks if i in (0, last) else math.ceil(blocks*deep), *how,
+               _wider(channels, wide))
 
 # %% ../nbs/036_efficientnet.ipynb #30eb8183
 @component
 class EfficientNetLite(nn.Module):
-    "EfficientNet-Lite without its classifier: returns the stages asked for. Raises ValueError for bad settings."
-    mean, std = (127.,)*3, (128.,)*3    # of the RGB pictures that the published weights were trained with
+    """EfficientNet-Lite without its classifier: returns the stages asked for. Raises
+    ValueError for bad settings."""
+    # of the RGB pictures that the published weights were trained with
+    mean, std = (127.,)*3, (128.,)*3
     def __init__(self,
         arch:str='lite0',               # 'lite0', 'lite1' or 'lite2'
-        out_indices:tuple=(0,1,2,3),    # which stages to return, finest first: of strides 4, 8, 16, 32
-        frozen_stages:int=-1,           # the stem and so many stages do not train; 0: the stem; -1: all train
+        # which stages to return, finest first: of strides 4, 8, 16, 32
+        out_indices:tuple=(0,1,2,3),
+        # the stem and so many stages do not train; 0: the stem; -1: all train
+        frozen_stages:int=-1,
         norm_eval:bool=False,           # take the norms' statistics as constants?
         norm_grad:bool=True,            # do the norms' weights and biases train?
-        normalize_outputs:bool=False,   # divide each stage by the spread that it has with the weights of ImageNet?
+        # divide each stage by the spread that it has with the weights of ImageNet?
+        normalize_outputs:bool=False,
     ):
         super().__init__()
-        if arch not in LITES: raise ValueError(f'EfficientNetLite has no arch {arch!r}; there are {tuple(LITES)}{nearest(arch, LITES)}')
-        if not out_indices or not all(0 <= i < 4 for i in out_indices): raise ValueError(f'EfficientNetLite: out_indices {out_indices} must name at least one stage, from 0 to 3')
+        if arch not in LITES:
+            raise ValueError(f'EfficientNetLite has no arch {arch!r}; '
+                             f'there are {tuple(LITES)}{nearest(arch, LITES)}')
+        if not out_indices or not all(0 <= i < 4 for i in out_indices):
+            raise ValueError(f'EfficientNetLite: out_indices {out_indices} must name at '
+                             'least one stage, from 0 to 3')
         n = max(out_indices) + 1
-        if not -1 <= frozen_stages <= n: raise ValueError(f'EfficientNetLite: frozen_stages must be -1 (none), 0 (the stem) or up to {n}, not {frozen_stages}')
-        self.out_indices, self.frozen_stats, channels, layers = tuple(out_indices), norm_eval or frozen_stages >= 0, 32, [[] for _ in range(4)]
+        if not -1 <= frozen_stages <= n:
+            raise ValueError('EfficientNetLite: frozen_stages must be -1 (none), '
+                             f'0 (the stem) or up to {n}, not {frozen_stages}')
+        self.out_indices, self.frozen_stats, channels, layers = (
+            tuple(out_indices), norm_eval or frozen_stages >= 0, 32,
+            [[] for _ in range(4)])
         self.conv1, self.bn1 = _conv(3, channels, 3, 2)
         for layer, blocks, kernel, stride, expansion, out in _rows(arch):
             for j in range(blocks if layer <= n else 0):
-                layers[layer-1].append(InvertedResidual(channels, out, kernel, stride if j == 0 else 1, expansion, norm_eval or layer <= frozen_stages))
+                layers[layer-1].append(InvertedResidual(
+                                           channels, out, kernel, stride if j == 0 else 1,
+                                           expansion, norm_eval or layer <= frozen_stages))
                 channels = out
         self.stages = [f'layer{i+1}' for i in range(n)]
-        for name, blocks in zip(self.stages, layers): self.add_module(name, nn.Sequential(*blocks))
-        self.out_channels = [layers[i][-1].conv3.out_channels for i in sorted(self.out_indices)]
+        for name, blocks in zip(self.stages, layers):
+            self.add_module(name, nn.Sequential(*blocks))
+        self.out_channels = [layers[i][-1].conv3.out_channels
+                             for i in sorted(self.out_indices)]
         self._begin(frozen_stages, norm_grad)
 
     def _begin(self, frozen_stages, norm_grad):
-        frozen = [self.conv1, self.bn1] * (frozen_stages >= 0) + [getattr(self, s) for s in self.stages[:max(frozen_stages, 0)]]
+        frozen = ([self.conv1, self.bn1] * (frozen_stages >= 0)
+                  + [getattr(self, s) for s in self.stages[:max(frozen_stages, 0)]])
         for m in self.modules():
-            if isinstance(m, nn.Conv2d): nn.init.normal_(m.weight, std=math.sqrt(2*m.groups / (m.out_channels * m.weight[0,0].numel())))
+            if isinstance(m, nn.Conv2d):
+                nn.init.normal_(m.weight,
+                                std=math.sqrt(2*m.groups / (
+                                                  m.out_channels * m.weight[0,0].numel())))
             if isinstance(m, nn.BatchNorm2d) and not norm_grad: frozen.append(m)
         for m in frozen: m.requires_grad_(False)
 
@@ -121,51 +152,81 @@ class EfficientNetLite(nn.Module):
         "Run the stages and return those asked for."
         check('x float (B,C,H,W)', x)
         (h, w), deepest = x.shape[-2:], 2**(len(self.stages) + 1)
-        if self.training and len(x) == 1 and max(h, w) <= deepest and not getattr(self, self.stages[-1])[-1].frozen_stats:
-            raise ValueError(f'a batch of one picture of {h}x{w} pixels (height and width, with padding) shrinks to a single pixel, and a batch norm that learns '
-                             'needs more than one: use a batch size (bs) of 2 or more, larger pictures, or a backbone with norm_eval=True')
-        x, out = F.relu6(conv_norm(_pad_same(x, 3, 2), self.conv1, self.bn1, self.frozen_stats), inplace=True), []
+        if (self.training and len(x) == 1 and max(h, w) <= deepest
+            and not getattr(self, self.stages[-1])[-1].frozen_stats):
+            raise ValueError(f'a batch of one picture of {h}x{w} pixels (height and '
+                             'width, with padding) shrinks to a single pixel, '
+                             'and a batch norm that learns '
+                             'needs more than one: use a batch size (bs) of 2 or more, '
+                             'larger pictures, or a backbone with norm_eval=True')
+        x, out = (F.relu6(conv_norm(_pad_same(x, 3, 2), self.conv1, self.bn1,
+                                    self.frozen_stats), inplace=True), [])
         for i,stage in enumerate(self.stages):
             x = getattr(self, stage)(x)
-            if i in self.out_indices: out.append(x / _SPREAD[i] if self.normalize_outputs else x)
+            if i in self.out_indices:
+                out.append(x / _SPREAD[i] if self.normalize_outputs else x)
         return tuple(out)
 
-_SPREAD = 8.5, 7.5, 6., 2.5     # of the four stages, with the weights of ImageNet, on photographs
+# of the four stages, with the weights of ImageNet, on photographs
+_SPREAD = 8.5, 7.5, 6., 2.5
 
 # %% ../nbs/036_efficientnet.ipynb #e03b0f3e
 @component(helpers=('weights',))
 class TimmBackbone(nn.Module):
-    "A backbone of the library timm that hands over its stages. Raises ValueError for an unknown name, or a stage that it does not have."
+    """A backbone of the library timm that hands over its stages. Raises ValueError for an
+    unknown name, or a stage that it does not have."""
     def __init__(self,
         name:str='resnet50',            # of a model that timm can cut into features
         strides:tuple=(4,8,16,32),      # of the stages to return, finest first
         weights:bool=False,             # fetch timm's own weights?
-        out_indices:tuple|None=None,    # stages by their numbers instead, from 0; those after the last of them are not built
+        # stages by their numbers instead, from 0;
+        # those after the last of them are not built
+        out_indices:tuple|None=None,
     ):
         super().__init__()
         try: timm = importlib.import_module('timm')
-        except ModuleNotFoundError: raise ImportError(f"TimmBackbone({name!r}) needs the package timm: pip install timm, or pip install 'detbook[timm]'") from None
+        except ModuleNotFoundError:
+            raise ImportError(f"TimmBackbone({name!r}) needs the package timm: "
+                              "pip install timm, or pip install "
+                              "'detbook[timm]'") from None
         some = {} if out_indices is None else dict(out_indices=tuple(out_indices))
-        try: self.net = timm.create_model(name, pretrained=weights, features_only=True, **some)
-        except (RuntimeError, IndexError, AssertionError) as e: raise ValueError(f'timm cannot build {name!r}{f" with the stages {out_indices}" if some else ""}: {e}{nearest(name, timm.list_models())}') from None
+        try:
+            self.net = timm.create_model(name, pretrained=weights, features_only=True,
+                                         **some)
+        except (RuntimeError, IndexError, AssertionError) as e:
+            raise ValueError(
+                'timm cannot build '
+                f'{name!r}{f" with the stages {out_indices}" if some else ""}: '
+                f'{e}{nearest(name, timm.list_models())}') from None
         have = list(self.net.feature_info.reduction())
         for s in strides if out_indices is None else ():
-            if s not in have: raise ValueError(f'{name} has no stage of stride {s}; it has {have}')
-        self.index = [len(have) - 1 - have[::-1].index(s) for s in strides] if out_indices is None else list(range(len(have)))
+            if s not in have:
+                raise ValueError(f'{name} has no stage of stride {s}; it has {have}')
+        self.index = ([len(have) - 1 - have[::-1].index(s) for s in strides]
+                      if out_indices is None else list(range(len(have))))
         self.out_channels = [self.net.feature_info.channels()[i] for i in self.index]
         cfg = getattr(self.net, 'pretrained_cfg', None) or {}
-        self.mean, self.std = (tuple(255*x for x in cfg[k]) if k in cfg else d for k,d in (('mean', IMAGENET_MEAN), ('std', IMAGENET_STD)))
+        self.mean, self.std = (tuple(255*x for x in cfg[k]) if k in cfg else d
+                               for k,d in (('mean', IMAGENET_MEAN), ('std', IMAGENET_STD)))
 
     def forward(self,
         x:Tensor,   # (B,3,H,W) normalised by `mean` and `std`
     )->tuple:       # a tensor (B,C_i,H_i,W_i) for each of `strides`
         "Run the backbone and return the stages asked for."
         stages = self.net(x)
-        return tuple(s if s.shape[1] == c else s.permute(0, 3, 1, 2) for s,c in ((stages[i], c) for i,c in zip(self.index, self.out_channels)))
+        return tuple(s if s.shape[1] == c else s.permute(0, 3, 1, 2)
+                     for s,
+                     c in ((stages[i], c) for i,c in zip(self.index, self.out_channels)))
 
     def fetch(self):
-        "Load timm's own weights, from its cache or the network; FileNotFoundError where they are in neither."
-        some = {} if self.out_indices is None else dict(out_indices=tuple(self.out_indices))
-        try: net = importlib.import_module('timm').create_model(self.name, pretrained=True, features_only=True, **some)
-        except (OSError, RuntimeError, ValueError) as e: raise FileNotFoundError(f"timm's weights of {self.name!r} cannot be fetched: {str(e).splitlines()[0][:200]}") from None
+        """Load timm's own weights, from its cache or the network;
+        FileNotFoundError where they are in neither."""
+        some = ({} if self.out_indices is None
+                else dict(out_indices=tuple(self.out_indices)))
+        try:
+            net = importlib.import_module('timm').create_model(
+                self.name, pretrained=True, features_only=True, **some)
+        except (OSError, RuntimeError, ValueError) as e:
+            raise FileNotFoundError(f"timm's weights of {self.name!r} cannot be fetched: "
+                                    f"{str(e).splitlines()[0][:200]}") from None
         self.net.load_state_dict(net.state_dict())

@@ -15,26 +15,40 @@ from torch import nn
 from .core import checked
 
 # %% ../nbs/065_ema.ipynb #2c8f2873
-RULES = dict(ExponentialMovingAverage=None, ExpMomentumEMA=2000, MomentumAnnealingEMA=100, StochasticWeightAverage=None)    # name of a rule -> its usual gamma; None: it has none
+# name of a rule -> its usual gamma; None: it has none
+RULES = dict(ExponentialMovingAverage=None, ExpMomentumEMA=2000, MomentumAnnealingEMA=100,
+             StochasticWeightAverage=None)
 
 # %% ../nbs/065_ema.ipynb #b8b02957
 class WeightAverage:
-    "A running average of the weights of a model; nothing is averaged before the first `update`, which copies."
+    """A running average of the weights of a model; nothing
+    is averaged before the first `update`, which copies."""
     @checked('momentum 0..1, gamma? int 1.., interval int 1..')
     def __init__(self,
         model:nn.Module,            # whose weights: the parameters that train now
-        momentum:float=.0002,       # share of the newest weights, when the beginning is over
-        rule:Literal['ExponentialMovingAverage', 'ExpMomentumEMA', 'MomentumAnnealingEMA', 'StochasticWeightAverage']='ExpMomentumEMA',  # how the share begins
-        gamma:int|None=None,        # updates that the beginning takes; None: as usual for the rule
-        interval:int=1,             # average after every so many updates; the others are only counted
-        update_buffers:bool=False,  # average buffers, such as a norm's statistics, as well?
+        momentum:float=.0002,  # share of the newest weights, when the beginning is over
+        # how the share begins
+        rule:Literal['ExponentialMovingAverage', 'ExpMomentumEMA', 'MomentumAnnealingEMA',
+                     'StochasticWeightAverage']='ExpMomentumEMA',
+        # updates that the beginning takes; None: as usual for the rule
+        gamma:int|None=None,
+        interval:int=1,  # average after every so many updates; the others are only counted
+        # average buffers, such as a norm's statistics, as well?
+        update_buffers:bool=False,
     ):
-        if not 0 < momentum < 1: raise ValueError(f'WeightAverage: momentum is {momentum}; expected a share between 0 and 1')
-        if gamma is not None and RULES[rule] is None: raise ValueError(f'WeightAverage: gamma is {gamma}, and {rule} has none')
-        self.model, self.momentum, self.rule, self.gamma = model, momentum, rule, gamma or RULES[rule] or 0
+        if not 0 < momentum < 1:
+            raise ValueError(f'WeightAverage: momentum is {momentum}; '
+                             'expected a share between 0 and 1')
+        if gamma is not None and RULES[rule] is None:
+            raise ValueError(f'WeightAverage: gamma is {gamma}, and {rule} has none')
+        self.model, self.momentum, self.rule, self.gamma = (
+            model, momentum, rule, gamma or RULES[rule] or 0)
         self.interval, self.count, self.averages = interval, 0, {}
         self.names = [k for k,p in model.named_parameters() if p.requires_grad]
-        if update_buffers: self.names += [k for k,b in model.named_buffers() if b.is_floating_point() and k in model.state_dict()]     # not constants
+        if update_buffers:
+            # not constants
+            self.names += [k for k,b in model.named_buffers()
+                           if b.is_floating_point() and k in model.state_dict()]
 
     def _now(self):
         "The tensors of the model that have an average."
@@ -50,24 +64,30 @@ class WeightAverage:
         if count == 0: return 1.
         if self.rule == 'ExpMomentumEMA': return (1 - m)*math.exp(-(1 + count)/g) + m
         if self.rule == 'MomentumAnnealingEMA': return max(m, g/(g + count))
-        return 1/(count//self.interval + 1) if self.rule == 'StochasticWeightAverage' else m
+        return (1/(count//self.interval + 1) if self.rule == 'StochasticWeightAverage'
+                else m)
 
     @torch.no_grad()
     def update(self):
         "Take the weights of now into the average."
         count, now, self.count = self.count, self._now(), self.count + 1
         if count == 0: self.averages = {k: t.detach().clone() for k,t in now.items()}
-        elif count % self.interval == 0: torch._foreach_lerp_(list(self.averages.values()), [t.detach() for t in now.values()], self.share(count))     # all weights in one call, as torch's own averages
+        elif count % self.interval == 0:
+            # all weights in one call, as torch's own averages
+            torch._foreach_lerp_(list(self.averages.values()),
+                                 [t.detach() for t in now.values()], self.share(count))
 
     @torch.no_grad()
     def exchange(self):
-        "Let the average and the weights change places; before the first update nothing happens."
+        """Let the average and the weights change places;
+        before the first update nothing happens."""
         now = self._now()
         for k,a in self.averages.items(): self.averages[k], now[k].data = now[k].data, a
 
     @contextlib.contextmanager
     def in_place(self):
-        "Put the average in the place of the weights inside of the `with` block; before the first update they stay."
+        """Put the average in the place of the weights inside of the `with` block; before
+        the first update they stay."""
         self.exchange()
         try: yield
         finally: self.exchange()
@@ -80,7 +100,12 @@ class WeightAverage:
         "Go on where another average was. ValueError for one of another model."
         now = self._now()
         for k in sorted(now.keys() | averages.keys()) if count else ():
-            if not isinstance(averages.get(k, torch.ones(())), torch.Tensor): raise TypeError(f'averages has {averages[k]!r:.60} as {k!r}; expected a tensor')
+            if not isinstance(averages.get(k, torch.ones(())), torch.Tensor):
+                raise TypeError(f'averages has {averages[k]!r:.60} as {k!r}; '
+                                'expected a tensor')
             shapes = [tuple(d[k].shape) if k in d else 'missing' for d in (averages, now)]
-            if shapes[0] != shapes[1]: raise ValueError(f'averages of another model: {k} is {shapes[0]}; expected {shapes[1]}')
-        self.count, self.averages = count, {k: averages[k].to(now[k], copy=True) for k in now} if count else {}
+            if shapes[0] != shapes[1]:
+                raise ValueError(f'averages of another model: {k} is {shapes[0]}; '
+                                 f'expected {shapes[1]}')
+        self.count, self.averages = (
+            count, {k: averages[k].to(now[k], copy=True) for k in now} if count else {})

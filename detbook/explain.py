@@ -18,7 +18,8 @@ from torch.nn import functional as F
 from torchvision.transforms.v2 import functional as TF
 from .cli import nearest
 from .core import check, checked
-from .show import PALETTE, label_color, panels, show_boxes, show_image, show_keypoints, show_masks
+from .show import (
+    PALETTE, label_color, panels, show_boxes, show_image, show_keypoints, show_masks)
 from .nms import find_suppressors
 from .detector import Detector, Proposals, prepare_images, scale_detections
 from .rpn import ProposalFilter
@@ -29,7 +30,8 @@ from .cascade_rcnn import refine_boxes
 from .keypoint_rcnn import KeypointHead, keypoint_maps
 from .retinanet import DenseFilter
 from .tta import view_size
-from .listen import Step, check_target, hear_step, parts_of, show_calls, show_drawn, show_pale
+from .listen import (
+    Step, check_target, hear_step, parts_of, show_calls, show_drawn, show_pale)
 
 # %% ../nbs/076_explain.ipynb #5589f593
 @dataclass
@@ -63,33 +65,39 @@ class Choice:
     scores: Tensor      # (K,) before suppression
     labels: Tensor      # (K,) int64 class; 0 where there are none yet
     source: Tensor      # (K,) int64: the anchor or proposal that each comes from
-    groups: Tensor      # (K,) int64: candidates of different groups do not suppress each other
-    valid: Tensor       # (K,) bool: large enough, and in a dense detector above the score that is asked for
+    groups: Tensor  # (K,) int64: candidates of different groups do not suppress each other
+    # (K,) bool: large enough, and in a dense detector above the score that is asked for
+    valid: Tensor
     kept: Tensor        # (K,) bool: survived suppression
     suppressor: Tensor  # (K,) int64: the candidate that suppressed it, -1: nobody
     overlap: Tensor     # (K,) IoU with the suppressor
     chosen: Tensor      # (M,) int64: candidates that go on, best first
-    iou: float|None     # boxes that overlap a better one by more are dropped; None: another rule
+    # boxes that overlap a better one by more are dropped; None: another rule
+    iou: float|None
     limit: int          # how many may go on
 
     @property
     def fate(self)->list: # K of 'chosen', 'beyond' the limit, 'suppressed', 'invalid'
         "What became of each candidate, in a word."
-        words = ['beyond' if k else 'suppressed' if v else 'invalid' for k,v in zip(self.kept.tolist(), self.valid.tolist())]
+        words = ['beyond' if k else 'suppressed' if v else 'invalid'
+                 for k,v in zip(self.kept.tolist(), self.valid.tolist())]
         for i in self.chosen.tolist(): words[i] = 'chosen'
         return words
 
     def counts(self)->dict: # how many candidates, and how many of each fate
         "Count the fates."
         fate = self.fate
-        return dict(candidates=len(fate)) | {k: fate.count(k) for k in ('invalid', 'suppressed', 'beyond', 'chosen')}
+        return dict(candidates=len(fate)) | {
+            k: fate.count(k) for k in ('invalid', 'suppressed', 'beyond', 'chosen')}
 
 # %% ../nbs/076_explain.ipynb #99070eab
 @dataclass
 class Stage:
     "What a box head saw and said: one in most detectors, three in a cascade."
     boxes: Tensor       # (P,4) xyxy: where it looked
-    level: Tensor|None  # (P,) int64: the level of the pyramid that each was read from; None: an extractor of your own
+    # (P,) int64: the level of the pyramid that each
+    # was read from; None: an extractor of your own
+    level: Tensor|None
     scores: Tensor      # (P,C+1) probabilities, background last
     refined: Tensor     # (P,4) xyxy: the box of its best class
 
@@ -97,7 +105,8 @@ class Stage:
 @dataclass
 class Masks:
     "Masks before and after pasting."
-    small: Tensor|None  # (M,m,m) probabilities inside of each box; None: a mask head of your own
+    # (M,m,m) probabilities inside of each box; None: a mask head of your own
+    small: Tensor|None
     pasted: Tensor      # (M,H,W) bool
 
 # %% ../nbs/076_explain.ipynb #c4d64e39
@@ -115,17 +124,21 @@ class Trace:
     resized: Tensor     # (3,h,w) as the detector was shown it
     pixels: Tensor      # (3,h',w') normalised and padded: what the backbone gets
     pyramid: Pyramid    # what the neck gives
-    anchors: Anchors|None       # what the first head was asked; None: the proposals were given
-    proposals: Choice|None      # the choice of proposals; None: there is none, or the filter is your own
+    anchors: Anchors|None  # what the first head was asked; None: the proposals were given
+    # the choice of proposals; None: there is none, or the filter is your own
+    proposals: Choice|None
     rois: Proposals|None        # the proposals (1,P,..) that the second stage looks at
     stages: list        # a Stage for each box head
-    scores: Tensor|None # (P,C+1) what all box heads together say of the classes, background last
-    class_boxes: Tensor|None    # (P,C,4) xyxy: the last box head's box for each class; (P,1,4) if there is one for all
+    # (P,C+1) what all box heads together say of the classes, background last
+    scores: Tensor|None
+    # (P,C,4) xyxy: the last box head's box for each class; (P,1,4) if there is one for all
+    class_boxes: Tensor|None
     grids: Grids|None   # where the box head's RoIAlign takes its samples
     final: Choice|None  # the choice of detections; None: the filter is your own
     masks: Masks|None   # before and after pasting
     heatmaps: Heatmaps|None     # of keypoints
-    detections: dict    # boxes (M,4), scores, labels, and masks and keypoints: what `predict` gives
+    # boxes (M,4), scores, labels, and masks and keypoints: what `predict` gives
+    detections: dict
     step: Step|None     # a training step on this picture, if a target was given
     classes: tuple      # names, or empty
 
@@ -145,38 +158,60 @@ class Trace:
             axs = panels(4, rows, size=(6, 1.75*rows))
             for a in axs: a.set_axis_off()
             return [self.show(n, a) for n,a in zip(self.steps, axs)]
-        if name not in self.steps: raise ValueError(f'this trace has no stage {name!r}{nearest(name, self.steps) or "; it has: " + ", ".join(self.steps)}')
+        if name not in self.steps:
+            raise ValueError(f'this trace has no stage {name!r}{nearest(name, self.steps) or "; it has: " + ", ".join(self.steps)}')
         if ax is None: ax, = panels(size=(4, 4))
         PICTURES[name][1](self, ax)
-        ax.set_title('\n'.join(textwrap.wrap(ax.get_title(), max(20, round(15 * ax.get_window_extent().width / ax.figure.dpi)))), fontsize=7)
+        ax.set_title('\n'.join(textwrap.wrap(ax.get_title(),
+                                             max(20,
+                                                 round(15 * ax.get_window_extent().width
+                                                       / ax.figure.dpi)))), fontsize=7)
         return ax
 
     def __repr__(self):
-        lines = [f'{type(self).__name__} of a picture of {self.image.shape[1]}x{self.image.shape[2]}, shown at {self.resized.shape[1]}x{self.resized.shape[2]}']
-        if self.anchors is not None: lines.append(f'{len(self.anchors.boxes)} {"anchors" if self.anchors.points is None else "points"} on {len(self.pyramid.levels)} levels')
-        say = lambda c: '{candidates} candidates, {invalid} not valid, {suppressed} suppressed, {beyond} beyond the limit, {chosen} chosen'.format(**c.counts())
+        lines = [f'{type(self).__name__} of a picture of '
+                 f'{self.image.shape[1]}x{self.image.shape[2]}, '
+                 f'shown at {self.resized.shape[1]}x{self.resized.shape[2]}']
+        if self.anchors is not None:
+            lines.append(f'{len(self.anchors.boxes)} '
+                         f'{"anchors" if self.anchors.points is None else "points"} on '
+                         f'{len(self.pyramid.levels)} levels')
+        say = (lambda c:
+               '{candidates} candidates, {invalid} not valid, {suppressed} suppressed, '
+               '{beyond} beyond the limit, {chosen} chosen'.format(**c.counts()))
         if self.proposals is not None: lines.append(f'proposals: {say(self.proposals)}')
-        if self.stages: lines.append(f'{len(self.stages)} box head{"s" * (len(self.stages) > 1)} looked at {len(self.stages[0].boxes)} proposals')
-        if self.final is not None and self.final is not self.proposals: lines.append(f'detections: {say(self.final)}')
+        if self.stages:
+            lines.append(f'{len(self.stages)} box head{"s" * (len(self.stages) > 1)} '
+                         f'looked at {len(self.stages[0].boxes)} proposals')
+        if self.final is not None and self.final is not self.proposals:
+            lines.append(f'detections: {say(self.final)}')
         return '\n'.join([*lines, f'{len(self.detections["boxes"])} detections'])
 
 # %% ../nbs/076_explain.ipynb #cb4c2e80
-def _choice(boxes, scores, labels, source, groups, valid, kept, iou, limit, back, chosen=None):
-    "Lay a round of suppression out; `kept` are the survivors among the valid ones, best first."
+def _choice(boxes, scores, labels, source, groups, valid, kept, iou, limit, back,
+            chosen=None):
+    """Lay a round of suppression out; `kept` are the
+    survivors among the valid ones, best first."""
     rows = valid.nonzero()[:,0]
-    by, overlap = torch.full_like(groups, -1), torch.zeros(len(groups), device=groups.device)
-    place = torch.full_like(groups, -1).index_copy(0, rows, torch.arange(len(rows), device=rows.device))
-    who, share = find_suppressors(boxes[rows], scores[rows], groups[rows], place[kept], iou)
-    by[rows], overlap[rows] = torch.where(who >= 0, rows[who.clamp(min=0)] if len(rows) else who, -1), share
+    by, overlap = (torch.full_like(groups, -1),
+                   torch.zeros(len(groups), device=groups.device))
+    place = torch.full_like(groups, -1).index_copy(
+        0, rows, torch.arange(len(rows), device=rows.device))
+    who, share = find_suppressors(boxes[rows], scores[rows], groups[rows], place[kept],
+                                  iou)
+    by[rows], overlap[rows] = (
+        torch.where(who >= 0, rows[who.clamp(min=0)] if len(rows) else who, -1), share)
     survived = torch.zeros_like(valid).index_fill(0, kept, True)
-    return Choice(back(boxes), scores, labels, source, groups, valid, survived, by, overlap, kept[:limit] if chosen is None else chosen, iou, limit)
+    return Choice(back(boxes), scores, labels, source, groups, valid, survived, by,
+                  overlap, kept[:limit] if chosen is None else chosen, iou, limit)
 
 def _proposal_choice(f, out, coder, sizes, back):
     "How a filter chose proposals, or None for a filter of another kind."
     if isinstance(f, ProposalFilter):
         c = f.candidates(out, coder, sizes)
         index, kept = f.choose(c, max(1, c.scores.shape[1]))
-        groups = torch.cat([torch.full((n,), i, device=c.index.device) for i,n in enumerate(c.splits)])
+        groups = torch.cat([torch.full((n,), i, device=c.index.device)
+                            for i,n in enumerate(c.splits)])
         scores, source, boxes, valid = c.scores[0], c.index[0], c.boxes[0], c.valid[0]
     elif isinstance(f, DenseFilter):
         b, s, _, v = f.candidates(out, coder, sizes)
@@ -184,43 +219,60 @@ def _proposal_choice(f, out, coder, sizes, back):
         boxes, scores, valid, source = b[0], s[0], v[0], f.pick(out)[0][0]
         groups = torch.zeros_like(source)
     else: return None
-    return _choice(boxes, scores, torch.zeros_like(source), source, groups, valid, index[0][kept[0]], f.iou, f.max_per_img, back)
+    return _choice(boxes, scores, torch.zeros_like(source), source, groups, valid,
+                   index[0][kept[0]], f.iou, f.max_per_img, back)
 
 # %% ../nbs/076_explain.ipynb #69e9f8d2
-def _limit_of(suppress): return getattr(suppress, 'iou', None) if not hasattr(suppress, 'sigma') else None
+def _limit_of(suppress):
+    return getattr(suppress, 'iou', None) if not hasattr(suppress, 'sigma') else None
 
 def _class_choice(f, logits, deltas, proposals, coder, sizes, back):
-    "How a filter chose detections of the box head's answers, or None for a filter of another kind."
+    """How a filter chose detections of the box head's answers,
+    or None for a filter of another kind."""
     if not isinstance(f, DetectionFilter): return None
     c = f.candidates(logits, deltas, proposals, coder, sizes)
     kept, _ = f.suppress(c.boxes, c.scores, c.groups)
-    return _choice(c.boxes, c.scores, c.labels, c.place, c.groups, torch.ones_like(c.labels, dtype=torch.bool), kept, _limit_of(f.suppress), f.max_per_img, back)
+    return _choice(c.boxes, c.scores, c.labels, c.place, c.groups,
+                   torch.ones_like(c.labels, dtype=torch.bool), kept,
+                   _limit_of(f.suppress), f.max_per_img, back)
 
 def _dense_choice(f, out, coder, sizes, back):
-    "How a filter chose detections of a dense head's answers, or None for a filter of another kind."
+    """How a filter chose detections of a dense head's answers,
+    or None for a filter of another kind."""
     if not isinstance(f, DenseFilter): return None
     boxes, scores, labels, valid = (x[0] for x in f.candidates(out, coder, sizes))
     rows = valid.nonzero()[:,0]
     kept, _ = f.suppress(boxes[rows], scores[rows], labels[rows])
     kept = rows[kept]
     chosen = kept[:f.max_per_img]
-    if f.late_clip: chosen = f.clip(dict(boxes=boxes[chosen], chosen=chosen), sizes[0])['chosen']
-    return _choice(boxes, scores, labels, f.pick(out)[0][0], labels, valid, kept, _limit_of(f.suppress), f.max_per_img, back, chosen)
+    if f.late_clip:
+        chosen = f.clip(dict(boxes=boxes[chosen], chosen=chosen), sizes[0])['chosen']
+    return _choice(boxes, scores, labels, f.pick(out)[0][0], labels, valid, kept,
+                   _limit_of(f.suppress), f.max_per_img, back, chosen)
 
 # %% ../nbs/076_explain.ipynb #dbe770f8
 def _anchors(head, out, sizes, back):
     "Everything that a first head was asked, and its answers."
     scores, L = out.logits[0].float().sigmoid(), range(len(out.splits))
-    level = torch.cat([torch.full((n,), i) for i,n in zip(L, out.splits)]).to(out.logits.device)
-    place = [torch.stack(torch.meshgrid(*map(torch.arange, (*map(int, s), n // max(1, int(s[0])*int(s[1])))), indexing='ij'), -1).reshape(-1, 3) for s,n in zip(out.sizes, out.splits)]
+    level = torch.cat([torch.full((n,), i) for i,n in zip(L, out.splits)]).to(
+        out.logits.device)
+    place = [torch.stack(torch.meshgrid(*map(torch.arange,
+                                             (*map(int, s),
+                                              n // max(1, int(s[0])*int(s[1])))),
+                                        indexing='ij'), -1).reshape(-1, 3)
+             for s,n in zip(out.sizes, out.splits)]
     points = out.anchors.shape[1] == 2
     half = head.units(out)[:,None] / 2 if points else None
-    cells = torch.cat([out.anchors - half, out.anchors + half], 1) if points else out.anchors
+    cells = (torch.cat([out.anchors - half, out.anchors + half], 1) if points
+             else out.anchors)
     deltas = head.distances(out.deltas, head.units(out)) if points else out.deltas
-    decoded = head.coder.decode(out.anchors[None].expand(len(deltas), -1, -1), deltas, sizes)[0]
+    decoded = head.coder.decode(out.anchors[None].expand(len(deltas), -1, -1), deltas,
+                                sizes)[0]
     quality = getattr(out, 'quality', None)
-    return Anchors(back(cells), back(out.anchors.repeat(1, 2))[:,:2] if points else None, level, torch.cat(place).to(level), scores if scores.ndim == 2 else scores[:,None],
-                   None if quality is None else quality[0].float().sigmoid(), back(decoded))
+    return Anchors(
+        back(cells), back(out.anchors.repeat(1, 2))[:,:2] if points else None, level,
+        torch.cat(place).to(level), scores if scores.ndim == 2 else scores[:,None],
+        None if quality is None else quality[0].float().sigmoid(), back(decoded))
 
 # %% ../nbs/076_explain.ipynb #b94e110b
 def _second_stage(roi, canvas, proposals, batch, back):
@@ -228,15 +280,19 @@ def _second_stage(roi, canvas, proposals, batch, back):
     sizes = batch.size_tensor()
     proposals = proposals.trimmed()
     several = hasattr(roi, 'ask')
-    said = roi.ask(canvas, proposals.boxes, sizes) if several else [(proposals.boxes, *roi.boxes(canvas, proposals.boxes))]
+    said = (roi.ask(canvas, proposals.boxes, sizes) if several
+            else [(proposals.boxes, *roi.boxes(canvas, proposals.boxes))])
     heads = parts_of(roi.bbox_head)
     e = roi.bbox_extractor
     own = isinstance(e, RoIExtractor)
     level = lambda b: roi_levels(b, len(e.strides), e.finest_scale) if own else None
-    stages = [Stage(back(b[0]), level(b[0]), l.float().softmax(-1), back(refine_boxes(h, b, l, d, sizes)[0])) for h,(b,l,d) in zip(heads, said)]
+    stages = [Stage(back(b[0]), level(b[0]), l.float().softmax(-1),
+                    back(refine_boxes(h, b, l, d, sizes)[0]))
+              for h,(b,l,d) in zip(heads, said)]
     logits = roi.agree(said) if several else said[0][1]
     boxes, _, deltas = said[-1]
-    choice = _class_choice(roi.test_filter, logits, deltas, proposals._replace(boxes=boxes), heads[-1].coder, sizes, back)
+    choice = _class_choice(roi.test_filter, logits, deltas,
+                           proposals._replace(boxes=boxes), heads[-1].coder, sizes, back)
     rois = proposals._replace(boxes=back(proposals.boxes))
     every = heads[-1].coder.decode(boxes[0][:,None].expand_as(deltas), deltas, sizes[0])
     grids = sampling_grid(e, proposals.boxes[0]) if own else None
@@ -246,64 +302,89 @@ def _second_stage(roi, canvas, proposals, batch, back):
 def _finish(model, roi, canvas, found, batch, sizes):
     "Masks and keypoints of detections, and the detections at the sizes wanted."
     device = batch.pixels.device
-    boxes, labels, image = found[0]['boxes'], found[0]['labels'], torch.zeros(len(found[0]['boxes']), dtype=torch.int64, device=device)
+    boxes, labels, image = (found[0]['boxes'], found[0]['labels'],
+                            torch.zeros(len(found[0]['boxes']), dtype=torch.int64,
+                                        device=device))
     small = maps = None
     points = parts_of(getattr(roi, 'keypoint_head', None))
     if points:
-        if isinstance(points[0], KeypointHead): maps = keypoint_maps(roi, canvas, boxes, image)
+        if isinstance(points[0], KeypointHead):
+            maps = keypoint_maps(roi, canvas, boxes, image)
         found = scale_detections(points[0].predict(roi, canvas, found), batch.sizes, sizes)
     elif heads := parts_of(getattr(roi, 'mask_head', None)):
         stage = roi.mask_ensemble() if hasattr(roi, 'mask_ensemble') else roi
-        if isinstance(heads[-1], MaskHead): small = small_masks(stage, canvas, boxes, labels, image)
+        if isinstance(heads[-1], MaskHead):
+            small = small_masks(stage, canvas, boxes, labels, image)
         found = heads[-1].predict(stage, canvas, found, batch, sizes)
     else: found = scale_detections(found, batch.sizes, sizes)
     d = found[0]
-    return d, Masks(small, d['masks']) if 'masks' in d else None, Heatmaps(maps, d['keypoints']) if 'keypoints' in d else None
+    return (d, Masks(small, d['masks']) if 'masks' in d else None,
+            Heatmaps(maps, d['keypoints']) if 'keypoints' in d else None)
 
 # %% ../nbs/076_explain.ipynb #33d71f90
 def _walk(model, image, resized, proposals):
     "The trace of a prediction."
     size, batch = tuple(image.shape[-2:]), prepare_images(model, [resized])
     sizes = None if size == batch.sizes[0] else [size]
-    scale_by = lambda b: scale_detections([dict(boxes=b.reshape(-1, 4))], batch.sizes, sizes)[0]['boxes'].view_as(b)
+    scale_by = lambda b: scale_detections([dict(boxes=b.reshape(-1, 4))], batch.sizes,
+                                          sizes)[0]['boxes'].view_as(b)
     back = (lambda b: b) if sizes is None else scale_by
     feats, px = model.neck(model.backbone(batch.pixels)), batch.pixels.shape[-2:]
     y, x = size[0] / batch.sizes[0][0], size[1] / batch.sizes[0][1]
-    t:dict[str,Any] = dict(image=image, resized=resized, pixels=batch.pixels[0], anchors=None, proposals=None, rois=None, stages=[], scores=None, class_boxes=None, grids=None, final=None, masks=None, heatmaps=None)
-    t['pyramid'] = Pyramid(tuple(f[0] for f in feats), tuple((px[0] / f.shape[2] * y, px[1] / f.shape[3] * x) for f in feats))
+    t:dict[str,Any] = dict(image=image, resized=resized, pixels=batch.pixels[0],
+                           anchors=None, proposals=None, rois=None, stages=[], scores=None,
+                           class_boxes=None, grids=None, final=None, masks=None,
+                           heatmaps=None)
+    t['pyramid'] = Pyramid(tuple(f[0] for f in feats),
+                           tuple((px[0] / f.shape[2] * y, px[1] / f.shape[3] * x)
+                                 for f in feats))
     roi = getattr(model, 'roi_head', None)
     head = getattr(model, 'rpn_head' if roi is not None else 'bbox_head', None)
     if head is not None:
         out = head(feats)
         t['anchors'] = _anchors(head, out, batch.size_tensor(), back)
-        seen = out._replace(deltas=head.distances(out.deltas.detach(), head.units(out))) if out.anchors.shape[1] == 2 else out
-    if roi is None and not hasattr(head, 'detect'):                                             # a proposal network alone
-        t['proposals'] = t['final'] = _proposal_choice(head.test_filter, seen, head.coder, batch.size_tensor(), back)
+        seen = (out._replace(deltas=head.distances(out.deltas.detach(), head.units(out)))
+                if out.anchors.shape[1] == 2 else out)
+    if roi is None and not hasattr(head, 'detect'):  # a proposal network alone
+        t['proposals'] = t['final'] = _proposal_choice(head.test_filter, seen, head.coder,
+                                                       batch.size_tensor(), back)
         p = head.propose(out, batch).to_list()[0]
-        found = [dict(boxes=p[:,:4], scores=p[:,4], labels=torch.zeros(len(p), dtype=torch.int64, device=p.device))]
+        found = [dict(boxes=p[:,:4], scores=p[:,4],
+                      labels=torch.zeros(len(p), dtype=torch.int64, device=p.device))]
         return t | dict(detections=scale_detections(found, batch.sizes, sizes)[0]), back
-    if roi is None:                                                                             # one stage
-        t['final'] = _dense_choice(head.test_filter, seen, head.coder, batch.size_tensor(), back)
-        return t | dict(detections=scale_detections(head.detect(out, batch), batch.sizes, sizes)[0]), back
+    if roi is None:  # one stage
+        t['final'] = _dense_choice(head.test_filter, seen, head.coder, batch.size_tensor(),
+                                   back)
+        return (t | dict(detections=scale_detections(head.detect(out, batch), batch.sizes,
+                                                     sizes)[0]), back)
     if head is None: given = pad_proposals(proposals, batch)
     else:
-        t['proposals'] = _proposal_choice(head.test_filter, seen, head.coder, batch.size_tensor(), back)
+        t['proposals'] = _proposal_choice(head.test_filter, seen, head.coder,
+                                          batch.size_tensor(), back)
         given = head.propose(out, batch)
     canvas = roi.bbox_extractor.canvas(feats)
-    t['rois'], t['stages'], t['scores'], t['class_boxes'], grids, t['final'] = _second_stage(roi, canvas, given, batch, back)
+    t['rois'], t['stages'], t['scores'], t[
+        'class_boxes'], grids, t['final'] = _second_stage(roi, canvas, given, batch, back)
     if grids is not None: t['grids'] = Grids(grids.x * x, grids.y * y)
-    t['detections'], t['masks'], t['heatmaps'] = _finish(model, roi, canvas, roi.detect(canvas, given, batch), batch, sizes)
+    t['detections'], t['masks'], t['heatmaps'] = _finish(
+        model, roi, canvas, roi.detect(canvas, given, batch), batch, sizes)
     return t, back
 
 # %% ../nbs/076_explain.ipynb #406a0e7d
 def _resize_target(target, have, want):
     "The truths of a picture, on the picture at another size."
     if tuple(have) == tuple(want): return target
-    moved = scale_detections([{k: target[k] for k in ('boxes', 'keypoints') if target.get(k) is not None}], [have], [want])[0]
-    if target.get('masks') is not None: moved['masks'] = F.interpolate(target['masks'][None].float(), tuple(want), mode='nearest')[0].to(target['masks'].dtype)
+    moved = scale_detections([{k: target[k] for k in ('boxes', 'keypoints')
+                               if target.get(k) is not None}], [have], [want])[0]
+    if target.get('masks') is not None:
+        moved['masks'] = F.interpolate(target['masks'][None].float(), tuple(want),
+                                       mode='nearest')[0].to(target['masks'].dtype)
     return target | moved
 
-def _same(a, b): return a.keys() == b.keys() and all(a[k].shape == b[k].shape and torch.allclose(a[k].float(), b[k].float(), atol=1e-4) for k in a)
+def _same(a, b):
+    return (a.keys() == b.keys()
+            and all(a[k].shape == b[k].shape
+                    and torch.allclose(a[k].float(), b[k].float(), atol=1e-4) for k in a))
 
 # %% ../nbs/076_explain.ipynb #ea266b58
 @checked
@@ -311,58 +392,88 @@ def _same(a, b): return a.keys() == b.keys() and all(a[k].shape == b[k].shape an
 def explain(
     model:nn.Module,            # a detector
     image:Tensor,               # (3,H,W) RGB, 0..255
-    target:dict|None=None,      # boxes, labels and what else the detector learns from: a training step is shown, too
-    scale:tuple|float|None=None,    # limits of the sides at which the picture is shown to it, or a factor; None: the detector's `test_scale`, else as it is
-    proposals:Tensor|None=None, # (P,4) or (P,5) xyxy in pixels of the picture, for a detector without a first stage
+    # boxes, labels and what else the detector learns from: a training step is shown, too
+    target:dict|None=None,
+    # limits of the sides at which the picture is shown to it, or a factor;
+    # None: the detector's `test_scale`, else as it is
+    scale:tuple|float|None=None,
+    # (P,4) or (P,5) xyxy in pixels of the picture, for a detector without a first stage
+    proposals:Tensor|None=None,
 )->Trace:                       # every stage, in pixels of the picture
-    "Follow one prediction, and with a target one training step, through all stages. ValueError for a detector whose `predict` goes another way."
+    """Follow one prediction, and with a target one training step, through all stages.
+    ValueError for a detector whose `predict` goes another way."""
     check('model Module, image any (3,H,W)', model, image)
     if target is not None: check_target(model, image, target)
     kinds = hasattr(model, 'roi_head') and not hasattr(model, 'rpn_head')
-    if not isinstance(model, Detector): raise TypeError(f'model is a {type(model).__name__}; expected a detector')
-    if kinds != (proposals is not None): raise ValueError(f'{type(model).__name__} has {"no first stage: give it proposals" if kinds else "a first stage of its own, or needs none: leave proposals out"}')
+    if not isinstance(model, Detector):
+        raise TypeError(f'model is a {type(model).__name__}; expected a detector')
+    if kinds != (proposals is not None):
+        raise ValueError(f'{type(model).__name__} has {"no first stage: give it proposals" if kinds else "a first stage of its own, or needs none: leave proposals out"}')
     scale = getattr(model, 'test_scale', None) if scale is None else scale
     size  = tuple(image.shape[-2:])
     shape = size if scale is None else view_size(size, scale)
-    shown = image if shape == size else TF.resize(image, list(shape), antialias=getattr(model, 'test_antialias', True))
-    given = [] if proposals is None else [[torch.cat([scale_detections([dict(boxes=proposals[:,:4])], [size], [shape])[0]['boxes'], proposals[:,4:]], 1)]]
+    shown = (image if shape == size
+             else TF.resize(image, list(shape),
+                            antialias=getattr(model, 'test_antialias', True)))
+    given = ([] if proposals is None
+             else [[torch.cat([scale_detections([dict(boxes=proposals[:,:4])], [size],
+                                                [shape])[0]['boxes'], proposals[:,4:]],
+                              1)]])
     training = [m for m in model.modules() if m.training]
     model.eval()
     try:
         t, back = _walk(model, image, shown, *(given or [None]))
-        if not _same(model.predict([shown], *given, **({} if shape == size else dict(sizes=[size])))[0], t['detections']):
-            raise ValueError(f'the parts of {type(model).__name__}, asked one after the other, give other detections than its own predict: it cannot be explained')
+        if not _same(model.predict([shown], *given,
+                                   **({} if shape == size else dict(sizes=[size])))[0],
+                     t['detections']):
+            raise ValueError(f'the parts of {type(model).__name__}, '
+                             'asked one after the other, give other detections than its '
+                             'own predict: it cannot be explained')
         step = None
         if target is not None:
-            step = hear_step(model, shown, _resize_target(target, size, shape), back, target, tuple(given))
+            step = hear_step(model, shown, _resize_target(target, size, shape), back,
+                             target, tuple(given))
     finally:
         for m in training: m.training = True
     return Trace(**t, step=step, classes=tuple(getattr(model, 'classes', None) or ()))
 
 # %% ../nbs/076_explain.ipynb #2de6254d
 def _draw_picture(t, ax):
-    show_image(F.pad(t.resized.float(), (0, t.pixels.shape[2] - t.resized.shape[2], 0, t.pixels.shape[1] - t.resized.shape[1])), ax, f'shown at {t.resized.shape[1]}x{t.resized.shape[2]}, padded to {t.pixels.shape[1]}x{t.pixels.shape[2]}')
+    show_image(F.pad(t.resized.float(),
+                     (0, t.pixels.shape[2] - t.resized.shape[2], 0,
+                      t.pixels.shape[1] - t.resized.shape[1])), ax,
+               f'shown at {t.resized.shape[1]}x{t.resized.shape[2]}, '
+               f'padded to {t.pixels.shape[1]}x{t.pixels.shape[2]}')
 
 def _draw_pyramid(t, ax):
     "How strong the features are at each place of each level, side by side."
     h = max(f.shape[1] for f in t.pyramid.levels)
     maps = [f.float().abs().mean(0) for f in t.pyramid.levels]
-    maps = [F.interpolate((m / m.max().clamp(min=1e-9))[None,None], (h, max(1, round(m.shape[1] * h / m.shape[0]))))[0,0] for m in maps]
-    ax.imshow(torch.cat([F.pad(m, (0, max(1, h//16)), value=torch.nan) for m in maps], 1).cpu().numpy(), cmap='magma')
+    maps = [F.interpolate((m / m.max().clamp(min=1e-9))[None,None],
+                          (h, max(1, round(m.shape[1] * h / m.shape[0]))))[0,0]
+            for m in maps]
+    ax.imshow(torch.cat([F.pad(m, (0, max(1, h//16)), value=torch.nan) for m in maps],
+                        1).cpu().numpy(), cmap='magma')
     ax.set_axis_off()
-    ax.set_title('features of ' + ', '.join(f'{f.shape[1]}x{f.shape[2]}' for f in t.pyramid.levels), fontsize=8)
+    ax.set_title('features of '
+                 + ', '.join(f'{f.shape[1]}x{f.shape[2]}' for f in t.pyramid.levels),
+                 fontsize=8)
 
 def _draw_anchors(t, ax):
-    "The centres of a middle level, and all boxes of the cell in the middle of each level, as far as they lie in the picture."
+    """The centres of a middle level, and all boxes of the cell in the middle of each
+    level, as far as they lie in the picture."""
     a = t.anchors
-    show_pale(t.image, ax, f'{len(a.boxes)} {"anchors" if a.points is None else "points"}, some of each level')
+    show_pale(t.image, ax,
+              f'{len(a.boxes)} {"anchors" if a.points is None else "points"}, '
+              'some of each level')
     frame = ax.axis()
     for l in a.level.unique().tolist():
         rows = (a.level == l).nonzero()[:,0]
         cell = a.place[rows].amax(0) // 2
         one = rows[(a.place[rows][:,:2] == cell[:2]).all(1)]
         mid = (a.boxes[rows,:2] + a.boxes[rows,2:]).cpu() / 2
-        if l == len(t.pyramid.levels) // 2: ax.plot(mid[:,0], mid[:,1], '.', ms=2, color=label_color(l))
+        if l == len(t.pyramid.levels) // 2:
+            ax.plot(mid[:,0], mid[:,1], '.', ms=2, color=label_color(l))
         if a.points is None: show_boxes(a.boxes[one], label_color(l), ax=ax, width=1)
         else: ax.plot(mid[:,0], mid[:,1], '.', ms=3 + 2*l, alpha=.6, color=label_color(l))
     ax.axis(frame)              # the largest anchors would shrink the picture
@@ -375,34 +486,47 @@ def _draw_objectness(t, ax):
         rows = a.level == l
         h, w = (int(n) + 1 for n in a.place[rows][:,:2].amax(0))
         m = a.objectness[rows].cpu().view(h, w, -1).amax(2)
-        full = (max(1, round(h * t.pyramid.strides[l][0])), max(1, round(w * t.pyramid.strides[l][1])))
+        full = (max(1, round(h * t.pyramid.strides[l][0])),
+                max(1, round(w * t.pyramid.strides[l][1])))
         m = F.interpolate(m[None,None], full)[0,0,:size[0],:size[1]]
         best[:m.shape[0],:m.shape[1]] = torch.maximum(best[:m.shape[0],:m.shape[1]], m)
     show_image(t.image, ax, f'best score at each place, up to {best.max():.2f}')
-    ax.imshow(best.numpy(), cmap='magma', alpha=.75, extent=(0, size[1], size[0], 0), vmin=0, vmax=max(float(best.max()), 1e-9))
+    ax.imshow(best.numpy(), cmap='magma', alpha=.75, extent=(0, size[1], size[0], 0),
+              vmin=0, vmax=max(float(best.max()), 1e-9))
 
 # %% ../nbs/076_explain.ipynb #1491794b
 def _draw_candidates(t, ax):
     c = t.proposals if t.proposals is not None else t.final
     rows = c.valid.nonzero()[:,0]
     best = rows[c.scores[rows].argsort(descending=True)[:100]]
-    show_boxes(c.boxes[best], 'proposal', ax=show_pale(t.image, ax, f'{len(best)} best of {len(c.boxes)} candidates'), width=.6)
+    show_boxes(c.boxes[best], 'proposal',
+               ax=show_pale(t.image, ax, f'{len(best)} best of {len(c.boxes)} candidates'),
+               width=.6)
 
 def _draw_choice(t, ax, c, kind, title):
     "The best survivors, and those that they suppressed."
     top = c.chosen[:6]
     gone = torch.isin(c.suppressor, top).nonzero()[:,0]
-    show_boxes(c.boxes[gone], 'ignored', ax=show_pale(t.image, ax, title.format(gone=len(gone), top=len(top))), width=.6)
+    show_boxes(c.boxes[gone], 'ignored',
+               ax=show_pale(t.image, ax, title.format(gone=len(gone), top=len(top))),
+               width=.6)
     names = [f'{int((c.suppressor == i).sum())} gone' for i in top]
     show_boxes(c.boxes[top], kind, names, ax=ax)
 
-def _draw_suppression(t, ax): _draw_choice(t, ax, t.proposals, 'proposal', '{top} best proposals, and the {gone} they suppressed')
-def _draw_final(t, ax): _draw_choice(t, ax, t.final, 'prediction', '{top} best detections, and the {gone} they suppressed')
+def _draw_suppression(t, ax):
+    _draw_choice(t, ax, t.proposals, 'proposal',
+                 '{top} best proposals, and the {gone} they suppressed')
+def _draw_final(t, ax):
+    _draw_choice(t, ax, t.final, 'prediction',
+                 '{top} best detections, and the {gone} they suppressed')
 
 def _draw_levels(t, ax):
     stage = t.stages[0]
-    show_pale(t.image, ax, f'{min(40, len(stage.boxes))} proposals, coloured by the level they are read from')
-    for l in stage.level[:40].unique().tolist(): show_boxes(stage.boxes[:40][stage.level[:40] == l], label_color(l), ax=ax, width=1)
+    show_pale(t.image, ax,
+              f'{min(40, len(stage.boxes))} proposals, coloured by the level they are '
+              'read from')
+    for l in stage.level[:40].unique().tolist():
+        show_boxes(stage.boxes[:40][stage.level[:40] == l], label_color(l), ax=ax, width=1)
 
 def _top(t):
     "The proposals whose best classes score most."
@@ -413,15 +537,22 @@ def _near(t, ax, boxes):
     boxes = boxes.reshape(-1, 4).cpu()
     (x1, y1), (x2, y2) = boxes[:,:2].amin(0).tolist(), boxes[:,2:].amax(0).tolist()
     half = .7*max(x2 - x1, y2 - y1, 1)
-    ax.set(xlim=((x1 + x2)/2 - half, (x1 + x2)/2 + half), ylim=((y1 + y2)/2 + half, (y1 + y2)/2 - half))
+    ax.set(xlim=((x1 + x2)/2 - half, (x1 + x2)/2 + half),
+           ylim=((y1 + y2)/2 + half, (y1 + y2)/2 - half))
 
 def _draw_grid(t, ax):
-    "The points of one proposal, from near by, over the cells of the level that they are read from."
+    """The points of one proposal, from near by, over
+    the cells of the level that they are read from."""
     i = int(_top(t)[0])
-    xy, bins, box, level = t.grids.points(i).cpu(), t.grids.x.shape[1], t.stages[0].boxes[i], int(t.stages[0].level[i])
-    ax = show_pale(t.image, ax, f'{len(xy)} samples for {bins}x{bins} bins of one proposal, level {level}')
-    for way, line, stride in (0, ax.axhline, t.pyramid.strides[level][0]), (1, ax.axvline, t.pyramid.strides[level][1]):
-        for k in range(1, int(t.image.shape[1 + way]/stride) + 1): line(k*stride, color='white', lw=.6)
+    xy, bins, box, level = (t.grids.points(i).cpu(), t.grids.x.shape[1],
+                            t.stages[0].boxes[i], int(t.stages[0].level[i]))
+    ax = show_pale(t.image, ax,
+                   f'{len(xy)} samples for {bins}x{bins} bins of one proposal, '
+                   f'level {level}')
+    for way, line, stride in ((0, ax.axhline, t.pyramid.strides[level][0]),
+                              (1, ax.axvline, t.pyramid.strides[level][1])):
+        for k in range(1, int(t.image.shape[1 + way]/stride) + 1):
+            line(k*stride, color='white', lw=.6)
     show_boxes(box, 'proposal', ax=ax)
     ax.plot(xy[:,0], xy[:,1], '.', ms=2, color=PALETTE['prediction'])
     _near(t, ax, box)
@@ -438,54 +569,75 @@ def _draw_classes(t, ax):
 def _draw_stages(t, ax):
     i = int(_top(t)[0])
     boxes = torch.stack([s.boxes[i] for s in t.stages] + [t.stages[-1].refined[i]])
-    show_pale(t.image, ax, 'where each box head looked for one object, and the box that came out')
-    for k,b in enumerate(boxes): show_boxes(b, label_color(k), [f'head {k+1}' if k < len(t.stages) else 'out'], ax=ax, width=1)
+    show_pale(t.image, ax,
+              'where each box head looked for one object, and the box that came out')
+    for k,b in enumerate(boxes):
+        show_boxes(b, label_color(k), [f'head {k+1}' if k < len(t.stages) else 'out'],
+                   ax=ax, width=1)
     _near(t, ax, boxes)
 
 # %% ../nbs/076_explain.ipynb #eff9bfdb
 def _tiles(maps, ax, title, cmap):
     "Small maps side by side."
     side = maps.shape[-1]
-    ax.imshow(torch.cat([F.pad(m, (1, 1, 1, 1), value=torch.nan) for m in maps.float().cpu()], 1).numpy(), cmap=cmap)
+    ax.imshow(torch.cat([F.pad(m, (1, 1, 1, 1), value=torch.nan)
+                         for m in maps.float().cpu()], 1).numpy(), cmap=cmap)
     ax.set_axis_off()
     ax.set_title(title.format(side=side), fontsize=8)
 
-def _draw_masks(t, ax): _tiles(t.masks.small[:4], ax, 'masks of {side}x{side} inside of the boxes', 'viridis')
-def _draw_heatmaps(t, ax): _tiles(t.heatmaps.maps[0,:6], ax, 'heatmaps of {side}x{side} of the best detection', 'magma')
+def _draw_masks(t, ax):
+    _tiles(t.masks.small[:4], ax, 'masks of {side}x{side} inside of the boxes', 'viridis')
+def _draw_heatmaps(t, ax):
+    _tiles(t.heatmaps.maps[0,:6], ax, 'heatmaps of {side}x{side} of the best detection',
+           'magma')
 
 def _draw_pasted(t, ax):
-    show_masks(t.masks.pasted[:20], 'prediction', show_pale(t.image, ax, 'masks pasted into the picture'))
+    show_masks(t.masks.pasted[:20], 'prediction',
+               show_pale(t.image, ax, 'masks pasted into the picture'))
 
-def _names_of(t, labels): return [t.classes[l] if l < len(t.classes) else str(l) for l in labels.tolist()]
+def _names_of(t, labels):
+    return [t.classes[l] if l < len(t.classes) else str(l) for l in labels.tolist()]
 
 def _draw_detections(t, ax):
     d = t.detections
     n = int((d['scores'] >= .3).sum()) or min(5, len(d['scores']))
     ax = show_image(t.image, ax, f'{n} of {len(d["boxes"])} detections')
-    show_boxes(d['boxes'][:n], 'prediction', _names_of(t, d['labels'][:n]), d['scores'][:n], ax=ax)
+    show_boxes(d['boxes'][:n], 'prediction', _names_of(t, d['labels'][:n]),
+               d['scores'][:n], ax=ax)
     if 'keypoints' in d: show_keypoints(d['keypoints'][:n,:,:2], 'prediction', ax=ax)
 
 # %% ../nbs/076_explain.ipynb #b1059eff
-def _draw_step(t, ax, drawn, title, matches=False): show_drawn(drawn, t.image, t.step.target['boxes'], ax, title, matches)
-def _draw_matches(t, ax): _draw_step(t, ax, t.step.anchors, 'anchors: {yes} positive, {no} background, {rest} not asked', True)
-def _draw_samples(t, ax): _draw_step(t, ax, t.step.anchors, 'the loss asks {yes} positive and {no} background')
-def _draw_roi_samples(t, ax): _draw_step(t, ax, t.step.rois[0], 'the box head learns from {yes} positive, {no} background')
+def _draw_step(t, ax, drawn, title, matches=False):
+    show_drawn(drawn, t.image, t.step.target['boxes'], ax, title, matches)
+def _draw_matches(t, ax):
+    _draw_step(t, ax, t.step.anchors,
+               'anchors: {yes} positive, {no} background, {rest} not asked', True)
+def _draw_samples(t, ax):
+    _draw_step(t, ax, t.step.anchors, 'the loss asks {yes} positive and {no} background')
+def _draw_roi_samples(t, ax):
+    _draw_step(t, ax, t.step.rois[0],
+               'the box head learns from {yes} positive, {no} background')
 
 # %% ../nbs/076_explain.ipynb #54803ea4
 # name -> does a trace have this stage? and how is it drawn?
 PICTURES:dict[str,tuple[Callable,Callable]] = dict(
     picture=(lambda t: True, _draw_picture), pyramid=(lambda t: True, _draw_pyramid),
-    anchors=(lambda t: t.anchors is not None, _draw_anchors), objectness=(lambda t: t.anchors is not None, _draw_objectness),
-    candidates=(lambda t: t.proposals is not None or t.final is not None, _draw_candidates),
+    anchors=(lambda t: t.anchors is not None, _draw_anchors),
+    objectness=(lambda t: t.anchors is not None, _draw_objectness),
+    candidates=(lambda t: t.proposals is not None or t.final is not None,
+                _draw_candidates),
     suppression=(lambda t: t.proposals is not None, _draw_suppression),
     levels=(lambda t: bool(t.stages) and t.stages[0].level is not None, _draw_levels),
     grid=(lambda t: t.grids is not None and len(t.grids.x) > 0, _draw_grid),
     classes=(lambda t: t.scores is not None, _draw_classes),
     stages=(lambda t: len(t.stages) > 0, _draw_stages),
     final=(lambda t: t.final is not None and t.final is not t.proposals, _draw_final),
-    masks=(lambda t: t.masks is not None and t.masks.small is not None and len(t.masks.small) > 0, _draw_masks),
-    pasted=(lambda t: t.masks is not None, _draw_pasted),
-    heatmaps=(lambda t: t.heatmaps is not None and t.heatmaps.maps is not None and len(t.heatmaps.maps) > 0, _draw_heatmaps),
+    masks=(lambda t:
+           t.masks is not None and t.masks.small is not None and len(t.masks.small) > 0,
+           _draw_masks), pasted=(lambda t: t.masks is not None, _draw_pasted),
+    heatmaps=(lambda t:
+              t.heatmaps is not None and t.heatmaps.maps is not None
+              and len(t.heatmaps.maps) > 0, _draw_heatmaps),
     detections=(lambda t: True, _draw_detections),
     matches=(lambda t: t.step is not None and t.step.anchors is not None, _draw_matches),
     samples=(lambda t: t.step is not None and t.step.anchors is not None, _draw_samples),

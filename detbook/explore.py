@@ -36,9 +36,12 @@ def page_bundle(
     text:str,           # what it says, for those who see no picture
     widget=None,        # what a live notebook shows instead
 )->dict:                # mime type -> data
-    "What a notebook stores of a widget: a picture and a text, and the widget itself where a kernel is alive."
+    """What a notebook stores of a widget: a picture and a text,
+    and the widget itself where a kernel is alive."""
     out = {'text/plain': text, 'image/png': base64.b64encode(png).decode()}
-    if widget is not None and live_kernel(): out['application/vnd.jupyter.widget-view+json'] = dict(version_major=2, version_minor=0, model_id=widget.model_id)
+    if widget is not None and live_kernel():
+        out['application/vnd.jupyter.widget-view+json'] = dict(
+            version_major=2, version_minor=0, model_id=widget.model_id)
     return out
 
 # %% ../nbs/005_explore.ipynb #31cae49e
@@ -50,14 +53,22 @@ def make_control(
 )->ipywidgets.ValueWidget:  # with the value of the argument
     "Make the control of one argument; ValueError for what is none of these."
     if isinstance(spec, ipywidgets.ValueWidget): return spec
-    more = dict(description=name.replace('_', ' '), style=dict(description_width='110px'), layout=dict(width='420px'))
-    if isinstance(spec, bool): return ipywidgets.Checkbox(value=spec, description=more['description'], indent=False)
+    more = dict(description=name.replace('_', ' '), style=dict(description_width='110px'),
+                layout=dict(width='420px'))
+    if isinstance(spec, bool):
+        return ipywidgets.Checkbox(value=spec, description=more['description'],
+                                   indent=False)
     if isinstance(spec, list) and spec: return ipywidgets.Dropdown(options=spec, **more)
-    if isinstance(spec, tuple) and len(spec) == 3 and all(isinstance(v, (int, float)) for v in spec) and spec[0] <= spec[2] <= spec[1]:
+    if (isinstance(spec, tuple) and len(spec) == 3
+        and all(isinstance(v, (int, float)) for v in spec)
+        and spec[0] <= spec[2] <= spec[1]):
         low, high, start = spec
-        if all(isinstance(v, int) for v in spec): return ipywidgets.IntSlider(value=start, min=low, max=high, **more)
-        return ipywidgets.FloatSlider(value=start, min=low, max=high, step=(high - low)/100, readout_format='.3g', **more)
-    raise ValueError(f'controls: {name} is {spec!r:.60}; expected (low, high, start), a list of choices, True or False, or a widget')
+        if all(isinstance(v, int) for v in spec):
+            return ipywidgets.IntSlider(value=start, min=low, max=high, **more)
+        return ipywidgets.FloatSlider(value=start, min=low, max=high,
+                                      step=(high - low)/100, readout_format='.3g', **more)
+    raise ValueError(f'controls: {name} is {spec!r:.60}; expected (low, high, start), '
+                     'a list of choices, True or False, or a widget')
 
 def _figure(n, size):
     from matplotlib.backends.backend_agg import FigureCanvasAgg
@@ -67,10 +78,12 @@ def _figure(n, size):
     return figure, list(figure.subplots(1, n, squeeze=False).flat)
 
 class Explorer(ipywidgets.VBox):
-    "A picture under sliders; where no kernel lives, a row of pictures at several settings."
+    """A picture under sliders; where no kernel lives,
+    a row of pictures at several settings."""
     def __init__(self,
         draw:Callable,      # called as draw(ax, **values); returns a sentence, or None
-        controls:dict,      # name of an argument -> (low, high, start), choices, True or False, or a widget
+        # name of an argument -> (low, high, start), choices, True or False, or a widget
+        controls:dict,
         settings:list,      # dicts of values: the pictures where no kernel lives
         name:str|None,      # under which the values are kept
         size:tuple,         # (width, height) of the picture, inches
@@ -97,7 +110,7 @@ class Explorer(ipywidgets.VBox):
 
     def _at(self, ax, values):
         try: return self.draw(ax, **values) or ''
-        except ValueError as e:                     # a slider cannot raise: nobody would see it
+        except ValueError as e:  # a slider cannot raise: nobody would see it
             ax.clear(); ax.set_axis_off()
             return str(e)
 
@@ -108,7 +121,8 @@ class Explorer(ipywidgets.VBox):
         figure, (ax,) = _figure(1, self.inches)
         self.text = self._at(ax, self.values)
         self.picture.value = figure_png(figure)
-        self.words.value = '<br>'.join(self.text.replace('&', '&amp;').replace('<', '&lt;').splitlines())
+        self.words.value = '<br>'.join(self.text.replace(
+                                           '&', '&amp;').replace('<', '&lt;').splitlines())
         if self.name is not None: KEPT[self.name] = self.values
 
     @property
@@ -116,30 +130,45 @@ class Explorer(ipywidgets.VBox):
         "The row of pictures for a page without a kernel."
         some = self.settings or [{}]
         wide, titles = min(7.2/len(some), self.inches[0]), []
-        figure, axs = _figure(len(some), (wide*len(some), wide*self.inches[1]/self.inches[0]))
+        figure, axs = _figure(len(some),
+                              (wide*len(some), wide*self.inches[1]/self.inches[0]))
         for ax, values in zip(axs, some):
             text = self._at(ax, self.values | values)
-            said = ', '.join(f'{k.replace("_", " ")} {v:.3g}' if isinstance(v, float) else f'{k.replace("_", " ")} {v}' for k,v in values.items())
-            titles.append(textwrap.wrap(said, int(17*wide)) + textwrap.wrap(text.split('\n')[0], int(17*wide)))
+            said = ', '.join(f'{k.replace("_", " ")} {v:.3g}' if isinstance(v, float)
+                             else f'{k.replace("_", " ")} {v}' for k,v in values.items())
+            titles.append(textwrap.wrap(said, int(17*wide))
+                          + textwrap.wrap(text.split('\n')[0], int(17*wide)))
             ax.set_title('\n'.join(titles[-1]), fontsize=7)
-        figure.set_figheight(figure.get_figheight() + .12 + .14*max(map(len, titles)))      # a title may be of any number of lines
+        # a title may be of any number of lines
+        figure.set_figheight(figure.get_figheight() + .12 + .14*max(map(len, titles)))
         small = io.BytesIO()
-        Image.open(io.BytesIO(figure_png(figure))).convert('RGB').quantize(200, dither=Image.Dither.NONE).save(small, 'PNG', optimize=True)
+        Image.open(io.BytesIO(figure_png(figure))).convert('RGB').quantize(
+            200, dither=Image.Dither.NONE).save(small, 'PNG', optimize=True)
         return small.getvalue()
 
-    def _repr_mimebundle_(self, include=None, exclude=None): return page_bundle(self.panels, self.text, self)
+    def _repr_mimebundle_(self, include=None, exclude=None):
+        return page_bundle(self.panels, self.text, self)
 
 # %% ../nbs/005_explore.ipynb #c09bf4eb
 @checked('size pair >0..')
 def explore(
-    draw:Callable,          # called as draw(ax, **values); returns a sentence that is shown below, or None
-    controls:dict,          # name of an argument -> (low, high, start), a list of choices, True or False, or a widget
-    settings:list|None=None,# dicts of values: the pictures on a page without a kernel; None: one, of the start values
+    # called as draw(ax, **values); returns a sentence that is shown below, or None
+    draw:Callable,
+    # name of an argument -> (low, high, start), a
+    # list of choices, True or False, or a widget
+    controls:dict,
+    # dicts of values: the pictures on a page without
+    # a kernel; None: one, of the start values
+    settings:list|None=None,
     name:str|None=None,     # under this name the values outlive a second run of the cell
     size:tuple[float,float]=(5, 3.4),   # (width, height) of the picture, inches
 )->Explorer:                # with controls, values, text and picture
-    "Put a drawing under sliders; ValueError for a control of unknown kind, or settings of unknown arguments."
-    if not controls: raise ValueError('controls is empty; expected an argument of `draw` or more')
+    """Put a drawing under sliders; ValueError for a control
+    of unknown kind, or settings of unknown arguments."""
+    if not controls:
+        raise ValueError('controls is empty; expected an argument of `draw` or more')
     for i, s in enumerate(settings or ()):
-        if not isinstance(s, dict) or set(s) - set(controls): raise ValueError(f'settings[{i}] is {s!r:.60}; expected a dict of values for {", ".join(controls)}')
+        if not isinstance(s, dict) or set(s) - set(controls):
+            raise ValueError(f'settings[{i}] is {s!r:.60}; expected a dict of values for '
+                             f'{", ".join(controls)}')
     return Explorer(draw, controls, settings or [], name, tuple(size), [])

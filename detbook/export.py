@@ -33,10 +33,13 @@ from .inference import Predictor, init_detector
 # %% ../nbs/079_export.ipynb #7ca814ca
 def suppress_mask(
     boxes:Tensor,   # (G,N,4) xyxy, pixels
-    scores:Tensor,  # (G,M,N): M rows of scores of the same boxes, which do not suppress each other; below 0: there is no box
+    # (G,M,N): M rows of scores of the same boxes, which
+    # do not suppress each other; below 0: there is no box
+    scores:Tensor,
     iou:float,      # boxes that overlap a better one of their row by more are dropped
 )->Tensor:          # (G,M,N) bool: which are kept
-    "Suppress in every row, and mark what is kept: the answer has the shape of the question."
+    """Suppress in every row, and mark what is kept:
+    the answer has the shape of the question."""
     check('boxes float (G,N,4), scores float (G,M,N), iou 0..1', boxes, scores, iou)
     M, N = scores.shape[1:]
     if 0 in scores.shape: return torch.zeros_like(scores, dtype=torch.bool)
@@ -44,8 +47,10 @@ def suppress_mask(
     some = (flat >= 0).nonzero()[:,0]
     row  = some // N
     span = boxes.max().double() - boxes.min().double() + 1
-    kept = torchvision.ops.nms(boxes[row // M, some % N].double() + (row * span)[:,None], flat[some].double(), iou)
-    return torch.zeros_like(flat, dtype=torch.bool).index_put((some[kept],), torch.ones((), dtype=torch.bool)).view(scores.shape)
+    kept = torchvision.ops.nms(boxes[row // M, some % N].double() + (row * span)[:,None],
+                               flat[some].double(), iou)
+    return torch.zeros_like(flat, dtype=torch.bool).index_put(
+        (some[kept],), torch.ones((), dtype=torch.bool)).view(scores.shape)
 
 # %% ../nbs/079_export.ipynb #7de3d307
 @torch.library.custom_op('detbook::suppress_mask', mutates_args=())
@@ -61,8 +66,11 @@ def _suppress_onnx(boxes, scores, iou:float):
     "The same in operations of ONNX: suppress, then write ones at what was found."
     from onnxscript import opset18
     op:Any = opset18
-    found = op.NonMaxSuppression(boxes, scores, op.Constant(value_ints=[2**31 - 1]), op.Constant(value_floats=[float(iou)]), op.Constant(value_floats=[-.5]))
-    ones  = op.Expand(op.Constant(value_floats=[1.]), op.Gather(op.Shape(found), op.Constant(value_ints=[0])))
+    found = op.NonMaxSuppression(boxes, scores, op.Constant(value_ints=[2**31 - 1]),
+                                 op.Constant(value_floats=[float(iou)]),
+                                 op.Constant(value_floats=[-.5]))
+    ones = op.Expand(op.Constant(value_floats=[1.]),
+                     op.Gather(op.Shape(found), op.Constant(value_ints=[0])))
     zeros = op.Expand(op.Constant(value_floats=[0.]), op.Shape(scores))
     return op.Greater(op.ScatterND(zeros, found, ones), op.Constant(value_float=.5))
 
@@ -77,7 +85,10 @@ def _iou_of(f):
     "The overlap from which a filter suppresses; ValueError where it does something else."
     suppress = getattr(f, 'suppress', None)
     if suppress is not None and type(suppress) is not NMS:
-        raise ValueError(f'the detector suppresses by {getattr(suppress, "__name__", type(suppress).__name__)}, and an exported one only by NMS: give its test_filter suppress=NMS(iou)')
+        raise ValueError('the detector suppresses by '
+                         f'{getattr(suppress, "__name__", type(suppress).__name__)}, '
+                         'and an exported one only by NMS: '
+                         'give its test_filter suppress=NMS(iou)')
     return float(f.iou)
 
 # %% ../nbs/079_export.ipynb #0b4aed5e
@@ -90,23 +101,30 @@ class Found(NamedTuple):
 
 # %% ../nbs/079_export.ipynb #a87ef4c8
 class _Whole(nn.Module):
-    "A detector from pixels to detections, in shapes that do not depend on what is in the picture."
+    """A detector from pixels to detections, in shapes
+    that do not depend on what is in the picture."""
     def __init__(self,
         model,      # a detector
         suppress,   # `suppress_mask`, or the operation of that name
-        fixed,      # are height and width known? else every level gets as many candidates as a filter may take
+        # are height and width known? else every level
+        # gets as many candidates as a filter may take
+        fixed,
     ):
         super().__init__()
         self.model, self.suppress, self.fixed = model, suppress, fixed
         roi = getattr(model, 'roi_head', None)
-        self.stages = None if roi is None else [roi.stage(i) for i in range(len(roi.bbox_head))] if hasattr(roi, 'stage') else [roi]
-        self.painter = None if roi is None or roi.mask_head is None else roi.mask_ensemble() if hasattr(roi, 'mask_ensemble') else roi
+        self.stages = (None if roi is None
+                       else [roi.stage(i) for i in range(len(roi.bbox_head))]
+                       if hasattr(roi, 'stage') else [roi])
+        self.painter = (None if roi is None or roi.mask_head is None
+                        else roi.mask_ensemble() if hasattr(roi, 'mask_ensemble') else roi)
 
     def pixels(self, images, sizes):
         "Normalise (B,3,H,W), and blacken what lies beyond each image."
         p, (H, W) = self.model.preprocess, images.shape[-2:]
         x = (images.flip(1) if p.bgr else images).float()
-        inside = (torch.arange(H) < sizes[:,:1])[:,None,:,None] & (torch.arange(W) < sizes[:,1:])[:,None,None,:]
+        inside = ((torch.arange(H) < sizes[:,:1])[:,None,:,None]
+                  & (torch.arange(W) < sizes[:,1:])[:,None,None,:])
         return torch.where(inside, (x - p.mean) / p.std, 0.)
 
     def _best(self, boxes, scores, kept, n):
@@ -115,7 +133,8 @@ class _Whole(nn.Module):
         return _rows(boxes, i), best, i
 
     def _candidates(self, scores, splits, most):
-        "The best scores (B,k) of each level and their places in the row (B,N); where sizes are open, as many a level as there may be at most."
+        """The best scores (B,k) of each level and their places in the row (B,N);
+        where sizes are open, as many a level as there may be at most."""
         begin = 0
         for n in splits:
             level, k = scores[:,begin:begin+n], most
@@ -130,51 +149,73 @@ class _Whole(nn.Module):
         f, scores, levels = head.test_filter, out.logits.float().sigmoid(), []
         for best, i in self._candidates(scores, out.splits, f.nms_pre):
             boxes = head.coder.decode(out.anchors[i], _rows(out.deltas, i), sizes)
-            levels.append((boxes, torch.where((_sides(boxes) > f.min_size).all(-1), best, -1.)))
+            levels.append((boxes,
+                           torch.where((_sides(boxes) > f.min_size).all(-1), best, -1.)))
         K = max(b.shape[1] for b,_ in levels)
-        boxes  = torch.stack([F.pad(b, (0, 0, 0, K - b.shape[1])) for b,_ in levels], 1)                  # (B,L,K,4)
-        scores = torch.stack([F.pad(s, (0, K - s.shape[1]), value=-1.) for _,s in levels], 1)             # (B,L,K)
-        kept = self.suppress(boxes.flatten(0, 1), scores.flatten(0, 1)[:,None], _iou_of(f)).view(scores.shape)
-        boxes, scores, _ = self._best(boxes.flatten(1, 2), scores.flatten(1), kept.flatten(1), min(f.max_per_img, K*len(levels)))
+        # (B,L,K,4)
+        boxes  = torch.stack([F.pad(b, (0, 0, 0, K - b.shape[1])) for b,_ in levels], 1)
+        # (B,L,K)
+        scores = torch.stack([F.pad(s, (0, K - s.shape[1]), value=-1.) for _,s in levels],
+                             1)
+        kept = self.suppress(boxes.flatten(0, 1), scores.flatten(0, 1)[:,None],
+                             _iou_of(f)).view(scores.shape)
+        boxes, scores, _ = self._best(boxes.flatten(1, 2), scores.flatten(1),
+                                      kept.flatten(1), min(f.max_per_img, K*len(levels)))
         return Proposals(boxes, scores, scores >= 0)
 
     def choose(self, f, logits, deltas, proposals, coder, sizes):
         "What `DetectionFilter` does."
         (B, P), C = proposals.valid.shape, logits.shape[-1] - 1
-        scores = logits.float().softmax(-1)[:,:-1].reshape(B, P, C).transpose(1, 2)                       # (B,C,P)
-        deltas = deltas.reshape(B, P, -1, 4).transpose(1, 2)                                              # (B,D,P,4), D = 1 or C
+        # (B,C,P)
+        scores = logits.float().softmax(-1)[:,:-1].reshape(B, P, C).transpose(1, 2)
+        deltas = deltas.reshape(B, P, -1, 4).transpose(1, 2)  # (B,D,P,4), D = 1 or C
         D, start = deltas.shape[1], proposals.boxes[:,None]
-        boxes  = coder.decode(start.expand(-1, D, -1, -1).reshape(B, D*P, 4), deltas.reshape(B, D*P, 4), sizes).view(B, D, P, 4)
+        boxes = coder.decode(start.expand(-1, D, -1, -1).reshape(B, D*P, 4),
+                             deltas.reshape(B, D*P, 4), sizes).view(B, D, P, 4)
         good = (scores > f.score_thr) & proposals.valid[:,None]
         if f.min_size > 0: good = good & (_sides(boxes) >= f.min_size).all(-1)
         scores = torch.where(good, scores, -1.)
         every  = boxes.expand(-1, C, -1, -1).reshape(B, C*P, 4)
-        if f.class_agnostic: kept = self.suppress(every, scores.reshape(B, 1, C*P), _iou_of(f))
+        if f.class_agnostic:
+            kept = self.suppress(every, scores.reshape(B, 1, C*P), _iou_of(f))
         elif D == 1: kept = self.suppress(boxes[:,0], scores, _iou_of(f))
-        else: kept = self.suppress(every.view(B*C, P, 4), scores.reshape(B*C, 1, P), _iou_of(f))
-        boxes, scores, i = self._best(every, scores.reshape(B, C*P), kept.reshape(B, C*P), min(f.max_per_img, C*P))
+        else:
+            kept = self.suppress(every.view(B*C, P, 4), scores.reshape(B*C, 1, P),
+                                 _iou_of(f))
+        boxes, scores, i = self._best(every, scores.reshape(B, C*P), kept.reshape(B, C*P),
+                                      min(f.max_per_img, C*P))
         return Found(boxes, scores, i // P, scores >= 0)
 
     def dense(self, head, out, sizes, propose=False):
         "What `DenseFilter` does: detections, or proposals for a second stage."
         f, C = head.test_filter, out.logits.shape[2]
-        if hasattr(head, 'distances'): out = out._replace(deltas=head.distances(out.deltas, head.units(out)))
-        scores, quality = out.logits.float().sigmoid(), None if out.quality is None else out.quality.float().sigmoid()
+        if hasattr(head, 'distances'):
+            out = out._replace(deltas=head.distances(out.deltas, head.units(out)))
+        scores, quality = (out.logits.float().sigmoid(),
+                           None if out.quality is None else out.quality.float().sigmoid())
         if quality is not None and f.root: scores = (scores * quality[...,None]).sqrt()
-        best, i = map(lambda x: torch.cat(x, 1), zip(*self._candidates(scores.flatten(1), [n*C for n in out.splits], f.nms_pre)))
+        best, i = map(lambda x: torch.cat(x, 1),
+                      zip(*self._candidates(scores.flatten(1), [n*C for n in out.splits],
+                                            f.nms_pre)))
         index, labels, scores = i // C, i % C, best
         if quality is not None and not f.root: scores = scores * quality.gather(1, index)
-        boxes = head.coder.decode(out.anchors[index], _rows(out.deltas, index), None if f.late_clip else sizes)
+        boxes = head.coder.decode(out.anchors[index], _rows(out.deltas, index),
+                                  None if f.late_clip else sizes)
         good  = (best > f.score_thr) & (best >= 0) & (_sides(boxes) > f.min_size).all(-1)
-        rows  = scores[:,None] if propose else torch.where(labels[:,None] == torch.arange(C)[:,None], scores[:,None], -1.)
-        kept  = self.suppress(boxes, torch.where(good[:,None], rows, -1.), _iou_of(f)).any(1)
-        boxes, scores, i = self._best(boxes, scores, kept, min(f.max_per_img, scores.shape[1]))
+        rows = (scores[:,None] if propose
+                else torch.where(labels[:,None] == torch.arange(C)[:,None], scores[:,None],
+                                 -1.))
+        kept = self.suppress(boxes, torch.where(good[:,None], rows, -1.),
+                             _iou_of(f)).any(1)
+        boxes, scores, i = self._best(boxes, scores, kept,
+                                      min(f.max_per_img, scores.shape[1]))
         found = Found(boxes, scores, labels.gather(1, i), scores >= 0)
         if propose: return Proposals(found.boxes, found.scores, found.valid)
         if not f.late_clip: return found
         h, w = sizes[:,None,:1], sizes[:,None,1:]
         clipped = torch.minimum(found.boxes.clamp(min=0), torch.cat([w, h, w, h], -1))
-        return found._replace(boxes=clipped, valid=found.valid & (_sides(clipped) > f.min_size).all(-1))
+        return found._replace(boxes=clipped,
+                              valid=found.valid & (_sides(clipped) > f.min_size).all(-1))
 
     def second(self, canvas, proposals, sizes):
         "What `detect` of a `RoIHead` or a `CascadeRoIHead` does."
@@ -189,7 +230,8 @@ class _Whole(nn.Module):
     def _windows(self, extractor, canvas, boxes):
         B, K = boxes.shape[:2]
         image = torch.arange(B)[:,None].expand(B, K)
-        return self.stages[0].windows(extractor, canvas, boxes.reshape(-1, 4), image.reshape(-1))
+        return self.stages[0].windows(extractor, canvas, boxes.reshape(-1, 4),
+                                      image.reshape(-1))
 
     def forward(self, images, sizes):
         m = self.model
@@ -199,23 +241,32 @@ class _Whole(nn.Module):
             out  = head(feats)
             if hasattr(m, 'rpn_head'):
                 p = self.propose(head, out, sizes)
-                return p.boxes, p.scores, torch.zeros_like(p.scores, dtype=torch.int64), p.valid
+                return (p.boxes, p.scores, torch.zeros_like(p.scores, dtype=torch.int64),
+                        p.valid)
             return tuple(self.dense(head, out, sizes))
         out = m.rpn_head(feats)
-        proposals = self.dense(m.rpn_head, out, sizes, True) if hasattr(m.rpn_head, 'distances') else self.propose(m.rpn_head, out, sizes)
+        proposals = (self.dense(m.rpn_head, out, sizes, True)
+                     if hasattr(m.rpn_head, 'distances')
+                     else self.propose(m.rpn_head, out, sizes))
         canvas = roi.bbox_extractor.canvas(feats)
         found  = self.second(canvas, proposals, sizes)
         shape  = found.valid.shape
         if self.painter is not None:
-            logits = self.painter.mask_head(self._windows(roi.mask_extractor, canvas, found.boxes), found.labels.reshape(-1))
+            logits = self.painter.mask_head(self._windows(
+                                                roi.mask_extractor, canvas, found.boxes),
+                                            found.labels.reshape(-1))
             return *found, logits.float().sigmoid().unflatten(0, shape)
         if getattr(roi, 'keypoint_head', None) is not None:
-            return *found, roi.keypoint_head(self._windows(roi.keypoint_extractor, canvas, found.boxes)).float().unflatten(0, shape)
+            return (*found,
+                    roi.keypoint_head(self._windows(
+                                          roi.keypoint_extractor, canvas,
+                                          found.boxes)).float().unflatten(0, shape))
         return tuple(found)
 
 # %% ../nbs/079_export.ipynb #ea5e94b5
 class _Dense(nn.Module):
-    "The part of a detector that is convolutions: what the first head says, and of a two-stage detector the pyramid too."
+    """The part of a detector that is convolutions: what the first head says,
+    and of a two-stage detector the pyramid too."""
     def __init__(self, model):
         super().__init__()
         self.model, self.pixels = model, _Whole(model, None, True).pixels
@@ -225,42 +276,57 @@ class _Dense(nn.Module):
         feats = m.neck(m.backbone(self.pixels(images, sizes)))
         out = head(feats)
         quality = getattr(out, 'quality', None)
-        return out.logits, out.deltas, out.anchors, *(() if quality is None else (quality,)), *(feats if hasattr(m, 'roi_head') else ())
+        return (out.logits, out.deltas, out.anchors,
+                *(() if quality is None else (quality,)),
+                *(feats if hasattr(m, 'roi_head') else ()))
 
 # %% ../nbs/079_export.ipynb #4921194b
 _FORMATS, _PARTS = ('onnx', 'torch.export'), ('whole', 'dense')
 
 def _one_of(name, value, known):
-    if value not in known: raise ValueError(f'{name} is {value!r}; expected one of {", ".join(map(repr, known))}{nearest(value, known)}')
+    if value not in known:
+        raise ValueError(f'{name} is {value!r}; expected one of '
+                         f'{", ".join(map(repr, known))}{nearest(value, known)}')
 
 def _lacks_onnx(e):
     "What to say where a package of the extra is missing."
-    return ImportError(f"{e.name} is missing, which exported files in ONNX need: pip install 'detbook[onnx]'")
+    return ImportError(f"{e.name} is missing, which exported files in ONNX need: "
+                       "pip install 'detbook[onnx]'")
 
 def _import_onnx():
-    "The modules that write: onnx and onnxruntime; the third, onnxscript, is used by torch."
+    """The modules that write: onnx and onnxruntime;
+    the third, onnxscript, is used by torch."""
     try: import onnx, onnxruntime, onnxscript
     except ImportError as e: raise _lacks_onnx(e) from None
     return onnx, onnxruntime, onnxscript
 
 def _check_exportable(model, size):
-    if not hasattr(model, 'preprocess') or not hasattr(model, 'predict'): raise TypeError(f'model is a {type(model).__name__}; expected a detector of this library, such as MaskRCNN')
+    if not hasattr(model, 'preprocess') or not hasattr(model, 'predict'):
+        raise TypeError(f'model is a {type(model).__name__}; expected a detector of this '
+                        'library, such as MaskRCNN')
     if not hasattr(model, 'rpn_head') and not hasattr(model, 'bbox_head'):
-        raise ValueError(f'{type(model).__name__} needs proposals beside the pictures, and an exported detector is given pictures alone: give its parts to a FasterRCNN, which proposes by itself')
+        raise ValueError(f'{type(model).__name__} needs proposals beside the pictures, '
+                         'and an exported detector is given pictures alone: '
+                         'give its parts to a FasterRCNN, which proposes by itself')
     d = model.preprocess.pad_divisor
     if any(n % d for n in size):
         up = tuple(-(-n // d)*d for n in size)
-        raise ValueError(f'size is {tuple(size)}; heights and widths are multiples of {d}, as this detector pads pictures: {up} is near')
+        raise ValueError(f'size is {tuple(size)}; heights and widths are multiples of '
+                         f'{d}, as this detector pads pictures: {up} is near')
 
 # %% ../nbs/079_export.ipynb #7e40c25b
 def _notes(model, **more):
-    "What a file says about its detector: names, how pictures are resized, how masks and keypoints are read."
+    """What a file says about its detector: names, how
+    pictures are resized, how masks and keypoints are read."""
     ask, roi = Predictor(model), getattr(model, 'roi_head', None)
-    notes = dict(_format=1, detector=type(model).__name__, classes=list(ask.classes), scale=ask.scale, antialias=ask.antialias, divisor=model.preprocess.pad_divisor, **more)
+    notes = dict(_format=1, detector=type(model).__name__, classes=list(ask.classes),
+                 scale=ask.scale, antialias=ask.antialias,
+                 divisor=model.preprocess.pad_divisor, **more)
     mask, points = getattr(roi, 'mask_head', None), getattr(roi, 'keypoint_head', None)
     if mask is not None:
         mask = mask[-1] if isinstance(mask, nn.ModuleList) else mask
-        notes |= dict(mask_threshold=mask.threshold, mask_whole=bool(getattr(mask, 'whole', False)))
+        notes |= dict(mask_threshold=mask.threshold,
+                      mask_whole=bool(getattr(mask, 'whole', False)))
     if points is not None: notes |= dict(keypoint_score=points.score)
     return notes
 
@@ -270,8 +336,10 @@ def _outputs(model, part):
     if part == 'dense':
         head = getattr(model, 'rpn_head', None) or model.bbox_head
         quality = ['quality'] if hasattr(head, 'conv_centerness') else []
-        return ['logits', 'deltas', 'anchors', *quality] + ([] if roi is None else [f'level{i}' for i in range(_levels(model))])
-    more = 'masks' if getattr(roi, 'mask_head', None) is not None else 'heatmaps' if getattr(roi, 'keypoint_head', None) is not None else None
+        return (['logits', 'deltas', 'anchors', *quality]
+                + ([] if roi is None else [f'level{i}' for i in range(_levels(model))]))
+    more = ('masks' if getattr(roi, 'mask_head', None) is not None else 'heatmaps'
+            if getattr(roi, 'keypoint_head', None) is not None else None)
     return ['boxes', 'scores', 'labels', 'valid', *filter(None, [more])]
 
 def _levels(model):
@@ -281,18 +349,23 @@ def _levels(model):
 # %% ../nbs/079_export.ipynb #d8827433
 def _trace(model, part, size, batch, dynamic, onnx):
     "The graph of a detector, by torch.export."
-    core  = _Whole(model, torch.ops.detbook.suppress_mask if onnx else suppress_mask, 'size' not in dynamic) if part == 'whole' else _Dense(model)
+    core = (_Whole(model, torch.ops.detbook.suppress_mask if onnx else suppress_mask,
+                   'size' not in dynamic) if part == 'whole' else _Dense(model))
     d, dims = model.preprocess.pad_divisor, {}
     if 'batch' in dynamic: dims[0] = torch.export.Dim('batch', min=1, max=1024)
     if 'size' in dynamic:
-        dims |= {i: d*torch.export.Dim(n, min=2, max=8192//d) for i,n in ((2, 'rows'), (3, 'cols'))}
-        size = tuple(max(s, k*d) for s, k in zip(size, (12, 16)))           # a level of one row would be taken for one row for ever
+        dims |= {i: d*torch.export.Dim(n, min=2, max=8192//d)
+                 for i,n in ((2, 'rows'), (3, 'cols'))}
+        # a level of one row would be taken for one row for ever
+        size = tuple(max(s, k*d) for s, k in zip(size, (12, 16)))
     n = max(batch, 2) if 'batch' in dynamic else batch
-    images, sizes = torch.rand(n, 3, *size)*255, torch.tensor([size]*n, dtype=torch.float32)
+    images, sizes = (torch.rand(n, 3, *size)*255,
+                     torch.tensor([size]*n, dtype=torch.float32))
     shapes = dict(images=dims, sizes={k: v for k,v in dims.items() if k == 0})
     with torch.no_grad(), warnings.catch_warnings():
         warnings.simplefilter('ignore')
-        return torch.export.export(core.eval(), (images, sizes), dynamic_shapes=shapes if dims else None, strict=False)
+        return torch.export.export(core.eval(), (images, sizes),
+                                   dynamic_shapes=shapes if dims else None, strict=False)
 
 # %% ../nbs/079_export.ipynb #404683e3
 def _write_onnx(program, path, names, notes, half):
@@ -300,8 +373,11 @@ def _write_onnx(program, path, names, notes, half):
     onnx, ort, _ = _import_onnx()
     with warnings.catch_warnings(), tempfile.TemporaryDirectory() as folder:
         warnings.simplefilter('ignore')
-        made = torch.onnx.export(program, dynamo=True, opset_version=18, optimize=False, verbose=False, input_names=['images', 'sizes'], output_names=names,
-                                 custom_translation_table={torch.ops.detbook.suppress_mask.default: _suppress_onnx})
+        made = torch.onnx.export(
+            program, dynamo=True, opset_version=18, optimize=False, verbose=False,
+            input_names=['images', 'sizes'], output_names=names,
+            custom_translation_table={
+                torch.ops.detbook.suppress_mask.default: _suppress_onnx})
         plain, folded = Path(folder)/'plain.onnx', Path(folder)/'folded.onnx'
         made.save(plain)
         how = ort.SessionOptions()
@@ -315,12 +391,15 @@ def _write_onnx(program, path, names, notes, half):
 
 def _halve(graph, onnx):
     "Keep large tables of weights as float16, and turn them back at the beginning."
-    for w in [w for w in graph.initializer if w.data_type == onnx.TensorProto.FLOAT and np.prod(w.dims) >= 1024]:
+    for w in [w for w in graph.initializer
+              if w.data_type == onnx.TensorProto.FLOAT and np.prod(w.dims) >= 1024]:
         values = onnx.numpy_helper.to_array(w)
         if np.abs(values).max() >= 65504: continue                      # beyond float16
         name = w.name
         w.CopyFrom(onnx.numpy_helper.from_array(values.astype(np.float16), name + '.half'))
-        graph.node.insert(0, onnx.helper.make_node('Cast', [name + '.half'], [name], to=onnx.TensorProto.FLOAT))
+        graph.node.insert(0,
+                          onnx.helper.make_node('Cast', [name + '.half'], [name],
+                                                to=onnx.TensorProto.FLOAT))
 
 # %% ../nbs/079_export.ipynb #966e05a5
 @checked('size pair int 1.., batch int 1..')
@@ -328,36 +407,58 @@ def export(
     model:nn.Module,            # a detector
     path:str|Path,              # file to write
     format:str='onnx',          # 'onnx', or 'torch.export'
-    size:tuple=(640, 640),      # (H,W) of the frame that pictures are padded to, multiples of the detector's divisor, pixels
-    dynamic:bool|str=False,     # 'batch', 'size' or True, both: what may be another number than at the time of writing
+    # (H,W) of the frame that pictures are padded to,
+    # multiples of the detector's divisor, pixels
+    size:tuple=(640, 640),
+    # 'batch', 'size' or True, both: what may be another number than at the time of writing
+    dynamic:bool|str=False,
     batch:int=1,                # pictures at once
-    part:str='whole',           # 'whole': from pixels to detections; 'dense': to what the first head says
-    half:bool=False,            # keep weights as float16, in half the space? ONNX computes in float32 all the same
+    # 'whole': from pixels to detections; 'dense': to what the first head says
+    part:str='whole',
+    # keep weights as float16, in half the space? ONNX computes in float32 all the same
+    half:bool=False,
 )->Path:                        # the file
-    "Write a detector as a file that runs without this library. ValueError for what no file can hold, ImportError without onnx."
-    for name, value, known in (('format', format, _FORMATS), ('part', part, _PARTS), ('dynamic', dynamic, (False, True, 'batch', 'size'))): _one_of(name, value, known)
+    """Write a detector as a file that runs without this library.
+    ValueError for what no file can hold, ImportError without onnx."""
+    for name, value, known in (('format', format, _FORMATS), ('part', part, _PARTS),
+                               ('dynamic', dynamic, (False, True, 'batch', 'size'))):
+        _one_of(name, value, known)
     _check_exportable(model, size)
     if half and format != 'onnx': raise ValueError("half=True is for format='onnx'")
     if format == 'onnx': _import_onnx()
-    if Path(path).is_dir(): raise IsADirectoryError(f'{path} is a folder; expected the name of a file to write')
+    if Path(path).is_dir():
+        raise IsADirectoryError(f'{path} is a folder; expected the name of a file to '
+                                'write')
     open_ = {False: (), True: ('batch', 'size')}.get(dynamic, (dynamic,))
     names = _outputs(model, part)
-    notes = _notes(model, format=format, part=part, size=list(size), batch=batch, dynamic=list(open_), outputs=names)
+    notes = _notes(model, format=format, part=part, size=list(size), batch=batch,
+                   dynamic=list(open_), outputs=names)
     twin  = copy.deepcopy(model).cpu().float().eval()
     program = _trace(twin, part, size, batch, open_, format == 'onnx')
     with whole_file(path) as file:
         if format == 'onnx': _write_onnx(program, file, names, notes, half)
         else:
-            with open(file, 'wb') as f: torch.export.save(program, f, extra_files={'detbook.json': json.dumps(notes)})
+            with open(file, 'wb') as f:
+                torch.export.save(program, f,
+                                  extra_files={'detbook.json': json.dumps(notes)})
     return Path(path)
 
 # %% ../nbs/079_export.ipynb #42637151
 def _read_notes(text, path):
-    "What a file says about its detector; ValueError where that is missing or of another time."
-    if text is None: raise ValueError(f'{path} says nothing about classes and sizes of pictures; expected a file that detbook.export.export wrote')
+    """What a file says about its detector; ValueError
+    where that is missing or of another time."""
+    if text is None:
+        raise ValueError(f'{path} says nothing about classes and sizes of pictures; '
+                         'expected a file that detbook.export.export wrote')
     try: notes = json.loads(text)
-    except ValueError: raise ValueError(f'{path} holds notes that are no JSON: {shown(text)}') from None
-    if not isinstance(notes, dict) or notes.get('_format') != 1: raise ValueError(f'{path} was written by another version of detbook: its notes are of format {shown(notes.get("_format") if isinstance(notes, dict) else notes)}, and this version reads 1')
+    except ValueError:
+        raise ValueError(f'{path} holds notes that are no JSON: {shown(text)}') from None
+    if not isinstance(notes, dict) or notes.get('_format') != 1:
+        raise ValueError(
+            f'{path} was written by another version of detbook: '
+            'its notes are of format '
+            f'{shown(notes.get("_format") if isinstance(notes, dict) else notes)}, '
+            'and this version reads 1')
     return notes
 
 def _open_onnx(path, threads):
@@ -368,7 +469,10 @@ def _open_onnx(path, threads):
     how.log_severity_level = 3
     if threads is not None: how.intra_op_num_threads = threads
     try: session = ort.InferenceSession(path, how, providers=['CPUExecutionProvider'])
-    except Exception as e: raise ValueError(f'{path} is no file in ONNX that can be read: {shown(e, 200)}') from None      # a class of its own for each kind of damage
+    except Exception as e:
+        # a class of its own for each kind of damage
+        raise ValueError(f'{path} is no file in ONNX that can be read: '
+                         f'{shown(e, 200)}') from None
     notes = _read_notes(session.get_modelmeta().custom_metadata_map.get('detbook'), path)
     return lambda images, sizes: [torch.from_numpy(v) for v in session.run(None, dict(images=images.numpy(), sizes=sizes.numpy()))], notes
 
@@ -376,8 +480,11 @@ def _open_torch(path):
     "The same of a file of torch.export."
     extra = {'detbook.json': ''}
     try: run = torch.export.load(path, extra_files=extra).module()
-    except Exception as e: raise ValueError(f'{path} is no file of torch.export that can be read: {shown(e, 200)}') from None
-    return lambda images, sizes: list(run(images, sizes)), _read_notes(extra['detbook.json'] or None, path)
+    except Exception as e:
+        raise ValueError(f'{path} is no file of torch.export that can be read: '
+                         f'{shown(e, 200)}') from None
+    return (lambda images, sizes: list(run(images, sizes)),
+            _read_notes(extra['detbook.json'] or None, path))
 
 # %% ../nbs/079_export.ipynb #1a3943c7
 class OnnxDetector:
@@ -387,33 +494,50 @@ class OnnxDetector:
         notes:dict, # what the file says
         path:Path,  # of the file
     ):
-        self.run, self.notes, self.path, self.classes = run, notes, path, tuple(notes['classes'])
-        self.size, self.batch, self.dynamic = tuple(notes['size']), notes['batch'], tuple(notes['dynamic'])
+        self.run, self.notes, self.path, self.classes = (
+            run, notes, path, tuple(notes['classes']))
+        self.size, self.batch, self.dynamic = (
+            tuple(notes['size']), notes['batch'], tuple(notes['dynamic']))
 
     def __repr__(self):
         shape = ' x '.join('any' if 'size' in self.dynamic else str(n) for n in self.size)
-        return f'{self.notes["detector"]} of {self.path}: {len(self.classes)} classes, pictures of {shape} pixels, {"any number" if "batch" in self.dynamic else self.batch} at once'
+        return (
+            f'{self.notes["detector"]} of {self.path}: {len(self.classes)} classes, '
+            f'pictures of {shape} pixels, '
+            f'{"any number" if "batch" in self.dynamic else self.batch} at once')
 
     def view(self,
         size:tuple,     # (h,w) of a picture
     )->tuple:           # (h,w) at which it is shown
-        "The size to which a picture is resized: as the detector was tested, and inside of the frame."
+        """The size to which a picture is resized: as the
+        detector was tested, and inside of the frame."""
         scale = self.notes['scale']
         shape = tuple(size) if scale is None else view_size(size, scale)
-        if 'size' in self.dynamic or all(n <= m for n,m in zip(shape, self.size)): return shape
-        return tuple(min(n, m) for n,m in zip(view_size(size, min(m/n for n,m in zip(size, self.size))), self.size))
+        if 'size' in self.dynamic or all(n <= m for n,m in zip(shape, self.size)):
+            return shape
+        return tuple(min(n, m)
+                     for n,
+                     m in zip(view_size(size, min(m/n for n,m in zip(size, self.size))),
+                              self.size))
 
     def look(self,
         images:list,    # tensors (3,h,w) RGB, 0..255, as they are shown
-    )->list:            # of dicts: boxes, scores, labels, perhaps masks (N,m,m), heatmaps (N,K,s,s): what the file answers, without empty slots
+        # of dicts: boxes, scores, labels, perhaps masks (N,m,m),
+        # heatmaps (N,K,s,s): what the file answers, without empty slots
+    )->list:
         "Ask about pictures that have their sizes already."
-        if self.notes['part'] != 'whole': raise ValueError(f'{self.path} is the dense part of a detector, which finds nothing by itself; export the whole one')
+        if self.notes['part'] != 'whole':
+            raise ValueError(f'{self.path} is the dense part of a detector, '
+                             'which finds nothing by itself; export the whole one')
         d, n = self.notes['divisor'], len(images)
-        frame = tuple(max(-(-im.shape[i] // d)*d for im in images) for i in (1, 2)) if 'size' in self.dynamic else self.size
+        frame = (tuple(max(-(-im.shape[i] // d)*d for im in images) for i in (1, 2))
+                 if 'size' in self.dynamic else self.size)
         rows  = n if 'batch' in self.dynamic else self.batch
-        pixels, sizes = torch.zeros(rows, 3, *frame), torch.tensor([frame]*rows, dtype=torch.float32)
+        pixels, sizes = (torch.zeros(rows, 3, *frame),
+                         torch.tensor([frame]*rows, dtype=torch.float32))
         for i, im in enumerate(images):
-            pixels[i, :, :im.shape[1], :im.shape[2]], sizes[i] = im, torch.tensor(im.shape[1:])
+            pixels[i, :, :im.shape[1], :im.shape[2]], sizes[i] = (
+                im, torch.tensor(im.shape[1:]))
         out = dict(zip(self.notes['outputs'], self.run(pixels, sizes)))
         valid = out.pop('valid')
         return [{k: v[i][valid[i]] for k,v in out.items()} for i in range(n)]
@@ -438,15 +562,22 @@ class OnnxDetector:
 
     def _found(self, waiting):
         smooth = self.notes['antialias']
-        for (title, window), d in zip(waiting, self.look([w.pixels(smooth, 'cpu') for _,w in waiting])):
+        for (title, window), d in zip(
+            waiting, self.look([w.pixels(smooth, 'cpu') for _,w in waiting])):
             small, maps = d.pop('masks', None), d.pop('heatmaps', None)
-            if maps is not None: d['keypoints'] = heatmaps_to_keypoints(maps, d['boxes'], self.notes['keypoint_score'] == 'probability')
+            if maps is not None:
+                d['keypoints'] = heatmaps_to_keypoints(
+                    maps, d['boxes'], self.notes['keypoint_score'] == 'probability')
             d, = scale_detections([d], [window.shape], [window.size])
-            if small is not None: d['masks'] = paste_masks(small, d['boxes'], window.size, self.notes['mask_threshold'], whole=self.notes['mask_whole'])
+            if small is not None:
+                d['masks'] = paste_masks(small, d['boxes'], window.size,
+                                         self.notes['mask_threshold'],
+                                         whole=self.notes['mask_whole'])
             yield Detections(d, window.size, title, self.classes)
 
     def predict(self,
-        imgs:object,        # a picture of any kind; a list or folder of them; a generator of frames
+        # a picture of any kind; a list or folder of them; a generator of frames
+        imgs:object,
         bs:int=1,           # at once, where the file does not say
         bgr:bool=False,     # do arrays and tensors hold blue first?
     ):                      # Detections; a list of them; a generator of them
@@ -459,31 +590,40 @@ class OnnxDetector:
 # %% ../nbs/079_export.ipynb #73ec26d5
 @checked('threads? int 1..')
 def load_onnx(
-    path:str|Path,              # a file that `export` wrote, of either format
-    threads:int|None=None,      # that onnxruntime may use; None: as many as there are cores
-)->OnnxDetector:                # `predict` finds objects in pictures
-    "Open an exported detector. ValueError for a file that is damaged, or that another program wrote."
+    path:str|Path,          # a file that `export` wrote, of either format
+    threads:int|None=None,  # that onnxruntime may use; None: as many as there are cores
+)->OnnxDetector:            # `predict` finds objects in pictures
+    """Open an exported detector. ValueError for a file
+    that is damaged, or that another program wrote."""
     path = check_file(path, 'detector')
-    with open(path, 'rb') as f: packed = f.read(2) == b'PK'     # torch.export writes an archive
-    return OnnxDetector(*(_open_torch(path) if packed else _open_onnx(path, threads)), path)
+    with open(path, 'rb') as f:
+        packed = f.read(2) == b'PK'  # torch.export writes an archive
+    return OnnxDetector(*(_open_torch(path) if packed else _open_onnx(path, threads)),
+                        path)
 
 # %% ../nbs/079_export.ipynb #fda8a811
 def detbook_export(
-    checkpoint:str,                                     # path, URL or name of weights; or a config, with --weights
+    checkpoint:str,  # path, URL or name of weights; or a config, with --weights
     out:str,                                            # file to write
-    weights:str|None=None,                              # of a config: path, URL or name of its weights
+    weights:str|None=None,  # of a config: path, URL or name of its weights
     format:Literal['onnx', 'torch.export']='onnx',      # of the file
-    size:list[int]|None=None,                           # height and width that pictures are padded to, pixels; default: 640 640
-    dynamic:Literal['no', 'batch', 'size', 'both']='no',# what may be another number than in the file
+    # height and width that pictures are padded to, pixels; default: 640 640
+    size:list[int]|None=None,
+    # what may be another number than in the file
+    dynamic:Literal['no', 'batch', 'size', 'both']='no',
     batch:int=1,                                        # pictures at once
-    part:Literal['whole', 'dense']='whole',             # from pixels to detections; or to what the first head says
+    # from pixels to detections; or to what the first head says
+    part:Literal['whole', 'dense']='whole',
     half:bool=False,                                    # keep weights as float16
-    overwrite:bool=False,                               # replace the file, where it is there
+    overwrite:bool=False,  # replace the file, where it is there
 ):
     "Write a detector as a file that runs without this library."
-    if size is not None and len(size) != 2: raise ValueError(f'--size takes two numbers, height and width, not {len(size)}')
+    if size is not None and len(size) != 2:
+        raise ValueError(f'--size takes two numbers, height and width, not {len(size)}')
     never_over(out, [p for p in (checkpoint, weights) if p], 'OUT')
-    if Path(out).exists() and not overwrite: raise FileExistsError(f'{out} is there already; --overwrite replaces it')
+    if Path(out).exists() and not overwrite:
+        raise FileExistsError(f'{out} is there already; --overwrite replaces it')
     model = init_detector(checkpoint, weights, 'cpu')
-    export(model, out, format, tuple(size or (640, 640)), {'no': False, 'both': True}.get(dynamic, dynamic), batch, part, half)
+    export(model, out, format, tuple(size or (640, 640)),
+           {'no': False, 'both': True}.get(dynamic, dynamic), batch, part, half)
     say(f'{load_onnx(out)!r}\n{out}' if part == 'whole' else out)

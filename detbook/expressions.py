@@ -11,7 +11,8 @@ __all__ = []
 import ast, operator, re, sys
 from .cli import nearest
 from .files import Budget, shown
-from .nodes import MAX_BITS, MAX_DEPTH, SET_BY_PROGRAM, ConfigDict, ConfigError, Origin, Spot, copy_node
+from .nodes import (
+    MAX_BITS, MAX_DEPTH, SET_BY_PROGRAM, ConfigDict, ConfigError, Origin, Spot, copy_node)
 
 # %% ../nbs/042_expressions.ipynb #3b04fb55
 # {{_base_.x}}: a value of the base
@@ -21,9 +22,13 @@ def parser_reason(
     e:Exception,    # of a parser
 )->str:             # on one line
     "Tell what a parser complains about."
-    said = ' '.join(str(getattr(e, 'msg', None) or getattr(e, 'problem', None) or getattr(e, 'reason', None) or e).split())
-    if isinstance(e, (RecursionError, MemoryError)) or re.search('recursion|too many nested', said): return 'nested too deeply'
-    if isinstance(e, OverflowError) or 'integer string conversion' in said: return 'the number is too large'
+    said = ' '.join(str(getattr(e, 'msg', None) or getattr(e, 'problem', None)
+                        or getattr(e, 'reason', None) or e).split())
+    if (isinstance(e, (RecursionError, MemoryError))
+        or re.search('recursion|too many nested', said)):
+        return 'nested too deeply'
+    if isinstance(e, OverflowError) or 'integer string conversion' in said:
+        return 'the number is too large'
     return shown(said, 120)
 
 def parse_failure(
@@ -32,7 +37,8 @@ def parse_failure(
     line:int|None=None, # where it is known better than by the parser
 )->ConfigError:         # to be raised
     "Make the error of a text that cannot be parsed."
-    return ConfigError(f'{path}, line {line or getattr(e, "lineno", None) or 1}: {parser_reason(e)}')
+    return ConfigError(f'{path}, line {line or getattr(e, "lineno", None) or 1}: '
+                       f'{parser_reason(e)}')
 
 def parse_source(
     text:str,           # of a config
@@ -41,26 +47,34 @@ def parse_source(
 )->ast.AST:             # the tree
     "Parse Python, which runs nothing. Raises ConfigError."
     try: return ast.parse(text, str(path), mode)
-    except (SyntaxError, ValueError, RecursionError, MemoryError) as e: raise parse_failure(path, e) from None
+    except (SyntaxError, ValueError, RecursionError, MemoryError) as e:
+        raise parse_failure(path, e) from None
 
 # %% ../nbs/042_expressions.ipynb #eae96168
 class ConfigBudget(Budget):
-    "What one config may cost, its bases included: steps, and items or characters of results; `at` is the place that is being read."
+    """What one config may cost, its bases included: steps, and items or characters of
+    results; `at` is the place that is being read."""
     def __init__(self,
         units:int=200_000,  # steps, items and characters
     ):
-        super().__init__(units, lambda n: ConfigError(f'{self.at}: the config costs more than {n:,} steps, items and characters'))
+        super().__init__(units,
+                         lambda n:
+                         ConfigError(f'{self.at}: the config costs more than {n:,} steps, '
+                                     'items and characters'))
         self.at = ''
 
 class Evaluator:
-    "The state of one file as it is evaluated. What a kind of syntax does is in `_RULES`; nothing else is possible."
+    """The state of one file as it is evaluated. What a kind of syntax does is in `_RULES`;
+    nothing else is possible."""
     def __init__(self,
         text:str,           # of the file
         file:object,        # its path, for messages
         names:dict={},      # what is known beforehand: name -> value
         budget:ConfigBudget|None=None,  # which several files may share
     ):
-        self.rows, self.file, self.names, self.budget, self.lines = text.encode().splitlines(True), str(file), dict(names), budget or ConfigBudget(), {}
+        self.rows, self.file, self.names, self.budget, self.lines = (
+            text.encode().splitlines(True), str(file), dict(names),
+            budget or ConfigBudget(), {})
         self.read = set()       # names that a line has read since they were last changed
         self.said = None        # the statement that names the bases in _base_
         self.load = None        # reads a base: (level, module, line) -> its node
@@ -68,11 +82,16 @@ class Evaluator:
     def run(self,
         node:ast.AST,   # an expression or a statement
     ):                  # its value
-        "Evaluate an expression, or let a statement take effect; what goes wrong is reported with its line."
-        self.budget.at = f'{self.file}, line {node.lineno}' if hasattr(node, 'lineno') else self.file
+        """Evaluate an expression, or let a statement take effect;
+        what goes wrong is reported with its line."""
+        self.budget.at = (f'{self.file}, line {node.lineno}' if hasattr(node, 'lineno')
+                          else self.file)
         self.budget.spend()
         rule = _RULES.get(type(node))
-        if rule is None: self.fail(node, f'a config can compute, but not {_ACTS.get(type(node), "use " + type(node).__name__)}')
+        if rule is None:
+            self.fail(node,
+                      'a config can compute, '
+                      f'but not {_ACTS.get(type(node), "use " + type(node).__name__)}')
         try: return rule(self, node)
         except (ConfigError, RecursionError): raise
         except Exception as e: self.fail(node, str(e) or type(e).__name__)
@@ -83,14 +102,16 @@ class Evaluator:
         "Cut a node out of the text; the parser counts its columns in bytes."
         first, *rows = self.rows[node.lineno-1:node.end_lineno]
         if not rows: return first[node.col_offset:node.end_col_offset].decode()
-        return b''.join([first[node.col_offset:], *rows[:-1], rows[-1][:node.end_col_offset]]).decode()
+        return b''.join([first[node.col_offset:], *rows[:-1],
+                         rows[-1][:node.end_col_offset]]).decode()
 
     def fail(self,
         node:ast.expr|ast.stmt, # where
         found:str,      # what is wrong
     ):
         "Raise ConfigError with file, line and text."
-        raise ConfigError(f'{self.file}, line {node.lineno}: {shown(" ".join(self.code(node).split()))}: {found}')
+        raise ConfigError(f'{self.file}, line {node.lineno}: '
+                          f'{shown(" ".join(self.code(node).split()))}: {found}')
 
     def spot(self,
         node:ast.expr|ast.stmt, # any
@@ -111,16 +132,19 @@ class Evaluator:
         value:object,   # a result
     ):                  # the same
         "Pay for a result."
-        if isinstance(value, (str, bytes, list, tuple, dict, set, range)): self.budget.spend(len(value))
+        if isinstance(value, (str, bytes, list, tuple, dict, set, range)):
+            self.budget.spend(len(value))
         elif isinstance(value, complex): raise ValueError('the number is complex')
-        elif isinstance(value, int) and value.bit_length() > MAX_BITS: raise ValueError('the number is too large')
+        elif isinstance(value, int) and value.bit_length() > MAX_BITS:
+            raise ValueError('the number is too large')
         return value
 
     def weigh(self,
         value:object,   # what is compared, hashed or printed
     ):
         "Pay for all that comparing, hashing or printing `value` would visit."
-        self.budget.spend(1 + len(value) // 8 if isinstance(value, str) else len(value) if isinstance(value, range) else 1)
+        self.budget.spend(1 + len(value) // 8 if isinstance(value, str) else len(value)
+                          if isinstance(value, range) else 1)
         if isinstance(value, dict): value = [*value.keys(), *value.values()]
         if isinstance(value, (list, tuple, set)):
             for v in value: self.weigh(v)
@@ -131,12 +155,14 @@ class Evaluator:
     )->list:            # of values
         "List what a loop or a star goes through."
         value = self.run(node) if value is None else value
-        if not isinstance(value, (list, tuple, str, dict, set, range)): self.fail(node, f'{type(value).__name__} has no items')
+        if not isinstance(value, (list, tuple, str, dict, set, range)):
+            self.fail(node, f'{type(value).__name__} has no items')
         return list(self.paid(value))
 
 _RULES = {}     # kind of syntax -> what it does
-_ACTS = {ast.Import: 'import a module; from module import Class gives it the name of a class', ast.FunctionDef: 'define functions', ast.Lambda: 'define functions',
-         ast.ClassDef: 'define classes'}
+_ACTS = {ast.Import: 'import a module; from module import Class gives it the name of a '
+                     'class', ast.FunctionDef: 'define functions',
+         ast.Lambda: 'define functions', ast.ClassDef: 'define classes'}
 
 def _rule(*kinds):
     "Let a function be what these kinds of syntax do."
@@ -153,12 +179,15 @@ _RULES[ast.Pass] = lambda r, node: None
 @_rule(ast.Expr)
 def _expression(r, node):
     r.run(node.value)
-    if isinstance(node.value, ast.Call) and isinstance(node.value.func, ast.Attribute): _changed(r, node.value.func.value)
+    if isinstance(node.value, ast.Call) and isinstance(node.value.func, ast.Attribute):
+        _changed(r, node.value.func.value)
 
 def _changed(r, node):
-    "Note that a name, or something inside of it, is another now: nobody has read that yet."
+    """Note that a name, or something inside of it,
+    is another now: nobody has read that yet."""
     while isinstance(node, (ast.Attribute, ast.Subscript)):
-        if getattr(node.value, 'id', None) == '_base_' and isinstance(node, ast.Attribute): return mark_used(r.names['_base_'], node.attr, False)
+        if getattr(node.value, 'id', None) == '_base_' and isinstance(node, ast.Attribute):
+            return mark_used(r.names['_base_'], node.attr, False)
         node = node.value
     if isinstance(node, ast.Name): r.read.discard(node.id)
 
@@ -198,30 +227,40 @@ def _for(r, node):
 
 @_rule(ast.ImportFrom)
 def _import(r, node):
-    "Bind the names of classes; the module that they come from is neither looked for nor imported."
+    """Bind the names of classes; the module that they
+    come from is neither looked for nor imported."""
     if node.level: r.fail(node, 'a base is read inside of with read_base()')
-    if node.module.split('.')[0] in sys.stdlib_module_names: r.fail(node, 'a config can compute, but not import')
+    if node.module.split('.')[0] in sys.stdlib_module_names:
+        r.fail(node, 'a config can compute, but not import')
     for a in node.names:
         if a.name == '*': r.fail(node, 'a config imports the names of classes one by one')
-        if a.name != 'read_base': _take_in(r, a.asname or a.name, a.name, r.spot(node)._replace(imported=True))
+        if a.name != 'read_base':
+            _take_in(r, a.asname or a.name, a.name, r.spot(node)._replace(imported=True))
 
 @_rule(ast.With)
 def _read_base(r, node):
     "Take over the names of other configs."
     call = node.items[0].context_expr
-    if len(node.items) > 1 or node.items[0].optional_vars or r.load is None or ast.dump(call) != ast.dump(ast.parse('read_base()').body[0].value):
+    if (len(node.items) > 1 or node.items[0].optional_vars or r.load is None
+        or ast.dump(call) != ast.dump(ast.parse('read_base()').body[0].value)):
         r.fail(node, 'a config can compute, but not use with, except for with read_base()')
-    if r.said: r.fail(node, 'a config names its bases in _base_ or in read_base, not in both')
+    if r.said:
+        r.fail(node, 'a config names its bases in _base_ or in read_base, not in both')
     for line in node.body:
-        if not isinstance(line, ast.ImportFrom) or not line.module: r.fail(line, 'a base is read by from .module import names')
+        if not isinstance(line, ast.ImportFrom) or not line.module:
+            r.fail(line, 'a base is read by from .module import names')
         base = r.load(line.module, line.lineno, line.level)
         for a in line.names:
-            if a.name != '*' and a.name not in base: r.fail(line, f'the base has no {shown(repr(a.name))}{nearest(a.name, base)}')
-            for k in base if a.name == '*' else [a.name]: _take_in(r, a.asname or k, base[k], base._spots[k])
+            if a.name != '*' and a.name not in base:
+                r.fail(line,
+                       f'the base has no {shown(repr(a.name))}{nearest(a.name, base)}')
+            for k in base if a.name == '*' else [a.name]:
+                _take_in(r, a.asname or k, base[k], base._spots[k])
 
 def _take_in(r, name, value, spot):
     "Bind a name that another file made."
-    if name.startswith('__') or name in FUNCTIONS or name == '_base_': raise ValueError(f'a config cannot take the name {name}')
+    if name.startswith('__') or name in FUNCTIONS or name == '_base_':
+        raise ValueError(f'a config cannot take the name {name}')
     r.budget.spend()
     r.names[name] = value
     r.note(r.names, {name: spot})
@@ -240,21 +279,27 @@ def _delete(r, node):
 def _bind(r, target, value):
     "Assign a value to a name, an item, an attribute of a node, or to a tuple of these."
     if isinstance(target, ast.Name):
-        if target.id == '_base_': r.fail(target, 'a config names its bases once, in a line of its own: _base_ = ...')
-        if target.id.startswith('__') or target.id in FUNCTIONS: r.fail(target, 'a config cannot take this name')
+        if target.id == '_base_':
+            r.fail(target,
+                   'a config names its bases once, in a line of its own: _base_ = ...')
+        if target.id.startswith('__') or target.id in FUNCTIONS:
+            r.fail(target, 'a config cannot take this name')
         r.names[target.id] = value
         r.read.discard(target.id)
         r.note(r.names, {target.id: r.spot(target)})
     elif isinstance(target, (ast.Tuple, ast.List)):
         values = r.items(target, value)
         starred = any(isinstance(t, ast.Starred) for t in target.elts)
-        if len(values) != len(target.elts) or starred: r.fail(target, f'{len(values)} values for {len(target.elts)} names')
+        if len(values) != len(target.elts) or starred:
+            r.fail(target, f'{len(values)} values for {len(target.elts)} names')
         for t,v in zip(target.elts, values): _bind(r, t, v)
     else:
-        if isinstance(target, ast.Attribute): owner, key = _node_of(r, target.value), _attribute_name(r, target)
+        if isinstance(target, ast.Attribute):
+            owner, key = _node_of(r, target.value), _attribute_name(r, target)
         else: owner, key = r.run(target.value), r.run(target.slice)
         r.weigh(key)
-        if isinstance(owner, ConfigDict): owner._put(key, *copy_node(value, r.spot(target), r.lines, r.budget))
+        if isinstance(owner, ConfigDict):
+            owner._put(key, *copy_node(value, r.spot(target), r.lines, r.budget))
         elif isinstance(owner, (dict, list)):
             if isinstance(key, slice): value = r.items(target, value)
             owner[key] = value
@@ -265,9 +310,13 @@ def _bind(r, target, value):
 # %% ../nbs/042_expressions.ipynb #8630c6a7
 @_rule(ast.Constant)
 def _constant(r, node):
-    if not isinstance(node.value, (str, bytes, int, float, type(None))): r.fail(node, 'a config cannot use this constant')
-    if isinstance(node.value, str) and '{{' in node.value and BASE_VAR.search(r.code(node)):
-        r.fail(node, '{{_base_.x}} stands outside of quotes; for a part of a string write _base_.x + ...')
+    if not isinstance(node.value, (str, bytes, int, float, type(None))):
+        r.fail(node, 'a config cannot use this constant')
+    if (isinstance(node.value, str) and '{{' in node.value
+        and BASE_VAR.search(r.code(node))):
+        r.fail(node,
+               '{{_base_.x}} stands outside of quotes; for a part of a string write '
+               '_base_.x + ...')
     return r.paid(node.value) if type(node.value) is int else node.value
 
 @_rule(ast.Name)
@@ -275,18 +324,23 @@ def _name(r, node):
     if node.id in r.names:
         r.read.add(node.id)
         return r.names[node.id]
-    r.fail(node, 'a function is no value' if node.id in FUNCTIONS else f'there is no such name{nearest(node.id, r.names)}')
+    r.fail(node,
+           'a function is no value' if node.id in FUNCTIONS
+           else f'there is no such name{nearest(node.id, r.names)}')
 
 @_rule(ast.Tuple, ast.List, ast.Set)
 def _display(r, node):
-    if isinstance(node, ast.Set) and len(node.elts) == 1 and isinstance(node.elts[0], ast.Set):     # {{_base_.x}}
+    if (isinstance(node, ast.Set) and len(node.elts) == 1
+        and isinstance(node.elts[0], ast.Set)):
+        # {{_base_.x}}
         return r.run(node.elts[0].elts[0])
     values, spots = [], []
     for e in node.elts:
         new = r.items(e.value) if isinstance(e, ast.Starred) else [r.run(e)]
         values += new; spots += [r.spot(e)] * len(new)
     if isinstance(node, ast.Set): r.weigh(values)
-    return r.note({ast.Tuple: tuple, ast.List: list, ast.Set: set}[type(node)](values), dict(enumerate(spots)))
+    return r.note({ast.Tuple: tuple, ast.List: list, ast.Set: set}[type(node)](values),
+                  dict(enumerate(spots)))
 
 @_rule(ast.Dict)
 def _dict(r, node):
@@ -303,7 +357,8 @@ def _hashed(r, node):
 
 def _mapping(r, node):
     value = r.run(node)
-    if not isinstance(value, dict): r.fail(node, f'** needs a dict, not {type(value).__name__}')
+    if not isinstance(value, dict):
+        r.fail(node, f'** needs a dict, not {type(value).__name__}')
     return dict(r.paid(value))
 
 # %% ../nbs/042_expressions.ipynb #b3948b05
@@ -311,7 +366,9 @@ def _node_of(r, node):
     "The node whose attribute is meant."
     owner = r.run(node)
     if isinstance(owner, ConfigDict): return owner
-    r.fail(node, f"attributes belong to what comes from _base_; write x['name'] for an item of this {type(owner).__name__}")
+    r.fail(node,
+           "attributes belong to what comes from _base_; write x['name'] for an item of "
+           f"this {type(owner).__name__}")
 
 def _attribute_name(r, node):
     if node.attr.startswith('__'): r.fail(node, 'a config cannot look inside Python')
@@ -320,18 +377,22 @@ def _attribute_name(r, node):
 @_rule(ast.Attribute)
 def _attribute(r, node):
     name, owner = _attribute_name(r, node), _node_of(r, node.value)
-    if name not in owner: r.fail(node, f'the base has no {name!r} here{nearest(name, owner)}')
+    if name not in owner:
+        r.fail(node, f'the base has no {name!r} here{nearest(name, owner)}')
     if owner is r.names.get('_base_'): mark_used(owner, name, True)
     return owner[name]
 
 @_rule(ast.Subscript)
 def _subscript(r, node):
     owner, key = r.run(node.value), _hashed(r, node.slice)
-    if not isinstance(owner, (dict, list, tuple, str, range)): r.fail(node, f'{type(owner).__name__} has no items')
-    if isinstance(owner, dict) and key not in owner: r.fail(node, f'there is no key {key!r} here{nearest(key, owner)}')
+    if not isinstance(owner, (dict, list, tuple, str, range)):
+        r.fail(node, f'{type(owner).__name__} has no items')
+    if isinstance(owner, dict) and key not in owner:
+        r.fail(node, f'there is no key {key!r} here{nearest(key, owner)}')
     return r.paid(owner[key]) if isinstance(key, slice) else owner[key]
 
-_RULES[ast.Slice] = lambda r, node: slice(*(None if p is None else r.run(p) for p in (node.lower, node.upper, node.step)))
+_RULES[ast.Slice] = lambda r, node: slice(*(None if p is None else r.run(p)
+                                            for p in (node.lower, node.upper, node.step)))
 
 # %% ../nbs/042_expressions.ipynb #a5c4e9a8
 def _loops(r, generators):
@@ -343,43 +404,57 @@ def _loops(r, generators):
 @_rule(ast.ListComp, ast.GeneratorExp, ast.SetComp, ast.DictComp)
 def _comprehension(r, node):
     r.budget.spend(9)
-    loose, keyed = {n.id for g in node.generators for n in ast.walk(g.target) if isinstance(n, ast.Name)}, isinstance(node, ast.DictComp)
+    loose, keyed = ({n.id for g in node.generators for n in ast.walk(g.target)
+                     if isinstance(n, ast.Name)}, isinstance(node, ast.DictComp))
     before = {k: r.names[k] for k in loose & r.names.keys()}
-    out = [(_hashed(r, node.key), r.run(node.value)) if keyed else r.run(node.elt) for _ in _loops(r, node.generators)]
+    out = [(_hashed(r, node.key), r.run(node.value)) if keyed else r.run(node.elt)
+           for _ in _loops(r, node.generators)]
     r.names |= before
     for k in loose - before.keys(): r.names.pop(k, None)
     if isinstance(node, ast.SetComp): r.weigh(out); return set(out)
     out = dict(out) if keyed else out
-    return r.note(out, {k:r.spot(node.key if keyed else node.elt) for k in (out if keyed else range(len(out)))})
+    return r.note(out,
+                  {k:r.spot(node.key if keyed else node.elt)
+                   for k in (out if keyed else range(len(out)))})
 
 # %% ../nbs/042_expressions.ipynb #417ae39c
-_BINARY = {ast.Add: operator.add, ast.Sub: operator.sub, ast.Mult: operator.mul, ast.Div: operator.truediv, ast.FloorDiv: operator.floordiv,
-           ast.Mod: operator.mod, ast.Pow: operator.pow, ast.BitOr: operator.or_, ast.BitAnd: operator.and_}
+_BINARY = {ast.Add: operator.add, ast.Sub: operator.sub, ast.Mult: operator.mul,
+           ast.Div: operator.truediv, ast.FloorDiv: operator.floordiv,
+           ast.Mod: operator.mod, ast.Pow: operator.pow, ast.BitOr: operator.or_,
+           ast.BitAnd: operator.and_}
 _UNARY = {ast.USub: operator.neg, ast.UAdd: operator.pos, ast.Not: operator.not_}
-_COMPARE = {ast.Eq: operator.eq, ast.NotEq: operator.ne, ast.Lt: operator.lt, ast.LtE: operator.le,
-            ast.Gt: operator.gt, ast.GtE: operator.ge, ast.In: lambda a, b: a in b, ast.NotIn: lambda a, b: a not in b,
+_COMPARE = {ast.Eq: operator.eq, ast.NotEq: operator.ne, ast.Lt: operator.lt,
+            ast.LtE: operator.le, ast.Gt: operator.gt, ast.GtE: operator.ge,
+            ast.In: lambda a, b: a in b, ast.NotIn: lambda a, b: a not in b,
             ast.Is: operator.is_, ast.IsNot: operator.is_not}
 
 def _combine(r, node, a, b):
     op, whole = type(node.op), isinstance(a, int) and isinstance(b, int)
     if op not in _BINARY: r.fail(node, f'a config cannot use {op.__name__}')
-    if op is ast.Mod and isinstance(a, (str, bytes)): r.fail(node, "write an f-string instead of '%'")
-    if op is ast.Pow and whole and a.bit_length() * abs(b) > MAX_BITS + 1: r.fail(node, 'the number is too large')
+    if op is ast.Mod and isinstance(a, (str, bytes)):
+        r.fail(node, "write an f-string instead of '%'")
+    if op is ast.Pow and whole and a.bit_length() * abs(b) > MAX_BITS + 1:
+        r.fail(node, 'the number is too large')
     if op is ast.Mult and not whole:
         many, n = (a, b) if hasattr(a, '__len__') else (b, a)
-        if hasattr(many, '__len__') and isinstance(n, int): r.budget.spend(len(many) * max(n, 0))
+        if hasattr(many, '__len__') and isinstance(n, int):
+            r.budget.spend(len(many) * max(n, 0))
     out = r.paid(_BINARY[op](a, b))
     if op is ast.Add and isinstance(out, (list, tuple)):
-        r.note(out, dict(enumerate(r.lines.get(id(x), (0, {}))[1].get(i, r.spot(node)) for x in (a, b) for i in range(len(x)))))
+        r.note(out,
+               dict(enumerate(r.lines.get(id(x), (0, {}))[1].get(i, r.spot(node))
+                              for x in (a, b) for i in range(len(x)))))
     return out
 
-_RULES |= {ast.BinOp: lambda r, node: _combine(r, node, r.run(node.left), r.run(node.right)),
-           ast.IfExp: lambda r, node: r.run(node.body if r.run(node.test) else node.orelse),
-           ast.JoinedStr: lambda r, node: r.paid(''.join(r.run(v) for v in node.values))}
+_RULES |= {
+    ast.BinOp: lambda r, node: _combine(r, node, r.run(node.left), r.run(node.right)),
+    ast.IfExp: lambda r, node: r.run(node.body if r.run(node.test) else node.orelse),
+    ast.JoinedStr: lambda r, node: r.paid(''.join(r.run(v) for v in node.values))}
 
 @_rule(ast.UnaryOp)
 def _unary(r, node):
-    if type(node.op) not in _UNARY: r.fail(node, f'a config cannot use {type(node.op).__name__}')
+    if type(node.op) not in _UNARY:
+        r.fail(node, f'a config cannot use {type(node.op).__name__}')
     return _UNARY[type(node.op)](r.run(node.operand))
 
 @_rule(ast.BoolOp)
@@ -403,53 +478,79 @@ def _formatted(r, node):
     value, spec = r.run(node.value), r.run(node.format_spec) if node.format_spec else ''
     r.weigh(value)
     if re.search(r'\d{4}', spec): r.fail(node, f'the format {spec!r} is too wide')
-    return r.paid(format({-1: lambda x: x, 115: str, 114: repr, 97: ascii}[node.conversion](value), spec))
+    return r.paid(format({-1: lambda x: x, 115: str, 114: repr, 97: ascii}[
+                             node.conversion](value), spec))
 
 # %% ../nbs/042_expressions.ipynb #e8b11051
 # name -> function that only computes
-FUNCTIONS = dict(dict=dict, list=list, tuple=tuple, set=set, range=range, len=len, int=int, float=float, bool=bool, abs=abs, any=any, all=all,
-    enumerate=lambda x, start=0: list(enumerate(x, start)), zip=lambda *x: list(zip(*x)), reversed=lambda x: list(reversed(x)),
-    sorted=lambda x, reverse=False: sorted(x, reverse=reverse), min=lambda *x: min(*x), max=lambda *x: max(*x), sum=lambda x: sum(x),
-    str=lambda x='': str(x), round=lambda x, n=None: round(x, n if n is None else max(-99, min(99, n))))
-_METHODS = {ConfigDict: 'merge', dict: 'get keys values items update pop setdefault copy clear',
+FUNCTIONS = dict(
+    dict=dict, list=list, tuple=tuple, set=set, range=range, len=len, int=int, float=float,
+    bool=bool, abs=abs, any=any, all=all,
+    enumerate=lambda x, start=0: list(enumerate(x, start)), zip=lambda *x: list(zip(*x)),
+    reversed=lambda x: list(reversed(x)),
+    sorted=lambda x, reverse=False: sorted(x, reverse=reverse), min=lambda *x: min(*x),
+    max=lambda *x: max(*x), sum=lambda x: sum(x), str=lambda x='': str(x),
+    round=lambda x, n=None: round(x, n if n is None else max(-99, min(99, n))))
+_METHODS = {ConfigDict: 'merge',
+            dict: 'get keys values items update pop setdefault copy clear',
             list: 'append extend insert pop remove index count copy reverse sort clear',
-            tuple: 'index count', str: 'lower upper strip lstrip rstrip split startswith endswith replace join'}
+            tuple: 'index count',
+            str: 'lower upper strip lstrip rstrip split startswith endswith replace join'}
 # these look at no item
-_SHALLOW = 'list tuple range len enumerate zip reversed append extend insert copy clear reverse keys values items'.split()
+_SHALLOW = (
+    'list tuple range len enumerate zip reversed append extend insert copy clear reverse '
+    'keys values items'.split())
 
 def _method(r, node):
     name, owner = _attribute_name(r, node), r.run(node.value)
-    if not any(isinstance(owner, kind) and name in names.split() for kind,names in _METHODS.items()):
+    if not any(isinstance(owner, kind) and name in names.split()
+               for kind,names in _METHODS.items()):
         r.fail(node, f'a config cannot call {name!r} of {type(owner).__name__}')
     return name, owner
 
 @_rule(ast.Call)
 def _call(r, node):
-    args = [v for a in node.args for v in (r.items(a.value) if isinstance(a, ast.Starred) else [r.run(a)])]
+    args = [v for a in node.args
+            for v in (r.items(a.value) if isinstance(a, ast.Starred) else [r.run(a)])]
     kwargs, spots = {}, {}
     for k in node.keywords:
         new = _mapping(r, k.value) if k.arg is None else {k.arg: r.run(k.value)}
-        if both := new.keys() & kwargs.keys(): r.fail(node, f'{min(map(str, both))!r} is given twice')
+        if both := new.keys() & kwargs.keys():
+            r.fail(node, f'{min(map(str, both))!r} is given twice')
         kwargs |= new; spots |= {n:r.spot(k) for n in new}
     if isinstance(node.func, ast.Attribute): name, owner = _method(r, node.func)
-    elif isinstance(node.func, ast.Name) and node.func.id in FUNCTIONS: name, owner = node.func.id, None
-    else: r.fail(node, f'a config can compute, but not call this; it can call {", ".join(FUNCTIONS)}')
+    elif isinstance(node.func, ast.Name) and node.func.id in FUNCTIONS:
+        name, owner = node.func.id, None
+    else:
+        r.fail(node,
+               'a config can compute, but not call this; '
+               f'it can call {", ".join(FUNCTIONS)}')
 
     if name not in _SHALLOW and (args or name != 'dict'): r.weigh(args)
     if name in ('index', 'count', 'remove', 'sort'): r.weigh(owner)
-    if isinstance(owner, str): r.budget.spend((len(owner) + 1) * (1 + sum(len(a) if hasattr(a, '__len__') else 1 for a in args)))
-    if name in ('extend', 'zip'): r.budget.spend(sum(len(a) for a in args if hasattr(a, '__len__')))
-    if name == 'sum' and not all(isinstance(v, (int, float)) for v in args[0]): r.fail(node, 'sum adds numbers')
+    if isinstance(owner, str):
+        r.budget.spend((len(owner) + 1) * (1 + sum(len(a) if hasattr(a, '__len__') else 1
+                                                   for a in args)))
+    if name in ('extend', 'zip'):
+        r.budget.spend(sum(len(a) for a in args if hasattr(a, '__len__')))
+    if name == 'sum' and not all(isinstance(v, (int, float)) for v in args[0]):
+        r.fail(node, 'sum adds numbers')
     if name in ('update', 'merge'):
-        lines = args[0]._spots if args and isinstance(args[0], ConfigDict) else r.lines.get(id(args[0]), (0, {}))[1] if args else {}
+        lines = (args[0]._spots if args and isinstance(args[0], ConfigDict)
+                 else r.lines.get(id(args[0]), (0, {}))[1] if args else {})
         spots = {**lines, **spots}
         args, kwargs = [r.note(dict(*args, **kwargs), spots)], {}
-        if isinstance(owner, ConfigDict): args = [copy_node(args[0], r.spot(node), r.lines, r.budget)[0]]
-    out = r.paid((FUNCTIONS[name] if owner is None else getattr(owner, name))(*args, **kwargs))
+        if isinstance(owner, ConfigDict):
+            args = [copy_node(args[0], r.spot(node), r.lines, r.budget)[0]]
+    out = r.paid((FUNCTIONS[name] if owner is None else getattr(owner, name))(
+                     *args, **kwargs))
 
     if name in ('keys', 'values', 'items'): return list(out)
     if name == 'dict': r.note(out, {k:spots.get(k, r.spot(node)) for k in out})
-    if name in ('update', 'setdefault', 'merge'): r.note(owner, {k:spots.get(k, r.spot(node)) for k in (args[:1] if name == 'setdefault' else args[0])})
+    if name in ('update', 'setdefault', 'merge'):
+        r.note(owner,
+               {k:spots.get(k, r.spot(node))
+                for k in (args[:1] if name == 'setdefault' else args[0])})
     return out
 
 # %% ../nbs/042_expressions.ipynb #ca9ebda8
@@ -463,17 +564,20 @@ def _split(text):
         else: parts[-1] += c
     return [p.strip() for p in parts if p.strip()]
 
-def _computed(text): return Evaluator(text, '--set').run(parse_source(text, '--set', 'eval').body)
+def _computed(text):
+    return Evaluator(text, '--set').run(parse_source(text, '--set', 'eval').body)
 
 def _literal(text):
-    "The value that a text means by itself: a number, a word, or some of these in brackets."
+    """The value that a text means by itself: a number,
+    a word, or some of these in brackets."""
     if text.lower() in ('true', 'false'): return text.lower() == 'true'
     if text in ('None', 'none', 'null'): return None
     if text.startswith(('dict(', '{')): return _computed(text)
     try: return ast.literal_eval(text)
     except (ValueError, SyntaxError, MemoryError, RecursionError): pass
     for ends,kind in (('[]', list), ('()', tuple)):
-        if text[:1] == ends[0] and text[-1:] == ends[1]: return kind(map(_literal, _split(text[1:-1])))
+        if text[:1] == ends[0] and text[-1:] == ends[1]:
+            return kind(map(_literal, _split(text[1:-1])))
     return text
 
 def read_setting(
@@ -486,10 +590,11 @@ def read_setting(
     if isinstance(old, str) and isinstance(value, (int, float)): return text
     if isinstance(old, bool): return bool(value) if value in (0, 1) else value
     if isinstance(old, (int, float)) and isinstance(value, str):
-        try: value = _computed(text)                                                # 0.02 / 8
+        try: value = _computed(text)  # 0.02 / 8
         except ConfigError: return text
     if isinstance(old, float) and type(value) is int: return float(value)
-    if isinstance(old, int) and isinstance(value, float) and value.is_integer(): return int(value)
+    if isinstance(old, int) and isinstance(value, float) and value.is_integer():
+        return int(value)
     if isinstance(old, tuple) and isinstance(value, list): return tuple(value)
     if isinstance(old, list) and isinstance(value, tuple): return list(value)
     if isinstance(old, list) and isinstance(value, (str, int, float)): return [value]

@@ -16,14 +16,17 @@ import numpy as np, pycocotools.mask as mask_utils
 # %% ../nbs/061_fast_eval.ipynb #d41411ff
 THRESHOLDS = np.linspace(.5, .95, 10)       # COCO's IoU thresholds
 RECALLS = np.linspace(0, 1, 101)            # where precision is read
-SIZES = dict(all=(0, 1e10), small=(0, 32**2), medium=(32**2, 96**2), large=(96**2, 1e10))   # COCO's ranges of area, in pixels
+# COCO's ranges of area, in pixels
+SIZES = dict(all=(0, 1e10), small=(0, 32**2), medium=(32**2, 96**2), large=(96**2, 1e10))
 
 class Columns(NamedTuple):
     "The truths or the detections of all images, one row each."
     image: np.ndarray                   # (N,) number of the image, from 0
     label: np.ndarray                   # (N,) number of the class, from 0
     area: np.ndarray                    # (N,) pixels, for the ranges of size
-    shapes: Any                         # (N,4) boxes x, y, width, height; of masks and keypoints see `mask_pairs`, `point_pairs`
+    # (N,4) boxes x, y, width, height; of masks and
+    # keypoints see `mask_pairs`, `point_pairs`
+    shapes: Any
     score: np.ndarray|None = None       # (N,) of detections
     crowd: np.ndarray|None = None       # (N,) bool, of truths
     ignored: np.ndarray|None = None     # (N,) bool, of truths: those that never count
@@ -34,7 +37,8 @@ class Columns(NamedTuple):
         "Choose rows, in this order."
         def pick(x):
             if x is None or isinstance(x, np.ndarray): return x if x is None else x[rows]
-            return tuple(map(pick, x)) if isinstance(x, tuple) else [x[i] for i in rows.tolist()]
+            return (tuple(map(pick, x)) if isinstance(x, tuple)
+                    else [x[i] for i in rows.tolist()])
         return Columns(*map(pick, self))
 
 # %% ../nbs/061_fast_eval.ipynb #6165fe7f
@@ -63,7 +67,8 @@ def box_pairs(
 
 # %% ../nbs/061_fast_eval.ipynb #19bf6c36
 def _read_runs(texts):
-    "How many rows each mask has (N,), and for all rows (R,) the pixels outside and those inside that follow. None where a text is none."
+    """How many rows each mask has (N,), and for all rows (R,) the pixels outside and those
+    inside that follow. None where a text is none."""
     c = np.frombuffer(''.join(texts).encode('ascii'), np.uint8) - np.uint8(48)
     chars = np.array([len(t) for t in texts])
     if c.max() > 63: return None                                # below 48 it wraps around
@@ -71,9 +76,10 @@ def _read_runs(texts):
     ends   = np.flatnonzero(last)
     starts = np.append(0, ends[:-1] + 1)
     length = ends - starts + 1
-    if not last[chars.cumsum() - 1].all() or length.max() > 8: return None      # the last character of each text ends a number
+    if not last[chars.cumsum() - 1].all() or length.max() > 8:
+        return None  # the last character of each text ends a number
     x = (c[starts] & 31).astype(np.int64)
-    for k in range(1, length.max()):                            # most numbers have one character or two
+    for k in range(1, length.max()):  # most numbers have one character or two
         longer = np.flatnonzero(length > k)
         x[longer] |= (c[starts[longer] + k] & 31).astype(np.int64) << 5*k
     x -= ((c[ends] & 16) != 0) * (np.int64(1) << 5*length)      # the sign
@@ -82,11 +88,12 @@ def _read_runs(texts):
     begin = rows.cumsum() - rows
     runs  = np.zeros((rows.sum(), 2), np.int64)
     runs.ravel()[np.arange(len(x)) + np.repeat(2*begin - n.cumsum() + n, n)] = x
-    runs  = runs.T.copy()                                       # numbers at even places, and at odd ones
-    zeros = runs[0, begin]                                      # the first number stands for itself
+    runs  = runs.T.copy()  # numbers at even places, and at odd ones
+    zeros = runs[0, begin]  # the first number stands for itself
     runs[0, begin] = 0
     runs.cumsum(1, out=runs)
-    runs[:, 1:] -= np.repeat(np.where(begin > 0, runs[:, begin - 1], 0), rows, axis=1)[:, 1:]
+    runs[:, 1:] -= np.repeat(np.where(begin > 0, runs[:, begin - 1], 0), rows,
+                             axis=1)[:, 1:]
     runs[1, (begin + rows - 1)[n % 2 == 1]] = 0                 # what only fills up a row
     runs[0, begin] += zeros
     return rows, *runs
@@ -95,7 +102,8 @@ def _runs_fit(texts, pixels):
     if (read := _read_runs(texts)) is None: return np.zeros(len(texts), bool)
     rows, outside, inside = read
     begin = rows.cumsum() - rows
-    return (np.minimum.reduceat(np.minimum(outside, inside), begin) >= 0) & (np.add.reduceat(outside + inside, begin) == pixels)
+    return ((np.minimum.reduceat(np.minimum(outside, inside), begin) >= 0)
+            & (np.add.reduceat(outside + inside, begin) == pixels))
 
 def runs_fit(
     texts:list,         # compressed run lengths as ASCII text, none empty
@@ -103,41 +111,52 @@ def runs_fit(
 )->np.ndarray:          # (N,) bool; False also where it is not certain
     "Tell which run lengths are from 0 and add up to their image."
     parts = [slice(k, k + 500) for k in range(0, len(texts), 500)]
-    return np.concatenate([np.zeros(0, bool), *(_runs_fit(texts[own], pixels[own]) for own in parts)])
+    return np.concatenate([np.zeros(0, bool),
+                           *(_runs_fit(texts[own], pixels[own]) for own in parts)])
 
 # %% ../nbs/061_fast_eval.ipynb #96163f4e
 def measure_masks(
     rles:list,  # compressed run lengths
 )->tuple:       # (N,4) bounding boxes x, y, width, height; (N,) areas
     "Measure the bounding box and the area of masks."
-    areas = [mask_utils.area(rles[k:k+200]) for k in range(0, len(rles), 200)]      # pycocotools 2.0.11 fails for more than 255 at once
-    return np.reshape(mask_utils.toBbox(rles) if len(rles) else [], (-1, 4)), np.concatenate([np.zeros(0), *areas])
+    # pycocotools 2.0.11 fails for more than 255 at once
+    areas = [mask_utils.area(rles[k:k+200]) for k in range(0, len(rles), 200)]
+    return (np.reshape(mask_utils.toBbox(rles) if len(rles) else [], (-1, 4)),
+            np.concatenate([np.zeros(0), *areas]))
 
 _FAR  = 2**31           # no mask has as many pixels
-_SOME = 1000            # pairs whose runs are looked up at once: few enough to stay in the processor's cache
+# pairs whose runs are looked up at once: few enough to stay in the processor's cache
+_SOME = 1000
 
 class _Spans:
-    "The runs of masks: where each begins, how long it is, how many pixels of its mask lie before it."
+    """The runs of masks: where each begins, how long it is,
+    how many pixels of its mask lie before it."""
     def __init__(self, rles):
-        texts = [t if isinstance(t, str) else t.decode('ascii') for t in (r['counts'] for r in rles)]
+        texts = [t if isinstance(t, str) else t.decode('ascii')
+                 for t in (r['counts'] for r in rles)]
         read = [_read_runs(texts[k:k+500]) for k in range(0, len(texts), 500)]
         self.rows, outside, self.long = (np.concatenate(x) for x in zip(*read))
         self.first = self.rows.cumsum() - self.rows
-        own   = lambda x: x - np.repeat(x[self.first], self.rows)       # counted from the mask's own beginning
+        # counted from the mask's own beginning
+        own   = lambda x: x - np.repeat(x[self.first], self.rows)
         both  = outside + self.long
         self.start  = own(both.cumsum() - both) + outside
         self.before = own(self.long.cumsum() - self.long)
         self.place  = np.repeat(np.arange(len(rles)), self.rows)*_FAR + self.start
 
     def count(self, mask, at):
-        "Pixels of masks before places: (N,) numbers of masks and (N,) places to (N,) counts."
+        """Pixels of masks before places: (N,) numbers
+        of masks and (N,) places to (N,) counts."""
         k = np.searchsorted(self.place, mask*_FAR + at, 'right') - 1
-        return np.where(k >= self.first[mask], self.before[k] + np.minimum(at - self.start[k], self.long[k]), 0)
+        return np.where(k >= self.first[mask],
+                        self.before[k] + np.minimum(at - self.start[k], self.long[k]), 0)
 
 def _shared(found, truths, d, t):
     "Pixels that pairs of masks share: (P,)."
-    (rows, i), (cols, j) = np.unique(d, return_inverse=True), np.unique(t, return_inverse=True)
-    a, b = (_Spans([rles[k] for k in own.tolist()]) for rles, own in ((found, rows), (truths, cols)))
+    (rows, i), (cols, j) = np.unique(d, return_inverse=True), np.unique(
+        t, return_inverse=True)
+    a, b = (_Spans([rles[k] for k in own.tolist()])
+            for rles, own in ((found, rows), (truths, cols)))
     m = a.rows[i]
     starts = m.cumsum() - m
     k, of = np.arange(m.sum()) + np.repeat(a.first[i] - starts, m), np.repeat(j, m)
@@ -145,7 +164,9 @@ def _shared(found, truths, d, t):
     return np.add.reduceat(b.count(of, s + a.long[k]) - b.count(of, s), starts)
 
 def mask_pairs(
-    found:Columns,      # detections, whose shapes are run lengths, (N,4) bounding boxes x, y, width, height, and (N,) areas
+    # detections, whose shapes are run lengths, (N,4)
+    # bounding boxes x, y, width, height, and (N,) areas
+    found:Columns,
     truths:Columns,     # truths, likewise
     d:np.ndarray,       # (P,) rows of `found`
     t:np.ndarray,       # (P,) rows of `truths`
@@ -155,10 +176,12 @@ def mask_pairs(
     (drawn_d, a, da), (drawn_t, b, ta) = found.shapes, truths.shapes
     da, ta = da[d], ta[t]
     most = np.minimum(_meet(a.T[:, d], b.T[:, t]), np.minimum(da, ta))
-    some = np.flatnonzero((most > 0) & (most >= (least - 1e-9)*np.where(truths.crowd[t], da, da + ta - most)))
+    some = np.flatnonzero((most > 0) & (most >= (least - 1e-9)*np.where(
+                                            truths.crowd[t], da, da + ta - most)))
     d, t, da, ta = d[some], t[some], da[some], ta[some]
     parts = [slice(k, k + _SOME) for k in range(0, len(d), _SOME)]
-    inter = np.concatenate([np.zeros(0, int), *(_shared(drawn_d, drawn_t, d[own], t[own]) for own in parts)])
+    inter = np.concatenate([np.zeros(0, int),
+                            *(_shared(drawn_d, drawn_t, d[own], t[own]) for own in parts)])
     iou  = inter / np.where(truths.crowd[t], da, da + ta - inter)
     keep = iou >= least
     return d[keep], t[keep], iou[keep]
@@ -168,15 +191,18 @@ def _point_pairs(sigmas, found, truths, d, t, least):
     (points, boxes), out, spread = truths.shapes, np.zeros(len(d)), (sigmas*2)**2
     labelled = points[:, :, 2] > 0
     count, order = labelled.sum(1), np.argsort(~labelled, axis=1, kind='stable')
-    for n in np.unique(count[t]):                       # as many labelled keypoints: then rows are added up as pycocotools does it
+    for n in np.unique(count[t]):
+        # as many labelled keypoints: then rows are added up as pycocotools does it
         k = np.flatnonzero(count[t] == n)
         i, j = d[k], t[k]
-        use = order[j, :n] if n else np.broadcast_to(np.arange(len(sigmas)), (len(k), len(sigmas)))
+        use = (order[j, :n] if n
+               else np.broadcast_to(np.arange(len(sigmas)), (len(k), len(sigmas))))
         x, y = (found.shapes[i[:, None], use, c] for c in (0, 1))
         if n: dx, dy = (v - points[j[:, None], use, c] for c, v in ((0, x), (1, y)))
         else:
             left, top, w, h = boxes[j].T[:, :, None]
-            dx, dy = (np.maximum(0, (lo - side) - v) + np.maximum(0, v - (lo + side*2)) for v, lo, side in ((x, left, w), (y, top, h)))
+            dx, dy = (np.maximum(0, (lo - side) - v) + np.maximum(0, v - (lo + side*2))
+                      for v, lo, side in ((x, left, w), (y, top, h)))
         e = (dx**2 + dy**2) / spread[use] / (truths.area[j] + np.spacing(1))[:, None] / 2
         out[k] = np.exp(-e).sum(1) / e.shape[1]
     keep = out >= least
@@ -184,7 +210,9 @@ def _point_pairs(sigmas, found, truths, d, t, least):
 
 def point_pairs(
     sigmas:np.ndarray,  # (K,) tolerance of each keypoint, a share of the object's size
-)->Callable:            # what `box_pairs` is for boxes; shapes are (N,K,3) keypoints, and of truths a pair of those and (N,4) boxes
+    # what `box_pairs` is for boxes; shapes are (N,K,3) keypoints,
+    # and of truths a pair of those and (N,4) boxes
+)->Callable:
     "Make the function that measures object keypoint similarity, OKS."
     return partial(_point_pairs, sigmas)
 
@@ -199,15 +227,19 @@ def group_pairs(
     pairs:Callable,     # box_pairs, mask_pairs or what point_pairs makes
     least:float,        # an overlap below this does not matter
 )->tuple:               # (P,) row of the detection, row of the truth, overlap
-    "Measure all pairs of a detection and a truth of the same group, such as an image and class."
+    """Measure all pairs of a detection and a truth
+    of the same group, such as an image and class."""
     low, high = np.searchsorted(h, g, 'left'), np.searchsorted(h, g, 'right')
     n    = high - low
     rows = np.flatnonzero(n)
     out  = [(np.zeros(0, int), np.zeros(0, int), np.zeros(0))]
-    for own in np.split(rows, np.flatnonzero(np.diff((n[rows].cumsum() - 1)//_PAIRS)) + 1) if len(rows) else ():
+    for own in (np.split(rows, np.flatnonzero(np.diff((n[rows].cumsum() - 1)//_PAIRS)) + 1)
+                if len(rows) else ()):
         m = n[own]
         d = np.repeat(own, m)
-        out.append(pairs(found, truths, d, np.arange(len(d)) + np.repeat(low[own] - m.cumsum() + m, m), least))
+        out.append(pairs(found, truths, d,
+                         np.arange(len(d)) + np.repeat(low[own] - m.cumsum() + m, m),
+                         least))
     return tuple(map(np.concatenate, zip(*out)))
 
 # %% ../nbs/061_fast_eval.ipynb #8683cd8c
@@ -217,14 +249,15 @@ def _runs(x):
     return first, np.diff(np.append(first, len(x)))
 
 def greedy(
-    d:np.ndarray,           # (P,) detections of the pairs, numbered group by group, in each from the surest on
+    # (P,) detections of the pairs, numbered group by group, in each from the surest on
+    d:np.ndarray,
     t:np.ndarray,           # (P,) truths of the pairs
     iou:np.ndarray,         # (P,) overlaps
     group:np.ndarray,       # (N,) group of each detection
     free:np.ndarray,        # (A,G) bool: truths that do not count, for each range of size
     crowd:np.ndarray,       # (G,) bool: truths that may be taken again
     thresholds:np.ndarray,  # (T,) least overlaps
-)->tuple:                   # (D,) detections with any pair, and (D,A,T) the truth that each takes, or -1
+)->tuple:  # (D,) detections with any pair, and (D,A,T) the truth that each takes, or -1
     "Match detections to truths for all ranges of size and all thresholds."
     order = np.lexsort((-t, -iou, d))
     d, t, iou = d[order], t[order], iou[order]
@@ -233,8 +266,9 @@ def greedy(
     taken = np.zeros((len(crowd), len(free), len(thresholds)), bool)
     truth = np.full((len(own), *taken.shape[1:]), -1, np.int32)
     if not len(own): return own, truth
-    place = np.arange(len(d)) - np.repeat(first, length)        # of a pair among those of its detection
-    late  = place.max() + 1                                     # added for truths that do not count: any other goes before
+    # of a pair among those of its detection
+    place = np.arange(len(d)) - np.repeat(first, length)
+    late  = place.max() + 1  # added for truths that do not count: any other goes before
     turn  = np.arange(len(own)) - np.repeat(*_runs(group[own]))
     by_turn, least = np.argsort(turn, kind='stable'), np.minimum(thresholds, 1 - 1e-10)
     for k in np.split(by_turn, np.flatnonzero(np.diff(turn[by_turn])) + 1):
@@ -257,7 +291,8 @@ class Matches(NamedTuple):
     score: np.ndarray       # (N,) confidence
     rank: np.ndarray        # (N,) place in its image and class, 0 the surest
     row: np.ndarray         # (N,) row among the detections that were given
-    state: np.ndarray       # (A,T,N) for ranges of size and thresholds: 0 wrong, 1 right, 2 does not count
+    # (A,T,N) for ranges of size and thresholds: 0 wrong, 1 right, 2 does not count
+    state: np.ndarray
     truth: np.ndarray       # (T,N) row of the truth that it takes, of any size, or -1
     truth_image: np.ndarray # (G,) image of each truth
     truth_label: np.ndarray # (G,) class of each truth
@@ -283,14 +318,18 @@ def match_all(
     free  = truths.ignored | (truths.area < low) | (truths.area > high)
     d, t, iou = group_pairs(found, truths, g, h, pairs, min(thresholds.min(), 1 - 1e-10))
     own, took = greedy(d, t, iou, g, free, truths.crowd, thresholds)
-    other = (found.area < low) | (found.area > high)                # of another size: wrong ones are forgotten
+    # of another size: wrong ones are forgotten
+    other = (found.area < low) | (found.area > high)
     state = np.repeat(np.where(other, 2, 0).astype(np.uint8)[:, None], len(thresholds), 1)
     took  = took.transpose(1, 2, 0)
-    state[:, :, own] = np.where(took < 0, state[:, :, own], np.where(free[np.arange(len(free))[:, None, None], took], 2, 1))
+    state[:, :, own] = np.where(took < 0, state[:, :, own],
+                                np.where(free[np.arange(len(free))[:, None, None], took],
+                                         2, 1))
     truth = np.full(state.shape[1:], -1, np.int32)
     truth[:, own] = np.where(took[0] < 0, -1, cols[took[0]] if len(cols) else -1)
     order, back = np.lexsort((-found.score, found.label*classes)), np.argsort(cols)
-    return Matches(found.image[order], found.label[order]*classes, found.score[order], rank[order], rows[order], state[:, :, order], truth[:, order],
+    return Matches(found.image[order], found.label[order]*classes, found.score[order],
+                   rank[order], rows[order], state[:, :, order], truth[:, order],
                    truths.image[back], truths.label[back]*classes, free[:, back])
 
 # %% ../nbs/061_fast_eval.ipynb #97f2a60f
@@ -298,23 +337,29 @@ def curves(
     matches:Matches,    # what became of every detection
     classes:int,        # how many classes there are
     limits:tuple,       # numbers of detections that count for each image and class, rising
-)->tuple:               # precision (T,R,K,A,M) and recall (T,K,A,M), -1 where there is no truth
+)->tuple:  # precision (T,R,K,A,M) and recall (T,K,A,M), -1 where there is no truth
     "Make COCO's arrays of precision and recall."
     A, T, _ = matches.state.shape
-    precision, recall = -np.ones((T, len(RECALLS), classes, A, len(limits))), -np.ones((T, classes, A, len(limits)))
+    precision, recall = (-np.ones((T, len(RECALLS), classes, A, len(limits))),
+                         -np.ones((T, classes, A, len(limits))))
     ends   = np.searchsorted(matches.label, np.arange(classes + 1))
-    counts = np.stack([np.bincount(matches.truth_label[~free], minlength=classes) for free in matches.free])
+    counts = np.stack([np.bincount(matches.truth_label[~free], minlength=classes)
+                       for free in matches.free])
     for k, a in zip(*np.nonzero(counts.T)):
         here, n = slice(ends[k], ends[k+1]), counts[a, k]
-        need = np.searchsorted(np.arange(n + 1)/n, RECALLS)                 # so many right ones reach each recall
+        # so many right ones reach each recall
+        need = np.searchsorted(np.arange(n + 1)/n, RECALLS)
         for i, most in enumerate(limits):
             state = matches.state[a, :, here]
-            if most <= matches.rank[here].max(initial=0): state = state[:, matches.rank[here] < most]
+            if most <= matches.rank[here].max(initial=0):
+                state = state[:, matches.rank[here] < most]
             right   = state == 1
             lane, j = np.nonzero(right)
-            tp, fp  = right.cumsum(1, dtype=np.int32)[lane, j], (state == 0).cumsum(1, dtype=np.int32)[lane, j].astype(float)
+            tp, fp = (right.cumsum(1, dtype=np.int32)[lane, j],
+                      (state == 0).cumsum(1, dtype=np.int32)[lane, j].astype(float))
             best = np.zeros((T, n + 1))
             best[lane, tp] = tp / (fp + tp + np.spacing(1))
-            precision[:, :, k, a, i] = np.maximum.accumulate(best[:, ::-1], axis=1)[:, ::-1][:, need]
+            precision[:, :, k, a,
+                      i] = np.maximum.accumulate(best[:, ::-1], axis=1)[:, ::-1][:, need]
             recall[:, k, a, i] = right.sum(1)/n
     return precision, recall

@@ -20,7 +20,8 @@ from .coder import DeltaCoder
 from .assign import Matcher, RandomSampler, BACKGROUND, NEITHER
 from .nms import NMS
 from .losses import L1Loss, SoftmaxLoss, weighted_sum
-from .detector import Detector, Proposals, finish_init, prepare, prepare_images, scale_detections
+from .detector import (
+    Detector, Proposals, finish_init, prepare, prepare_images, scale_detections)
 from .rpn import box_losses
 from .roi import Canvas, RoIExtractor
 
@@ -29,16 +30,25 @@ def pad_proposals(
     proposals:list, # B tensors (P_i,4) or (P_i,5) xyxy in pixels, and a score
     batch:Batch,    # their images
 )->Proposals:       # padded to the longest, at least one slot, clipped to the images
-    "Lay proposals that come from outside side by side. Raises ValueError for another number of lists or another shape."
+    """Lay proposals that come from outside side by side. Raises ValueError for another
+    number of lists or another shape."""
     check('batch Batch', batch)
     if not isinstance(proposals, (list, tuple)) or len(proposals) != len(batch.sizes):
-        found = f'{len(proposals)} entries' if isinstance(proposals, (list, tuple)) else f'a {type(proposals).__name__}'
-        raise ValueError(f'proposals: found {found}, expected a list of one (P,4) or (P,5) tensor for each of the {len(batch.sizes)} images')
+        found = (f'{len(proposals)} entries' if isinstance(proposals, (list, tuple))
+                 else f'a {type(proposals).__name__}')
+        raise ValueError(f'proposals: found {found}, expected a list of one (P,4) or '
+                         f'(P,5) tensor for each of the {len(batch.sizes)} images')
     for i,p in enumerate(proposals):
-        if not isinstance(p, Tensor): raise TypeError(f'proposals[{i}] is {p!r:.60}; expected a tensor (P,4) or (P,5)')
-        if p.ndim != 2 or p.shape[1] not in (4, 5): raise ValueError(f'proposals[{i}] is of shape {tuple(p.shape)}; expected (P,4) or (P,5)')
-    B, P, new = len(proposals), max([1] + [len(p) for p in proposals]), dict(device=batch.pixels.device)
-    boxes, scores, valid = torch.zeros(B, P, 4, **new), torch.zeros(B, P, **new), torch.zeros(B, P, dtype=torch.bool, **new)
+        if not isinstance(p, Tensor):
+            raise TypeError(f'proposals[{i}] is {p!r:.60}; expected a tensor (P,4) or '
+                            '(P,5)')
+        if p.ndim != 2 or p.shape[1] not in (4, 5):
+            raise ValueError(f'proposals[{i}] is of shape {tuple(p.shape)}; '
+                             'expected (P,4) or (P,5)')
+    B, P, new = (len(proposals), max([1] + [len(p) for p in proposals]),
+                 dict(device=batch.pixels.device))
+    boxes, scores, valid = (torch.zeros(B, P, 4, **new), torch.zeros(B, P, **new),
+                            torch.zeros(B, P, dtype=torch.bool, **new))
     for i,p in enumerate(proposals):
         boxes[i,:len(p)], valid[i,:len(p)] = p[:,:4].to(**new), True
         scores[i,:len(p)] = p[:,4].to(**new) if p.shape[1] == 5 else 1.
@@ -52,7 +62,8 @@ class RoIs(NamedTuple):
     labels: Tensor  # (B,S) int64: class of the truth; elsewhere 0
     gt_boxes: Tensor   # (B,S,4) the truth's box; elsewhere the box itself
     max_pos: int    # only the first `max_pos` slots can be positive
-    count: int|None = None  # how many are positive in all, where the host has read it already
+    # how many are positive in all, where the host has read it already
+    count: int|None = None
 
 # %% ../nbs/025_fast_rcnn.ipynb #ab2ae962
 def sample_rois(
@@ -60,15 +71,18 @@ def sample_rois(
     truths:Truths,          # what is there
     matcher:Matcher,        # compares the two
     sampler:RandomSampler,  # draws; adds the truths to the proposals if it says so
-    loss_fn:Callable|None=None,   # (boxes (B,N,4), labels (B,N), -1 no object) -> (B,N) losses, for samplers that need them
+    # (boxes (B,N,4), labels (B,N), -1 no object)
+    # -> (B,N) losses, for samplers that need them
+    loss_fn:Callable|None=None,
 )->RoIs:                    # S slots an image
     "Match proposals with truths and draw those that the second stage learns from."
-    check('proposals Proposals, truths Truths, matcher callable, sampler callable, loss_fn? callable',
-          proposals, truths, matcher, sampler, loss_fn)
+    check('proposals Proposals, truths Truths, matcher callable, sampler callable, '
+          'loss_fn? callable', proposals, truths, matcher, sampler, loss_fn)
     boxes, valid = proposals.boxes, proposals.valid
     matched = matcher(boxes, truths, valid)
     if sampler.add_truths:
-        own = torch.arange(truths.valid.shape[1], device=boxes.device).expand_as(truths.valid)
+        own = torch.arange(truths.valid.shape[1], device=boxes.device).expand_as(
+            truths.valid)
         boxes = torch.cat([truths.boxes, boxes], 1)
         matched = torch.cat([own.masked_fill(~truths.valid, NEITHER), matched], 1)
     if getattr(sampler, 'needs_losses', False):
@@ -76,42 +90,53 @@ def sample_rois(
         index, matched, max_pos = sampler(matched, loss_fn(boxes, labels))
     else: index, matched, max_pos = sampler(matched)
     rows = lambda x, i: x.gather(1, i[...,None].expand(-1, -1, 4))
-    boxes, truth, positive = rows(boxes, index), matched.clamp(min=0), (matched >= 0)[...,None]
-    boxes = torch.where(matched[...,None] == NEITHER, boxes.new_tensor([0, 0, 1, 1]), boxes)
+    boxes, truth, positive = (rows(boxes, index), matched.clamp(min=0),
+                              (matched >= 0)[...,None])
+    boxes = torch.where(matched[...,None] == NEITHER, boxes.new_tensor([0, 0, 1, 1]),
+                        boxes)
     gt_boxes = torch.where(positive, rows(truths.boxes, truth), boxes)
-    return RoIs(boxes, matched, truths.labels.gather(1, truth) * (matched >= 0), gt_boxes, max_pos)
+    return RoIs(boxes, matched, truths.labels.gather(1, truth) * (matched >= 0), gt_boxes,
+                max_pos)
 
 # %% ../nbs/025_fast_rcnn.ipynb #e2b1f077
 @component
 class BoxHead(nn.Module):
-    "Two shared layers, then a class and, for every class, a way to the box (Fast R-CNN, section 2)."
+    """Two shared layers, then a class and, for every class,
+    a way to the box (Fast R-CNN, section 2)."""
     def __init__(self,
-        num_classes:int=80,                 # classes of objects; background is one more, inside
+        num_classes:int=80,  # classes of objects; background is one more, inside
         in_channels:int=256,                # of the features
         size:int=7,                         # bins along each side of the features
         fc_channels:int=1024,               # of the shared layers
         class_agnostic:bool=False,          # one way to the box for all classes?
         coder:DeltaCoder|None=None,         # None: stds 0.1, 0.1, 0.2, 0.2
-        loss_bbox:Callable|None=None,       # (pred, target) -> one loss a box; None: L1Loss()
-        loss_cls:Callable|None=None,        # (logits, labels) -> one loss a sample; None: SoftmaxLoss()
+        loss_bbox:Callable|None=None,  # (pred, target) -> one loss a box; None: L1Loss()
+        # (logits, labels) -> one loss a sample; None: SoftmaxLoss()
+        loss_cls:Callable|None=None,
         num_fcs:int=2,                      # shared layers
         avg_pool:bool=False,                # average the window first?
         decoded:bool=False,                 # does `loss_bbox` compare boxes, not deltas?
     ):
         super().__init__()
-        self.num_classes, self.class_agnostic, self.avg_pool, self.decoded = num_classes, class_agnostic, avg_pool, decoded
-        self.coder, self.loss_bbox, self.loss_cls = coder or DeltaCoder(stds=(.1,.1,.2,.2)), loss_bbox or L1Loss(), loss_cls or SoftmaxLoss()
-        widths = [in_channels if avg_pool else in_channels * size * size] + [fc_channels]*num_fcs
+        self.num_classes, self.class_agnostic, self.avg_pool, self.decoded = (
+            num_classes, class_agnostic, avg_pool, decoded)
+        self.coder, self.loss_bbox, self.loss_cls = (
+            coder or DeltaCoder(stds=(.1,.1,.2,.2)), loss_bbox or L1Loss(),
+            loss_cls or SoftmaxLoss())
+        widths = ([in_channels if avg_pool else in_channels * size * size]
+                  + [fc_channels]*num_fcs)
         self.shared_fcs = nn.ModuleList(nn.Linear(a, b) for a,b in zip(widths, widths[1:]))
         self.fc_cls = nn.Linear(widths[-1], num_classes + 1)
         self.fc_reg = nn.Linear(widths[-1], 4 if class_agnostic else num_classes * 4)
-        for fc in self.shared_fcs: nn.init.xavier_uniform_(fc.weight); nn.init.zeros_(fc.bias)
+        for fc in self.shared_fcs:
+            nn.init.xavier_uniform_(fc.weight); nn.init.zeros_(fc.bias)
         nn.init.normal_(self.fc_cls.weight, std=.01); nn.init.zeros_(self.fc_cls.bias)
         nn.init.normal_(self.fc_reg.weight, std=.001); nn.init.zeros_(self.fc_reg.bias)
 
     def forward(self,
         x:Tensor,   # (K,C,size,size)
-    )->tuple:       # logits (K,C+1), background last; deltas (K,C,4), or (K,1,4) if class-agnostic
+        # logits (K,C+1), background last; deltas (K,C,4), or (K,1,4) if class-agnostic
+    )->tuple:
         "Classify and point."
         check('x float (K,C,h,w)', x)
         x = x.mean((2, 3)) if self.avg_pool else x.flatten(1)
@@ -126,10 +151,12 @@ class BoxHead(nn.Module):
         "Compare with the truths: classes for all samples, boxes for the positive ones."
         check('logits float (K,C), deltas float (K,D,4), rois RoIs', logits, deltas, rois)
         positive, used, k = rois.matched >= 0, rois.matched >= BACKGROUND, rois.max_pos
-        logits, deltas = logits.unflatten(0, positive.shape), deltas.unflatten(0, positive.shape)[:,:k]
+        logits, deltas = (logits.unflatten(0, positive.shape),
+                          deltas.unflatten(0, positive.shape)[:,:k])
         which = torch.zeros_like(rois.labels) if self.class_agnostic else rois.labels
         own = deltas.gather(2, which[:,:k,None,None].expand(-1, -1, -1, 4))[:,:,0]
-        off = box_losses(own, rois.boxes[:,:k], rois.gt_boxes[:,:k], positive[:,:k], self.coder, self.loss_bbox, self.decoded)
+        off = box_losses(own, rois.boxes[:,:k], rois.gt_boxes[:,:k], positive[:,:k],
+                         self.coder, self.loss_bbox, self.decoded)
         labels = torch.where(positive, rois.labels, self.num_classes)
         return dict(loss_cls=weighted_sum(self.loss_cls(logits, labels), used, used.sum()),
                     loss_bbox=weighted_sum(off, positive[:,:k], used.sum()))
@@ -147,16 +174,20 @@ class ClassBoxes(NamedTuple):
 # %% ../nbs/025_fast_rcnn.ipynb #cd2ea7ec
 @component(helpers=('iou',))
 class DetectionFilter:
-    "From a class distribution and boxes for every proposal to the detections that are worth showing."
+    """From a class distribution and boxes for every
+    proposal to the detections that are worth showing."""
     def __init__(self,
         score_thr:float=.05,        # detections must score higher
-        iou:float=.5,               # detections that overlap a better one of their class by more are dropped
+        # detections that overlap a better one of their class by more are dropped
+        iou:float=.5,
         max_per_img:int=100,        # detections to keep
         class_agnostic:bool=False,  # does a detection suppress those of other classes too?
-        suppress:Callable|None=None,    # (boxes, scores, groups) -> index best first, scores; None: NMS(iou)
+        # (boxes, scores, groups) -> index best first, scores; None: NMS(iou)
+        suppress:Callable|None=None,
         min_size:float=0,               # sides must be at least as long, pixels
     ):
-        self.score_thr, self.max_per_img, self.class_agnostic, self.min_size = score_thr, max_per_img, class_agnostic, min_size
+        self.score_thr, self.max_per_img, self.class_agnostic, self.min_size = (
+            score_thr, max_per_img, class_agnostic, min_size)
         self.suppress:Any = NMS(iou) if suppress is None else suppress
 
     @property
@@ -168,7 +199,9 @@ class DetectionFilter:
     def iou(self,
         value:float,    # overlap
     ):
-        if not hasattr(self.suppress, 'iou'): raise AttributeError(f'{type(self).__name__}.suppress is a {type(self.suppress).__name__}, which has no iou')
+        if not hasattr(self.suppress, 'iou'):
+            raise AttributeError(f'{type(self).__name__}.suppress is a '
+                                 f'{type(self.suppress).__name__}, which has no iou')
         self.suppress.iou = value
 
     def candidates(self,
@@ -182,27 +215,35 @@ class DetectionFilter:
         check('logits float (K,C), deltas float (K,D,4), proposals Proposals, sizes (B,2)',
               logits, deltas, proposals, sizes)
         C, shape = logits.shape[-1] - 1, proposals.valid.shape
-        scores, deltas = logits.float().softmax(-1)[:,:-1].unflatten(0, shape), deltas.unflatten(0, shape)
-        image, place, label = torch.nonzero((scores > self.score_thr) & proposals.valid[...,None], as_tuple=True)
-        own = deltas[image, place, label if deltas.shape[2] > 1 else torch.zeros_like(label)]
-        boxes, scores = coder.decode(proposals.boxes[image, place][:,None], own[:,None], sizes[image])[:,0], scores[image, place, label]
+        scores, deltas = (logits.float().softmax(-1)[:,:-1].unflatten(0, shape),
+                          deltas.unflatten(0, shape))
+        image, place, label = torch.nonzero((scores > self.score_thr)
+                                            & proposals.valid[...,None], as_tuple=True)
+        own = deltas[image, place,
+                     label if deltas.shape[2] > 1 else torch.zeros_like(label)]
+        boxes, scores = (coder.decode(proposals.boxes[image, place][:,None], own[:,None],
+                                      sizes[image])[:,0], scores[image, place, label])
         if self.min_size > 0:
             big = (boxes[:,2:] - boxes[:,:2] >= self.min_size).all(1)
-            boxes, scores, image, label, place = boxes[big], scores[big], image[big], label[big], place[big]
-        return ClassBoxes(boxes, scores, label, image, place, image if self.class_agnostic else image*C + label)
+            boxes, scores, image, label, place = (
+                boxes[big], scores[big], image[big], label[big], place[big])
+        return ClassBoxes(boxes, scores, label, image, place,
+                          image if self.class_agnostic else image*C + label)
 
     def __call__(self,
-        logits:Tensor,          # (B*P,C+1)
-        deltas:Tensor,          # (B*P,C or 1,4)
-        proposals:Proposals,    # P slots an image
-        coder:DeltaCoder,       # decodes the deltas
-        sizes:Tensor,           # (B,2) h,w of the images
-    )->list:                    # B dicts: boxes (N,4), scores (N,), labels (N,), best first
+        logits:Tensor,        # (B*P,C+1)
+        deltas:Tensor,        # (B*P,C or 1,4)
+        proposals:Proposals,  # P slots an image
+        coder:DeltaCoder,     # decodes the deltas
+        sizes:Tensor,         # (B,2) h,w of the images
+    )->list:                  # B dicts: boxes (N,4), scores (N,), labels (N,), best first
         "Keep what scores, decode it, suppress within each class, keep the best."
-        boxes, scores, label, image, _, groups = self.candidates(logits, deltas, proposals, coder, sizes)
+        boxes, scores, label, image, _, groups = self.candidates(
+            logits, deltas, proposals, coder, sizes)
         kept, scores = self.suppress(boxes, scores, groups)
         found = dict(boxes=boxes[kept], scores=scores, labels=label[kept])
-        best = [torch.nonzero(image[kept] == i)[:self.max_per_img,0] for i in range(len(sizes))]
+        best = [torch.nonzero(image[kept] == i)[:self.max_per_img,0]
+                for i in range(len(sizes))]
         return [{k:v[rows] for k,v in found.items()} for rows in best]
 
 # %% ../nbs/025_fast_rcnn.ipynb #59becd43
@@ -217,20 +258,31 @@ class RoIHead(nn.Module):
         bbox_head:nn.Module|None=None,              # None: BoxHead()
         mask_head:nn.Module|None=None,              # masks too? (MaskHead)
         bbox_extractor:RoIExtractor|None=None,      # None: 7x7
-        mask_extractor:RoIExtractor|None=None,      # None: 14x14, from the levels that boxes are read from
-        matcher:Matcher|None=None,                  # None: one threshold, 0.5; with a mask head also the low-quality rule from it
-        sampler:RandomSampler|None=None,            # None: 512, a quarter of them positive, truths added
-        test_filter:DetectionFilter|None=None,      # None: scores from 0.05, suppression from 0.5, 100 an image
-        shared_head:nn.Module|None=None,            # sees every window before the heads do; without a `mask_extractor`, masks share the boxes' windows
+        # None: 14x14, from the levels that boxes are read from
+        mask_extractor:RoIExtractor|None=None,
+        # None: one threshold, 0.5; with a mask head also the low-quality rule from it
+        matcher:Matcher|None=None,
+        # None: 512, a quarter of them positive, truths added
+        sampler:RandomSampler|None=None,
+        # None: scores from 0.05, suppression from 0.5, 100 an image
+        test_filter:DetectionFilter|None=None,
+        # sees every window before the heads do; without a
+        # `mask_extractor`, masks share the boxes' windows
+        shared_head:nn.Module|None=None,
         keypoint_head:nn.Module|None=None,          # keypoints too? (KeypointHead)
-        keypoint_extractor:RoIExtractor|None=None,  # None: 14x14, from the levels that boxes are read from
+        # None: 14x14, from the levels that boxes are read from
+        keypoint_extractor:RoIExtractor|None=None,
     ):
         super().__init__()
         self.bbox_head = BoxHead() if bbox_head is None else bbox_head
-        self.mask_head, self.keypoint_head, self.shared_head = mask_head, keypoint_head, shared_head
+        self.mask_head, self.keypoint_head, self.shared_head = (
+            mask_head, keypoint_head, shared_head)
         self.bbox_extractor = bbox_extractor or RoIExtractor(7)
-        self.mask_extractor = mask_extractor or (RoIExtractor(14, self.bbox_extractor.strides) if shared_head is None else self.bbox_extractor)
-        self.keypoint_extractor = keypoint_extractor or RoIExtractor(14, self.bbox_extractor.strides)
+        self.mask_extractor = (mask_extractor
+                               or (RoIExtractor(14, self.bbox_extractor.strides)
+                                   if shared_head is None else self.bbox_extractor))
+        self.keypoint_extractor = (keypoint_extractor
+                                   or RoIExtractor(14, self.bbox_extractor.strides))
         self.matcher = matcher or Matcher(.5, .5, .5, low_quality=mask_head is not None)
         self.sampler = sampler or RandomSampler(512, .25, add_truths=True)
         self.test_filter = test_filter or DetectionFilter()
@@ -241,7 +293,8 @@ class RoIHead(nn.Module):
         boxes:Tensor,           # (K,4) xyxy, pixels
         image:Tensor,           # (K,) int64: the image of each box
     )->Tensor:                  # (K,C,size,size)
-        "What the heads get to see of boxes: features, through the shared head if there is one."
+        """What the heads get to see of boxes: features,
+        through the shared head if there is one."""
         check('extractor callable, canvas Canvas, boxes float (K,4), image int (K)',
               extractor, canvas, boxes, image)
         x = extractor(canvas, boxes, image)
@@ -253,13 +306,16 @@ class RoIHead(nn.Module):
     )->Tensor:          # (B*P,C,size,size)
         "What the box head gets to see of the boxes of every image."
         check('canvas Canvas, boxes float (B,P,4)', canvas, boxes)
-        image = torch.arange(boxes.shape[0], device=boxes.device)[:,None].expand(boxes.shape[:2])
-        return self.windows(self.bbox_extractor, canvas, boxes.reshape(-1, 4), image.reshape(-1))
+        image = torch.arange(boxes.shape[0], device=boxes.device)[:,None].expand(
+            boxes.shape[:2])
+        return self.windows(self.bbox_extractor, canvas, boxes.reshape(-1, 4),
+                            image.reshape(-1))
 
     def boxes(self,
         canvas:Canvas,  # of the pyramid
         boxes:Tensor,   # (B,P,4) xyxy, pixels
-        feats:Tensor|None=None, # (B*P,C,size,size) what `read` gave for them; None: it is read here
+        # (B*P,C,size,size) what `read` gave for them; None: it is read here
+        feats:Tensor|None=None,
     )->tuple:           # logits (B*P,C+1), deltas (B*P,C or 1,4)
         "Classify boxes and point to better ones: in training and in prediction alike."
         return self.bbox_head(self.read(canvas, boxes) if feats is None else feats)
@@ -269,23 +325,27 @@ class RoIHead(nn.Module):
         proposals:Proposals,    # where to look
         truths:Truths,          # what is there
     )->RoIs:                    # S slots an image
-        "Match proposals with truths and draw those to learn from; a sampler that needs losses is told those of the classes."
+        """Match proposals with truths and draw those to learn from;
+        a sampler that needs losses is told those of the classes."""
         @torch.no_grad()
         def loss_fn(boxes, labels):
             logits = self.boxes(canvas, boxes)[0].unflatten(0, labels.shape)
-            return self.bbox_head.loss_cls(logits, torch.where(labels < 0, self.bbox_head.num_classes, labels))
+            return self.bbox_head.loss_cls(
+                logits, torch.where(labels < 0, self.bbox_head.num_classes, labels))
         return sample_rois(proposals, truths, self.matcher, self.sampler, loss_fn)
 
     def detect(self,
         canvas:Canvas,          # of the pyramid
         proposals:Proposals,    # where to look
         batch:Batch,            # the images
-        test_filter:DetectionFilter|None=None,  # what to let through; None: this head's own
+        # what to let through; None: this head's own
+        test_filter:DetectionFilter|None=None,
     )->list:                    # B dicts: boxes, scores, labels
         "Detect objects in the proposals."
         proposals = proposals.trimmed()
         logits, deltas = self.boxes(canvas, proposals.boxes)
-        return (test_filter or self.test_filter)(logits, deltas, proposals, self.bbox_head.coder, batch.size_tensor())
+        return (test_filter or self.test_filter)(logits, deltas, proposals,
+                                                 self.bbox_head.coder, batch.size_tensor())
 
 # %% ../nbs/025_fast_rcnn.ipynb #5b57fdbc
 @component(helpers=('weights', 'weights_backbone'))
@@ -295,10 +355,12 @@ class FastRCNN(Detector):
     def __init__(self,
         num_classes:int=80,                 # classes of objects
         *,
-        backbone:nn.Module|None=None,       # None: ResNet-50 as in mmdetection's 1x settings
+        backbone:nn.Module|None=None,  # None: ResNet-50 as in mmdetection's 1x settings
         neck:nn.Module|None=None,           # None: FPN, five levels
         roi_head:nn.Module|None=None,       # None: RoIHead with a BoxHead of `num_classes`
-        preprocess:Preprocess|None=None,    # None: RGB, mean and std of the backbone or else of ImageNet, padded to a multiple of 32
+        # None: RGB, mean and std of the backbone or
+        # else of ImageNet, padded to a multiple of 32
+        preprocess:Preprocess|None=None,
         weights:str|None=None,              # checkpoint to start from
         weights_backbone:str|None=None,     # ImageNet weights for the backbone alone
     ):
@@ -309,25 +371,32 @@ class FastRCNN(Detector):
 
     def loss(self,
         images:list,    # B tensors (3,h,w) RGB, 0..255
-        targets:list,   # B dicts: boxes (N,4), labels (N,), masks (N,h,w) where there is a mask head, optional ignore (N,)
+        # B dicts: boxes (N,4), labels (N,), masks (N,h,w)
+        # where there is a mask head, optional ignore (N,)
+        targets:list,
         proposals:list, # B tensors (P,4) or (P,5) xyxy, pixels
-    )->dict:            # loss_cls, loss_bbox, and loss_mask of a mask head: scalars whose sum is the objective
+        # loss_cls, loss_bbox, and loss_mask of a mask head:
+        # scalars whose sum is the objective
+    )->dict:
         "What the network has to learn from these images."
         stage = self.roi_head
-        batch, truths = prepare(self, images, targets, self.num_classes, () if stage.mask_head is None else ('masks',))
+        batch, truths = prepare(self, images, targets, self.num_classes,
+                                () if stage.mask_head is None else ('masks',))
         canvas = stage.bbox_extractor.canvas(self.neck(self.stages(batch)))
         rois = stage.sample(canvas, pad_proposals(proposals, batch), truths)
         feats = stage.read(canvas, rois.boxes)
         losses = stage.bbox_head.loss(*stage.boxes(canvas, rois.boxes, feats), rois)
-        return losses if stage.mask_head is None else losses | stage.mask_head.loss(stage, canvas, rois, truths, feats)
+        return (losses if stage.mask_head is None
+                else losses | stage.mask_head.loss(stage, canvas, rois, truths, feats))
 
     @torch.no_grad()
     def predict(self,
         images:list,                                # B tensors (3,h,w) RGB, 0..255
         proposals:list,                             # B tensors (P,4) or (P,5) xyxy, pixels
-        test_filter:DetectionFilter|None=None,      # what to let through; None: the head's own
-        sizes:list|None=None,                       # B pairs (H,W) at which the answers are wanted; None: the images' own
-    )->list:                                        # B dicts: boxes (N,4), scores (N,), labels (N,), and masks of a mask head
+        test_filter:DetectionFilter|None=None,  # what to let through; None: the head's own
+        # B pairs (H,W) at which the answers are wanted; None: the images' own
+        sizes:list|None=None,
+    )->list:  # B dicts: boxes (N,4), scores (N,), labels (N,), and masks of a mask head
         "Detect objects in the proposals."
         stage, batch = self.roi_head, prepare_images(self, images)
         canvas = stage.bbox_extractor.canvas(self.neck(self.backbone(batch.pixels)))
@@ -341,4 +410,5 @@ class FastRCNN(Detector):
         proposals:list|None=None,   # B tensors (P,4) or (P,5) xyxy, pixels
     ):                              # dict of losses, or list of detections
         "Losses where there are targets, else detections."
-        return self.predict(images, proposals) if targets is None else self.loss(images, targets, proposals)
+        return (self.predict(images, proposals) if targets is None
+                else self.loss(images, targets, proposals))

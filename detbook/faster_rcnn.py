@@ -12,7 +12,8 @@ import torch
 from torch import nn
 from .core import component
 from .batch import Preprocess
-from .detector import Detector, finish_init, prepare, prepare_images, scale_detections
+from .detector import (
+    Detector, finish_init, prepare, prepare_images, scale_detections)
 from .rpn import RPNHead
 from .fast_rcnn import BoxHead, DetectionFilter, RoIHead
 
@@ -25,11 +26,13 @@ class FasterRCNN(Detector):
     def __init__(self,
         num_classes:int=80,                 # classes of objects
         *,
-        backbone:nn.Module|None=None,       # None: ResNet-50 as in mmdetection's 1x settings
+        backbone:nn.Module|None=None,  # None: ResNet-50 as in mmdetection's 1x settings
         neck:nn.Module|None=None,           # None: FPN, five levels
         rpn_head:nn.Module|None=None,       # None: RPNHead on the neck's channels
         roi_head:nn.Module|None=None,       # None: RoIHead with a BoxHead of `num_classes`
-        preprocess:Preprocess|None=None,    # None: RGB, mean and std of the backbone or else of ImageNet, padded to a multiple of 32
+        # None: RGB, mean and std of the backbone or
+        # else of ImageNet, padded to a multiple of 32
+        preprocess:Preprocess|None=None,
         weights:str|None=None,              # checkpoint to start from
         weights_backbone:str|None=None,     # ImageNet weights for the backbone alone
     ):
@@ -42,25 +45,31 @@ class FasterRCNN(Detector):
     def loss(self,
         images:list,    # B tensors (3,h,w) RGB, 0..255
         targets:list,   # B dicts: boxes (N,4), labels (N,), optional ignore (N,)
-    )->dict:            # loss_rpn_cls, loss_rpn_bbox, loss_cls, loss_bbox: scalars whose sum is the objective
+        # loss_rpn_cls, loss_rpn_bbox, loss_cls, loss_bbox:
+        # scalars whose sum is the objective
+    )->dict:
         "What the network has to learn from these images."
         batch, truths = prepare(self, images, targets, self.num_classes)
         feats = self.neck(self.stages(batch))
         out = self.rpn_head(feats)
         losses = self.rpn_head.loss(out, batch, truths)
-        proposals, canvas = self.rpn_head.propose(out, batch, train=True), self.roi_head.bbox_extractor.canvas(feats)
+        proposals, canvas = (self.rpn_head.propose(out, batch, train=True),
+                             self.roi_head.bbox_extractor.canvas(feats))
         rois = self.roi_head.sample(canvas, proposals, truths)
-        return losses | self.roi_head.bbox_head.loss(*self.roi_head.boxes(canvas, rois.boxes), rois)
+        return (losses | self.roi_head.bbox_head.loss(*self.roi_head.boxes(
+                                                          canvas, rois.boxes), rois))
 
     @torch.no_grad()
     def predict(self,
         images:list,                            # B tensors (3,h,w) RGB, 0..255
         test_filter:DetectionFilter|None=None,  # what to let through; None: the head's own
-        sizes:list|None=None,                   # B pairs (H,W) at which the answers are wanted; None: the images' own
-    )->list:                                    # B dicts: boxes (N,4), scores (N,), labels (N,), best first
+        # B pairs (H,W) at which the answers are wanted; None: the images' own
+        sizes:list|None=None,
+    )->list:  # B dicts: boxes (N,4), scores (N,), labels (N,), best first
         "Detect objects."
         batch = prepare_images(self, images)
         feats = self.neck(self.backbone(batch.pixels))
         proposals = self.rpn_head.propose(self.rpn_head(feats), batch)
-        found = self.roi_head.detect(self.roi_head.bbox_extractor.canvas(feats), proposals, batch, test_filter)
+        found = self.roi_head.detect(self.roi_head.bbox_extractor.canvas(feats), proposals,
+                                     batch, test_filter)
         return scale_detections(found, batch.sizes, sizes)

@@ -18,31 +18,56 @@ from .coco import check_mask, has_mask, plain_id, segmentation_to_rle
 
 # %% ../nbs/053_faults.ipynb #a8728c1e
 _GONE, _OUT = 'the picture is left out, with its objects', 'the object is left out'
-KINDS = {       # what can be wrong -> what is done about it in a clean copy, or has to be done by hand
-    'unreadable file': 'left out, with its picture', 'unreadable entry': 'left out', 'not a record': 'left out', 'bad class record': 'the class is left out', 'duplicate class id': 'the second class is left out', 'equal class names': 'by hand: rename one, or make one class of them',
-    'unused class': 'by hand: take it out, or find objects of it', 'bad image record': 'the picture is left out', 'duplicate image id': 'both pictures are left out, because nothing tells whose objects are whose',
-    'picture listed twice': 'the objects of the second record go to the first', 'no size': 'the size of the file is written in',
-    'missing picture': _GONE, 'empty file': _GONE, 'not a picture': _GONE, 'truncated picture': _GONE, 'size mismatch': _GONE,
-    'wrong suffix': 'by hand: rename the file; detbook goes by its content', 'turned picture': 'by hand: save it upright and without the tag; detbook turns it, others may not', 'impossible orientation': 'by hand: remove the tag',
-    'duplicate picture': _GONE, 'near-duplicate picture': 'by hand: keep one of them', 'picture in two splits': _GONE, 'near-duplicate in two splits': 'by hand: move one of them to the split of the other',
+# what can be wrong -> what is done about it in a clean copy, or has to be done by hand
+KINDS = {
+    'unreadable file': 'left out, with its picture', 'unreadable entry': 'left out',
+    'not a record': 'left out', 'bad class record': 'the class is left out',
+    'duplicate class id': 'the second class is left out',
+    'equal class names': 'by hand: rename one, or make one class of them',
+    'unused class': 'by hand: take it out, or find objects of it',
+    'bad image record': 'the picture is left out',
+    'duplicate image id': 'both pictures are left out, because nothing tells whose objects are whose',
+    'picture listed twice': 'the objects of the second record go to the first',
+    'no size': 'the size of the file is written in',
+    'missing picture': _GONE, 'empty file': _GONE, 'not a picture': _GONE,
+    'truncated picture': _GONE, 'size mismatch': _GONE,
+    'wrong suffix': 'by hand: rename the file; detbook goes by its content',
+    'turned picture': 'by hand: save it upright and without the tag; detbook turns it, others may not', 'impossible orientation': 'by hand: remove the tag',
+    'duplicate picture': _GONE, 'near-duplicate picture': 'by hand: keep one of them',
+    'picture in two splits': _GONE,
+    'near-duplicate in two splits': 'by hand: move one of them to the split of the other',
     'few objects': 'by hand: look whether objects have no box',
-    'no annotation id': 'it gets a new one', 'duplicate annotation id': 'the second gets a new one', 'no such image': _OUT, 'unknown class': _OUT,
-    'boxes in another form': 'every box is read in that form', 'boxes as shares': 'every box is multiplied by the size of its picture', 'boxes as pixels': 'by hand: divide every box by the size of its picture',
-    'bad box': _OUT, 'negative box': 'turned round', 'zero-size box': _OUT, 'box outside': _OUT, 'box sticking out': 'cut at the border', 'near-duplicate box': 'the second is left out',
-    'thin polygon': 'the polygon is left out', 'bad mask': 'what cannot be drawn is left out, and the object where nothing remains', 'mask outside': _OUT, 'no mask': _OUT, 'mask leaves its box': 'the box becomes that of the mask',
-    'crowd without run lengths': 'its polygons are drawn as run lengths', 'bad crowd flag': _OUT, 'bad area': 'computed anew',
-    'bad keypoints': 'all of them become unknown', 'keypoints outside': 'those become unknown', 'wrong keypoint count': 'counted anew'}
+    'no annotation id': 'it gets a new one',
+    'duplicate annotation id': 'the second gets a new one', 'no such image': _OUT,
+    'unknown class': _OUT,
+    'boxes in another form': 'every box is read in that form',
+    'boxes as shares': 'every box is multiplied by the size of its picture',
+    'boxes as pixels': 'by hand: divide every box by the size of its picture',
+    'bad box': _OUT, 'negative box': 'turned round', 'zero-size box': _OUT,
+    'box outside': _OUT, 'box sticking out': 'cut at the border',
+    'near-duplicate box': 'the second is left out',
+    'thin polygon': 'the polygon is left out',
+    'bad mask': 'what cannot be drawn is left out, and the object where nothing remains',
+    'mask outside': _OUT, 'no mask': _OUT,
+    'mask leaves its box': 'the box becomes that of the mask',
+    'crowd without run lengths': 'its polygons are drawn as run lengths',
+    'bad crowd flag': _OUT, 'bad area': 'computed anew',
+    'bad keypoints': 'all of them become unknown',
+    'keypoints outside': 'those become unknown', 'wrong keypoint count': 'counted anew'}
 
 # %% ../nbs/053_faults.ipynb #dd3ed3bf
 class Findings:
-    "The problems of one data set, as a list of dicts, in the order in which they were found."
+    """The problems of one data set, as a list of dicts,
+    in the order in which they were found."""
     @checked
     def __init__(self,
         name:str,               # of the data set
         ignore:list[str]=(),    # kinds that are not wanted
     ):
         for k in ignore:
-            if k not in KINDS: raise ValueError(f'ignore names {k!r}, which is no kind of problem{nearest(k, KINDS)}')
+            if k not in KINDS:
+                raise ValueError(f'ignore names {k!r}, which is no kind of '
+                                 f'problem{nearest(k, KINDS)}')
         self.name, self.ignore, self.problems = name, set(ignore), []
 
     def __call__(self,
@@ -53,24 +78,35 @@ class Findings:
         fix:str=None,       # what is done about it; default: as `KINDS` has it
     ):
         "Note a problem."
-        if kind not in KINDS: raise ValueError(f'kind is {kind!r}{nearest(kind, KINDS)}; expected a key of KINDS')
-        if kind not in self.ignore: self.problems.append(dict(kind=kind, file=self.name if file is None else shown(file, 200), ann_id=ann_id, value=shown(value, 160), fix=fix or KINDS[kind]))
+        if kind not in KINDS:
+            raise ValueError(f'kind is {kind!r}{nearest(kind, KINDS)}; '
+                             'expected a key of KINDS')
+        if kind not in self.ignore:
+            self.problems.append(
+                dict(kind=kind, file=self.name if file is None else shown(file, 200),
+                     ann_id=ann_id, value=shown(value, 160), fix=fix or KINDS[kind]))
 
 # %% ../nbs/053_faults.ipynb #ec79f7d7
-_SLACK, _THIN = 2., .01     # pixels: how far a box may stick out as a matter of rounding; how thin counts as nothing
+# pixels: how far a box may stick out as a matter of rounding; how thin counts as nothing
+_SLACK, _THIN = 2., .01
 
-def _numbers(v): return all(isinstance(x, (int, float)) and not isinstance(x, bool) and abs(x) < 1e12 for x in v)     # none is NaN
+def _numbers(v):
+    # none is NaN
+    return all(isinstance(x, (int, float)) and not isinstance(x, bool) and abs(x) < 1e12
+               for x in v)
 
 def _is_box(b): return isinstance(b, list) and len(b) == 4 and _numbers(b)
 
 # %% ../nbs/053_faults.ipynb #6c33dd09
-_FORMS = {      # how four numbers may be meant -> the same as x, y, width, height
-    'x, y, width, height': lambda b: b,
-    'x1, y1, x2, y2':      lambda b: np.concatenate([b[:, :2], b[:, 2:] - b[:, :2]], 1),
-    'centre x, centre y, width, height': lambda b: np.concatenate([b[:, :2] - b[:, 2:]/2, b[:, 2:]], 1)}
+# how four numbers may be meant -> the same as x, y, width, height
+_FORMS = {'x, y, width, height': lambda b: b,
+          'x1, y1, x2, y2': lambda b: np.concatenate([b[:, :2], b[:, 2:] - b[:, :2]], 1),
+          'centre x, centre y, width, height': lambda b:
+          np.concatenate([b[:, :2] - b[:, 2:]/2, b[:, 2:]], 1)}
 _COCO, _VOC, _YOLO = _FORMS
 _WRITTEN = {    # x, y, width, height -> the four numbers as the file has them
-    'voc':  (_VOC,  lambda b: np.concatenate([b[:, :2], b[:, :2] + b[:, 2:]], 1) + 1),      # VOC counts pixels from 1
+    # VOC counts pixels from 1
+    'voc':  (_VOC,  lambda b: np.concatenate([b[:, :2], b[:, :2] + b[:, 2:]], 1) + 1),
     'yolo': (_YOLO, lambda b: np.concatenate([b[:, :2] + b[:, 2:]/2, b[:, 2:]], 1))}
 
 def _fitting(xywh, wh):
@@ -80,48 +116,71 @@ def _fitting(xywh, wh):
 
 def _check_form(anns, images, format, say):
     "Rewrite all boxes where the whole set has them in another form than its format says."
-    rows = [a for a in anns if _is_box(a.get('bbox')) and 'width' in images.get(a.get('image_id'), ())]
+    rows = [a for a in anns
+            if _is_box(a.get('bbox')) and 'width' in images.get(a.get('image_id'), ())]
     if len(rows) < 3: return
-    wh = np.array([(images[a['image_id']]['width'], images[a['image_id']]['height']) for a in rows], float)
+    wh = np.array([(images[a['image_id']]['width'], images[a['image_id']]['height'])
+                   for a in rows], float)
     usual, as_written = _WRITTEN.get(format, (_COCO, lambda b: b))
     boxes = as_written(np.array([a['bbox'] for a in rows], float))
     small = ((boxes >= -.01) & (boxes <= 1.01)).all(1)
     shares = format != 'yolo' and small.mean() >= .9
     if shares:
-        say('boxes as shares', f'{small.sum()} of {len(rows)} boxes have no number above 1, such as {boxes[small][0].round(4).tolist()}')
+        say('boxes as shares',
+            f'{small.sum()} of {len(rows)} boxes have no number above 1, '
+            f'such as {boxes[small][0].round(4).tolist()}')
         boxes = boxes*np.tile(wh, 2)
     fits  = {form: _fitting(read(boxes), wh) for form, read in _FORMS.items()}
-    form  = max(fits, key=lambda k: (fits[k], k == usual)) if len(rows) >= (3 if shares else 10) else usual
+    form = (max(fits, key=lambda k: (fits[k], k == usual))
+            if len(rows) >= (3 if shares else 10) else usual)
     if fits[usual] > .9 or fits[form] < .98: form = usual
-    if form != usual: say('boxes in another form', f'{fits[usual]:.0%} of {len(rows)} boxes fit their pictures as {usual}, and {fits[form]:.0%} as {form}, such as {boxes[0].round(2).tolist()}')
+    if form != usual:
+        say('boxes in another form',
+            f'{fits[usual]:.0%} of {len(rows)} boxes fit their pictures as {usual}, '
+            f'and {fits[form]:.0%} as {form}, such as {boxes[0].round(2).tolist()}')
     elif not shares: return
-    for a, b in zip(rows, (_FORMS[form](boxes) - (format == 'voc' and not shares)*np.array([1, 1, 0, 0])).tolist()): a['bbox'] = b
+    for a, b in zip(rows,
+                    (_FORMS[form](boxes)
+                     - (format == 'voc' and not shares)*np.array([1, 1, 0, 0])).tolist()):
+        a['bbox'] = b
 
 # %% ../nbs/053_faults.ipynb #5b665e76
 def _check_box(b, h, w, say, instead=None):
     "The box that can be used: its own, or that of its mask; None where there is neither."
     fix = 'the box becomes that of its mask' if instead else None
-    if not _is_box(b): return say('bad box', f'bbox {shown(b, 80)}, expected four finite numbers x, y, width, height', fix) or instead
+    if not _is_box(b):
+        return (say('bad box',
+                    f'bbox {shown(b, 80)}, expected four finite numbers x, y, width, '
+                    'height', fix) or instead)
     x, y, bw, bh = b
     if bw < 0 or bh < 0:
         say('negative box', f'bbox {b} is {bw:g} wide and {bh:g} high')
         x, y, bw, bh = min(x, x+bw), min(y, y+bh), abs(bw), abs(bh)
-    if min(bw, bh) < _THIN or max(x, y, bw, bh) <= 1: return say('zero-size box', f'bbox {b} is {bw:g} wide and {bh:g} high', fix) or instead
+    if min(bw, bh) < _THIN or max(x, y, bw, bh) <= 1:
+        return (say('zero-size box', f'bbox {b} is {bw:g} wide and {bh:g} high', fix)
+                or instead)
     left, top, right, bottom = max(x, 0), max(y, 0), min(x+bw, w), min(y+bh, h)
-    if right - left < _THIN or bottom - top < _THIN: return say('box outside', f'bbox {b} on a picture of {w} x {h}', fix) or instead
-    if min(x, y) >= -_SLACK and x+bw <= w+_SLACK and y+bh <= h+_SLACK: return [x, y, bw, bh]
-    say('box sticking out', f'bbox {b} by {max(-x, -y, x+bw-w, y+bh-h):g} pixels on a picture of {w} x {h}')
+    if right - left < _THIN or bottom - top < _THIN:
+        return say('box outside', f'bbox {b} on a picture of {w} x {h}', fix) or instead
+    if min(x, y) >= -_SLACK and x+bw <= w+_SLACK and y+bh <= h+_SLACK:
+        return [x, y, bw, bh]
+    say('box sticking out',
+        f'bbox {b} by {max(-x, -y, x+bw-w, y+bh-h):g} pixels on a picture of {w} x {h}')
     return [left, top, right - left, bottom - top]
 
 # %% ../nbs/053_faults.ipynb #18482a1d
 def _mask_box(s, h, w):
-    "The box xywh around a mask that was checked, inside the picture; None where it covers nothing."
-    x, y = ([v for p in s for v in p[n::2]] for n in (0, 1)) if isinstance(s, list) else ((), ())
-    box = [min(x), min(y), max(x) - min(x), max(y) - min(y)] if x else mask_utils.toBbox(segmentation_to_rle(s, h, w)).tolist()
+    """The box xywh around a mask that was checked,
+    inside the picture; None where it covers nothing."""
+    x, y = (([v for p in s for v in p[n::2]] for n in (0, 1)) if isinstance(s, list)
+            else ((), ()))
+    box = ([min(x), min(y), max(x) - min(x), max(y) - min(y)] if x
+           else mask_utils.toBbox(segmentation_to_rle(s, h, w)).tolist())
     return _check_box(box, h, w, lambda *_: None)
 
 def _check_object_mask(a, h, w, say):
-    "Bring the mask of an annotation into a form that can be drawn. The box around it, or None."
+    """Bring the mask of an annotation into a form
+    that can be drawn. The box around it, or None."""
     s, wrong = check_mask(a.get('segmentation', []), h, w)
     for kind, words in wrong: say(kind, words)
     if s is None: return
@@ -130,7 +189,9 @@ def _check_object_mask(a, h, w, say):
     if a.get('iscrowd') and isinstance(s, list):
         say('crowd without run lengths', f'iscrowd is 1, with {len(s)} polygons')
         rle = segmentation_to_rle(s, h, w)
-        s = dict(size=rle['size'], counts=rle['counts'].decode() if isinstance(rle['counts'], bytes) else rle['counts'])
+        s = dict(size=rle['size'],
+                 counts=rle['counts'].decode() if isinstance(rle['counts'], bytes)
+                 else rle['counts'])
     a['segmentation'] = s
     return box
 
@@ -140,21 +201,33 @@ def _check_keypoints(a, names, h, w, say):
     p, n = a.get('keypoints'), len(names)
     if p is None: return
     flags = p[2::3] if isinstance(p, list) else ()
-    if not isinstance(p, list) or len(p) % 3 or not _numbers(p) or n and len(p) != 3*n or not set(flags) <= {0, 1, 2}:
-        say('bad keypoints', f'{shown(p, 60)}, expected x, y and a flag of 0, 1 or 2 for each' + (f' of {n} points' if n else ''))
+    if (not isinstance(p, list) or len(p) % 3 or not _numbers(p) or n and len(p) != 3*n
+        or not set(flags) <= {0, 1, 2}):
+        say('bad keypoints',
+            f'{shown(p, 60)}, expected x, y and a flag of 0, 1 or 2 for each'
+            + (f' of {n} points' if n else ''))
         p = a['keypoints'] = [0]*3*n
         a['num_keypoints'] = 0
     p = a['keypoints'] = list(p)           # the records stay as they were read
-    far = [k for k in range(len(p)//3) if p[3*k+2] and not (-_SLACK <= p[3*k] <= w + _SLACK and -_SLACK <= p[3*k+1] <= h + _SLACK)]
-    if far: say('keypoints outside', f'{some_of([names[k] if n else k for k in far], 3)} at {p[3*far[0]:3*far[0]+2]} on a picture of {w} x {h}')
+    far = [k for k in range(len(p)//3)
+           if p[3*k+2]
+           and not (-_SLACK <= p[3*k] <= w + _SLACK and -_SLACK <= p[3*k+1] <= h + _SLACK)]
+    if far:
+        say('keypoints outside',
+            f'{some_of([names[k] if n else k for k in far], 3)} at '
+            f'{p[3*far[0]:3*far[0]+2]} on a picture of {w} x {h}')
     seen = sum(v > 0 for v in p[2::3])
-    if a.get('num_keypoints', seen) != seen: say('wrong keypoint count', f'num_keypoints is {shown(a["num_keypoints"], 20)}, and {seen} points have a flag above 0')
+    if a.get('num_keypoints', seen) != seen:
+        say('wrong keypoint count',
+            f'num_keypoints is {shown(a["num_keypoints"], 20)}, '
+            f'and {seen} points have a flag above 0')
     for k in far: p[3*k:3*k+3] = 0, 0, 0
     if far or 'num_keypoints' in a: a['num_keypoints'] = seen - len(far)
 
 # %% ../nbs/053_faults.ipynb #e231dbbf
 def _other_form(b, around):
-    "The form in which a box is that of its mask, and the box read like that; None where it is so as it stands, or in no form."
+    """The form in which a box is that of its mask, and the box read like that;
+    None where it is so as it stands, or in no form."""
     off = lambda c: max(abs(u - v) for u, v in zip(c, around))
     if not _is_box(b) or off(b) <= _SLACK: return
     for form, read in _FORMS.items():
@@ -164,32 +237,43 @@ def _check_object(a, r, names, masks, say):
     "What is left of an annotation on the picture of record `r`, or None."
     h, w = r['height'], r['width']
     for key in ('iscrowd', 'ignore'):
-        if a.get(key, 0) not in (0, 1): return say('bad crowd flag', f'{key} is {shown(repr(a[key]), 40)}, expected 0 or 1')
+        if a.get(key, 0) not in (0, 1):
+            return say('bad crowd flag',
+                       f'{key} is {shown(repr(a[key]), 40)}, expected 0 or 1')
     around = _check_object_mask(a, h, w, say) if masks else None
     old = b = a.get('bbox')
     if around and (meant := _other_form(b, around)):
-        say('boxes in another form', f'bbox {shown(b, 60)} is the box of its mask as {meant[0]}', 'the box is read in that form')
+        say('boxes in another form',
+            f'bbox {shown(b, 60)} is the box of its mask as {meant[0]}',
+            'the box is read in that form')
         b = meant[1]
     b = _check_box(b, h, w, say, around)
     if b is None or masks and around is None: return
-    beyond = max(b[0]-around[0], b[1]-around[1], around[0]+around[2]-b[0]-b[2], around[1]+around[3]-b[1]-b[3]) if masks else 0
+    beyond = (max(b[0]-around[0], b[1]-around[1], around[0]+around[2]-b[0]-b[2],
+                  around[1]+around[3]-b[1]-b[3]) if masks else 0)
     if beyond > max(_SLACK, .1*max(b[2:])):
-        say('mask leaves its box', f'by {beyond:.4g} pixels; bbox {shown(old, 60)}, and the mask has {[round(v, 2) for v in around]}')
+        say('mask leaves its box',
+            f'by {beyond:.4g} pixels; bbox {shown(old, 60)}, '
+            f'and the mask has {[round(v, 2) for v in around]}')
         b = around
     a['bbox'] = b
     _check_keypoints(a, names, h, w, say)
     area = a.get('area')
-    if area is not None and (not _numbers([area]) or area < 0): say('bad area', f'area is {shown(repr(area), 40)}, expected a number of pixels')
+    if area is not None and (not _numbers([area]) or area < 0):
+        say('bad area', f'area is {shown(repr(area), 40)}, expected a number of pixels')
     elif area is not None and a['bbox'] == old: return a
-    a['area'] = float(mask_utils.area(segmentation_to_rle(a['segmentation'], h, w))) if masks else a['bbox'][2]*a['bbox'][3]
+    a['area'] = (float(mask_utils.area(segmentation_to_rle(a['segmentation'], h, w)))
+                 if masks else a['bbox'][2]*a['bbox'][3])
     return a
 
 # %% ../nbs/053_faults.ipynb #ea5e4303
 def _check_twins(anns, images, places, say):
-    "Drop boxes that an earlier one of the same class and picture overlaps by more than .9."
+    """Drop boxes that an earlier one of the same
+    class and picture overlaps by more than .9."""
     groups, twins = {}, set()
     for a in anns:
-        if not a.get('iscrowd'): groups.setdefault((a['image_id'], a['category_id']), []).append(a)
+        if not a.get('iscrowd'):
+            groups.setdefault((a['image_id'], a['category_id']), []).append(a)
     for (i, _), own in groups.items():
         if len(own) < 2: continue
         b = torch.tensor([a['bbox'] for a in own], dtype=torch.float64)
@@ -197,19 +281,24 @@ def _check_twins(anns, images, places, say):
         alike = iou_matrix(b, b).tril(-1)
         for n, m in (alike > .9).nonzero().tolist():
             if own[n]['id'] in twins or own[m]['id'] in twins: continue
-            say('near-duplicate box', f'IoU {alike[n, m]:.3f} with annotation {own[m]["id"]}', places.get(own[n]['id'], images[i]['file_name']), own[n]['id'])
+            say('near-duplicate box',
+                f'IoU {alike[n, m]:.3f} with annotation {own[m]["id"]}',
+                places.get(own[n]['id'], images[i]['file_name']), own[n]['id'])
             twins.add(own[n]['id'])
     return [a for a in anns if a['id'] not in twins]
 
 # %% ../nbs/053_faults.ipynb #9eb05786
 def _check_ids(anns, say):
     "Give each annotation an id of its own."
-    seen, last = set(), max([i for a in anns if type(i := plain_id(a.get('id'))) is int] + [0])
+    seen, last = (set(),
+                  max([i for a in anns if type(i := plain_id(a.get('id'))) is int] + [0]))
     for n, a in enumerate(anns):
         i = plain_id(a.get('id'))
         if i is not None and i not in seen: seen.add(i); continue
         last += 1
-        say('no annotation id' if i is None else 'duplicate annotation id', f'annotations[{n}] has the id {shown(repr(a.get("id")), 40)}', ann_id=i, fix=f'it gets the id {last}')
+        say('no annotation id' if i is None else 'duplicate annotation id',
+            f'annotations[{n}] has the id {shown(repr(a.get("id")), 40)}', ann_id=i,
+            fix=f'it gets the id {last}')
         a['id'] = last
         seen.add(last)
 
@@ -217,14 +306,22 @@ def _check_ids(anns, say):
 @checked
 def check_annotations(
     annotations:list[dict], # in the spelling of `plain_record`
-    images:dict[int|str,dict],  # plain id -> record; objects on pictures whose record has no width are left out in silence
+    # plain id -> record; objects on pictures whose
+    # record has no width are left out in silence
+    images:dict[int|str,dict],
     classes:dict[int|str,dict], # plain id -> record
     say:Findings,           # takes what is wrong
-    other:dict={},          # plain ids of images that stand for another one -> that one; None: left out in silence, with its objects
-    places:dict={},         # annotation id -> file and line where it stands; default: the picture's file_name
-    format:Literal['coco','voc','yolo','table','mmdet']='coco', # in which form the file had its boxes
+    # plain ids of images that stand for another one -> that one;
+    # None: left out in silence, with its objects
+    other:dict={},
+    # annotation id -> file and line where it stands; default: the picture's file_name
+    places:dict={},
+    # in which form the file had its boxes
+    format:Literal['coco','voc','yolo','table','mmdet']='coco',
     mixed:bool=False,       # may some objects have a mask and others none?
-)->list:                    # copies of those that can be used, mended where that is possible; image_id and category_id are keys of `images` and `classes`
+    # copies of those that can be used, mended where that is possible;
+    # image_id and category_id are keys of `images` and `classes`
+)->list:
     "Check every annotation, and do not stop at the first fault."
     anns = [dict(a) for a in annotations]
     _check_ids(anns, say)
@@ -233,16 +330,27 @@ def check_annotations(
         a['image_id'], a['category_id'] = i if other.get(i) is None else other[i], c
         if format != 'coco': a.pop('area', None)            # its reader computed it
     _check_form(anns, images, format, say)
-    masks, kept, known = any(has_mask(a.get('segmentation')) for a in anns), [], [f'{k} ({shown(v["name"], 30)})' for k, v in classes.items()]
+    masks, kept, known = (any(has_mask(a.get('segmentation')) for a in anns), [],
+                          [f'{k} ({shown(v["name"], 30)})' for k, v in classes.items()])
     for a in anns:
         i, c = a['image_id'], a['category_id']
         r = images.get(i)
-        def note(kind, value, fix=None, a=a, r=r): say(kind, value, places.get(a['id'], r['file_name'] if r else None), a['id'], fix)
+        def note(kind, value, fix=None, a=a, r=r):
+            say(kind, value, places.get(a['id'], r['file_name'] if r else None), a['id'],
+                fix)
         if r is None and i in other: continue           # its image was named
-        if r is None: note('no such image', f'image_id is {shown(repr(i), 40)}, and none of the {len(images)} images has it'); continue
-        if c not in classes: note('unknown class', f'category_id is {shown(repr(c), 40)}; there are {some_of(known, 6)}'); continue
+        if r is None:
+            note('no such image',
+                 f'image_id is {shown(repr(i), 40)}, and none of the {len(images)} images '
+                 'has it')
+            continue
+        if c not in classes:
+            note('unknown class',
+                 f'category_id is {shown(repr(c), 40)}; there are {some_of(known, 6)}')
+            continue
         if 'width' not in r: continue
         points = classes[c].get('keypoints')
-        a = _check_object(a, r, points if isinstance(points, list) else [], masks and (not mixed or has_mask(a.get('segmentation'))), note)
+        a = _check_object(a, r, points if isinstance(points, list) else [],
+                          masks and (not mixed or has_mask(a.get('segmentation'))), note)
         if a is not None: kept.append(a)
     return _check_twins(kept, images, places, say)

@@ -19,20 +19,28 @@ from .anchors import PointGenerator, all_anchors
 from .coder import DistanceCoder
 from .assign import BACKGROUND, NEITHER
 from .losses import FocalLoss, IoULoss, SigmoidLoss, weighted_sum
-from .detector import Detector, Proposals, finish_init, prepare, prepare_images, scale_detections
+from .detector import (
+    Detector, Proposals, finish_init, prepare, prepare_images, scale_detections)
 from .retinanet import DenseFilter, DenseOutput, pred_conv, flatten_map, conv_tower
 
 # %% ../nbs/032_fcos.ipynb #4d310f2d
 @component
 class PointMatcher:
-    "Match points with the smallest object around them whose size suits their level (FCOS, section 3.2)."
+    """Match points with the smallest object around them
+    whose size suits their level (FCOS, section 3.2)."""
     def __init__(self,
-        ranges:tuple[tuple[float,float],...]=((-1,64),(64,128),(128,256),(256,512),(512,math.inf)), # by level: least and largest distance, pixels
-        radius:float=0.,            # positives lie within this many strides of the centre; 0: anywhere inside
-        ignore_iof:float=.5,        # background with more of its cell in an ignored region is not asked; below 0: it is
+        # by level: least and largest distance, pixels
+        ranges:tuple[tuple[float,float],...]=((-1,64),(64,128),(128,256),(256,512),
+                                              (512,math.inf)),
+        # positives lie within this many strides of the centre; 0: anywhere inside
+        radius:float=0.,
+        # background with more of its cell in an
+        # ignored region is not asked; below 0: it is
+        ignore_iof:float=.5,
     ):
         check('ranges some pair', ranges)
-        self.ranges, self.radius, self.ignore_iof = tuple(tuple(r) for r in ranges), radius, ignore_iof
+        self.ranges, self.radius, self.ignore_iof = (
+            tuple(tuple(r) for r in ranges), radius, ignore_iof)
 
     def __call__(self,
         points:Tensor,  # (N,2) x,y, pixels
@@ -40,25 +48,35 @@ class PointMatcher:
         splits:list,    # L numbers of points, N in sum
         truths:Truths,  # G objects an image
     )->Tensor:          # (B,N) int64: index of the truth, BACKGROUND or NEITHER
-        "Match every point with at most one truth. Raises ValueError for another number of levels."
-        check('points (N,2), units (N), splits some int 0.., truths Truths', points, units, splits, truths)
-        if sum(splits) != len(points): raise ValueError(f'splits is {splits}, {sum(splits)} points in all; expected {len(points)}, as there are points')
+        """Match every point with at most one truth.
+        Raises ValueError for another number of levels."""
+        check('points (N,2), units (N), splits some int 0.., truths Truths', points, units,
+              splits, truths)
+        if sum(splits) != len(points):
+            raise ValueError(f'splits is {splits}, {sum(splits)} points in all; '
+                             f'expected {len(points)}, as there are points')
         if len(splits) != len(self.ranges):
-            raise ValueError(f'{len(splits)} levels of points for {len(self.ranges)} ranges {self.ranges}')
-        ranges = torch.tensor(self.ranges, dtype=torch.float32).to(points.device, non_blocking=True)
-        ranges = torch.cat([r.expand(n, 2) for r,n in zip(ranges, splits)])[:,:,None]      # (N,2,1)
-        (x, y), units = points[...,None].unbind(1), units[:,None]                           # (N,1)
-        x1, y1, x2, y2 = truths.boxes[:,None].unbind(-1)                                    # (B,1,G)
+            raise ValueError(f'{len(splits)} levels of points for {len(self.ranges)} '
+                             f'ranges {self.ranges}')
+        ranges = torch.tensor(self.ranges, dtype=torch.float32).to(
+            points.device, non_blocking=True)
+        # (N,2,1)
+        ranges = torch.cat([r.expand(n, 2) for r,n in zip(ranges, splits)])[:,:,None]
+        (x, y), units = points[...,None].unbind(1), units[:,None]  # (N,1)
+        x1, y1, x2, y2 = truths.boxes[:,None].unbind(-1)  # (B,1,G)
         least = torch.minimum(torch.minimum(x - x1, x2 - x), torch.minimum(y - y1, y2 - y))
         most  = torch.maximum(torch.maximum(x - x1, x2 - x), torch.maximum(y - y1, y2 - y))
-        fits = (least > 0) & (most >= ranges[:,0]) & (most <= ranges[:,1]) & truths.valid[:,None]
+        fits = ((least > 0) & (most >= ranges[:,0]) & (most <= ranges[:,1])
+                & truths.valid[:,None])
         if self.radius > 0:
-            fits = fits & (torch.maximum((x - (x1+x2)/2).abs(), (y - (y1+y2)/2).abs()) < self.radius*units)
+            fits = (fits & (torch.maximum((x - (x1+x2)/2).abs(), (y - (y1+y2)/2).abs())
+                            < self.radius*units))
         area, truth = ((x2-x1) * (y2-y1)).masked_fill(~fits, math.inf).min(2)
         matched = torch.where(area < math.inf, truth, BACKGROUND)
         if self.ignore_iof < 0: return matched
         cells = torch.cat([points - units/2, points + units/2], 1)
-        ignored = ((iof_matrix(cells, truths.boxes) > self.ignore_iof) & truths.ignore[:,None]).any(2)
+        ignored = ((iof_matrix(cells, truths.boxes) > self.ignore_iof)
+                   & truths.ignore[:,None]).any(2)
         return matched.masked_fill(ignored & (matched == BACKGROUND), NEITHER)
 
 # %% ../nbs/032_fcos.ipynb #d606ba65
@@ -67,7 +85,8 @@ def centerness(
 )->Tensor:              # (...) 1 in the middle of the box, 0 on its rim
     "How central points are in their boxes (FCOS, section 3.3)."
     check('distances float (...,4)', distances)
-    near, far = torch.minimum(distances[...,:2], distances[...,2:]), torch.maximum(distances[...,:2], distances[...,2:])
+    near, far = (torch.minimum(distances[...,:2], distances[...,2:]),
+                 torch.maximum(distances[...,:2], distances[...,2:]))
     return (near / far).clamp(min=0).prod(-1).sqrt()
 
 # %% ../nbs/032_fcos.ipynb #efa2c7dc
@@ -96,37 +115,55 @@ class FCOSHead(nn.Module):
         in_channels:int=256,                    # of the pyramid
         stacked_convs:int=4,                    # convolutions in each tower
         feat_channels:int=256,                  # of the towers
-        points:PointGenerator|None=None,        # None: middles of the cells, strides 8 to 128
+        points:PointGenerator|None=None,  # None: middles of the cells, strides 8 to 128
         matcher:PointMatcher|None=None,         # None: five levels, all points inside
         coder:DistanceCoder|None=None,          # None: pixels
-        loss_cls:Callable|None=None,            # (logits, labels) -> one loss a point; None: FocalLoss()
-        loss_bbox:Callable|None=None,           # (boxes, boxes) -> one loss a box; None: IoULoss()
-        loss_centerness:Callable|None=None,     # (logits, numbers) -> one loss a point; None: SigmoidLoss()
-        in_strides:bool=False,                  # distances: ReLU of the answer, in strides? else its exponential, in pixels
-        centerness_on_reg:bool=False,           # is the box tower asked about centerness, not the class tower?
-        norm_groups:int=32,                     # group normalisation in the towers; 0: none
-        conv_bias:bool|None=None,               # do the towers' convolutions add a bias? None: only if there is no norm
-        first_stage:bool=False,                 # does it propose to a second stage? Labels do not matter, losses are rpn_loss_...
-        train_filter:DenseFilter|None=None,     # of proposals in training; None: 2000 a level, suppression from 0.7, 1000 kept
-        test_filter:DenseFilter|None=None,      # None: RetinaHead's; in a first stage as in training, but 1000 a level
+        # (logits, labels) -> one loss a point; None: FocalLoss()
+        loss_cls:Callable|None=None,
+        loss_bbox:Callable|None=None,  # (boxes, boxes) -> one loss a box; None: IoULoss()
+        # (logits, numbers) -> one loss a point; None: SigmoidLoss()
+        loss_centerness:Callable|None=None,
+        # distances: ReLU of the answer, in strides? else its exponential, in pixels
+        in_strides:bool=False,
+        # is the box tower asked about centerness, not the class tower?
+        centerness_on_reg:bool=False,
+        norm_groups:int=32,  # group normalisation in the towers; 0: none
+        # do the towers' convolutions add a bias? None: only if there is no norm
+        conv_bias:bool|None=None,
+        # does it propose to a second stage? Labels do not matter, losses are rpn_loss_...
+        first_stage:bool=False,
+        # of proposals in training; None: 2000 a level, suppression from 0.7, 1000 kept
+        train_filter:DenseFilter|None=None,
+        # None: RetinaHead's; in a first stage as in training, but 1000 a level
+        test_filter:DenseFilter|None=None,
     ):
         super().__init__()
         if first_stage and num_classes != 1:
-            raise ValueError(f'FCOSHead: num_classes is {num_classes}; with first_stage=True there is a single class, object: 1')
+            raise ValueError(f'FCOSHead: num_classes is {num_classes}; '
+                             'with first_stage=True there is a single class, object: 1')
         if coder and getattr(coder, 'normalize', False):
-            raise ValueError('FCOSHead: coder measures in strides (normalize=True), and this head turns answers into pixels itself: in_strides=True, with DistanceCoder(normalize=False)')
+            raise ValueError('FCOSHead: coder measures in strides (normalize=True), '
+                             'and this head turns answers into pixels itself: '
+                             'in_strides=True, with DistanceCoder(normalize=False)')
         self.num_classes, self.first_stage = num_classes, first_stage
         self.in_strides, self.centerness_on_reg = in_strides, centerness_on_reg
-        self.points, self.matcher, self.coder = points or PointGenerator(), matcher or PointMatcher(), coder or DistanceCoder()
+        self.points, self.matcher, self.coder = (
+            points or PointGenerator(), matcher or PointMatcher(),
+            coder or DistanceCoder())
         self.loss_cls, self.loss_bbox = loss_cls or FocalLoss(), loss_bbox or IoULoss()
         self.loss_centerness = loss_centerness or SigmoidLoss()
         self.train_filter = train_filter or DenseFilter(2000, 0., .7, 1000)
-        self.test_filter = test_filter or (DenseFilter(1000, 0., .7, 1000) if first_stage else DenseFilter())
+        self.test_filter = (test_filter
+                            or (DenseFilter(1000, 0., .7, 1000) if first_stage
+                                else DenseFilter()))
         self.conv_bias = not norm_groups if conv_bias is None else conv_bias
-        self.cls_convs = conv_tower(stacked_convs, in_channels, feat_channels, norm_groups, self.conv_bias)
-        self.reg_convs = conv_tower(stacked_convs, in_channels, feat_channels, norm_groups, self.conv_bias)
+        self.cls_convs = conv_tower(stacked_convs, in_channels, feat_channels, norm_groups,
+                                    self.conv_bias)
+        self.reg_convs = conv_tower(stacked_convs, in_channels, feat_channels, norm_groups,
+                                    self.conv_bias)
         mid = feat_channels if stacked_convs else in_channels
-        self.conv_cls, self.conv_reg = pred_conv(mid, num_classes, prior=.01), pred_conv(mid, 4)
+        self.conv_cls, self.conv_reg = (pred_conv(mid, num_classes, prior=.01),
+                                        pred_conv(mid, 4))
         self.conv_centerness = pred_conv(mid, 1)
         self.scales = nn.ModuleList(Scale() for _ in self.points.strides)
 
@@ -142,7 +179,9 @@ class FCOSHead(nn.Module):
             for conv in self.reg_convs: where = conv(where)
             logits.append(flatten_map(self.conv_cls(what), self.num_classes))
             deltas.append(flatten_map(scale(self.conv_reg(where)), 4))
-            quality.append(flatten_map(self.conv_centerness(where if self.centerness_on_reg else what), 1)[...,0])
+            quality.append(flatten_map(self.conv_centerness(
+                                           where if self.centerness_on_reg else what),
+                                       1)[...,0])
         sizes = [f.shape[-2:] for f in feats]
         points, splits = all_anchors(self.points, sizes, feats[0])
         logits, deltas, quality = (torch.cat(x, 1) for x in (logits, deltas, quality))
@@ -153,7 +192,8 @@ class FCOSHead(nn.Module):
     )->Tensor:              # (N,) pixels
         "The stride of every point."
         check('out DenseOutput', out)
-        return torch.cat([out.anchors.new_full((n,), s) for s,n in zip(self.points.strides, out.splits)])
+        return torch.cat([out.anchors.new_full((n,), s)
+                          for s,n in zip(self.points.strides, out.splits)])
 
     def distances(self,
         answers:Tensor, # (B,N,4)
@@ -161,13 +201,14 @@ class FCOSHead(nn.Module):
     )->Tensor:          # (B,N,4) pixels, float32
         "What the answers mean."
         check('answers (...,N,4), units (N)', answers, units)
-        return answers.float().clamp(min=0) * units[:,None] if self.in_strides else answers.float().exp()
+        return (answers.float().clamp(min=0) * units[:,None] if self.in_strides
+                else answers.float().exp())
 
     def loss(self,
         out:DenseOutput,    # the head's answers
         batch:Batch,        # the images
         truths:Truths,      # their objects
-    )->dict:                # loss_cls, loss_bbox, loss_centerness; in a first stage rpn_loss_cls, ...
+    )->dict:  # loss_cls, loss_bbox, loss_centerness; in a first stage rpn_loss_cls, ...
         "Match points with truths and compare all of them."
         units = self.units(out)
         matched = self.matcher(out.anchors, units, out.splits, truths)
@@ -177,31 +218,41 @@ class FCOSHead(nn.Module):
         yes, points = positive[...,None], out.anchors.expand(len(truth), -1, -1)
         gt_boxes = truths.boxes.gather(1, truth[...,None].expand(-1, -1, 4))
         distances = torch.where(yes, self.coder.encode(points, gt_boxes), 1.)
-        found = torch.where(yes, self.distances(torch.where(yes, out.deltas, 0.), units), 1.)
+        found = torch.where(yes, self.distances(torch.where(yes, out.deltas, 0.), units),
+                            1.)
         central = torch.where(positive, centerness(distances), 0.)
-        off = self.loss_bbox(self.coder.decode(points, found), self.coder.decode(points, distances))
-        losses = dict(loss_cls=weighted_sum(self.loss_cls(out.logits, labels), used, positive.sum()),
-                      loss_bbox=(off*central).sum() / mean_over_ranks(central.sum()).clamp(min=1e-6),
-                      loss_centerness=weighted_sum(self.loss_centerness(out.quality, central), positive, positive.sum()))
+        off = self.loss_bbox(self.coder.decode(points, found),
+                             self.coder.decode(points, distances))
+        losses = dict(
+            loss_cls=weighted_sum(self.loss_cls(out.logits, labels), used, positive.sum()),
+            loss_bbox=(off*central).sum() / mean_over_ranks(central.sum()).clamp(min=1e-6),
+            loss_centerness=weighted_sum(self.loss_centerness(out.quality, central),
+                                         positive, positive.sum()))
         return {f'rpn_{k}':v for k,v in losses.items()} if self.first_stage else losses
 
-    def _readable(self, out): return out._replace(deltas=self.distances(out.deltas.detach(), self.units(out)))
+    def _readable(self, out):
+        return out._replace(deltas=self.distances(out.deltas.detach(), self.units(out)))
 
     def detect(self,
         out:DenseOutput,                        # the head's answers
         batch:Batch,                            # the images
-        test_filter:DenseFilter|None=None,      # what to let through; None: this head's own
-    )->list:                                    # B dicts: boxes (N,4), scores (N,), labels (N,), best first
+        test_filter:DenseFilter|None=None,  # what to let through; None: this head's own
+    )->list:  # B dicts: boxes (N,4), scores (N,), labels (N,), best first
         "Turn the head's answers into detections."
-        return (test_filter or self.test_filter)(self._readable(out), self.coder, batch.size_tensor())
+        return (test_filter or self.test_filter)(self._readable(out), self.coder,
+                                                 batch.size_tensor())
 
     def propose(self,
         out:DenseOutput,    # the head's answers
         batch:Batch,        # the images
         train:bool=False,   # with the filter for training?
     )->Proposals:           # best first
-        "Turn the head's answers into proposals. Raises ValueError in a head that is no first stage."
-        if not self.first_stage: raise ValueError('this FCOSHead is a detector by itself; to propose, as an rpn_head, it has to be built with num_classes=1, first_stage=True')
+        """Turn the head's answers into proposals. Raises
+        ValueError in a head that is no first stage."""
+        if not self.first_stage:
+            raise ValueError('this FCOSHead is a detector by itself; to propose, '
+                             'as an rpn_head, it has to be built with num_classes=1, '
+                             'first_stage=True')
         f = self.train_filter if train else self.test_filter
         return f.propose(self._readable(out), self.coder, batch.size_tensor())
 
@@ -213,21 +264,26 @@ class FCOS(Detector):
     def __init__(self,
         num_classes:int=80,                 # classes of objects
         *,
-        backbone:nn.Module|None=None,       # None: ResNet-50 as in mmdetection's 1x settings
+        backbone:nn.Module|None=None,  # None: ResNet-50 as in mmdetection's 1x settings
         neck:nn.Module|None=None,           # None: FPN from the second stage, five levels
-        bbox_head:nn.Module|None=None,      # None: FCOSHead of `num_classes` on the neck's channels
-        preprocess:Preprocess|None=None,    # None: RGB, mean and std of the backbone or else of ImageNet, padded to a multiple of 32
+        # None: FCOSHead of `num_classes` on the neck's channels
+        bbox_head:nn.Module|None=None,
+        # None: RGB, mean and std of the backbone or
+        # else of ImageNet, padded to a multiple of 32
+        preprocess:Preprocess|None=None,
         weights:str|None=None,              # checkpoint to start from
         weights_backbone:str|None=None,     # ImageNet weights for the backbone alone
     ):
-        super().__init__(backbone, neck, preprocess, dict(start_level=1, extra='on_output', relu_before_extra=True))
-        self.bbox_head = FCOSHead(num_classes, self.neck.out_channels) if bbox_head is None else bbox_head
+        super().__init__(backbone, neck, preprocess,
+                         dict(start_level=1, extra='on_output', relu_before_extra=True))
+        self.bbox_head = (FCOSHead(num_classes, self.neck.out_channels)
+                          if bbox_head is None else bbox_head)
         finish_init(self, weights, weights_backbone, num_classes)
 
     def loss(self,
         images:list,    # B tensors (3,h,w) RGB, 0..255
         targets:list,   # B dicts: boxes (N,4), labels (N,), optional ignore (N,)
-    )->dict:            # loss_cls, loss_bbox, loss_centerness: scalars whose sum is the objective
+    )->dict:  # loss_cls, loss_bbox, loss_centerness: scalars whose sum is the objective
         "What the network has to learn from these images."
         batch, truths = prepare(self, images, targets, self.num_classes)
         out = self.bbox_head(self.neck(self.stages(batch)))
@@ -237,9 +293,11 @@ class FCOS(Detector):
     def predict(self,
         images:list,                            # B tensors (3,h,w) RGB, 0..255
         test_filter:DenseFilter|None=None,      # what to let through; None: the head's own
-        sizes:list|None=None,                   # B pairs (H,W) at which the answers are wanted; None: the images' own
-    )->list:                                    # B dicts: boxes (N,4), scores (N,), labels (N,), best first
+        # B pairs (H,W) at which the answers are wanted; None: the images' own
+        sizes:list|None=None,
+    )->list:  # B dicts: boxes (N,4), scores (N,), labels (N,), best first
         "Detect objects."
         batch = prepare_images(self, images)
-        found = self.bbox_head.detect(self.bbox_head(self.neck(self.backbone(batch.pixels))), batch, test_filter)
+        found = self.bbox_head.detect(
+            self.bbox_head(self.neck(self.backbone(batch.pixels))), batch, test_filter)
         return scale_detections(found, batch.sizes, sizes)

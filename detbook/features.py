@@ -27,48 +27,66 @@ def _steps_of(transforms):
     "The steps of an `Augment`, or of a config's pipeline."
     if transforms is None: return []
     if hasattr(transforms, 'steps'): return list(transforms.steps)
-    raise ValueError(f'the transforms are a {type(transforms).__name__}; features can be kept where they are an Augment, '
+    raise ValueError(f'the transforms are a {type(transforms).__name__}; '
+                     'features can be kept where they are an Augment, '
                      'such as train_transforms gives, whose steps can be looked at')
 
 def _how(step):
-    "What a step always does to the pixels of a picture, as text; None where it may mirror them. Raises ValueError for any other."
+    """What a step always does to the pixels of a picture, as text;
+    None where it may mirror them. Raises ValueError for any other."""
     what, more = type(step).__name__, ''
     if isinstance(step, DropSmall): return ''
     if isinstance(step, Flip):
         if all(way == 'horizontal' for way,_ in step.ways): return None
         more = ' that also mirrors upside down'
     if isinstance(step, (Resize, RandomResize)):
-        scales, keeps = ([step.scale], True) if isinstance(step, Resize) else (step.scales, step.keep_ratio)
+        scales, keeps = (([step.scale], True) if isinstance(step, Resize)
+                         else (step.scales, step.keep_ratio))
         if len(scales) == 1 and tuple(step.jitter) == (1, 1):
-            return f'resize {"within" if keeps else "to"} {list(scales[0])}, antialias {step.antialias}'
+            return (
+                f'resize {"within" if keeps else "to"} {list(scales[0])}, '
+                f'antialias {step.antialias}')
         more = ' that draws its sizes'
-    raise ValueError(f'features are kept of a picture in one size, as it is and mirrored, and the transforms of the training '
-                     f'set have a {what}{more}: leave it out, or train without kept features')
+    raise ValueError('features are kept of a picture in one size, as it is and mirrored, '
+                     'and the transforms of the training '
+                     f'set have a {what}{more}: leave it out, '
+                     'or train without kept features')
 
 def _mirrors(steps): return any(isinstance(s, Flip) and s.ways[-1][1] > 0 for s in steps)
 
 def _rows(ds):
-    "(CocoDataset, index, transforms, image id or None) of each picture, through what joins and chooses."
-    if isinstance(ds, CocoDataset): return [(ds, i, ds.transforms, None) for i in range(len(ds))]
-    if hasattr(ds, 'rows') and hasattr(ds, 'own'):                  # a PictureSet of the Learner
-        for part in ds.parts: _rows(part)                           # refuses what it does not know
+    """(CocoDataset, index, transforms, image id or None)
+    of each picture, through what joins and chooses."""
+    if isinstance(ds, CocoDataset):
+        return [(ds, i, ds.transforms, None) for i in range(len(ds))]
+    if hasattr(ds, 'rows') and hasattr(ds, 'own'):  # a PictureSet of the Learner
+        for part in ds.parts: _rows(part)  # refuses what it does not know
         how = lambda part: part.transforms if ds.own is None else ds.own
-        return [(part, k, how(part), name) for (part, k), name in zip(ds.rows, ds.image_ids)]
+        return [(part, k, how(part), name)
+                for (part, k), name in zip(ds.rows, ds.image_ids)]
     if hasattr(ds, 'parts'): return [r for part in ds.parts for r in _rows(part)]
-    raise TypeError('features are kept of the pictures of a CocoDataset, or of several that are joined; '
-                    f'a {type(ds).__name__} makes new pictures, or hides where they come from')
+    raise TypeError('features are kept of the pictures of a CocoDataset, '
+                    'or of several that are joined; '
+                    f'a {type(ds).__name__} makes new pictures, '
+                    'or hides where they come from')
 
 # %% ../nbs/066_features.ipynb #524ef08c
 # what is no matter where a trunk is only looked through
-_NO_MATTER = 'training', 'trained', 'loaded_from', 'frozen_stages', 'norm_grad', 'with_cp', 'arguments'
+_NO_MATTER = ('training', 'trained', 'loaded_from', 'frozen_stages', 'norm_grad',
+              'with_cp', 'arguments')
 
 def _trunk_key(model):
-    "A number for all that decides what the trunk of a detector gives for a picture: weights, settings, colours and padding."
+    """A number for all that decides what the trunk of a detector gives for a picture:
+    weights, settings, colours and padding."""
     seen, p = hashlib.blake2b(digest_size=16), model.preprocess
-    def plain(v): return isinstance(v, (bool, int, float, str)) or isinstance(v, (tuple, list)) and all(map(plain, v))
+    def plain(v):
+        return (isinstance(v, (bool, int, float, str))
+                or isinstance(v, (tuple, list)) and all(map(plain, v)))
     for name, m in model.backbone.named_modules():
-        own = {k: v for k,v in vars(m).items() if k[0] != '_' and k not in _NO_MATTER and plain(v)}
-        seen.update(repr((name, type(m).__name__, m.extra_repr(), sorted(own.items()))).encode())
+        own = {k: v for k,v in vars(m).items()
+               if k[0] != '_' and k not in _NO_MATTER and plain(v)}
+        seen.update(repr((name, type(m).__name__, m.extra_repr(),
+                          sorted(own.items()))).encode())
     for name, w in model.backbone.state_dict().items():
         seen.update(f'{name} {w.dtype} {tuple(w.shape)}'.encode())
         seen.update(w.detach().cpu().contiguous().flatten().view(torch.uint8).numpy())
@@ -81,16 +99,22 @@ def _trunk_key(model):
 def check_frozen(
     model:nn.Module,    # a detector
 ):
-    "Raise ValueError where the backbone of a detector learns, and TypeError where it has none."
-    if not all(isinstance(getattr(model, k, None), nn.Module) for k in ('backbone', 'preprocess')):
-        raise TypeError(f'{type(model).__name__} has no backbone and preprocess, whose features could be kept')
+    """Raise ValueError where the backbone of a detector
+    learns, and TypeError where it has none."""
+    if not all(isinstance(getattr(model, k, None), nn.Module)
+               for k in ('backbone', 'preprocess')):
+        raise TypeError(f'{type(model).__name__} has no backbone and preprocess, '
+                        'whose features could be kept')
     trunk:Any = model.backbone
     learn = [k for k,p in trunk.named_parameters() if p.requires_grad]
     if not learn: return
     n = len(getattr(trunk, 'stages', ()))
-    how = f'build it with frozen_stages={n} (in a config: model.backbone.frozen_stages={n})'
-    if not (hasattr(trunk, 'frozen_stages') and n): how = 'call model.backbone.requires_grad_(False)'
-    raise ValueError(f'features are kept of a trunk that is frozen, and {len(learn)} tensors of {type(trunk).__name__} learn, '
+    how = (
+        f'build it with frozen_stages={n} (in a config: model.backbone.frozen_stages={n})')
+    if not (hasattr(trunk, 'frozen_stages') and n):
+        how = 'call model.backbone.requires_grad_(False)'
+    raise ValueError('features are kept of a trunk that is frozen, '
+                     f'and {len(learn)} tensors of {type(trunk).__name__} learn, '
                      f'such as {learn[0]}: {how}')
 
 # %% ../nbs/066_features.ipynb #5af0e643
@@ -98,8 +122,11 @@ def check_frozen(
 def check_features(
     dataset:Dataset,    # CocoDataset, or several that are joined
     model:nn.Module,    # a detector
-)->list:                # for each picture: CocoDataset, index, transforms, image id or None, and what is always done, as text
-    "List pictures; ValueError or TypeError where their features cannot be kept: other changes than a mirror, a trunk that learns."
+    # for each picture: CocoDataset, index, transforms,
+    # image id or None, and what is always done, as text
+)->list:
+    """List pictures; ValueError or TypeError where their features cannot be kept:
+    other changes than a mirror, a trunk that learns."""
     check_frozen(model)
     rows = _rows(dataset)
     hows = {id(t): '; '.join(filter(None, map(_how, _steps_of(t)))) for _,_,t,_ in rows}
@@ -113,39 +140,52 @@ def _size(n):
 
 @torch.no_grad()
 def _look(model, image):
-    "What the trunk gives for one picture, in its own frame; as when it is asked and does not learn."
+    """What the trunk gives for one picture, in its own frame;
+    as when it is asked and does not learn."""
     learns = [m for m in model.backbone.modules() if m.training]
     model.backbone.eval()
-    try: return [s[0] for s in model.backbone(model.preprocess([image], train=True).pixels)]
+    try:
+        return [s[0] for s in model.backbone(model.preprocess([image], train=True).pixels)]
     finally:
         for m in learns: m.training = True
 
 # %% ../nbs/066_features.ipynb #0c571ee4
 class FeatureSet(Dataset):
-    "Pictures whose features a frozen trunk has computed once: an item has them in its target, as 'stages', and no pixels."
+    """Pictures whose features a frozen trunk has computed once:
+    an item has them in its target, as 'stages', and no pixels."""
     @checked
     def __init__(self,
-        dataset:Dataset,        # CocoDataset, or several that are joined; its transforms resize and mirror, and do no more
+        # CocoDataset, or several that are joined; its
+        # transforms resize and mirror, and do no more
+        dataset:Dataset,
         model:nn.Module,        # a detector whose backbone is frozen
-        folder:str|Path|None=None,  # where they are kept; None: below $DETBOOK_HOME or ~/.cache/detbook
-        dtype:Literal['float16', 'bfloat16', 'float32']='float16',  # in which they are kept
+        # where they are kept; None: below $DETBOOK_HOME or ~/.cache/detbook
+        folder:str|Path|None=None,
+        # in which they are kept
+        dtype:Literal['float16', 'bfloat16', 'float32']='float16',
     ):
         self.rows, self.trunk = check_features(dataset, model), _trunk_key(model)
-        self.dataset, self.folder, self.dtype = dataset, Path(folder) if folder else cache_folder()/'features', dtype
-        self.classes, self.name = getattr(dataset, 'classes'), getattr(dataset, 'name', type(dataset).__name__)
+        self.dataset, self.folder, self.dtype = (
+            dataset, Path(folder) if folder else cache_folder()/'features', dtype)
+        self.classes, self.name = (getattr(dataset, 'classes'),
+                                   getattr(dataset, 'name', type(dataset).__name__))
         paths = [ds.path(k) for ds, k, *_ in self.rows]
         digests = {p: hashlib.sha256(p.read_bytes()).hexdigest() for p in set(paths)}
-        key = lambda path, how: hashlib.blake2b(json.dumps([self.trunk, digests[path], how, dtype]).encode(), digest_size=16)
+        key = lambda path, how: hashlib.blake2b(
+            json.dumps([self.trunk, digests[path], how, dtype]).encode(), digest_size=16)
         self.keys = [key(p, how).hexdigest() for p, (*_, how) in zip(paths, self.rows)]
         self._compute(model)
 
     def _file(self, i, mirrored):
-        return self.folder/self.keys[i][:2]/f'{self.keys[i]}{"_mirrored"*mirrored}.safetensors'
+        return (self.folder/self.keys[i][
+                    :2]/f'{self.keys[i]}{"_mirrored"*mirrored}.safetensors')
 
     def _compute(self, model):
         "Let the trunk look at all pictures of which nothing is there yet."
-        ways = lambda transforms: (False, True) if _mirrors(_steps_of(transforms)) else (False,)
-        wanted = {self._file(i, m): (i, m) for i, (_, _, t, *_) in enumerate(self.rows) for m in ways(t)}
+        ways = (lambda transforms: (False, True) if _mirrors(_steps_of(transforms))
+                else (False,))
+        wanted = {self._file(i, m): (i, m) for i, (_, _, t, *_) in enumerate(self.rows)
+                  for m in ways(t)}
         lacks = [p for p in wanted if not p.exists()]
         bar = Progress(len(lacks), 'pictures')
         for n, path in enumerate(lacks):
@@ -153,16 +193,21 @@ class FeatureSet(Dataset):
             bar.step(last=n == len(lacks) - 1)
             if n == 0: self._has_room(path.stat().st_size, len(lacks) - 1)
         size, where = sum(p.stat().st_size for p in wanted), f'in {self.folder}'
-        what = f'features of {len(set(self.keys))} pictures' + ', as they are and mirrored'*any(m for _, m in wanted.values())
-        if lacks: say(f'{what}: {_size(size)} {where}; {len(lacks)} of {len(wanted)} files were computed now')
+        what = (f'features of {len(set(self.keys))} pictures'
+                + ', as they are and mirrored'*any(m for _, m in wanted.values()))
+        if lacks:
+            say(f'{what}: {_size(size)} {where}; {len(lacks)} of {len(wanted)} files were '
+                'computed now')
         else: say(f'{what}: all are there, {_size(size)} {where}')
 
     def _has_room(self, each, more):
         "Raise OSError before a disk is full."
         free = shutil.disk_usage(self.folder).free
         if each*more <= .9*free: return
-        raise OSError(f'features of {more} more pictures would take about {_size(each*more)} in {self.folder}, and {_size(free)} '
-                      'are free: name another folder, take smaller pictures, or train without kept features')
+        raise OSError(f'features of {more} more pictures would take about '
+                      f'{_size(each*more)} in {self.folder}, and {_size(free)} '
+                      'are free: name another folder, take smaller pictures, '
+                      'or train without kept features')
 
     def _write(self, path, model, i, mirrored):
         ds, k, t, *_ = self.rows[i]
@@ -170,23 +215,30 @@ class FeatureSet(Dataset):
         for s in _steps_of(t):
             if isinstance(s, Flip): image = image.flip(-1) if mirrored else image
             elif not isinstance(s, DropSmall): image = s(image, {})[0]
-        stages = [s.to('cpu', getattr(torch, self.dtype)).contiguous() for s in _look(model, image.as_subclass(Tensor))]
+        stages = [s.to('cpu', getattr(torch, self.dtype)).contiguous()
+                  for s in _look(model, image.as_subclass(Tensor))]
         if not all(bool(s.isfinite().all()) for s in stages):
-            raise ValueError(f"the features of {ds.path(k)} are not finite in {self.dtype}: dtype='float32' keeps larger numbers")
-        with whole_file(path) as part: safetensors.torch.save_file({str(n): s for n,s in enumerate(stages)}, part)
+            raise ValueError(f"the features of {ds.path(k)} are not finite in "
+                             f"{self.dtype}: dtype='float32' keeps larger numbers")
+        with whole_file(path) as part:
+            safetensors.torch.save_file({str(n): s for n,s in enumerate(stages)}, part)
 
     @checked
     def stages(self,
         i:int,                  # which picture, from 0
         mirrored:bool=False,    # turned left to right?
     )->tuple:                   # tensors (C_i,h_i,w_i), finest first
-        "Read the features of a picture; IndexError where there is none, ValueError where their file is gone or damaged."
-        if not 0 <= i < len(self): raise IndexError(f'i is {i}; {self.name} has the pictures 0 to {len(self) - 1}')
+        """Read the features of a picture; IndexError where there is none,
+        ValueError where their file is gone or damaged."""
+        if not 0 <= i < len(self):
+            raise IndexError(f'i is {i}; {self.name} has the pictures 0 to '
+                             f'{len(self) - 1}')
         path = self._file(i, mirrored)
         try: found = safetensors.torch.load_file(path)
         except Exception as e:
             ds, k, *_ = self.rows[i]
-            raise ValueError(f'{path}, the features of {ds.path(k)}, cannot be read ({e}): '
+            raise ValueError(f'{path}, the features of {ds.path(k)}, '
+                             f'cannot be read ({e}): '
                              'delete it, and a new FeatureSet computes it again') from None
         return tuple(found[str(n)] for n in range(len(found)))
 
@@ -194,10 +246,12 @@ class FeatureSet(Dataset):
     def still_fits(self,
         model:nn.Module,    # a detector
     ):
-        "Raise ValueError where the trunk of a detector is not the one that the features are of, or learns."
+        """Raise ValueError where the trunk of a detector is
+        not the one that the features are of, or learns."""
         check_frozen(model)
         if _trunk_key(model) == self.trunk: return
-        raise ValueError(f'the trunk of {type(model).__name__} is no longer the one that these features are of: '
+        raise ValueError(f'the trunk of {type(model).__name__} is no longer the one that '
+                         'these features are of: '
                          'build the FeatureSet after its weights are loaded')
 
     def __len__(self): return len(self.rows)
@@ -207,7 +261,8 @@ class FeatureSet(Dataset):
         i %= len(self)
         ds, k, t, name, _ = self.rows[i]
         target = ds.target(k)
-        no_pixels = torch.empty(3, *target['ori_size'], dtype=torch.uint8, device='meta')       # has a size: steps cost nothing
+        # has a size: steps cost nothing
+        no_pixels = torch.empty(3, *target['ori_size'], dtype=torch.uint8, device='meta')
         image = tv_tensors.Image(no_pixels)
         if t is not None:
             moved = t(image, target)
@@ -215,4 +270,5 @@ class FeatureSet(Dataset):
             image, target = moved
         if name is not None: target = {**target, 'image_id': name}
         stages = self.stages(i, target.get('flipped', False))
-        return torch.full((1, 1, 1), torch.nan).expand(3, *image.shape[-2:]), {**target, 'stages': stages}
+        return (torch.full((1, 1, 1), torch.nan).expand(3, *image.shape[-2:]),
+                {**target, 'stages': stages})

@@ -22,10 +22,13 @@ def shown(
     text:object,# a name or a value that somebody else's file holds
     n:int=60,   # letters at most
 )->str:         # one printable line
-    "Make text of a file fit to stand in a message: on one line, without control characters, not long."
+    """Make text of a file fit to stand in a message: on one line,
+    without control characters, not long."""
     try: text = str(text)[:n + 1]
-    except (ValueError, RecursionError): return f'a {type(text).__name__} too long to print'      # a number of 5,000 digits
-    if not text.isprintable(): text = ''.join(c if c.isprintable() else repr(c)[1:-1] for c in text)
+    except (ValueError, RecursionError):
+        return f'a {type(text).__name__} too long to print'  # a number of 5,000 digits
+    if not text.isprintable():
+        text = ''.join(c if c.isprintable() else repr(c)[1:-1] for c in text)
     return text if len(text) <= n else text[:n - 3] + '...'
 
 @checked('n int 1..')
@@ -34,7 +37,8 @@ def some_of(
     n:int=8,            # how many of them are told
 )->str:                 # on one line
     "List the first of many names for a message, and say how many there are."
-    return ', '.join(map(str, names[:n])) + (f', ... ({len(names)} in all)' if len(names) > n else '')
+    return (', '.join(map(str, names[:n]))
+            + (f', ... ({len(names)} in all)' if len(names) > n else ''))
 
 # %% ../nbs/002_files.ipynb #49a2979e
 @checked
@@ -42,28 +46,38 @@ def check_file(
     path:str|Path,          # a path from a user or a file
     what:str='checkpoint',  # what it should be, for messages
 )->Path:                    # the same path
-    "Raise, and say which name was near, unless `path` is a regular file: a folder, a device or a pipe is none."
+    """Raise, and say which name was near, unless `path` is a regular file: a folder, a
+    device or a pipe is none."""
     if not isinstance(path, (str, os.PathLike)) or not os.fspath(path):
         raise TypeError(f'the path of a {what} is text or a Path, got {shown(repr(path))}')
     path = Path(path)
     try: mode = os.stat(path).st_mode
     except (ValueError, OSError) as e:
         if not isinstance(e, (FileNotFoundError, NotADirectoryError)):
-            raise ValueError(f'{shown(path)} is no path of a {what}: {shown(getattr(e, "strerror", None) or e)}') from None
+            raise ValueError(f'{shown(path)} is no path of a {what}: '
+                             f'{shown(getattr(e, "strerror", None) or e)}') from None
     else:
         if stat.S_ISREG(mode): return path
         if not stat.S_ISDIR(mode): raise ValueError(f'{path} is not a regular file')
-        raise IsADirectoryError(f'{path} is a folder, not a {what}; it holds {", ".join(sorted(folder_names(path))[:5]) or "nothing"}')
-    if not path.parent.is_dir(): raise FileNotFoundError(f'{path} does not exist, nor does the folder {path.parent}')
-    raise FileNotFoundError(f'{path} does not exist{nearest(path.name, folder_names(path.parent))}')
+        raise IsADirectoryError(
+            f'{path} is a folder, not a {what}; '
+            f'it holds {", ".join(sorted(folder_names(path))[:5]) or "nothing"}')
+    if not path.parent.is_dir():
+        raise FileNotFoundError(f'{path} does not exist, nor does the folder '
+                                f'{path.parent}')
+    raise FileNotFoundError(f'{path} does not '
+                            f'exist{nearest(path.name, folder_names(path.parent))}')
 
 @checked
 def folder_names(
     folder:str|Path,    # to look into
-)->list:                # of names, for a hint: some of them where there are millions, none where it cannot be read
+    # of names, for a hint: some of them where there
+    # are millions, none where it cannot be read
+)->list:
     "List what is in a folder."
     try:
-        with os.scandir(folder) as entries: return [shown(e.name, 255) for e in itertools.islice(entries, 2000)]
+        with os.scandir(folder) as entries:
+            return [shown(e.name, 255) for e in itertools.islice(entries, 2000)]
     except (OSError, ValueError): return []
 
 # %% ../nbs/002_files.ipynb #1b04ea1c
@@ -74,21 +88,25 @@ class DoubleKey(ValueError):
         key:str,    # the first of them
     ):
         self.key = key
-        super().__init__(f'the key {shown(repr(key))} stands twice in one object, and only one of the two values could be read')
+        super().__init__(f'the key {shown(repr(key))} stands twice in one object, '
+                         'and only one of the two values could be read')
 
 @checked
 def parse_json(
     text:str|bytes, # from a file
 )->object:          # what it holds
-    "Parse JSON; DoubleKey names a key that stands twice, which Python's own parser would take in silence."
+    """Parse JSON; DoubleKey names a key that stands twice,
+    which Python's own parser would take in silence."""
     def once(pairs):
-        if len(found := dict(pairs)) < len(pairs): raise DoubleKey(Counter(k for k,_ in pairs).most_common(1)[0][0])
+        if len(found := dict(pairs)) < len(pairs):
+            raise DoubleKey(Counter(k for k,_ in pairs).most_common(1)[0][0])
         return found
     return json.loads(text, object_pairs_hook=once)
 
 # %% ../nbs/002_files.ipynb #97f4ac63
 class Budget:
-    "What one file may cost, in units that its reader counts; `spend` raises `error(units)` once they are used up."
+    """What one file may cost, in units that its reader counts;
+    `spend` raises `error(units)` once they are used up."""
     @checked('units int 0..')
     def __init__(self,
         units:int,      # bytes, items or steps that may be spent
@@ -107,13 +125,15 @@ class Budget:
 def whole_file(
     path:str|Path,  # where the file shall be
 ):                  # yields a temporary path beside it, to be written
-    "Move what the block wrote to `path` once it is on the disk; when the block raises, leave `path` as it was."
+    """Move what the block wrote to `path` once it is on the disk;
+    when the block raises, leave `path` as it was."""
     path = Path(path)
     path.parent.mkdir(parents=True, exist_ok=True)
     part = path.with_name(f'.{path.name}.{secrets.token_hex(4)}.part')
     try:
         part.touch()
-        mode = part.stat().st_mode      # what a new file gets here; a library that writes its own way may choose another
+        # what a new file gets here; a library that writes its own way may choose another
+        mode = part.stat().st_mode
         yield part
         part.chmod(mode)
         with open(part, 'rb+') as f: os.fsync(f.fileno())

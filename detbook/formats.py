@@ -20,7 +20,9 @@ from .images import picture_formats, upright_size
 from .coco import read_coco
 from .records import find_folder
 from .data import CocoDataset
-from .annotations import Faults, list_objects, read_list, read_yaml, table_columns, table_objects, table_rows, voc_objects, yolo_names, yolo_objects
+from .annotations import (
+    Faults, list_objects, read_list, read_yaml, table_columns, table_objects,
+    table_rows, voc_objects, yolo_names, yolo_objects)
 
 # %% ../nbs/050_formats.ipynb #8d549097
 def _inside(folder):
@@ -28,11 +30,13 @@ def _inside(folder):
     try: return sorted(p for p in Path(folder).iterdir() if not p.name.startswith('.'))
     except OSError: return []
 
-def _files(folder, *suffixes): return [p for p in _inside(folder) if p.suffix.lower() in suffixes and p.is_file()]
+def _files(folder, *suffixes):
+    return [p for p in _inside(folder) if p.suffix.lower() in suffixes and p.is_file()]
 
 def _folders(folder): return [p for p in _inside(folder) if p.is_dir()]
 
-def _split_folders(folder): return [p for p in _folders(folder) if re.match(r'train|val|test|dev', p.name.lower())]
+def _split_folders(folder):
+    return [p for p in _folders(folder) if re.match(r'train|val|test|dev', p.name.lower())]
 
 def _picture_suffixes():
     "The suffixes of pictures."
@@ -42,7 +46,8 @@ def _picture_suffixes():
 def _pictures_below(folder):
     "The pictures in a folder and in the folders in it."
     known = _picture_suffixes()
-    return sorted(p for p in Path(folder).rglob('*') if p.suffix.lower() in known and not p.name.startswith('.'))
+    return sorted(p for p in Path(folder).rglob('*')
+                  if p.suffix.lower() in known and not p.name.startswith('.'))
 
 def _below(path, root):
     "A path as text below a folder, for records and messages."
@@ -54,7 +59,8 @@ class Layout(NamedTuple):
     "What a folder or file was taken for."
     format: str         # 'coco', 'voc', 'yolo', 'table' or 'mmdet'
     why: str            # one sentence
-    splits: dict        # name of a split -> where it is read; one that is called 'all' where there are none
+    # name of a split -> where it is read; one that is called 'all' where there are none
+    splits: dict
     names: Path|None = None     # the file that names the classes, where there is one
     def __str__(self): return self.why
 
@@ -63,14 +69,19 @@ _XML_FOLDERS = 'annotations', 'annotation', 'annots', 'xml', 'xmls', 'labels'
 
 def _xml_home(folder):
     "The folder of XML files in `folder`, or itself; None where there are none."
-    return next((p for p in [*(p for p in _folders(folder) if p.name.lower() in _XML_FOLDERS), folder] if _files(p, '.xml')), None)
+    return next((p
+                 for p in [*(p for p in _folders(folder)
+                             if p.name.lower() in _XML_FOLDERS), folder]
+                 if _files(p, '.xml')), None)
 
 def _image_sets(root):
     "The lists of splits: name -> path."
     found = {}
     for p in [*_files(root/'ImageSets'/'Main', '.txt'), *_files(root/'ImageSets', '.txt')]:
-        lines = [line.split() for line in p.read_text(errors='replace').splitlines() if line.strip()]
-        if lines and not all(len(l) == 2 and l[1] in ('-1', '0', '1') for l in lines): found.setdefault(p.stem, p)
+        lines = [line.split() for line in p.read_text(errors='replace').splitlines()
+                 if line.strip()]
+        if lines and not all(len(l) == 2 and l[1] in ('-1', '0', '1') for l in lines):
+            found.setdefault(p.stem, p)
     return found
 
 def _look_voc(root):
@@ -79,9 +90,15 @@ def _look_voc(root):
     if home:
         sets, n = _image_sets(root), len(_files(home, '.xml'))
         place = 'beside the pictures' if home == root else f'in {home.name}/'
-        return Layout('voc', f'VOC: {_count(n, "XML file")} {place}' + f', lists in ImageSets/ for {some_of(list(sets))}' * bool(sets), sets or dict(all=home))
+        return Layout('voc',
+                      f'VOC: {_count(n, "XML file")} {place}'
+                      + f', lists in ImageSets/ for {some_of(list(sets))}' * bool(sets),
+                      sets or dict(all=home))
     homes = {p.name: h for p in _split_folders(root) if (h := _xml_home(p))}
-    if homes: return Layout('voc', f'VOC: XML files in {some_of([_below(h, root) + "/" for h in homes.values()])}', homes)
+    if homes:
+        return Layout('voc',
+                      'VOC: XML files in '
+                      f'{some_of([_below(h, root) + "/" for h in homes.values()])}', homes)
 
 def _xml_files(source, root, faults):
     "The XML files of a split, from a folder or from a list of stems."
@@ -92,31 +109,43 @@ def _xml_files(source, root, faults):
         if not (stem := line.strip()): continue
         p = have.get(stem, have.get(Path(stem).stem))
         if p: found.append(p)
-        else: faults('no annotation', _below(source, root), n, f'there is no {shown(stem, 80)}.xml in {home.name}/{nearest(stem, list(have))}', stem)
+        else:
+            faults('no annotation', _below(source, root), n,
+                   f'there is no {shown(stem, 80)}.xml in '
+                   f'{home.name}/{nearest(stem, list(have))}', stem)
     return found
 
 def _voc_pictures(root, home, images):
     "stem -> picture and name -> picture, the likeliest folder first."
-    near = [Path(images)] if images else [root/'JPEGImages', *(q for p in (home, home.parent, root) for q in (p/'images', p/'Images', p/'JPEGImages', p/'img', p))]
+    near = ([Path(images)] if images
+            else [root/'JPEGImages',
+                  *(q for p in (home, home.parent, root)
+                    for q in (p/'images', p/'Images', p/'JPEGImages', p/'img', p))])
     by_stem, by_name, known = {}, {}, _picture_suffixes()
     for f in (f for p in dict.fromkeys(near) for f in _inside(p)):
-        if f.suffix.lower() in known: by_stem.setdefault(f.stem, f); by_name.setdefault(f.name, f)
+        if f.suffix.lower() in known:
+            by_stem.setdefault(f.stem, f); by_name.setdefault(f.name, f)
     return by_stem, by_name
 
 # %% ../nbs/050_formats.ipynb #35966024
 def _warn_unlearnt(name, split, train, has, learnt):
     "Warn of classes that a split has and the pictures to learn from have not."
     new = [repr(shown(c, 40)) for c in has if c not in learnt]
-    if new: warn_once(f'{name}: {split} has the class{"es" * (len(new) > 1)} {some_of(new)}, and {train} has not: no detector can learn {"it" if len(new) == 1 else "them"} here', key=object())
+    if new:
+        warn_once(f'{name}: {split} has the class{"es" * (len(new) > 1)} {some_of(new)}, '
+                  f'and {train} has not: no detector can learn '
+                  f'{"it" if len(new) == 1 else "them"} here', key=object())
 
 def _look_for(name, classes, have):
-    "Warn of classes that were asked for and are in none of the files; ValueError where all of them are."
+    """Warn of classes that were asked for and are in none
+    of the files; ValueError where all of them are."""
     away = [c for c in classes if c not in have]
     told = f'{name}: there are no objects of {some_of([repr(shown(c, 40)) for c in away])}{nearest(away[0], list(have)) if away else ""}; the files have: {some_of(sorted(have))}'
     if away and len(away) == len(classes): raise ValueError(told)
     if away: warn_once(told, key=object())
 
-def _train_of(splits): return next((s for s in splits if re.fullmatch(r'train(ing)?\d*', s)), None)
+def _train_of(splits):
+    return next((s for s in splits if re.fullmatch(r'train(ing)?\d*', s)), None)
 
 def _read_voc(root, layout, images, split, classes, faults):
     "Images, annotations, categories and the folder of a split of a VOC folder."
@@ -124,37 +153,48 @@ def _read_voc(root, layout, images, split, classes, faults):
     def objects(p, faults):
         if p not in read: read[p] = voc_objects(p, _below(p, root), faults)
         return read[p]
-    chosen = [(p, *objects(p, faults)) for p in _xml_files(layout.splits[split], root, faults)]
+    chosen = [(p, *objects(p, faults))
+              for p in _xml_files(layout.splits[split], root, faults)]
     have = {c for *_, found in chosen for c,_ in found}
     if classes is None or not have.issuperset(classes):
-        used = {s: {c for p in _xml_files(source, root, quiet) for c,_ in objects(p, quiet)[2]} for s, source in layout.splits.items()}
+        used = {s: {c for p in _xml_files(source, root, quiet)
+                    for c,_ in objects(p, quiet)[2]}
+                for s, source in layout.splits.items()}
         have = set().union(*used.values())
     if classes is None:
         train = _train_of(used)
-        if train and split not in (train, 'trainval'): _warn_unlearnt(root, split, train, sorted(used[split]), used[train])
+        if train and split not in (train, 'trainval'):
+            _warn_unlearnt(root, split, train, sorted(used[split]), used[train])
         classes = sorted(have)
     else: _look_for(root, classes, have)
-    ids, homes, recs, anns, base = {c: n for n, c in enumerate(classes, 1)}, {}, [], [], Path(images) if images else root
+    ids, homes, recs, anns, base = ({c: n for n, c in enumerate(classes, 1)}, {}, [], [],
+                                    Path(images) if images else root)
     for p, file, size, found in chosen:
         if p.parent not in homes: homes[p.parent] = _voc_pictures(root, p.parent, images)
         by_stem, by_name = homes[p.parent]
         f = by_stem.get(p.stem) or by_name.get(file) or by_stem.get(Path(file).stem)
-        if f is None: faults('missing picture', _below(p, root), None, f'there is no picture {shown(p.stem, 80)}{Path(file).suffix or ".jpg"}{nearest(p.stem, list(by_stem))}', file); continue
-        recs.append(dict(id=p.stem, file_name=_below(f, base)) | (dict(height=size[0], width=size[1]) if size else {}))
+        if f is None:
+            faults('missing picture', _below(p, root), None, f'there is no picture {shown(p.stem, 80)}{Path(file).suffix or ".jpg"}{nearest(p.stem, list(by_stem))}', file)
+            continue
+        recs.append(dict(id=p.stem, file_name=_below(f, base))
+                    | (dict(height=size[0], width=size[1]) if size else {}))
         anns += [dict(a, image_id=p.stem, category_id=ids[c]) for c,a in found if c in ids]
     return recs, anns, [dict(id=n, name=c) for c, n in ids.items()], base
 
 # %% ../nbs/050_formats.ipynb #2c33e7a5
-_SAME = dict(valid='val', validation='val', dev='val', training='train', testing='test')     # other names of splits
+# other names of splits
+_SAME = dict(valid='val', validation='val', dev='val', training='train', testing='test')
 
 def _yaml_splits(d, path):
-    "split -> folders, pictures or lists that a data.yaml names; (text, places tried) for what is not there."
+    """split -> folders, pictures or lists that a data.yaml names;
+    (text, places tried) for what is not there."""
     base, out = path.parent, {}
     root = base/str(d['path']) if d.get('path') else base
     for s in [k for k in ('train', 'val', 'test', *_SAME) if d.get(k)]:
         out[_SAME.get(s, s)] = places = []
         for v in d[s] if isinstance(d[s], list) else [d[s]]:
-            tries = list(dict.fromkeys([root/str(v), base/str(v), base/re.sub(r'^(\.\./)+', '', str(v))]))
+            tries = list(dict.fromkeys([root/str(v), base/str(v),
+                                        base/re.sub(r'^(\.\./)+', '', str(v))]))
             places.append(next((t for t in tries if t.exists()), (str(v), tries)))
     return out
 
@@ -166,34 +206,52 @@ def _look_yaml(path):
 
 def _look_yolo(root):
     "A Layout where the folder holds YOLO's files, or None."
-    for p in sorted(_files(root, '.yaml', '.yml'), key=lambda p: (p.stem not in ('data', 'dataset'), p.name)):
+    for p in sorted(_files(root, '.yaml', '.yml'),
+                    key=lambda p: (p.stem not in ('data', 'dataset'), p.name)):
         if found := _look_yaml(p): return found
-    names = next((p for n in ('classes.txt', 'obj.names', 'labels.txt') if (p := root/n).is_file()), None)
-    splits = {p.name: [p] for p in _folders(root/'images')} if (root/'labels').is_dir() else {p.name: [p/'images'] for p in _split_folders(root) if (p/'images').is_dir() and (p/'labels').is_dir()}
-    if not (splits or (root/'labels').is_dir() or _files(root, '.txt')): return         # before pictures are counted
+    names = next((p for n in ('classes.txt', 'obj.names', 'labels.txt')
+                  if (p := root/n).is_file()), None)
+    splits = ({p.name: [p] for p in _folders(root/'images')} if (root/'labels').is_dir()
+              else {p.name: [p/'images'] for p in _split_folders(root)
+                    if (p/'images').is_dir() and (p/'labels').is_dir()})
+    if not (splits or (root/'labels').is_dir() or _files(root, '.txt')):
+        return  # before pictures are counted
     home = root/'images' if (root/'images').is_dir() else root
     if not splits: splits = dict(all=[home])
-    labelled = sum(_label_file(p).is_file() for places in splits.values() for p in (_pictures_below(places[0]) if home != root or splits.keys() != {'all'} else _inside(root)) if p.suffix.lower() in _picture_suffixes())
-    if labelled: return Layout('yolo', f'YOLO: {_count(labelled, "text file")} of boxes, ' + (f'classes in {names.name}' if names else 'and no file that names the classes'), splits, names)
+    labelled = sum(
+        _label_file(p).is_file() for places in splits.values()
+        for p in (_pictures_below(places[0]) if home != root or splits.keys() != {'all'}
+                  else _inside(root)) if p.suffix.lower() in _picture_suffixes())
+    if labelled:
+        return Layout('yolo',
+                      f'YOLO: {_count(labelled, "text file")} of boxes, '
+                      + (f'classes in {names.name}' if names
+                         else 'and no file that names the classes'), splits, names)
 
 def _label_file(picture):
     "The text file of a picture: in labels/ instead of images/, or beside it."
     parts = picture.parts
     at = [i for i, p in enumerate(parts[:-1]) if p == 'images']
-    other = Path(*parts[:at[-1]], 'labels', *parts[at[-1]+1:]).with_suffix('.txt') if at else None
+    other = (Path(*parts[:at[-1]], 'labels', *parts[at[-1]+1:]).with_suffix('.txt') if at
+             else None)
     return other if other and other.is_file() else picture.with_suffix('.txt')
 
 def _yolo_pictures(places, path, faults):
     "The pictures of a split: those of folders, and those that a text file lists."
     out = []
     for p in places:
-        if isinstance(p, tuple): raise FileNotFoundError(f'{path}: the pictures of {shown(p[0], 200)!r} are not in {some_of(p[1])}')
+        if isinstance(p, tuple):
+            raise FileNotFoundError(f'{path}: the pictures of {shown(p[0], 200)!r} are '
+                                    f'not in {some_of(p[1])}')
         if p.is_dir(): out += _pictures_below(p); continue
         for n, line in enumerate(p.read_text(errors='replace').splitlines(), 1):
             if not (name := line.strip()): continue
-            f = next((f for base in dict.fromkeys((p.parent, path.parent)) if (f := base/name).is_file()), None)
+            f = next((f for base in dict.fromkeys((p.parent, path.parent))
+                      if (f := base/name).is_file()), None)
             if f: out.append(f)
-            else: faults('missing picture', p, n, f'there is no picture {shown(name, 200)}', name)
+            else:
+                faults('missing picture', p, n, f'there is no picture {shown(name, 200)}',
+                       name)
     return out
 
 def _sizes(files, faults):
@@ -209,17 +267,26 @@ def _sizes(files, faults):
 def _yolo_classes(path, classes, root):
     "The class names, from whatever file names them."
     if path is None:
-        if classes is None: raise ValueError(f'{root}: no file names the classes; expected data.yaml or classes.txt, or classes= with the names in the order of their numbers')
+        if classes is None:
+            raise ValueError(f'{root}: no file names the classes; '
+                             'expected data.yaml or classes.txt, '
+                             'or classes= with the names in the order of their numbers')
         return list(classes)
-    if path.suffix == '.txt' or path.suffix == '.names': return yolo_names([t for line in path.read_text(encoding='utf-8').splitlines() if (t := line.strip())], path)
+    if path.suffix == '.txt' or path.suffix == '.names':
+        return yolo_names([t for line in path.read_text(encoding='utf-8').splitlines()
+                           if (t := line.strip())], path)
     d = read_yaml(path)
-    if d.get('kpt_shape'): raise ValueError(f'{path}: kpt_shape is {shown(d["kpt_shape"])}; keypoints in YOLO files are not read, expected boxes or polygons')
+    if d.get('kpt_shape'):
+        raise ValueError(f'{path}: kpt_shape is {shown(d["kpt_shape"])}; '
+                         'keypoints in YOLO files are not read, '
+                         'expected boxes or polygons')
     return yolo_names(d['names'], path)
 
 def _read_yolo(root, layout, images, split, classes, faults):
     "Images, annotations, categories and the folder of a split of a YOLO folder."
     names = _yolo_classes(layout.names, classes, root)
-    files = _pictures_below(images) if images else _yolo_pictures(layout.splits[split], layout.names, faults)
+    files = (_pictures_below(images) if images
+             else _yolo_pictures(layout.splits[split], layout.names, faults))
     home, recs, anns, labelled = Path(images) if images else root, [], [], 0
     for f, size in zip(files, _sizes(files, faults)):
         if size is None: continue
@@ -227,8 +294,13 @@ def _read_yolo(root, layout, images, split, classes, faults):
         recs.append(dict(id=i, file_name=_below(f, home), height=size[0], width=size[1]))
         if not text.is_file(): continue
         labelled += 1
-        anns += [dict(a, image_id=i, category_id=label) for label, a in yolo_objects(text, _below(text, root), names, size, faults)]
-    if files and not labelled: raise FileNotFoundError(f'{root}: {_count(len(files), "picture")} and no text file of boxes; the first was looked for as {_label_file(files[0])}')
+        anns += [dict(a, image_id=i, category_id=label)
+                 for label,
+                 a in yolo_objects(text, _below(text, root), names, size, faults)]
+    if files and not labelled:
+        raise FileNotFoundError(f'{root}: {_count(len(files), "picture")} and no text '
+                                'file of boxes; the first was looked for as '
+                                f'{_label_file(files[0])}')
     return recs, anns, [dict(id=n, name=c) for n, c in enumerate(names)], home
 
 # %% ../nbs/050_formats.ipynb #09e27314
@@ -237,36 +309,55 @@ def _look_table(source, name):
     rows, have = table_rows(source)
     column = table_columns(have, name).get('split')
     splits = list(dict.fromkeys(str(r.get(column)) for r in rows)) if column else []
-    return Layout('table', f'a table of {_count(len(rows), "row")}', dict.fromkeys(splits, source) if len(splits) > 1 else dict(all=source))
+    return Layout('table', f'a table of {_count(len(rows), "row")}',
+                  dict.fromkeys(splits, source) if len(splits) > 1 else dict(all=source))
 
 def _read_table(layout, name, images, split, classes, faults):
     "Images, annotations, categories and the folder of a split of a table."
     source = layout.splits[split]
     rows, have = table_rows(source)
     columns, recs, anns = table_columns(have, name), {}, []
-    have = {str(v) for r in rows if (v := r.get(columns['label'])) not in (None, '') and v == v}
+    have = {str(v) for r in rows
+            if (v := r.get(columns['label'])) not in (None, '') and v == v}
     if classes is None: classes = sorted(have)
     else: _look_for(name, classes, have)
-    if len(layout.splits) > 1: rows = [r if str(r.get(columns['split'])) == split else None for r in rows]
+    if len(layout.splits) > 1:
+        rows = [r if str(r.get(columns['split'])) == split else None for r in rows]
     ids = {c: n for n, c in enumerate(classes, 1)}
-    for file, size, label, a in table_objects(rows, columns, name, 2 if isinstance(source, Path) else 0, faults):
-        recs.setdefault(file, dict(id=file, file_name=file) | (dict(height=size[0], width=size[1]) if size else {}))
+    for file, size, label, a in table_objects(
+        rows, columns, name, 2 if isinstance(source, Path) else 0, faults):
+        recs.setdefault(file,
+                        dict(id=file, file_name=file)
+                        | (dict(height=size[0], width=size[1]) if size else {}))
         if a and label in ids: anns.append(dict(a, image_id=file, category_id=ids[label]))
-    if images is None and not isinstance(source, Path): raise ValueError('a data frame has no place on disk: images= must name the folder of its pictures')
-    return list(recs.values()), anns, [dict(id=n, name=c) for c, n in ids.items()], find_folder(images, source if isinstance(source, Path) else Path(), list(recs))
+    if images is None and not isinstance(source, Path):
+        raise ValueError('a data frame has no place on disk: images= must name the folder '
+                         'of its pictures')
+    return (list(recs.values()), anns, [dict(id=n, name=c) for c, n in ids.items()],
+            find_folder(images, source if isinstance(source, Path) else Path(),
+                        list(recs)))
 
 def _read_list(path, images, classes, faults):
-    "Images, annotations, categories and the folder of a file in mmdetection's middle format."
+    """Images, annotations, categories and the folder
+    of a file in mmdetection's middle format."""
     rows, names = read_list(path)
     names, recs, anns = names or classes, [], []
-    if not names: raise ValueError(f"{path}: nothing names the classes; expected metainfo with 'classes', or classes= with the names in the order of their numbers")
+    if not names:
+        raise ValueError(f"{path}: nothing names the classes; "
+                         "expected metainfo with 'classes', or classes= with the names "
+                         "in the order of their numbers")
     for n, r in enumerate(rows):
         file, where = r.get('img_path', r.get('filename')), f'{path}, picture {n}'
-        if not isinstance(file, str) or not file: faults('no file', where, None, 'there is neither img_path nor filename'); continue
+        if not isinstance(file, str) or not file:
+            faults('no file', where, None, 'there is neither img_path nor filename')
+            continue
         i = r.get('img_id', r.get('id', file))
-        recs.append(dict(id=i, file_name=file) | {k: r[k] for k in ('height', 'width') if r.get(k)})
-        anns += [dict(a, image_id=i, category_id=label) for label, a in list_objects(r, len(names), where, faults)]
-    return recs, anns, [dict(id=n, name=c) for n, c in enumerate(names)], find_folder(images, path, [r['file_name'] for r in recs])
+        recs.append(dict(id=i, file_name=file)
+                    | {k: r[k] for k in ('height', 'width') if r.get(k)})
+        anns += [dict(a, image_id=i, category_id=label)
+                 for label, a in list_objects(r, len(names), where, faults)]
+    return (recs, anns, [dict(id=n, name=c) for n, c in enumerate(names)],
+            find_folder(images, path, [r['file_name'] for r in recs]))
 
 # %% ../nbs/050_formats.ipynb #21d97771
 def _is_coco(path):
@@ -275,33 +366,53 @@ def _is_coco(path):
         text = f.read(2**16)
         f.seek(max(0, path.stat().st_size - 2**18))
         text += f.read()
-    if b'"categories"' not in text and path.stat().st_size > 2**18: text = path.read_bytes()
-    return text.lstrip(b'\xef\xbb\xbf \t\r\n')[:1] == b'{' and b'"images"' in text and b'"categories"' in text
+    if b'"categories"' not in text and path.stat().st_size > 2**18:
+        text = path.read_bytes()
+    return (text.lstrip(b'\xef\xbb\xbf \t\r\n')[:1] == b'{' and b'"images"' in text
+            and b'"categories"' in text)
 
 def _split_name(path):
     "What a file's name says about its split, or else its folder's."
     name = re.sub(r'^(instances|annotations?|labels)[_.-]|[_.-]?(annotations?|coco|instances)(?=[_.-]|$)', '', path.stem).strip('_.-')
-    return name if name and name not in ('instances', 'annotations', 'coco', 'labels', 'data') else path.parent.name
+    return (name
+            if name and name not in ('instances', 'annotations', 'coco', 'labels', 'data')
+            else path.parent.name)
 
 def _look_coco(root):
     "A Layout where the folder holds COCO's files, or None."
-    found = [p for d in (root, root/'annotations', root/'Annotations', *_split_folders(root)) for p in _files(d, '.json')]
+    found = [p
+             for d in (root, root/'annotations', root/'Annotations', *_split_folders(root))
+             for p in _files(d, '.json')]
     found, splits = [p for p in dict.fromkeys(found) if _is_coco(p)], {}
-    for p in found: splits[s if (s := _split_name(p)) not in splits else _below(p.with_suffix(''), root)] = p
-    if len(splits) == 1: splits = {'all' if (s := next(iter(splits))) == root.name else s: splits[s]}
-    if splits: return Layout('coco', f'COCO: {_count(len(splits), "file")}: {some_of([_below(p, root) for p in splits.values()])}', splits)
+    for p in found:
+        splits[s if (s := _split_name(p)) not in splits
+               else _below(p.with_suffix(''), root)] = p
+    if len(splits) == 1:
+        splits = {'all' if (s := next(iter(splits))) == root.name else s: splits[s]}
+    if splits:
+        return Layout('coco',
+                      f'COCO: {_count(len(splits), "file")}: '
+                      f'{some_of([_below(p, root) for p in splits.values()])}', splits)
 
 _NAMED = re.compile(rb'"categories"\s*:\s*\[')
 
 def _names_of(path):
-    "The class names of a COCO file in the order of their ids, without parsing the rest of it; None where that is not sure."
+    """The class names of a COCO file in the order of their ids,
+    without parsing the rest of it; None where that is not sure."""
     text = path.read_bytes()
     for m in _NAMED.finditer(text):
-        try: cats, _ = json.JSONDecoder().raw_decode(text[m.end()-1:].decode(errors='replace'))
+        try:
+            cats, _ = json.JSONDecoder().raw_decode(text[m.end()-1:].decode(
+                                                        errors='replace'))
         except ValueError: continue
-        if not cats or not all(isinstance(c, dict) and isinstance(c.get('name'), str) and type(c.get('id')) is int for c in cats): continue
-        roots = {c['supercategory'] for c in cats if c.get('supercategory') == c['name']}       # an exporter adds them above a class of their name
-        names = [c['name'] for c in sorted(cats, key=lambda c: c['id']) if c['name'] not in roots or c.get('supercategory') == c['name']]
+        if (not cats
+            or not all(isinstance(c, dict) and isinstance(c.get('name'), str)
+                       and type(c.get('id')) is int for c in cats)):
+            continue
+        # an exporter adds them above a class of their name
+        roots = {c['supercategory'] for c in cats if c.get('supercategory') == c['name']}
+        names = [c['name'] for c in sorted(cats, key=lambda c: c['id'])
+                 if c['name'] not in roots or c.get('supercategory') == c['name']]
         return names if len(set(names)) == len(names) else None
 
 # %% ../nbs/050_formats.ipynb #c9752eae
@@ -309,14 +420,17 @@ def _read_coco(root, layout, images, split, classes):
     "The records of a split of COCO's files, with the classes of all of them."
     path = layout.splits[split]
     d = read_coco(path)
-    cats, home = d['categories'], find_folder(images, path, [str(r.get('file_name')) for r in d['images']])
+    cats, home = (d['categories'],
+                  find_folder(images, path,
+                              [str(r.get('file_name')) for r in d['images']]))
     first = layout.splits.get(_train_of(layout.splits))
     if classes is None and first and first != path:
         own, learnt = _names_of(path), _names_of(first)
         if own and learnt:
             _warn_unlearnt(root, split, _train_of(layout.splits), own, learnt)
             free = 1 + max((c['id'] for c in cats if type(c.get('id')) is int), default=0)
-            cats = cats + [dict(id=free + n, name=c) for n, c in enumerate(c for c in learnt if c not in own)]
+            cats = (cats + [dict(id=free + n, name=c)
+                            for n, c in enumerate(c for c in learnt if c not in own)])
             classes = learnt + [c for c in own if c not in learnt]
     return d['images'], d['annotations'], cats, home, classes
 
@@ -328,45 +442,78 @@ def _look_file(path, format):
     suffix, everything, found = path.suffix.lower(), dict(all=path), None
     if suffix in ('.csv', '.tsv'): found = _look_table(path, path)
     elif suffix in ('.yaml', '.yml'): found = _look_yaml(path)
-    elif suffix == '.json' and format != 'mmdet' and _is_coco(path): found = Layout('coco', 'COCO: one file', everything)
-    elif suffix in ('.json', '.pkl', '.pickle'): found = Layout('mmdet', "mmdetection's list of pictures", everything)
-    if found is None: raise ValueError(f'{path}: not a file of a known format; expected a folder, .json, .csv, .pkl, or a .yaml with names and the folders of train and val')
-    if format not in (None, found.format): raise ValueError(f'{path}: taken for {found}; expected {format}')
+    elif suffix == '.json' and format != 'mmdet' and _is_coco(path):
+        found = Layout('coco', 'COCO: one file', everything)
+    elif suffix in ('.json', '.pkl', '.pickle'):
+        found = Layout('mmdet', "mmdetection's list of pictures", everything)
+    if found is None:
+        raise ValueError(f'{path}: not a file of a known format; expected a folder, '
+                         '.json, .csv, .pkl, or a .yaml with names and the folders of '
+                         'train and val')
+    if format not in (None, found.format):
+        raise ValueError(f'{path}: taken for {found}; expected {format}')
     return found
 
 @checked
 def guess_format(
-    path:object,            # a folder; or a .json, .csv, .yaml or .pkl file; or a pandas data frame
-    format:str|None=None,   # 'coco', 'voc', 'yolo', 'table' or 'mmdet': look for nothing else
+    path:object,  # a folder; or a .json, .csv, .yaml or .pkl file; or a pandas data frame
+    # 'coco', 'voc', 'yolo', 'table' or 'mmdet': look for nothing else
+    format:str|None=None,
 )->Layout:                  # format, splits, and in one sentence why
-    "Say what a data set is written in; FileNotFoundError or ValueError where it is nothing that is known."
-    if format not in (None, *_LOOKS, 'table', 'mmdet'): raise ValueError(f'format is {format!r}; expected one of {", ".join(_LOOKS)}, table, mmdet{nearest(format, _LOOKS)}')
-    if hasattr(path, 'to_dict') and hasattr(path, 'columns'): return _look_table(path, 'the data frame')
-    if not isinstance(path, (str, os.PathLike)): raise TypeError(f'path is a {type(path).__name__}; expected a folder, a file or a data frame')
+    """Say what a data set is written in; FileNotFoundError
+    or ValueError where it is nothing that is known."""
+    if format not in (None, *_LOOKS, 'table', 'mmdet'):
+        raise ValueError(f'format is {format!r}; expected one of {", ".join(_LOOKS)}, '
+                         f'table, mmdet{nearest(format, _LOOKS)}')
+    if hasattr(path, 'to_dict') and hasattr(path, 'columns'):
+        return _look_table(path, 'the data frame')
+    if not isinstance(path, (str, os.PathLike)):
+        raise TypeError(f'path is a {type(path).__name__}; expected a folder, '
+                        'a file or a data frame')
     path = Path(path)
     if path.is_file(): return _look_file(path, format)
-    if not path.is_dir(): raise FileNotFoundError(f'{path}: no such folder or file{nearest(path.name, [p.name for p in _inside(path.parent)])}')
+    if not path.is_dir():
+        raise FileNotFoundError(
+            f'{path}: no such folder or '
+            f'file{nearest(path.name, [p.name for p in _inside(path.parent)])}')
     found = [l for f, look in _LOOKS.items() if format in (None, f) and (l := look(path))]
-    if not found and format in (None, 'table') and (tables := _files(path, '.csv')): found = [Layout('table', f'{_count(len(tables), "table")}: {some_of([p.name for p in tables])}', {p.stem: p for p in tables})]
-    if not found: raise FileNotFoundError(f'{path}: {"no data set of a known format" if format is None else f"nothing of the format {format}"}; in it are {some_of([p.name for p in _inside(path)]) or "no files"}')
+    if not found and format in (None, 'table') and (tables := _files(path, '.csv')):
+        found = [Layout('table',
+                        f'{_count(len(tables), "table")}: '
+                        f'{some_of([p.name for p in tables])}',
+                        {p.stem: p for p in tables})]
+    if not found:
+        raise FileNotFoundError(f'{path}: {"no data set of a known format" if format is None else f"nothing of the format {format}"}; in it are {some_of([p.name for p in _inside(path)]) or "no files"}')
     also = [str(l) for l in found[1:]]
-    return found[0]._replace(why=f'{found[0]}' + f' (it holds {" and ".join(also)} too: format= chooses)' * bool(also))
+    return found[0]._replace(why=f'{found[0]}'
+                             + f' (it holds {" and ".join(also)} too: format= chooses)'
+                             * bool(also))
 
 # %% ../nbs/050_formats.ipynb #3ffe38dd
 def _pick_split(layout, split, path):
     "The name of the split that is meant."
     have = list(layout.splits)
     if split is None:
-        if len(have) > 1: raise ValueError(f'{path}: {layout}; split= chooses one of {", ".join(have)}')
+        if len(have) > 1:
+            raise ValueError(f'{path}: {layout}; split= chooses one of {", ".join(have)}')
         return have[0]
-    fits = [s for s in have if s == split] or [s for s in have if _SAME.get(s, s) == _SAME.get(split, split)] or [s for s in have if re.fullmatch(rf'{re.escape(split)}\d*', s)]
-    if len(fits) != 1: raise ValueError(f'{path}: there is no split {shown(repr(split))}{nearest(split, have)}; it has {some_of(have)}')
+    fits = ([s for s in have if s == split]
+            or [s for s in have if _SAME.get(s, s) == _SAME.get(split, split)]
+            or [s for s in have if re.fullmatch(rf'{re.escape(split)}\d*', s)])
+    if len(fits) != 1:
+        raise ValueError(f'{path}: there is no split '
+                         f'{shown(repr(split))}{nearest(split, have)}; '
+                         f'it has {some_of(have)}')
     return fits[0]
 
 def _with_list(layout, path):
     "A Layout that has this list of stems among its splits, and the name of that split."
-    if not path.is_file(): raise FileNotFoundError(f'{path}: no such list of pictures{nearest(path.name, [p.name for p in _inside(path.parent)])}')
-    name = next((s for s, p in layout.splits.items() if p.is_file() and p.samefile(path)), path.stem)
+    if not path.is_file():
+        raise FileNotFoundError(
+            f'{path}: no such list of '
+            f'pictures{nearest(path.name, [p.name for p in _inside(path.parent)])}')
+    name = next((s for s, p in layout.splits.items() if p.is_file() and p.samefile(path)),
+                path.stem)
     return layout._replace(splits=layout.splits | {name: path}), name
 
 class Records(dict):
@@ -378,73 +525,113 @@ class Records(dict):
 
 @checked
 def read_records(
-    path:object,                    # a folder; or a .json, .csv, .yaml or .pkl file; or a pandas data frame
-    images:str|Path|None=None,      # folder of the pictures; default: looked for in the usual places
-    format:str|None=None,           # 'coco', 'voc', 'yolo', 'table' or 'mmdet'; default: as `guess_format` says
-    split:str|None=None,            # which split, where there are several; of a VOC folder also a .txt file, a stem on each line
-    classes:list[str]|None=None,    # names to keep, in label order; default: all, the same in every split
-    problems:list|None=None,        # takes what cannot be read, as dicts of kind, file, line, value, expected, message; default: it is raised
-)->Records:                         # what a COCO file of this split would hold; annotations have an 'origin', such as 'a.xml, line 7'
-    "Read a data set of any format as COCO's records, which `CocoDataset` and `check_dataset` look through."
-    if images is not None and not Path(images).is_dir(): raise FileNotFoundError(f'{images}: no such folder of pictures')
+    path:object,  # a folder; or a .json, .csv, .yaml or .pkl file; or a pandas data frame
+    # folder of the pictures; default: looked for in the usual places
+    images:str|Path|None=None,
+    # 'coco', 'voc', 'yolo', 'table' or 'mmdet'; default: as `guess_format` says
+    format:str|None=None,
+    # which split, where there are several; of a VOC
+    # folder also a .txt file, a stem on each line
+    split:str|None=None,
+    # names to keep, in label order; default: all, the same in every split
+    classes:list[str]|None=None,
+    # takes what cannot be read, as dicts of kind, file, line, value,
+    # expected, message; default: it is raised
+    problems:list|None=None,
+    # what a COCO file of this split would hold;
+    # annotations have an 'origin', such as 'a.xml, line 7'
+)->Records:
+    """Read a data set of any format as COCO's records,
+    which `CocoDataset` and `check_dataset` look through."""
+    if images is not None and not Path(images).is_dir():
+        raise FileNotFoundError(f'{images}: no such folder of pictures')
     layout, on_disk = guess_format(path, format), isinstance(path, (str, os.PathLike))
     root = Path(path if on_disk else 'the data frame')
     faults = Faults(problems, str(root) if layout.format in ('voc', 'yolo') else '')
-    if layout.format == 'voc' and split is not None and Path(split).suffix == '.txt': layout, split = _with_list(layout, Path(split))
+    if layout.format == 'voc' and split is not None and Path(split).suffix == '.txt':
+        layout, split = _with_list(layout, Path(split))
     split = _pick_split(layout, split, root)
     where = layout.splits[split]
-    if layout.format == 'coco': *found, classes = _read_coco(root, layout, images, split, classes)
+    if layout.format == 'coco':
+        *found, classes = _read_coco(root, layout, images, split, classes)
     elif layout.format == 'mmdet': found = _read_list(where, images, classes, faults)
-    elif layout.format == 'table': found = _read_table(layout, where if on_disk else root, images, split, classes, faults)
-    else: found = (_read_voc if layout.format == 'voc' else _read_yolo)(root if root.is_dir() else root.parent, layout, images, split, classes, faults)
+    elif layout.format == 'table':
+        found = _read_table(layout, where if on_disk else root, images, split, classes,
+                            faults)
+    else:
+        found = (_read_voc if layout.format == 'voc' else _read_yolo)(
+            root if root.is_dir() else root.parent, layout, images, split, classes, faults)
     recs, anns, cats, folder = found
-    out = Records(images=recs, annotations=[a if 'id' in a else dict(a, id=n) for n, a in enumerate(anns, 1)], categories=cats)
+    out = Records(images=recs,
+                  annotations=[a if 'id' in a else dict(a, id=n)
+                               for n, a in enumerate(anns, 1)], categories=cats)
     masks = {bool(a.get('segmentation')) for a in anns}
-    out.name, out.folder, out.classes = str(where) if layout.format == 'coco' else f'{root} ({split})' if split != 'all' else str(root), folder, classes
+    out.name, out.folder, out.classes = (str(where) if layout.format == 'coco'
+                                         else f'{root} ({split})' if split != 'all'
+                                         else str(root), folder, classes)
     out.mixed = layout.format == 'yolo' and len(masks) > 1
     return out
 
 # %% ../nbs/050_formats.ipynb #4d73c335
 def _fill(ds, path, images, format, split, classes, transforms, masks, on_bad):
-    "Make an empty data set hold what `read_records` gives, faults of the reader counted with its own."
+    """Make an empty data set hold what `read_records` gives,
+    faults of the reader counted with its own."""
     faults = None if on_bad == 'raise' else []
     r = read_records(path, images, format, split, classes, faults)
     total = len(r['annotations']) + len(faults or ())
-    if faults and len(faults) > max(.01*total, min(10, total/2)): raise ValueError(f'{r.name}: {len(faults)} of {total} entries cannot be read, more than 1 in 100; the first: {faults[0]["message"]}')
+    if faults and len(faults) > max(.01*total, min(10, total/2)):
+        raise ValueError(f'{r.name}: {len(faults)} of {total} entries cannot be read, '
+                         f'more than 1 in 100; the first: {faults[0]["message"]}')
     if r.mixed and masks is None:
-        warn_once(f'{r.name}: some objects have polygons and others only boxes: masks are left out', key=object())
+        warn_once(f'{r.name}: some objects have polygons and others only boxes: '
+                  'masks are left out', key=object())
         masks = False
-    CocoDataset.__init__(ds, r, r.folder, classes=r.classes, transforms=transforms, masks=masks, on_bad=on_bad)
+    CocoDataset.__init__(ds, r, r.folder, classes=r.classes, transforms=transforms,
+                         masks=masks, on_bad=on_bad)
     for f in faults or ():
         ds.report['problems'].append(f['message'])
         ds.report['dropped'][f['kind']] = ds.report['dropped'].get(f['kind'], 0) + 1
-    if faults: warn_once(f'{r.name}: cannot read {_count(len(faults), "record")}; the first: {faults[0]["message"]}', key=object())
+    if faults:
+        warn_once(f'{r.name}: cannot read {_count(len(faults), "record")}; the first: '
+                  f'{faults[0]["message"]}', key=object())
     return ds
 
 @checked
 def read_dataset(
-    path:object,                    # a folder; or a .json, .csv, .yaml or .pkl file; or a pandas data frame
-    images:str|Path|None=None,      # folder of the pictures; default: looked for in the usual places
-    format:str|None=None,           # 'coco', 'voc', 'yolo', 'table' or 'mmdet'; default: as `guess_format` says
-    split:str|None=None,            # which split, where there are several; of a VOC folder also a .txt file, a stem on each line
-    classes:list[str]|None=None,    # names to keep, in label order; default: all, the same in every split
+    path:object,  # a folder; or a .json, .csv, .yaml or .pkl file; or a pandas data frame
+    # folder of the pictures; default: looked for in the usual places
+    images:str|Path|None=None,
+    # 'coco', 'voc', 'yolo', 'table' or 'mmdet'; default: as `guess_format` says
+    format:str|None=None,
+    # which split, where there are several; of a VOC
+    # folder also a .txt file, a stem on each line
+    split:str|None=None,
+    # names to keep, in label order; default: all, the same in every split
+    classes:list[str]|None=None,
     transforms:object=None,         # called as transforms(image, target), must return both
     masks:bool|None=None,           # read masks? default: where all objects have one
     on_bad:str='raise',             # 'raise', 'skip' or 'clip', as `CocoDataset` takes it
 )->CocoDataset:                     # pictures and truths
-    "Read a data set of any format; ValueError or FileNotFoundError says in one sentence what is wrong, and where."
-    return _fill(CocoDataset.__new__(CocoDataset), path, images, format, split, classes, transforms, masks, on_bad)
+    """Read a data set of any format; ValueError or FileNotFoundError says in one sentence
+    what is wrong, and where."""
+    return _fill(CocoDataset.__new__(CocoDataset), path, images, format, split, classes,
+                 transforms, masks, on_bad)
 
 # %% ../nbs/050_formats.ipynb #2291a0bd
 class VocDataset(CocoDataset):
     "Pictures and truths of a Pascal VOC folder; `difficult` objects are ignored regions."
     @checked
     def __init__(self,
-        path:str|Path,              # folder with Annotations/ and JPEGImages/, or with XML files beside the pictures
-        split:str|None=None,        # of ImageSets/Main, such as 'train', or a .txt file, a stem on each line; default: the only one
+        # folder with Annotations/ and JPEGImages/, or with XML files beside the pictures
+        path:str|Path,
+        # of ImageSets/Main, such as 'train', or a .txt file,
+        # a stem on each line; default: the only one
+        split:str|None=None,
         *,
-        images:str|Path|None=None,  # folder of the pictures; default: looked for in the usual places
-        classes:list[str]|None=None,# names to keep, in label order; default: all of the folder, by the alphabet
+        # folder of the pictures; default: looked for in the usual places
+        images:str|Path|None=None,
+        # names to keep, in label order; default: all of the folder, by the alphabet
+        classes:list[str]|None=None,
         transforms:object=None,     # called as transforms(image, target), must return both
         on_bad:str='raise',         # 'raise', 'skip' or 'clip', as `CocoDataset` takes it
     ): _fill(self, path, images, 'voc', split, classes, transforms, None, on_bad)

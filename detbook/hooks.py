@@ -18,12 +18,20 @@ from .nodes import to_plain
 from .parts import ConfigPart
 
 # %% ../nbs/093_hooks.ipynb #db1cec3c
-EVENTS = 'before_run', 'before_epoch', 'before_step', 'after_step', 'after_epoch', 'after_eval', 'after_run'   # what a hook may have, in the order in which they come
+# what a hook may have, in the order in which they come
+EVENTS = ('before_run', 'before_epoch', 'before_step', 'after_step', 'after_epoch',
+          'after_eval', 'after_run')
 _STATE  = 'state_dict', 'load_state_dict'
-_OTHERS = dict(before_train='before_run', after_train='after_run', before_train_epoch='before_epoch', after_train_epoch='after_epoch', before_train_iter='before_step',
-               after_train_iter='after_step', after_val='after_eval', after_val_epoch='after_eval', before_fit='before_run', after_fit='after_run', before_batch='before_step',
-               after_batch='after_step', after_validate='after_eval', on_train_start='before_run', on_train_end='after_run', on_train_epoch_start='before_epoch',
-               on_train_epoch_end='after_epoch', on_train_batch_start='before_step', on_train_batch_end='after_step')     # mmengine, fastai, Lightning and ultralytics
+# mmengine, fastai, Lightning and ultralytics
+_OTHERS = dict(before_train='before_run', after_train='after_run',
+               before_train_epoch='before_epoch', after_train_epoch='after_epoch',
+               before_train_iter='before_step', after_train_iter='after_step',
+               after_val='after_eval', after_val_epoch='after_eval',
+               before_fit='before_run', after_fit='after_run', before_batch='before_step',
+               after_batch='after_step', after_validate='after_eval',
+               on_train_start='before_run', on_train_end='after_run',
+               on_train_epoch_start='before_epoch', on_train_epoch_end='after_epoch',
+               on_train_batch_start='before_step', on_train_batch_end='after_step')
 
 def _takes(f, *args):
     try: inspect.signature(f).bind(*args)
@@ -34,14 +42,29 @@ def _check_hook(p, cls):
     "Refuse a class that is no hook, or that has a method which nobody calls."
     own = {n for n in dir(cls) if not n.startswith('_') and callable(getattr(cls, n))}
     for n in sorted(own - {*EVENTS, *_STATE}):
-        near = _OTHERS.get(n) or next(iter(difflib.get_close_matches(n.lower(), (*EVENTS, *_STATE), 1, .8)), None)
-        if near: p.fail('type', f'{cls.__name__}.{n} is called by nobody; did you mean {near!r}?')
-        if n.startswith(('before_', 'after_')): p.fail('type', f'{cls.__name__}.{n} is called by nobody{nearest(n, EVENTS)}; a hook has {", ".join(EVENTS)}')
-    if not own & {*EVENTS}: p.fail('type', f'{cls.__name__} has no method of a hook; there are {", ".join(EVENTS)}')
+        near = (_OTHERS.get(n)
+                or next(iter(difflib.get_close_matches(n.lower(), (*EVENTS, *_STATE), 1,
+                                                       .8)), None))
+        if near:
+            p.fail('type',
+                   f'{cls.__name__}.{n} is called by nobody; did you mean {near!r}?')
+        if n.startswith(('before_', 'after_')):
+            p.fail('type',
+                   f'{cls.__name__}.{n} is called by nobody{nearest(n, EVENTS)}; '
+                   f'a hook has {", ".join(EVENTS)}')
+    if not own & {*EVENTS}:
+        p.fail('type',
+               f'{cls.__name__} has no method of a hook; there are {", ".join(EVENTS)}')
     for n in EVENTS:
-        if n in own and not _takes(getattr(cls, n), None, None): p.fail('type', f'{cls.__name__}.{n}{inspect.signature(getattr(cls, n))} has to take the run: {n}(self, run)')
+        if n in own and not _takes(getattr(cls, n), None, None):
+            p.fail('type',
+                   f'{cls.__name__}.{n}{inspect.signature(getattr(cls, n))} has to take '
+                   f'the run: {n}(self, run)')
     for has, lacks in (_STATE, _STATE[::-1]):
-        if has in own and lacks not in own: p.fail('type', f'{cls.__name__} has {has} and no {lacks}: what it keeps could not be taken up again')
+        if has in own and lacks not in own:
+            p.fail('type',
+                   f'{cls.__name__} has {has} and no {lacks}: '
+                   'what it keeps could not be taken up again')
 
 def _build_hook(p, cls):
     "A hook with the arguments of a config."
@@ -50,9 +73,14 @@ def _build_hook(p, cls):
     given = {k:v for k,v in p.value.items() if k != 'type'}
     if not any(v.kind is v.VAR_KEYWORD for v in takes):
         p.known = {'type', *(v.name for v in takes)}
-        if 'priority' in p.value and 'priority' not in p.known: p.fail('priority', 'hooks of yours are called in the order in which the config names them')
+        if 'priority' in p.value and 'priority' not in p.known:
+            p.fail('priority',
+                   'hooks of yours are called in the order in which the config names them')
         p.finish()
-    lacks = [v.name for v in takes if v.default is v.empty and v.kind in (v.POSITIONAL_OR_KEYWORD, v.KEYWORD_ONLY) and v.name not in given]
+    lacks = [v.name for v in takes
+             if v.default is v.empty
+             and v.kind in (v.POSITIONAL_OR_KEYWORD, v.KEYWORD_ONLY)
+             and v.name not in given]
     if lacks: p.fail('type', f'{cls.__name__} needs {", ".join(lacks)}')
     return cls(**given)
 
@@ -68,7 +96,8 @@ class Hooks:
         self.hooks = [_build_hook(p, classes[p.kind]) for p in parts]
         names = [type(h).__name__ for h in self.hooks]
         self.names = [f'{n}.{names[:i].count(n)}' for i,n in enumerate(names)]
-        self.called = {e: [getattr(h, e) for h in self.hooks if hasattr(h, e)] for e in EVENTS}
+        self.called = {e: [getattr(h, e) for h in self.hooks if hasattr(h, e)]
+                       for e in EVENTS}
 
     @checked
     def __call__(self,
@@ -76,7 +105,9 @@ class Hooks:
         run:object, # a Trainer, or whatever stands for it
     ):
         "Call all hooks that want to know."
-        if event not in EVENTS: raise ValueError(f'event is {event!r:.60}; expected one of {", ".join(EVENTS)}{nearest(event, EVENTS)}')
+        if event not in EVENTS:
+            raise ValueError(f'event is {event!r:.60}; expected one of '
+                             f'{", ".join(EVENTS)}{nearest(event, EVENTS)}')
         for f in self.called[event]: f(run)
 
     def state(self)->tuple: # tensors by name, and a dict that JSON can hold
@@ -85,13 +116,18 @@ class Hooks:
         for name,h in zip(self.names, self.hooks):
             if not hasattr(h, 'state_dict'): continue
             state = h.state_dict()
-            if not isinstance(state, dict) or not all(isinstance(k, str) for k in state): raise TypeError(f'{type(h).__name__}.state_dict() gives {state!r:.60}; expected a dict with names as its keys')
+            if not isinstance(state, dict) or not all(isinstance(k, str) for k in state):
+                raise TypeError(f'{type(h).__name__}.state_dict() gives {state!r:.60}; '
+                                'expected a dict with names as its keys')
             values[name] = {}
             for k,v in state.items():
                 if isinstance(v, torch.Tensor): tensors[f'{name}.{k}'] = v.detach()
                 else:
                     try: values[name][k] = json.loads(json.dumps(v, allow_nan=False))
-                    except (TypeError, ValueError, RecursionError): raise TypeError(f'{type(h).__name__}.state_dict() has {v!r:.60} as {k!r}; expected a tensor, or what JSON can hold') from None
+                    except (TypeError, ValueError, RecursionError):
+                        raise TypeError(f'{type(h).__name__}.state_dict() has {v!r:.60} '
+                                        f'as {k!r}; expected a tensor, '
+                                        'or what JSON can hold') from None
         return tensors, values
 
     @checked
@@ -104,7 +140,8 @@ class Hooks:
         for name,h in zip(self.names, self.hooks):
             if not hasattr(h, 'load_state_dict'): continue
             if name not in values: anew.append(type(h).__name__); continue
-            h.load_state_dict({k.removeprefix(f'{name}.'): v for k,v in tensors.items() if k.startswith(f'{name}.')} | values[name])
+            h.load_state_dict({k.removeprefix(f'{name}.'): v for k,v in tensors.items()
+                               if k.startswith(f'{name}.')} | values[name])
         return anew
 
 # %% ../nbs/093_hooks.ipynb #1eee0b1d
@@ -114,27 +151,33 @@ def _tensorboard(p, work_dir, step, cfg, ids):
     p.only(dict(save_dir=None))
     p.finish()
     from torch.utils.tensorboard import SummaryWriter
-    writer = SummaryWriter(str(Path(work_dir)/'tensorboard'), purge_step=step + 1)       # what was written after this step is forgotten
+    # what was written after this step is forgotten
+    writer = SummaryWriter(str(Path(work_dir)/'tensorboard'), purge_step=step + 1)
     def add(figures, step):
         for k,v in figures.items(): writer.add_scalar(k, v, step)
         writer.flush()
     return add, writer.close
 
 def _wandb(p, work_dir, step, cfg, ids):
-    p.only(dict(save_dir=None, watch_kwargs=None, log_code_name=None, define_metric_cfg=None))
+    p.only(dict(save_dir=None, watch_kwargs=None, log_code_name=None,
+                define_metric_cfg=None))
     p.unused('commit')
     given = dict(p('init_kwargs', None) or {})
     p.finish()
     import wandb
     id = given.pop('id', None) or ids.setdefault('wandb', secrets.token_hex(8))
-    settings = dict(name=Path(work_dir).resolve().name, config=to_plain(cfg), resume='allow') | given
+    settings = (dict(name=Path(work_dir).resolve().name, config=to_plain(cfg),
+                     resume='allow') | given)
     try: run = wandb.init(dir=str(work_dir), id=id, **settings)
     except TypeError as e: p.fail('init_kwargs', f'wandb.init does not take this: {e}')
     return lambda figures, step: run.log(figures, step=step), run.finish
 
 def _mlflow(p, work_dir, step, cfg, ids):
     p.only(dict(save_dir=None, tracked_config_keys=None, artifact_suffix=None))
-    uri, exp, name = p('tracking_uri', None) or f'sqlite:///{(Path(work_dir)/"mlflow.db").resolve()}', p('exp_name', None) or 'detbook', p('run_name', None) or Path(work_dir).resolve().name
+    uri, exp, name = (p('tracking_uri', None)
+                      or f'sqlite:///{(Path(work_dir)/"mlflow.db").resolve()}',
+                      p('exp_name', None) or 'detbook',
+                      p('run_name', None) or Path(work_dir).resolve().name)
     tags, params = dict(p('tags', None) or {}), dict(p('params', None) or {})
     p.finish()
     from mlflow.entities import Metric, Param
@@ -142,17 +185,25 @@ def _mlflow(p, work_dir, step, cfg, ids):
     client = MlflowClient(uri)
     if 'mlflow' not in ids:
         there = client.get_experiment_by_name(exp)
-        place = {} if p('tracking_uri', None) else dict(artifact_location=str((Path(work_dir)/'mlflow').resolve()))
-        ids['mlflow'] = client.create_run(there.experiment_id if there else client.create_experiment(exp, **place), run_name=name, tags=tags).info.run_id
-        client.log_batch(ids['mlflow'], params=[Param(k, str(v)[:500]) for k,v in params.items()])
+        place = ({} if p('tracking_uri', None)
+                 else dict(artifact_location=str((Path(work_dir)/'mlflow').resolve())))
+        ids['mlflow'] = client.create_run(there.experiment_id if there
+                                          else client.create_experiment(exp, **place),
+                                          run_name=name, tags=tags).info.run_id
+        client.log_batch(ids['mlflow'],
+                         params=[Param(k, str(v)[:500]) for k,v in params.items()])
     run = ids['mlflow']
     client.update_run(run, status='RUNNING')
-    plain = lambda k: re.sub(r'[^\w\-. :/]', '_', k)        # the characters that MLflow takes
-    def add(figures, step): client.log_batch(run, metrics=[Metric(plain(k), v, int(time.time()*1000), step) for k,v in figures.items()])
+    plain = lambda k: re.sub(r'[^\w\-. :/]', '_', k)  # the characters that MLflow takes
+    def add(figures, step):
+        client.log_batch(run,
+                         metrics=[Metric(plain(k), v, int(time.time()*1000), step)
+                                  for k,v in figures.items()])
     return add, lambda: client.set_terminated(run)
 
-_BOARDS = dict(TensorboardVisBackend=('tensorboard', _tensorboard), WandbVisBackend=('wandb', _wandb), MLflowVisBackend=('mlflow', _mlflow))
-_SILENT = 'LocalVisBackend',                                # detbook draws what --show_dir asks for
+_BOARDS = dict(TensorboardVisBackend=('tensorboard', _tensorboard),
+               WandbVisBackend=('wandb', _wandb), MLflowVisBackend=('mlflow', _mlflow))
+_SILENT = 'LocalVisBackend',  # detbook draws what --show_dir asks for
 
 # %% ../nbs/093_hooks.ipynb #7be80e0a
 class Boards:
@@ -169,14 +220,16 @@ class Boards:
         step:int,       # steps that are done, from 0
     ):
         "Send figures to all boards."
-        known = {f'{group}/{k}': float(v) for k,v in figures.items() if isinstance(v, (int, float)) and math.isfinite(v)}
+        known = {f'{group}/{k}': float(v) for k,v in figures.items()
+                 if isinstance(v, (int, float)) and math.isfinite(v)}
         for name, (add, _) in list(self.boards.items()):
             try: add(known, step)
             except Exception as e: self._give_up(name, e)
 
     def _give_up(self, name, e):
         del self.boards[name]
-        warn_once(f'{name} takes no more figures: {" ".join(str(e).split())[:200] or type(e).__name__}; the {_FILES}')
+        warn_once(f'{name} takes no more figures: '
+                  f'{" ".join(str(e).split())[:200] or type(e).__name__}; the {_FILES}')
 
     def close(self):
         "End what the boards keep of this run."
@@ -187,8 +240,11 @@ class Boards:
 def _ids(work_dir):
     "The names under which programs keep the curves of a run."
     path, found = Path(work_dir)/'boards.json', {}
-    with contextlib.suppress(OSError, ValueError, RecursionError): found = json.loads(path.read_text()) if path.stat().st_size < 10000 else {}
-    return {k:v for k,v in found.items() if k in ('wandb', 'mlflow') and isinstance(v, str) and re.fullmatch(r'[\w-]{1,64}', v)} if isinstance(found, dict) else {}
+    with contextlib.suppress(OSError, ValueError, RecursionError):
+        found = json.loads(path.read_text()) if path.stat().st_size < 10000 else {}
+    return ({k:v for k,v in found.items()
+             if k in ('wandb', 'mlflow') and isinstance(v, str)
+             and re.fullmatch(r'[\w-]{1,64}', v)} if isinstance(found, dict) else {})
 
 @checked('step int 0..')
 def open_board(
@@ -196,23 +252,31 @@ def open_board(
     work_dir:Path,  # folder of the run
     step:int,       # steps that are done, from 0
 )->Boards|None:     # None where the config asks for none, or none can be had
-    "Open the boards that a config asks for. What cannot be had is said; ConfigError for a setting that a board has not."
-    asked = (cfg.get('visualizer') or {}).get('vis_backends') or cfg.get('vis_backends') or ()
+    """Open the boards that a config asks for. What cannot be had is said;
+    ConfigError for a setting that a board has not."""
+    asked = ((cfg.get('visualizer') or {}).get('vis_backends') or cfg.get('vis_backends')
+             or ())
     boards, old = {}, _ids(work_dir)
     ids = dict(old)
     for i,b in enumerate(asked):
         p = ConfigPart(b, f'vis_backends.{i}')
         if p.kind in _SILENT or p.kind in boards: continue
         if p.kind not in _BOARDS:
-            warn_once(f'vis_backends asks for {p.kind}: nothing is sent anywhere{nearest(p.kind, _BOARDS)}; the {_FILES}')
+            warn_once(f'vis_backends asks for {p.kind}: '
+                      f'nothing is sent anywhere{nearest(p.kind, _BOARDS)}; the {_FILES}')
             continue
         package, build = _BOARDS[p.kind]
         try: boards[p.kind] = build(p, work_dir, step, cfg, ids)
-        except ImportError: warn_once(f"vis_backends asks for {p.kind}, and the package {package} is not installed: pip install 'detbook[{package}]'; the {_FILES}")
+        except ImportError:
+            warn_once(f"vis_backends asks for {p.kind}, and the package {package} is not "
+                      f"installed: pip install 'detbook[{package}]'; the {_FILES}")
         except ValueError as e:
             if type(e).__name__ == 'ConfigError': raise
-            warn_once(f'{p.kind} could not be opened: {" ".join(str(e).split())[:200]}; the {_FILES}')
-        except Exception as e: warn_once(f'{p.kind} could not be opened: {" ".join(str(e).split())[:200]}{"; WANDB_MODE=offline keeps its figures in the folder of the run" * (package == "wandb")}; the {_FILES}')
+            warn_once(f'{p.kind} could not be opened: {" ".join(str(e).split())[:200]}; '
+                      f'the {_FILES}')
+        except Exception as e:
+            warn_once(f'{p.kind} could not be opened: {" ".join(str(e).split())[:200]}{"; WANDB_MODE=offline keeps its figures in the folder of the run" * (package == "wandb")}; the {_FILES}')
     if ids != old:
-        with whole_file(Path(work_dir)/'boards.json') as part: part.write_text(json.dumps(ids))
+        with whole_file(Path(work_dir)/'boards.json') as part:
+            part.write_text(json.dumps(ids))
     return Boards(boards) if boards else None

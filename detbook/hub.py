@@ -24,54 +24,78 @@ def _measured(result):
         for key, word in (('mAP', 'AP'), ('mAP_50', 'AP at IoU .5')):
             v = result.stats.get(f'{m}_{key}')
             if v is None or v != v: continue
-            low, high = result.interval(f'{m}_{key}') if m in result.records else (None, None)
-            rows.append((f'{m} {word}', v, None if low is None or low != low else (low, high)))
+            low, high = (result.interval(f'{m}_{key}') if m in result.records
+                         else (None, None))
+            rows.append((f'{m} {word}', v,
+                         None if low is None or low != low else (low, high)))
     return rows
 
 def _front(repo, licence, rows, data):
     "What the Hub reads."
     import yaml
-    front = dict(library_name='detbook', pipeline_tag='object-detection', tags=['object-detection', 'detbook', 'pytorch'])
+    front = dict(library_name='detbook', pipeline_tag='object-detection',
+                 tags=['object-detection', 'detbook', 'pytorch'])
     if licence: front['license'] = licence
     if rows:
         figures = [dict(type='map', name=name, value=round(v, 4)) for name, v, _ in rows]
-        front['model-index'] = [dict(name=repo.rpartition('/')[2], results=[dict(task=dict(type='object-detection'), dataset=dict(name=data, type='coco'), metrics=figures)])]
+        front['model-index'] = [dict(name=repo.rpartition('/')[2],
+                                     results=[dict(task=dict(type='object-detection'),
+                                                   dataset=dict(name=data, type='coco'),
+                                                   metrics=figures)])]
     return yaml.safe_dump(front, sort_keys=False, allow_unicode=True)
 
 def _training(card):
     "What the card of a run says, in lines."
-    lines = [f'- {d["images"]:,} pictures with {d["objects"]:,} objects in `{Path(str(d["file"])).name}`, SHA-256 {str(d["sha256"])[:12]}' for d in card.get('data', ()) if {'images', 'objects', 'file', 'sha256'} <= set(d)]
+    lines = [f'- {d["images"]:,} pictures with {d["objects"]:,} objects in '
+             f'`{Path(str(d["file"])).name}`, SHA-256 {str(d["sha256"])[:12]}'
+             for d in card.get('data', ())
+             if {'images', 'objects', 'file', 'sha256'} <= set(d)]
     call = (card.get('calls') or [{}])[-1]
-    if card.get('steps'): lines.append(f'- {card.get("step", 0):,} of {card["steps"]:,} steps' + f' of {call["images_a_step"]} pictures'*('images_a_step' in call) + f', seed {card["seed"]}'*('seed' in card))
-    if versions := call.get('versions'): lines.append('- ' + ', '.join(f'{k} {v}' for k, v in versions.items()))
+    if card.get('steps'):
+        lines.append(f'- {card.get("step", 0):,} of {card["steps"]:,} steps'
+                     + f' of {call["images_a_step"]} pictures'*('images_a_step' in call)
+                     + f', seed {card["seed"]}'*('seed' in card))
+    if versions := call.get('versions'):
+        lines.append('- ' + ', '.join(f'{k} {v}' for k, v in versions.items()))
     return lines
 
-_COUNTED = 'running_mean', 'running_var', 'num_batches_tracked'       # kept by norms, and no weights
+# kept by norms, and no weights
+_COUNTED = 'running_mean', 'running_var', 'num_batches_tracked'
 
 def _intro(name, weights):
     "What the detector is, and how it is used."
     notes, classes = weights.metadata, weights.metadata.get('classes') or []
     kind  = str(notes['model'].get('type')).rpartition('.')[2]
-    size  = sum(t.numel() for k, t in weights.items() if k.rpartition('.')[2] not in _COUNTED)
+    size = sum(t.numel() for k, t in weights.items()
+               if k.rpartition('.')[2] not in _COUNTED)
     scale = (notes.get('preprocessing') or {}).get('resize')
-    yield f'A {kind} of {size/1e6:.2f} million weights that tells {len(classes)} classes apart: {", ".join(map(str, classes[:80]))}.'
-    if isinstance(scale, list) and len(scale) == 2: yield f'Pictures are resized to {scale[0]} x {scale[1]} pixels at most.'
+    yield (
+        f'A {kind} of {size/1e6:.2f} million weights that tells {len(classes)} classes '
+        f'apart: {", ".join(map(str, classes[:80]))}.')
+    if isinstance(scale, list) and len(scale) == 2:
+        yield f'Pictures are resized to {scale[0]} x {scale[1]} pixels at most.'
     least = ", min_score=model.notes['thresholds']" if notes.get('thresholds') else ''
     yield from ['', '## Use', '', '`pip install detbook[hub]`, then:', '', '```python',
-                'from detbook.inference import init_detector, inference_detector, show_result',
-                f"model = init_detector('hf://{name}')",
+                'from detbook.inference import init_detector, inference_detector, '
+                'show_result', f"model = init_detector('hf://{name}')",
                 "found = inference_detector(model, 'picture.jpg')",
                 f"show_result('picture.jpg', found{least})", '```']
 
 def _how_well(result, rows):
     "The figures, as two tables."
-    pictures = next((f' on {len(r.image_ids):,} pictures' for r in result.records.values()), '')
-    yield from ['', '## How well', '', f"Measured{pictures} with COCO's metric.", '', '| | | 95% interval |', '|---|---|---|']
-    for name, v, i in rows: yield f'| {name} | {v:.3f} | {f"{i[0]:.3f} to {i[1]:.3f}" if i else ""} |'
+    pictures = next((f' on {len(r.image_ids):,} pictures'
+                     for r in result.records.values()), '')
+    yield from ['', '## How well', '', f"Measured{pictures} with COCO's metric.", '',
+                '| | | 95% interval |', '|---|---|---|']
+    for name, v, i in rows:
+        yield f'| {name} | {v:.3f} | {f"{i[0]:.3f} to {i[1]:.3f}" if i else ""} |'
     metric, classes = next(iter(result.per_class.items()), (None, {}))
     known = {c: v for c, v in classes.items() if 'mAP' in v}
     if known: yield from ['', f'| class | {metric} AP | truths |', '|---|---|---|']
-    for c, v in known.items(): yield f'| {c} | {"" if v["mAP"] != v["mAP"] else format(v["mAP"], ".3f")} | {v["truths"]} |'
+    for c, v in known.items():
+        yield (
+            f'| {c} | {"" if v["mAP"] != v["mAP"] else format(v["mAP"], ".3f")} | '
+            f'{v["truths"]} |')
 
 @checked
 def hub_card(
@@ -80,16 +104,21 @@ def hub_card(
     result:Result|None=None,    # figures to be told
     licence:str|None=None,      # of the weights, such as 'apache-2.0'; None: not said
 )->str:                         # text of README.md
-    "Write the model card of a detector from its file, from the run in whose folder it lies, and from an evaluation."
-    if not re.fullmatch(r'\w[\w.-]{0,95}/\w[\w.-]{0,95}', repo): raise ValueError(f'repo is {shown(repr(repo))}; expected owner/name')
+    """Write the model card of a detector from its file, from the run in whose folder it
+    lies, and from an evaluation."""
+    if not re.fullmatch(r'\w[\w.-]{0,95}/\w[\w.-]{0,95}', repo):
+        raise ValueError(f'repo is {shown(repr(repo))}; expected owner/name')
     weights = read_checkpoint(file)
     if not isinstance(weights.metadata.get('model'), dict):
-        raise ValueError(f'{file} holds weights and no description of their model; save_detector writes a file that others can open')
+        raise ValueError(f'{file} holds weights and no description of their model; '
+                         'save_detector writes a file that others can open')
     rows = [] if result is None else _measured(result)
     text = [f'# {repo.rpartition("/")[2]}', '', *_intro(repo, weights)]
     if result and rows: text += _how_well(result, rows)
-    if told := _training(read_card(Path(file).parent)): text += ['', '## Training', '', *told]
-    return '---\n' + _front(repo, licence, rows, 'the pictures of the evaluation') + '---\n\n' + '\n'.join(text) + '\n'
+    if told := _training(read_card(Path(file).parent)):
+        text += ['', '## Training', '', *told]
+    return ('---\n' + _front(repo, licence, rows, 'the pictures of the evaluation')
+            + '---\n\n' + '\n'.join(text) + '\n')
 
 # %% ../nbs/102_hub.ipynb #ca1dbcf6
 @checked
@@ -97,14 +126,18 @@ def push_to_hub(
     file:str|Path,              # of a detector, as `save_detector` or a training wrote it
     repo:str,                   # 'owner/name', which is made where it is not there
     result:Result|None=None,    # figures for the card, as `evaluate` and `test` give them
-    licence:str|None=None,      # of the weights, such as 'apache-2.0'; None: the card does not say
+    # of the weights, such as 'apache-2.0'; None: the card does not say
+    licence:str|None=None,
     private:bool=False,         # is a repository that is made seen by its owner alone?
     token:str|None=None,        # None: that of `hf auth login` or $HF_TOKEN
 )->str:                         # what `init_detector` takes: hf://owner/name
-    "Send a detector and its card to the Hugging Face Hub. ValueError or ConnectionError say what went wrong; ImportError without huggingface_hub."
+    """Send a detector and its card to the Hugging Face Hub. ValueError or ConnectionError
+    say what went wrong; ImportError without huggingface_hub."""
     card = hub_card(file, repo, result, licence)
     try: from huggingface_hub import HfApi
-    except ImportError: raise ImportError('push_to_hub needs huggingface_hub: pip install detbook[hub]') from None
+    except ImportError:
+        raise ImportError('push_to_hub needs huggingface_hub: '
+                          'pip install detbook[hub]') from None
     from huggingface_hub.errors import HfHubHTTPError
     api = HfApi(endpoint=os.environ.get('HF_ENDPOINT') or None, token=token)
     with tempfile.TemporaryDirectory() as folder:
@@ -112,9 +145,14 @@ def push_to_hub(
         (Path(folder)/'README.md').write_text(card, encoding='utf-8')
         try:
             api.create_repo(repo, private=private, exist_ok=True)
-            api.upload_folder(repo_id=repo, folder_path=folder, commit_message='A detector of detbook')
+            api.upload_folder(repo_id=repo, folder_path=folder,
+                              commit_message='A detector of detbook')
         except HfHubHTTPError as e:
-            raise ValueError(f'{repo} was not written: {shown(" ".join(str(e).split()), 200)}') from None
-        except Exception as e: raise ConnectionError(f'{repo} was not written: {shown(" ".join(str(e).split()), 200)}') from e
-    say(f'{repo}: model.safetensors, {Path(file).stat().st_size/1e6:.1f} MB, and README.md')
+            raise ValueError(f'{repo} was not written: '
+                             f'{shown(" ".join(str(e).split()), 200)}') from None
+        except Exception as e:
+            raise ConnectionError(f'{repo} was not written: '
+                                  f'{shown(" ".join(str(e).split()), 200)}') from e
+    say(f'{repo}: model.safetensors, {Path(file).stat().st_size/1e6:.1f} MB, '
+        'and README.md')
     return f'hf://{repo}'

@@ -24,17 +24,20 @@ from .tta import view_size
 from .weights import check_scale
 
 # %% ../nbs/045_images.ipynb #68fd23f7
-_FORMATS = ('JPEG', 'MPO', 'PNG', 'TIFF', 'BMP', 'DIB', 'GIF', 'WEBP', 'AVIF', 'JPEG2000', 'PPM', 'TGA', 'ICO', 'PCX', 'SGI', 'PSD', 'DDS',
-            'QOI')
+_FORMATS = ('JPEG', 'MPO', 'PNG', 'TIFF', 'BMP', 'DIB', 'GIF', 'WEBP', 'AVIF', 'JPEG2000',
+            'PPM', 'TGA', 'ICO', 'PCX', 'SGI', 'PSD', 'DDS', 'QOI')
 
 def picture_formats()->tuple: # Pillow's names, such as 'PNG'
-    "List the formats that pictures may have: those of a fixed list that this Pillow reads."
+    """List the formats that pictures may have:
+    those of a fixed list that this Pillow reads."""
     Image.init()
     return tuple(f for f in _FORMATS if f in Image.OPEN)
 
 # %% ../nbs/045_images.ipynb #7968e140
-_TURNS = {2:Image.Transpose.FLIP_LEFT_RIGHT, 3:Image.Transpose.ROTATE_180, 4:Image.Transpose.FLIP_TOP_BOTTOM,
-          5:Image.Transpose.TRANSPOSE, 6:Image.Transpose.ROTATE_270, 7:Image.Transpose.TRANSVERSE, 8:Image.Transpose.ROTATE_90}
+_TURNS = {2:Image.Transpose.FLIP_LEFT_RIGHT, 3:Image.Transpose.ROTATE_180,
+          4:Image.Transpose.FLIP_TOP_BOTTOM, 5:Image.Transpose.TRANSPOSE,
+          6:Image.Transpose.ROTATE_270, 7:Image.Transpose.TRANSVERSE,
+          8:Image.Transpose.ROTATE_90}
 
 # %% ../nbs/045_images.ipynb #3218c87c
 def _turn(im):
@@ -45,27 +48,36 @@ def _turn(im):
 @checked
 def open_picture(
     source:str|Path|bytes,  # path of a picture, or the bytes of one
-)->tuple:                   # its name for messages, and a PIL image of which the header was read
-    "Open a picture of one of the known formats; ValueError or FileNotFoundError names what cannot be opened."
-    if isinstance(source, bytes): name, size, file = 'the given bytes', len(source), io.BytesIO(source)
+)->tuple:  # its name for messages, and a PIL image of which the header was read
+    """Open a picture of one of the known formats; ValueError
+    or FileNotFoundError names what cannot be opened."""
+    if isinstance(source, bytes):
+        name, size, file = 'the given bytes', len(source), io.BytesIO(source)
     else:
-        if not Path(source).is_file(): raise FileNotFoundError(f'{source}: no such picture')
+        if not Path(source).is_file():
+            raise FileNotFoundError(f'{source}: no such picture')
         name, size, file = str(source), os.path.getsize(source), source
     try: return name, Image.open(file, formats=picture_formats())
-    except Image.DecompressionBombError: raise ValueError(f'{name}: {_too_large(file)}') from None
+    except Image.DecompressionBombError:
+        raise ValueError(f'{name}: {_too_large(file)}') from None
     except Exception as e:
-        raise ValueError(f'{name}: its {size} bytes are not a picture of a known format ({type(e).__name__})') from None
+        raise ValueError(f'{name}: its {size} bytes are not a picture of a known format '
+                         f'({type(e).__name__})') from None
 
 def _too_large(file):
     "Words for a picture above Pillow's limit."
     size = ''
-    for f in picture_formats():                     # the header again, without Pillow's check
+    for f in picture_formats():  # the header again, without Pillow's check
         try:
-            with Image.OPEN[f][0](io.BytesIO(file.getvalue()) if isinstance(file, io.BytesIO) else file, '') as im: size = im.size
+            with Image.OPEN[f][0](io.BytesIO(file.getvalue())
+                                  if isinstance(file, io.BytesIO) else file, '') as im:
+                size = im.size
         except Exception: continue                  # another format
         if size: break
-    told = f'the picture is {size[0]} wide and {size[1]} high, {size[0]*size[1]/1e6:.3g}' if size else 'the picture has more'
-    return (f"{told} megapixels, above Pillow's limit of {2*Image.MAX_IMAGE_PIXELS/1e6:.3g}; "
+    told = (f'the picture is {size[0]} wide and {size[1]} high, {size[0]*size[1]/1e6:.3g}'
+            if size else 'the picture has more')
+    return (f"{told} megapixels, above Pillow's limit of "
+            f"{2*Image.MAX_IMAGE_PIXELS/1e6:.3g}; "
             'PIL.Image.MAX_IMAGE_PIXELS = None lifts it, for files that you trust')
 
 # %% ../nbs/045_images.ipynb #ee03cd70
@@ -73,13 +85,20 @@ def _eight_bits(im, name):
     "A PIL image of 16 or 32 bits a pixel as one of 8."
     a = np.asarray(im)
     low, top = (int(a.min()), int(a.max())) if a.size else (0, 0)
-    if low < 0 or top > 65535: raise ValueError(f'{name}: its values run from {low} to {top}, expected 8 or 16 bits: 0 to 65535')
+    if low < 0 or top > 65535:
+        raise ValueError(f'{name}: its values run from {low} to {top}, '
+                         'expected 8 or 16 bits: 0 to 65535')
     bits = max(top.bit_length(), 8)
-    if bits < 14:                                   # a picture that uses all 16 has values near the top
-        read = 'it is read as 8 bits' if bits == 8 else 'it is read as 16 bits, and is dark'
-        more = '' if bits == 8 else f'; multiply its values by {2**(16-bits)} where the sensor has {bits} bits'
-        warn_once(f'{name}: the highest of its 16-bit values is {top}, so the upper {16-bits} bits are empty: {read}{more}',
-                  key=(str(Path(name).parent), bits))       # once for each folder
+    if bits < 14:  # a picture that uses all 16 has values near the top
+        read = ('it is read as 8 bits' if bits == 8
+                else 'it is read as 16 bits, and is dark')
+        more = ('' if bits == 8
+                else f'; multiply its values by {2**(16-bits)} where the sensor has '
+                     f'{bits} bits')
+        # once for each folder
+        warn_once(f'{name}: the highest of its 16-bit values is {top}, '
+                  f'so the upper {16-bits} bits are empty: {read}{more}',
+                  key=(str(Path(name).parent), bits))
     return Image.fromarray((a >> (0 if top <= 255 else 8)).astype(np.uint8))
 
 def _rgb(im, name):
@@ -88,17 +107,25 @@ def _rgb(im, name):
         im.load()
         turn = _TURNS.get(_turn(im))
         if turn is not None: im = im.transpose(turn)
-        if im.mode != 'F' and im.mode[0] != 'I': return torch.from_numpy(np.array(im.convert('RGB'))).permute(2, 0, 1).contiguous()
-    except Exception as e: raise ValueError(f'{name}: the picture breaks off or is damaged ({shown(e, 80)})') from None
-    if im.mode == 'F': raise ValueError(f'{name}: a picture of floating-point numbers has no fixed range, expected 8 or 16 bits')
-    return torch.from_numpy(np.array(_eight_bits(im, name).convert('RGB'))).permute(2, 0, 1).contiguous()
+        if im.mode != 'F' and im.mode[0] != 'I':
+            return torch.from_numpy(np.array(im.convert(
+                                                 'RGB'))).permute(2, 0, 1).contiguous()
+    except Exception as e:
+        raise ValueError(f'{name}: the picture breaks off or is damaged '
+                         f'({shown(e, 80)})') from None
+    if im.mode == 'F':
+        raise ValueError(f'{name}: a picture of floating-point numbers has no fixed '
+                         'range, expected 8 or 16 bits')
+    return torch.from_numpy(np.array(_eight_bits(im, name).convert(
+                                         'RGB'))).permute(2, 0, 1).contiguous()
 
 # %% ../nbs/045_images.ipynb #c2f7966a
 @checked
 def read_image(
     source:str|Path|bytes,  # path of a picture, or the bytes of one
 )->Tensor:                  # (3,H,W) uint8 RGB, upright
-    "Read a picture of any kind as RGB, turned as its EXIF tag says; ValueError or FileNotFoundError names what cannot be read."
+    """Read a picture of any kind as RGB, turned as its EXIF tag says;
+    ValueError or FileNotFoundError names what cannot be read."""
     name, im = open_picture(source)
     with im: return _rgb(im, name)
 
@@ -106,7 +133,8 @@ def read_image(
 def upright_size(
     source:str|Path|bytes,  # path of a picture, or the bytes of one
 )->tuple[int,int]:          # height and width as a person sees it, pixels
-    "Read the size of a picture from its header; ValueError or FileNotFoundError names what cannot be read."
+    """Read the size of a picture from its header; ValueError
+    or FileNotFoundError names what cannot be read."""
     with open_picture(source)[1] as im: return im.size if _turn(im) >= 5 else im.size[::-1]
 
 # %% ../nbs/045_images.ipynb #988319c3
@@ -119,67 +147,92 @@ def _channels_first(x):
     array, form = isinstance(x, np.ndarray), tuple(x.shape)
     if x.ndim == 2: x = x[..., None] if array else x[None]
     if x.ndim != 3 or x.shape[-1 if array else 0] not in (1, 3, 4) or 0 in x.shape:
-        raise ValueError(f'{"an array" if array else "a tensor"} of shape {form}; arrays are (H,W,3) or (H,W), tensors (3,H,W)')
-    if str(x.dtype) not in ('uint8', 'torch.uint8') and not (x.dtype.kind == 'f' if array else x.is_floating_point()):
-        raise ValueError(f'{"an array" if array else "a tensor"} of {x.dtype}; expected uint8, or float on 0..255')
-    return torch.from_numpy(np.array(x.transpose(2, 0, 1), x.dtype.newbyteorder('='), order='C')) if array else x.detach().clone()
+        raise ValueError(f'{"an array" if array else "a tensor"} of shape {form}; '
+                         'arrays are (H,W,3) or (H,W), tensors (3,H,W)')
+    if (str(x.dtype) not in ('uint8', 'torch.uint8')
+        and not (x.dtype.kind == 'f' if array else x.is_floating_point())):
+        raise ValueError(f'{"an array" if array else "a tensor"} of {x.dtype}; '
+                         'expected uint8, or float on 0..255')
+    return (torch.from_numpy(np.array(x.transpose(2, 0, 1), x.dtype.newbyteorder('='),
+                                      order='C')) if array else x.detach().clone())
 
 # %% ../nbs/045_images.ipynb #dbbc61c8
 @checked
 def read_picture(
-    source:object,      # path or bytes of a file, or an open one, PIL image, array (H,W,3) or (H,W), tensor (3,H,W); uint8, or float on 0..255
+    # path or bytes of a file, or an open one, PIL image, array
+    # (H,W,3) or (H,W), tensor (3,H,W); uint8, or float on 0..255
+    source:object,
     bgr:bool=False,     # do arrays and tensors hold blue first, as OpenCV's do?
 )->Tensor:              # (3,H,W) RGB; uint8, or float32 where there are fractions
-    "Bring a picture of any kind into the form that detectors take; ValueError, TypeError or FileNotFoundError says what is wrong with it."
+    """Bring a picture of any kind into the form that detectors take; ValueError,
+    TypeError or FileNotFoundError says what is wrong with it."""
     if isinstance(source, (str, os.PathLike)): return read_image(source)
     if hasattr(source, 'read'): source = source.read()
     if isinstance(source, (bytes, bytearray, memoryview)): return read_image(bytes(source))
     if isinstance(source, Image.Image): return _from_pil(source)
     if not isinstance(source, (np.ndarray, Tensor)):
-        raise TypeError(f'a {type(source).__name__} is no picture; expected a path, bytes, a PIL image, an array or a tensor')
+        raise TypeError(f'a {type(source).__name__} is no picture; expected a path, '
+                        'bytes, a PIL image, an array or a tensor')
     x = _channels_first(source)[:3].expand(3, -1, -1)
     if bgr: x = x.flip(0)
     if x.dtype == torch.uint8: return x.contiguous()
-    if not x.isfinite().all(): raise ValueError(f'a float picture of shape {tuple(x.shape)} with values that are not finite')
+    if not x.isfinite().all():
+        raise ValueError(f'a float picture of shape {tuple(x.shape)} with values that are '
+                         'not finite')
     if 0 < x.max() <= 1: warn_dim()
-    return x.byte() if (x >= 0).all() and (x <= 255).all() and (x == x.round()).all() else x.float().contiguous()
+    return (x.byte() if (x >= 0).all() and (x <= 255).all() and (x == x.round()).all()
+            else x.float().contiguous())
 
 # %% ../nbs/045_images.ipynb #14f37691
 def _suffixes():
     "The suffixes of pictures."
     known = picture_formats()
-    return tuple(suffix for suffix, f in Image.registered_extensions().items() if f in known)
+    return tuple(suffix for suffix, f in Image.registered_extensions().items()
+                 if f in known)
 
 @checked
 def find_pictures(
     folder:str|Path,    # a folder, a picture, or a pattern such as 'photos/*.jpg'
 )->list:                # of paths, sorted
-    "List pictures, and count in a warning what else a folder holds; FileNotFoundError where there are none."
+    """List pictures, and count in a warning what else a
+    folder holds; FileNotFoundError where there are none."""
     path = Path(folder)
     if path.is_file(): return [path]
-    if not path.is_dir(): found, rest = [p for p in path.parent.glob(path.name) if p.is_file()], []
+    if not path.is_dir():
+        found, rest = [p for p in path.parent.glob(path.name) if p.is_file()], []
     else:
-        known, files = _suffixes(), sorted(p for p in path.iterdir() if p.is_file() and not p.name.startswith('.'))
+        known, files = (_suffixes(),
+                        sorted(p for p in path.iterdir()
+                               if p.is_file() and not p.name.startswith('.')))
         found = [p for p in files if p.suffix.lower() in known]
         rest  = [p.name for p in files if p.suffix.lower() not in known]
-    left = f'{len(rest)} other file{"s" * (len(rest) != 1)}: {some_of(rest, 3)}' if rest else ''
+    left = (f'{len(rest)} other file{"s" * (len(rest) != 1)}: {some_of(rest, 3)}' if rest
+            else '')
     if not found:
-        what = 'there are no pictures in this folder' if path.is_dir() else 'no such picture or folder'
+        what = ('there are no pictures in this folder' if path.is_dir()
+                else 'no such picture or folder')
         raise FileNotFoundError(f'{folder}: {what}{", only " + left if left else ""}')
-    if left: warn_once(f'{folder}: {len(found)} pictures; left out {left}', key=object())       # each time
+    if left:
+        # each time
+        warn_once(f'{folder}: {len(found)} pictures; left out {left}', key=object())
     return sorted(found)
 
 # %% ../nbs/045_images.ipynb #b0cdbdfc
 @checked
 def list_pictures(
-    imgs:object,    # a picture of any kind, a folder or pattern, a list or a stack (B,H,W,3) or (B,3,H,W) of pictures, or a generator of them
-)->tuple:           # the pictures one by one; and 'one', 'list' or 'stream': the form of the answer
+    # a picture of any kind, a folder or pattern, a list or a stack
+    # (B,H,W,3) or (B,3,H,W) of pictures, or a generator of them
+    imgs:object,
+)->tuple:  # the pictures one by one; and 'one', 'list' or 'stream': the form of the answer
     "Tell one picture from several; TypeError for what is neither."
     if isinstance(imgs, (str, os.PathLike)):
         many = '*' in str(imgs) or imgs and Path(imgs).is_dir()
-        return (find_pictures(imgs), 'list') if many and not Path(imgs).is_file() else ([imgs], 'one')
+        return ((find_pictures(imgs), 'list') if many and not Path(imgs).is_file()
+                else ([imgs], 'one'))
     if isinstance(imgs, (np.ndarray, Tensor)) and imgs.ndim == 4: return list(imgs), 'list'
-    if isinstance(imgs, (bytes, bytearray, memoryview, Image.Image, np.ndarray, Tensor)) or hasattr(imgs, 'read'): return [imgs], 'one'
+    if (isinstance(imgs, (bytes, bytearray, memoryview, Image.Image, np.ndarray, Tensor))
+        or hasattr(imgs, 'read')):
+        return [imgs], 'one'
     if isinstance(imgs, (list, tuple)): return imgs, 'list'
     if isinstance(imgs, Iterable) and not isinstance(imgs, dict): return imgs, 'stream'
     raise TypeError(f'a {type(imgs).__name__} is no picture and no list of pictures')
@@ -187,7 +240,8 @@ def list_pictures(
 # %% ../nbs/045_images.ipynb #ff78db1b
 def _title(i, item):
     "What to call a picture in a message."
-    return str(item) if isinstance(item, (str, os.PathLike)) else getattr(item, 'filename', '') or f'imgs[{i}]'
+    return (str(item) if isinstance(item, (str, os.PathLike))
+            else getattr(item, 'filename', '') or f'imgs[{i}]')
 
 @checked('workers int 0.., ahead int 1..')
 def read_ahead(
@@ -195,17 +249,25 @@ def read_ahead(
     bgr:bool=False,     # do arrays and tensors hold blue first?
     workers:int=4,      # threads that read files; 0: none
     ahead:int=8,        # pictures that are held at once, at most
-)->Iterator:            # of pairs: what to call the picture, and the picture (3,H,W) or the error of reading it
+    # of pairs: what to call the picture, and the
+    # picture (3,H,W) or the error of reading it
+)->Iterator:
     "Read pictures in their order, a few of them before they are asked for."
     def read(title, item):
         try: return read_picture(item, bgr)
-        except (ValueError, OSError, TypeError) as e: return type(e)(str(e) if title in str(e) else f'{title}: {e}')
+        except (ValueError, OSError, TypeError) as e:
+            return type(e)(str(e) if title in str(e) else f'{title}: {e}')
     pool, queue = ThreadPoolExecutor(workers) if workers else None, deque()
     try:
         for i, item in enumerate(items):
-            title, still = _title(i, item), isinstance(item, (np.ndarray, Tensor))      # copied now: the next frame may be written over it
-            queue.append((title, read(title, item) if still or not pool else pool.submit(read, title, item)))
-            if len(queue) >= ahead: title, x = queue.popleft(); yield title, x.result() if isinstance(x, Future) else x
+            # copied now: the next frame may be written over it
+            title, still = _title(i, item), isinstance(item, (np.ndarray, Tensor))
+            queue.append((title,
+                          read(title, item) if still or not pool
+                          else pool.submit(read, title, item)))
+            if len(queue) >= ahead:
+                title, x = queue.popleft()
+                yield title, x.result() if isinstance(x, Future) else x
         for title, x in queue: yield title, x.result() if isinstance(x, Future) else x
     finally:
         if pool: pool.shutdown(wait=False, cancel_futures=True)
@@ -215,15 +277,20 @@ def read_ahead(
 def tile_grid(
     size:tuple,         # (H,W) of the picture
     tile:tuple,         # (h,w) of a tile, pixels
-    overlap:float=.25,  # of neighbours, at least; share of a tile's side, from 0 to below 1
+    # of neighbours, at least; share of a tile's side, from 0 to below 1
+    overlap:float=.25,
 )->list:                # x1, y1, x2, y2 of each tile, row by row
-    "Cover a picture with overlapping tiles; ValueError for tiles without size, or an overlap that leaves no step."
-    if overlap == 1: raise ValueError('overlap is 1, which leaves no step; expected a share below 1')
+    """Cover a picture with overlapping tiles; ValueError for tiles without size, or an
+    overlap that leaves no step."""
+    if overlap == 1:
+        raise ValueError('overlap is 1, which leaves no step; expected a share below 1')
     def starts(length, side):
-        steps = math.ceil((length - side) / max(side*(1 - overlap), 1)) if length > side else 0
+        steps = (math.ceil((length - side) / max(side*(1 - overlap), 1)) if length > side
+                 else 0)
         return [round(i*(length - side)/steps) for i in range(steps + 1)] if steps else [0]
     (H, W), (h, w) = size, tile
-    return [(x, y, min(x + w, W), min(y + h, H)) for y in starts(H, h) for x in starts(W, w)]
+    return [(x, y, min(x + w, W), min(y + h, H)) for y in starts(H, h)
+            for x in starts(W, w)]
 
 # %% ../nbs/045_images.ipynb #c81d295a
 class Window(NamedTuple):
@@ -245,14 +312,16 @@ class Window(NamedTuple):
         "Cut the window out and resize it."
         x1, y1, x2, y2 = self.box
         part = self.image[:, y1:y2, x1:x2].to(device)
-        return part if self.size == self.shape else F.resize(part, list(self.shape), antialias=antialias)
+        return (part if self.size == self.shape
+                else F.resize(part, list(self.shape), antialias=antialias))
 
 @checked('tiles? pair int 1..')
 def cut_windows(
     image:Tensor,                   # (3,H,W)
-    scale:tuple|float|None=None,    # limits of the two sides of what is shown, or a factor; None: each part as it is
+    # limits of the two sides of what is shown, or a factor; None: each part as it is
+    scale:tuple|float|None=None,
     tiles:tuple|None=None,          # (h,w) of tiles, pixels of the picture
-    overlap:float=.25,              # of neighbouring tiles, share of their side, from 0 to below 1
+    overlap:float=.25,  # of neighbouring tiles, share of their side, from 0 to below 1
     whole:bool=True,                # with tiles, show the whole picture too?
 )->list:                            # of Window
     "Choose the parts of a picture that a detector is shown, and their sizes."
@@ -260,5 +329,7 @@ def cut_windows(
     H, W = image.shape[1:]
     boxes = tile_grid((H, W), tiles, overlap) if tiles else []
     if (0, 0, W, H) not in boxes and (whole or not boxes): boxes = [(0, 0, W, H), *boxes]
-    scale, shown = check_scale(scale), lambda size: size if scale is None else view_size(size, scale)
-    return [Window(image, (x1, y1, x2, y2), shown((y2 - y1, x2 - x1))) for x1,y1,x2,y2 in boxes]
+    scale, shown = (check_scale(scale),
+                    lambda size: size if scale is None else view_size(size, scale))
+    return [Window(image, (x1, y1, x2, y2), shown((y2 - y1, x2 - x1)))
+            for x1,y1,x2,y2 in boxes]

@@ -34,22 +34,29 @@ from .build import build_detector, load_own
 from .config import Config
 from .names import weights_kind
 from .zoo import DETECTRON2, TORCHVISION
-from .weights import check_scale, class_names, load_detector, picture_size, pipeline_scale, same_scale, read_test_settings
+from .weights import (
+    check_scale, class_names, load_detector, picture_size,
+    pipeline_scale, same_scale, read_test_settings)
 from .outputs import never_over, place_below
 from .images import find_pictures, list_pictures, read_picture
 from .images import cut_windows, read_ahead, tile_grid
-from .detections import Detections, any_class, bring_back, changed_filter, join_windows, show_result
+from .detections import (
+    Detections, any_class, bring_back, changed_filter, join_windows, show_result)
 from .video import Camera, VideoReader, VideoWriter, camera_number, is_video
 
 # %% ../nbs/071_inference.ipynb #99273b1e
-_all_ = ['read_picture', 'find_pictures', 'Detections', 'show_result']      # of the chapters before, and wanted here
+# of the chapters before, and wanted here
+_all_ = ['read_picture', 'find_pictures', 'Detections', 'show_result']
 
 # %% ../nbs/071_inference.ipynb #4e3ec430
 def _read_config(config, changes):
     "A config from its name, its path or a dict, with changes."
-    if not isinstance(config, (str, os.PathLike, dict)): raise TypeError(f'config must be a path, a name or a dict, not a {type(config).__name__}')
+    if not isinstance(config, (str, os.PathLike, dict)):
+        raise TypeError('config must be a path, a name or a dict, '
+                        f'not a {type(config).__name__}')
     cfg = copy.deepcopy(config) if isinstance(config, dict) else Config.fromfile(config)
-    if 'model' not in cfg: raise ValueError(f'the config has no model; it has {", ".join(list(cfg)[:8])}')
+    if 'model' not in cfg:
+        raise ValueError(f'the config has no model; it has {", ".join(list(cfg)[:8])}')
     if changes:
         cfg = cfg if isinstance(cfg, Config) else Config(cfg)
         cfg.merge_from_dict(changes)
@@ -60,13 +67,19 @@ def _fill(model, checkpoint, config):
     state = read_checkpoint(find_weights(checkpoint))
     kind = weights_kind(state)
     if kind != 'mmdetection':
-        raise ValueError(f'{checkpoint} holds weights of {kind}, and a config describes those of mmdetection: give the detector\'s name in {kind} instead')
+        raise ValueError(f'{checkpoint} holds weights of {kind}, '
+                         'and a config describes those of mmdetection: '
+                         f'give the detector\'s name in {kind} instead')
     report = load_checkpoint(model, state)
     if wrong := report.reinitialised + report.missing + report.unexpected:
-        what = 'missing from the file' if wrong[0] in report.missing else 'in the file alone'
-        if wrong[0] in report.shapes: what = '{} in the file and {} in the model'.format(*report.shapes[wrong[0]])
-        raise ValueError(f'{checkpoint} does not fit {config}: {wrong[0]} is {what}; are the classes of both the same? '
-                         '(cfg_options={"model.roi_head.bbox_head.num_classes": ...} changes those of the config)')
+        what = ('missing from the file' if wrong[0] in report.missing
+                else 'in the file alone')
+        if wrong[0] in report.shapes:
+            what = '{} in the file and {} in the model'.format(*report.shapes[wrong[0]])
+        raise ValueError(f'{checkpoint} does not fit {config}: {wrong[0]} is {what}; '
+                         'are the classes of both the same? '
+                         '(cfg_options={"model.roi_head.bbox_head.num_classes": '
+                         '...} changes those of the config)')
     say(report)
     return state.metadata
 
@@ -75,114 +88,182 @@ def _device(device):
     try: return torch.empty(0, device=device).device
     except (RuntimeError, AssertionError, TypeError):
         there = ['cpu', *(f'cuda:{i}' for i in range(torch.cuda.device_count()))]
-        raise ValueError(f'device {device!r} is not to be had here; there is {", ".join(there)}') from None
+        raise ValueError(f'device {device!r} is not to be had here; '
+                         f'there is {", ".join(there)}') from None
 
 # %% ../nbs/071_inference.ipynb #c5a31320
 @checked
 def init_detector(
-    config:str|Path|dict|None,          # path, name or content of a config; torchvision's or Detectron2's name; or weights that need none
+    # path, name or content of a config; torchvision's
+    # or Detectron2's name; or weights that need none
+    config:str|Path|dict|None,
     checkpoint:str|Path|None=None,      # path, URL or name of weights
     device:str|torch.device|None=None,  # None: a GPU if there is one
-    cfg_options:dict|None=None,         # changes to the config: {'model.roi_head.bbox_head.num_classes': 3}
-    classes:list[str]|str|None=None,    # names, or a text with a letter for each; None: those of the weights or the config, or COCO's
-    scale:tuple|float|None=None,        # limits of the sides of pictures, or a factor; None: as the weights or the config say
-    own:tuple=(),                       # classes of yours that the config, or a file of detbook's, names
-)->nn.Module:                           # in eval mode, with `classes`, `test_scale`, `test_antialias`, `cfg`
-    "Build a detector that is ready for `inference_detector`; ValueError where config and weights do not fit."
-    weights = isinstance(config, (str, os.PathLike)) and re.search(r'\.(pth?|pkl|safetensors|ckpt)$|://|^toy_detector$', str(config))
+    # changes to the config: {'model.roi_head.bbox_head.num_classes': 3}
+    cfg_options:dict|None=None,
+    # names, or a text with a letter for each; None:
+    # those of the weights or the config, or COCO's
+    classes:list[str]|str|None=None,
+    # limits of the sides of pictures, or a factor; None: as the weights or the config say
+    scale:tuple|float|None=None,
+    own:tuple=(),  # classes of yours that the config, or a file of detbook's, names
+)->nn.Module:  # in eval mode, with `classes`, `test_scale`, `test_antialias`, `cfg`
+    """Build a detector that is ready for `inference_detector`;
+    ValueError where config and weights do not fit."""
+    weights = (isinstance(config, (str, os.PathLike))
+               and re.search(r'\.(pth?|pkl|safetensors|ckpt)$|://|^toy_detector$',
+                             str(config)))
     if checkpoint is None and weights: config, checkpoint = None, config
-    if checkpoint is None and config is None: raise ValueError('init_detector needs a config, or weights')
-    device, scale = _device(device or ('cuda' if torch.cuda.is_available() else 'cpu')), check_scale(scale)
+    if checkpoint is None and config is None:
+        raise ValueError('init_detector needs a config, or weights')
+    device, scale = (_device(device or ('cuda' if torch.cuda.is_available() else 'cpu')),
+                     check_scale(scale))
     known = isinstance(config, str) and config in (*TORCHVISION, *DETECTRON2)
-    if cfg_options and (config is None or known): raise ValueError(f'cfg_options change a config, and {config or checkpoint} is used without one')
+    if cfg_options and (config is None or known):
+        raise ValueError(f'cfg_options change a config, and {config or checkpoint} is '
+                         'used without one')
     if config is None or known:
         model = load_detector(checkpoint or config, config, own=own)
         cfg, metadata, names = model.cfg, model.notes, model.classes
     else:
         cfg = _read_config(config, cfg_options)
-        model, metadata = build_detector(cfg['model'], cfg.get('train_cfg'), cfg.get('test_cfg'), own), {}
-        if checkpoint is None: warn_once(f'{type(model).__name__} has random weights, for init_detector was given no checkpoint', key=object())   # each time
-        else: metadata = _fill(model, checkpoint, config if isinstance(config, (str, Path)) else 'the config')
-        names = class_names(metadata, getattr(model, 'num_classes', None), places=(read_test_settings(cfg).get('metainfo'), cfg.get('metainfo')))
-    model.classes, model.cfg = tuple(names if classes is None else class_list(model, classes)), cfg
+        model, metadata = (build_detector(cfg['model'], cfg.get('train_cfg'),
+                                          cfg.get('test_cfg'), own), {})
+        if checkpoint is None:
+            # each time
+            warn_once(f'{type(model).__name__} has random weights, '
+                      'for init_detector was given no checkpoint', key=object())
+        else:
+            metadata = _fill(model, checkpoint,
+                             config if isinstance(config, (str, Path)) else 'the config')
+        names = class_names(metadata, getattr(model, 'num_classes', None),
+                            places=(read_test_settings(cfg).get('metainfo'),
+                                    cfg.get('metainfo')))
+    model.classes, model.cfg = (tuple(names if classes is None
+                                      else class_list(model, classes)), cfg)
     model.notes = metadata
     if scale is not None: model.test_scale, model.test_antialias = scale, cfg is None
-    elif config is not None and not known: model.test_scale, model.test_antialias = picture_size(str(checkpoint or config), cfg, metadata)
+    elif config is not None and not known:
+        model.test_scale, model.test_antialias = picture_size(
+            str(checkpoint or config), cfg, metadata)
     return model.to(device).eval()
 
 # %% ../nbs/071_inference.ipynb #ea77aab0
 class _Picture:
     "A picture on its way: its windows, and what was found in each."
-    def __init__(self, title, windows): self.title, self.windows, self.found = title, windows, [None]*len(windows)
+    def __init__(self, title, windows):
+        self.title, self.windows, self.found = title, windows, [None]*len(windows)
 
 # %% ../nbs/071_inference.ipynb #6862fbda
-_PERSON_PAIRS = tuple((i, i+1) for i in range(1, 17, 2))    # left and right keypoints of COCO's persons
+# left and right keypoints of COCO's persons
+_PERSON_PAIRS = tuple((i, i+1) for i in range(1, 17, 2))
 
 # %% ../nbs/071_inference.ipynb #4542d600
 def _kept_size(model):
-    "How a detector's pictures are resized: as was settled when it was loaded, or as the file says from which `load_checkpoint` took its weights."
-    if hasattr(model, 'test_scale'): return model.test_scale, getattr(model, 'test_antialias', True)
-    return picture_size(model.loaded_from, None, model.notes) if hasattr(model, 'loaded_from') else (None, True)
+    """How a detector's pictures are resized: as was settled when it was loaded,
+    or as the file says from which `load_checkpoint` took its weights."""
+    if hasattr(model, 'test_scale'):
+        return model.test_scale, getattr(model, 'test_antialias', True)
+    return (picture_size(model.loaded_from, None, model.notes)
+            if hasattr(model, 'loaded_from') else (None, True))
 
 def _kept_names(model):
-    "The names of a detector's classes: its own, or those of the file; ValueError where they are too many or too few."
+    """The names of a detector's classes: its own, or those of the file;
+    ValueError where they are too many or too few."""
     number, names = getattr(model, 'num_classes', None), getattr(model, 'classes', None)
-    if not (names is None or isinstance(names, (tuple, list)) and all(isinstance(c, str) for c in names)): raise TypeError(f'model.classes must be names in the order of the labels, not {names!r:.60}')
-    if not names: return class_names(model.notes, number) if hasattr(model, 'loaded_from') and number else ()
+    if not (names is None
+            or isinstance(names, (tuple, list))
+            and all(isinstance(c, str) for c in names)):
+        raise TypeError('model.classes must be names in the order of the labels, '
+                        f'not {names!r:.60}')
+    if not names:
+        return (class_names(model.notes, number)
+                if hasattr(model, 'loaded_from') and number else ())
     if isinstance(number, int) and len(names) != number and not isinstance(model, RPN):
-        raise ValueError(f'{type(model).__name__} tells {number} classes apart, and model.classes has {len(names)} names: {", ".join(map(str, names[:6]))}')
+        raise ValueError(f'{type(model).__name__} tells {number} classes apart, '
+                         f'and model.classes has {len(names)} names: '
+                         f'{", ".join(map(str, names[:6]))}')
     return tuple(names)
 
 # %% ../nbs/071_inference.ipynb #0ef0d018
 @component
 class Predictor:
-    "A detector and how it is asked. Called with pictures it gives `Detections`; ValueError for settings that do not go together."
+    """A detector and how it is asked. Called with pictures it gives `Detections`;
+    ValueError for settings that do not go together."""
     def __init__(self,
         model:nn.Module,                    # a detector, or a TestTimeAug around one
         *,
         device:str|torch.device|None=None,  # move the detector there; None: where it is
         bs:int=1,                           # views at once
-        scale:tuple|float|None=None,        # limits of the sides of what is shown, or a factor; None: the detector's `test_scale`; 1.: as it is
-        antialias:bool|None=None,           # smooth before making smaller? None: the detector's `test_antialias`
+        # limits of the sides of what is shown, or a factor; None:
+        # the detector's `test_scale`; 1.: as it is
+        scale:tuple|float|None=None,
+        # smooth before making smaller? None: the detector's `test_antialias`
+        antialias:bool|None=None,
         score_thr:float|None=None,          # this and the next three: see `changed_filter`
         iou:float|None=None,                # (likewise)
-        max_per_img:int|None=None,          # (likewise; with tiles, for each of them and for the picture)
+        # (likewise; with tiles, for each of them and for the picture)
+        max_per_img:int|None=None,
         class_agnostic:bool|None=None,      # (likewise)
-        tta:bool|dict=False,                # look at every view in a mirror too? or arguments of `predict_augmented`
+        # look at every view in a mirror too? or arguments of `predict_augmented`
+        tta:bool|dict=False,
         tiles:tuple|None=None,              # (H,W) of tiles, pixels of the picture
-        overlap:float=.25,                  # of neighbouring tiles, share of their side, from 0 to below 1
+        overlap:float=.25,  # of neighbouring tiles, share of their side, from 0 to below 1
         whole:bool=True,                    # with tiles, look at the whole picture too?
-        masks:bool|str=True,                # True: (N,H,W) bool; 'rle': run lengths, which take little memory; False: leave them out
+        # True: (N,H,W) bool; 'rle': run lengths, which
+        # take little memory; False: leave them out
+        masks:bool|str=True,
         bgr:bool=False,                     # do arrays and tensors hold blue first?
-        on_bad:str='raise',                 # 'skip': None in place of a picture that cannot be read, and a warning at the end
+        # 'skip': None in place of a picture that cannot be read, and a warning at the end
+        on_bad:str='raise',
         workers:int=4,                      # threads that read files; 0: none
-        progress:bool=True,                 # count aloud when it takes more than a few seconds?
+        progress:bool=True,  # count aloud when it takes more than a few seconds?
     ):
         if isinstance(model, TestTimeAug):
-            if tta: raise ValueError('tta= is for a detector; this TestTimeAug looks several times by itself')
-            tta, model = {k: getattr(model, k) for k in ('scales', 'flips', 'suppress', 'max_per_img', 'pairs', 'antialias')}, model.model
-        if not hasattr(model, 'predict'): model = getattr(model, 'module', model)        # of DataParallel and its like
-        if not hasattr(model, 'predict'): raise TypeError(f'a {type(model).__name__} has no `predict`, so it is no detector; init_detector makes one of a file')
-        lacks = [k for k,p in list(inspect.signature(model.predict).parameters.items())[1:] if p.default is p.empty]
-        if lacks: raise ValueError(f'{type(model).__name__}.predict needs {", ".join(lacks)} beside the pictures: call it yourself')
-        for name, value, known in (('on_bad', on_bad, ('raise', 'skip')), ('masks', masks, (True, False, 'rle'))):
-            if value not in known: raise ValueError(f'{name} must be one of {", ".join(map(repr, known))}, not {value!r}')
-        check('bs int 1.., workers int 0.., tiles? pair int 1.., overlap 0..1', bs, workers, tiles, overlap)
+            if tta:
+                raise ValueError('tta= is for a detector; this TestTimeAug looks several '
+                                 'times by itself')
+            tta, model = ({k: getattr(model, k)
+                           for k in ('scales', 'flips', 'suppress', 'max_per_img', 'pairs',
+                                     'antialias')}, model.model)
+        if not hasattr(model, 'predict'):
+            model = getattr(model, 'module', model)  # of DataParallel and its like
+        if not hasattr(model, 'predict'):
+            raise TypeError(f'a {type(model).__name__} has no `predict`, '
+                            'so it is no detector; init_detector makes one of a file')
+        lacks = [k for k,p in list(inspect.signature(model.predict).parameters.items())[1:]
+                 if p.default is p.empty]
+        if lacks:
+            raise ValueError(f'{type(model).__name__}.predict needs {", ".join(lacks)} '
+                             'beside the pictures: call it yourself')
+        for name, value, known in (('on_bad', on_bad, ('raise', 'skip')),
+                                   ('masks', masks, (True, False, 'rle'))):
+            if value not in known:
+                raise ValueError(f'{name} must be one of {", ".join(map(repr, known))}, '
+                                 f'not {value!r}')
+        check('bs int 1.., workers int 0.., tiles? pair int 1.., overlap 0..1', bs,
+              workers, tiles, overlap)
         if tiles is not None: tile_grid((1, 1), tiles, overlap)
         self.model = model if device is None else model.to(_device(device))
-        self.filter, self.max_per_img = changed_filter(model, score_thr, iou, max_per_img, class_agnostic), max_per_img
-        self.score_thr, self.iou, self.class_agnostic = score_thr, .5 if iou is None else iou, bool(class_agnostic)
+        self.filter, self.max_per_img = (changed_filter(model, score_thr, iou, max_per_img,
+                                                        class_agnostic), max_per_img)
+        self.score_thr, self.iou, self.class_agnostic = (
+            score_thr, .5 if iou is None else iou, bool(class_agnostic))
         kept, smooth = _kept_size(model)
         self.scale = kept if scale is None else check_scale(scale)
         self.antialias = (smooth if antialias is None else antialias) is not False
         self.classes = _kept_names(model)
         self.tta = self._views_of(tta) if tta else None
         self.sized = not tta and 'sizes' in inspect.signature(model.predict).parameters
-        self.bs, self.tiles, self.overlap, self.whole, self.masks = bs, tiles, overlap, whole, masks
-        self.bgr, self.on_bad, self.workers, self.progress, self.skipped = bgr, on_bad, workers, progress, []
+        self.bs, self.tiles, self.overlap, self.whole, self.masks = (
+            bs, tiles, overlap, whole, masks)
+        self.bgr, self.on_bad, self.workers, self.progress, self.skipped = (
+            bgr, on_bad, workers, progress, [])
 
     def __call__(self,
-        imgs:object,    # a picture of any kind; a list or folder of them; a generator of frames, a VideoReader or a Camera
+        # a picture of any kind; a list or folder of them;
+        # a generator of frames, a VideoReader or a Camera
+        imgs:object,
     ):                  # Detections; a list of them; a generator of them
         "Detect objects."
         items, form = list_pictures(imgs)
@@ -194,10 +275,13 @@ class Predictor:
         items:Iterable,         # pictures of any kind
         total:int|None=None,    # how many, for those who wait
     )->Iterator:                # of Detections, or None for a picture that was skipped
-        "Detect objects in one picture after the other; only a few pictures are held at a time."
+        """Detect objects in one picture after the other;
+        only a few pictures are held at a time."""
         ahead = 1 if self.bs == 1 else 4*self.bs
-        waiting, pictures, bar, self.skipped = [], deque(), Progress(total, wanted=self.progress), []
-        for title, image in read_ahead(items, self.bgr, 0 if total == 1 else self.workers, ahead + self.workers):
+        waiting, pictures, bar, self.skipped = (
+            [], deque(), Progress(total, wanted=self.progress), [])
+        for title, image in read_ahead(items, self.bgr, 0 if total == 1 else self.workers,
+                                       ahead + self.workers):
             if isinstance(image, Exception) and self.on_bad == 'raise': raise image
             pictures.append(self._begin(title, image, waiting))
             if len(waiting) < ahead: continue
@@ -207,20 +291,30 @@ class Predictor:
         self._look(waiting)
         while pictures: bar.step(); yield self._finish(pictures.popleft())
         bar.step(0, last=True)
-        if self.skipped: warn_once(f'{len(self.skipped)} of {bar.n} pictures were skipped; the first: {self.skipped[0]}', key=object())   # each time
+        if self.skipped:
+            # each time
+            warn_once(f'{len(self.skipped)} of {bar.n} pictures were skipped; the first: '
+                      f'{self.skipped[0]}', key=object())
 
     def _begin(self, title, image, waiting):
         "Cut a picture into windows and let them wait."
         if isinstance(image, Exception): self.skipped.append(str(image)); return None
-        picture = _Picture(title, cut_windows(image, None if self.tta else self.scale, self.tiles, self.overlap, self.whole))
+        picture = _Picture(title,
+                           cut_windows(image, None if self.tta else self.scale, self.tiles,
+                                       self.overlap, self.whole))
         waiting.extend((picture, i) for i in range(len(picture.windows)))
         return picture
 
     def _look(self, waiting):
         "Show windows to the detector, those of one padded size together."
-        device, training = next(self.model.parameters()).device, [m for m in self.model.modules() if m.training]
-        divisor, groups = 1 if self.tta else getattr(getattr(self.model, 'preprocess', None), 'pad_divisor', 1), {}
-        for p, i in waiting: groups.setdefault(tuple(-(-n // divisor) for n in p.windows[i].shape), []).append((p, i))
+        device, training = (next(self.model.parameters()).device,
+                            [m for m in self.model.modules() if m.training])
+        divisor, groups = (1 if self.tta
+                           else getattr(getattr(self.model, 'preprocess', None),
+                                        'pad_divisor', 1), {})
+        for p, i in waiting:
+            groups.setdefault(tuple(-(-n // divisor) for n in p.windows[i].shape),
+                              []).append((p, i))
         self.model.eval()
         try:
             for group in groups.values():
@@ -228,85 +322,134 @@ class Predictor:
                     some    = group[start:start + self.bs]
                     windows = [p.windows[i] for p,i in some]
                     sizes   = [w.size if self._draws(w) else w.shape for w in windows]
-                    answers = self._predict([w.pixels(self.antialias, device) for w in windows], sizes)
-                    for (p, i), d, seen in zip(some, answers, sizes): p.found[i] = self._keep(d, seen, p, i)
+                    answers = self._predict([w.pixels(self.antialias, device)
+                                             for w in windows], sizes)
+                    for (p, i), d, seen in zip(some, answers, sizes):
+                        p.found[i] = self._keep(d, seen, p, i)
         finally:
             for m in training: m.training = True
 
     def _draws(self, window):
-        "Does the detector draw its masks at the size of the window, not at the size shown? A hundred of more than two megapixels are only drawn if asked for."
-        return self.sized and (self.masks is True or self.masks == 'rle' and math.prod(window.size) <= 2**21)
+        """Does the detector draw its masks at the size of the window, not at the size
+        shown? A hundred of more than two megapixels are only drawn if asked for."""
+        return (self.sized
+                and (self.masks is True
+                     or self.masks == 'rle' and math.prod(window.size) <= 2**21))
 
     def _predict(self, images, sizes):
-        "Ask the detector, once or in several views; the answers are in pixels of the sizes."
+        """Ask the detector, once or in several views;
+        the answers are in pixels of the sizes."""
         if self.tta: return self.tta.predict(images)
         return self._asker()(images, **(dict(sizes=sizes) if self.sized else {}))
 
-    def _asker(self): return self.model.predict if self.filter is None else partial(self.model.predict, test_filter=self.filter)
+    def _asker(self):
+        return (self.model.predict if self.filter is None
+                else partial(self.model.predict, test_filter=self.filter))
 
     def _keep(self, found, seen, picture, i):
         "Bring the answer for a window back to its picture."
         window = picture.windows[i]
-        ready  = self.masks is True and seen == window.size and len(picture.windows) == 1       # masks are what is asked for, as they are
-        return bring_back({k: v for k,v in found.items() if self.masks or k != 'masks'}, seen, window.box, not ready)
+        # masks are what is asked for, as they are
+        ready  = self.masks is True and seen == window.size and len(picture.windows) == 1
+        return bring_back({k: v for k,v in found.items() if self.masks or k != 'masks'},
+                          seen, window.box, not ready)
 
     def _finish(self, picture):
         "Put together what the windows of a picture have shown."
         if picture is None: return None
         size  = tuple(picture.windows[0].image.shape[-2:])
-        found = join_windows(picture.found, [w.box for w in picture.windows], size, self.iou, self.max_per_img, self.class_agnostic, self.score_thr, self.masks == 'rle')
+        found = join_windows(picture.found, [w.box for w in picture.windows], size,
+                             self.iou, self.max_per_img, self.class_agnostic,
+                             self.score_thr, self.masks == 'rle')
         return Detections(found, size, picture.title, self.classes)
 
     def _views_of(self, tta):
-        "The detector as one that looks several times; factors are relative to the size at which a single look would be taken."
+        """The detector as one that looks several times; factors are relative to the size
+        at which a single look would be taken."""
         if tta is True: tta = {}
-        if not isinstance(tta, dict): raise TypeError(f'tta must be True, False, or a dict of arguments of predict_augmented, not {tta!r}')
+        if not isinstance(tta, dict):
+            raise TypeError('tta must be True, False, or a dict of arguments of '
+                            f'predict_augmented, not {tta!r}')
         limits = lambda s: isinstance(s, (tuple, list))
-        times = lambda s: s if limits(s) or self.scale is None else tuple(s*x for x in self.scale) if limits(self.scale) else s*self.scale
+        times = (lambda s: s if limits(s) or self.scale is None
+                 else tuple(s*x for x in self.scale) if limits(self.scale)
+                 else s*self.scale)
         suppress = tta.get('suppress') or NMS(self.iou)
         points = getattr(self.model, 'num_keypoints', None) == 17
-        usual = dict(pairs=_PERSON_PAIRS if points else (), antialias=self.antialias, max_per_img=self.max_per_img or 100)
-        own = dict(scales=tuple(map(times, tta.get('scales', (1.,)))), suppress=any_class(suppress, 2**40) if self.class_agnostic else suppress)
+        usual = dict(pairs=_PERSON_PAIRS if points else (), antialias=self.antialias,
+                     max_per_img=self.max_per_img or 100)
+        own = dict(scales=tuple(map(times, tta.get('scales', (1.,)))),
+                   suppress=any_class(suppress, 2**40) if self.class_agnostic
+                   else suppress)
         return TestTimeAug(SimpleNamespace(predict=self._asker()), **usual | tta | own)
 
 # %% ../nbs/071_inference.ipynb #a9c28361
 def _settings(model, cfg):
-    "The third argument of `inference_detector` as keywords of `Predictor`; of a whole config the size in its test pipeline."
-    known = [k for k in inspect.signature(Predictor.__init__).parameters if k not in ('self', 'model')]
+    """The third argument of `inference_detector` as keywords of `Predictor`;
+    of a whole config the size in its test pipeline."""
+    known = [k for k in inspect.signature(Predictor.__init__).parameters
+             if k not in ('self', 'model')]
     if cfg is None: return {}
     if not isinstance(cfg, dict):
-        if isinstance(cfg, (str, os.PathLike)) and str(cfg).endswith(('.py', '.json', '.yml', '.yaml')): raise TypeError(f'cfg must be a config, not the name of one: Config.fromfile({str(cfg)!r}) reads it')
-        raise TypeError(f'cfg must be a dict of more settings, such as dict(iou=.5), or a whole config, not {str(cfg)[:60]!r}{nearest(cfg, known) if isinstance(cfg, str) else ""}')
-    if not {'model', 'test_dataloader', 'test_pipeline', 'val_dataloader', 'data'} & set(cfg):
-        if odd := [k for k in cfg if k not in known]: raise TypeError(f'cfg has no setting {odd[0]!r}{nearest(odd[0], known) or "; there are: " + ", ".join(known)}')
+        if (isinstance(cfg, (str, os.PathLike))
+            and str(cfg).endswith(('.py', '.json', '.yml', '.yaml'))):
+            raise TypeError('cfg must be a config, not the name of one: '
+                            f'Config.fromfile({str(cfg)!r}) reads it')
+        raise TypeError(
+            'cfg must be a dict of more settings, such as dict(iou=.5), '
+            'or a whole config, '
+            f'not {str(cfg)[:60]!r}{nearest(cfg, known) if isinstance(cfg, str) else ""}')
+    if (not {'model', 'test_dataloader', 'test_pipeline', 'val_dataloader', 'data'}
+        & set(cfg)):
+        if odd := [k for k in cfg if k not in known]:
+            raise TypeError(f'cfg has no setting {odd[0]!r}{nearest(odd[0], known) or "; there are: " + ", ".join(known)}')
         return dict(cfg)
-    if 'data' in cfg and not {'test_dataloader', 'test_pipeline'} & set(cfg): raise ValueError('cfg is a config of mmdetection 2, whose data part is not read here: use the recipe of the same name in mmdetection 3')
+    if 'data' in cfg and not {'test_dataloader', 'test_pipeline'} & set(cfg):
+        raise ValueError('cfg is a config of mmdetection 2, whose data part is not read '
+                         'here: use the recipe of the same name in mmdetection 3')
     model = getattr(model, 'model', model) if isinstance(model, TestTimeAug) else model
     said, (kept, smooth) = pipeline_scale(cfg), _kept_size(model)
     if said is None: return {}
     if kept is not None and not same_scale(said, kept):
-        warn_once(f'the test pipeline of the config says {said}, and the detector was loaded with {kept}: pictures are resized to {said}', key=object())     # each time
-    return dict(scale=said, antialias=smooth if kept is not None and same_scale(said, kept) else False)
+        # each time
+        warn_once(f'the test pipeline of the config says {said}, '
+                  f'and the detector was loaded with {kept}: '
+                  f'pictures are resized to {said}', key=object())
+    return dict(scale=said,
+                antialias=smooth if kept is not None and same_scale(said, kept) else False)
 
 @checked
 def inference_detector(
-    model:nn.Module,                    # a detector, such as `init_detector` gives; or a TestTimeAug around one
-    imgs:object,                        # a picture: path, bytes, PIL image, array, tensor; or a list, a folder, a generator of them; a VideoReader or a Camera
-    cfg:dict|None=None,                 # more settings: keywords of `Predictor`, such as iou, max_per_img, class_agnostic, tta, masks, on_bad; or a whole config, whose test pipeline says the size
+    # a detector, such as `init_detector` gives; or a TestTimeAug around one
+    model:nn.Module,
+    # a picture: path, bytes, PIL image, array, tensor; or a list, a folder,
+    # a generator of them; a VideoReader or a Camera
+    imgs:object,
+    # more settings: keywords of `Predictor`, such as iou, max_per_img, class_agnostic,
+    # tta, masks, on_bad; or a whole config, whose test pipeline says the size
+    cfg:dict|None=None,
     device:str|torch.device|None=None,  # move the detector there; None: where it is
     bs:int=1,                           # pictures at once
-    score_thr:float|None=None,          # detections must score higher; None: as the detector has it
-    tiles:tuple|None=None,              # (H,W) of tiles to look at as well, for small objects in large pictures
-    bgr:bool=False,                     # do arrays and tensors hold blue first, as OpenCV's do?
-):                                      # Detections; or a list of them, or a generator of them
-    "Detect objects in pictures of any kind; the answer is in pixels of each picture. What cannot be read raises a sentence that names it."
-    return Predictor(model, **(dict(device=device, bs=bs, score_thr=score_thr, tiles=tiles, bgr=bgr) | _settings(model, cfg)))(imgs)
+    # detections must score higher; None: as the detector has it
+    score_thr:float|None=None,
+    # (H,W) of tiles to look at as well, for small objects in large pictures
+    tiles:tuple|None=None,
+    bgr:bool=False,  # do arrays and tensors hold blue first, as OpenCV's do?
+):  # Detections; or a list of them, or a generator of them
+    """Detect objects in pictures of any kind; the answer is in pixels of each picture.
+    What cannot be read raises a sentence that names it."""
+    return Predictor(model,
+                     **(dict(device=device, bs=bs, score_thr=score_thr, tiles=tiles,
+                             bgr=bgr) | _settings(model, cfg)))(imgs)
 
 # %% ../nbs/071_inference.ipynb #2f1447a1
 def _image_ids(paths):
-    "An id for each picture: the number that its name is, where that holds for all, as COCO names its files; else 1, 2, 3, ..."
-    numbers = [int(p.stem) if re.fullmatch(r'[0-9]{1,18}', p.stem) else None for p in paths]
-    return numbers if None not in numbers and len(set(numbers)) == len(numbers) else list(range(1, len(paths) + 1))
+    """An id for each picture: the number that its name is, where that holds for all, as
+    COCO names its files; else 1, 2, 3, ..."""
+    numbers = [int(p.stem) if re.fullmatch(r'[0-9]{1,18}', p.stem) else None
+               for p in paths]
+    return (numbers if None not in numbers and len(set(numbers)) == len(numbers)
+            else list(range(1, len(paths) + 1)))
 
 # %% ../nbs/071_inference.ipynb #e6e09c0d
 class _Video(NamedTuple):
@@ -317,22 +460,36 @@ class _Video(NamedTuple):
     writer: object          # VideoWriter, or None
 
 def _open_video(images, on_bad, out_dir, out, overwrite, start, stop, every):
-    "Open the video or the camera that was named, and prepare the video to write; None where pictures were named."
+    """Open the video or the camera that was named, and prepare the video to write; None
+    where pictures were named."""
     check('start int 0.., stop? int 1.., every int 1..', start, stop, every)
     if out is None and not is_video(images):
-        alone = dict(overwrite=overwrite, start=start, stop=stop is not None, every=every != 1)
-        if odd := [f'--{k}' for k,v in alone.items() if v]: raise ValueError(f'{odd[0]} is for a video or a camera, and {images} is neither')
+        alone = dict(overwrite=overwrite, start=start, stop=stop is not None,
+                     every=every != 1)
+        if odd := [f'--{k}' for k,v in alone.items() if v]:
+            raise ValueError(f'{odd[0]} is for a video or a camera, '
+                             f'and {images} is neither')
         return None
-    if out_dir is not None: raise ValueError(f'--out_dir {out_dir} is for pictures; of {images} --out writes a video')
-    if out and not overwrite and os.path.lexists(out): raise FileExistsError(f'--out {out} is there already; --overwrite replaces it')
+    if out_dir is not None:
+        raise ValueError(f'--out_dir {out_dir} is for pictures; of {images} --out writes '
+                         'a video')
+    if out and not overwrite and os.path.lexists(out):
+        raise FileExistsError(f'--out {out} is there already; --overwrite replaces it')
     number = camera_number(images)
-    try: source = VideoReader(images, on_bad)[start:stop:every] if number is None else Camera(number)
+    try:
+        source = (VideoReader(images, on_bad)[start:stop:every] if number is None
+                  else Camera(number))
     except ImportError as e: raise ValueError(str(e)) from None
-    if number is None and not len(source): raise ValueError(f'{images}: no frame is from --start {start} on' + f' and before --stop {stop}'*(stop is not None))
+    if number is None and not len(source):
+        raise ValueError(f'{images}: no frame is from --start {start} on'
+                         + f' and before --stop {stop}'*(stop is not None))
     fps = source.fps if number is None else source.fps/every
-    frames = source.timed() if number is None else islice(source.timed(), start, stop, every)
-    total  = len(source) if number is None else None if stop is None else len(range(start, stop, every))
-    return _Video(source, frames, total, None if out is None else VideoWriter(out, fps, overwrite=overwrite))
+    frames = (source.timed() if number is None
+              else islice(source.timed(), start, stop, every))
+    total = (len(source) if number is None else None if stop is None
+             else len(range(start, stop, every)))
+    return _Video(source, frames, total,
+                  None if out is None else VideoWriter(out, fps, overwrite=overwrite))
 
 @contextmanager
 def _rows_file(path):
@@ -345,7 +502,8 @@ def _rows_file(path):
             f.write(']' if f.tell() else '[]')
 
 def _look_at_video(ask, video, path, min_score, rows, counts):
-    "Detect, draw and write, frame by frame; how many there were. Ctrl-C is how one ends a camera."
+    """Detect, draw and write, frame by frame; how many
+    there were. Ctrl-C is how one ends a camera."""
     held, n, begin = deque(), 0, None
     def given():
         for at in video.frames: held.append(at); yield at[2]
@@ -357,10 +515,16 @@ def _look_at_video(ask, video, path, min_score, rows, counts):
                 i, seconds, frame = held.popleft()
                 begin, sure = seconds if begin is None else begin, found.sure(min_score)
                 more  = dict(file_name=video.source.path.name, seconds=round(seconds, 6))
-                rows += [row | more | dict(category=name) for row, name in zip(sure.to_coco(i), sure.names)]
-                if add: add([row | more | dict(category=name) for row, name in zip(found.to_coco(i), found.names)])
+                rows += [row | more | dict(category=name)
+                         for row, name in zip(sure.to_coco(i), sure.names)]
+                if add:
+                    add([row | more | dict(category=name)
+                         for row, name in zip(found.to_coco(i), found.names)])
                 counts.update(sure.names)
-                if video.writer: video.writer.write(show_result(frame, sure, min_score=min_score, max_side=max(video.source.size)), seconds - begin)
+                if video.writer:
+                    video.writer.write(show_result(frame, sure, min_score=min_score,
+                                                   max_side=max(video.source.size)),
+                                       seconds - begin)
                 n += 1
         except KeyboardInterrupt:
             if not isinstance(video.source, Camera) or not n: raise
@@ -369,14 +533,24 @@ def _look_at_video(ask, video, path, min_score, rows, counts):
 
 # %% ../nbs/071_inference.ipynb #25298ae9
 def _best_scores(model):
-    "The score of each class that the file of a detector says is best; {} where it says nothing."
-    said = check_thresholds(model.notes.get('thresholds') or {}, what=f'{getattr(model, "loaded_from", "the detector")}: thresholds')
-    return {now: said.get(name) for name, now in zip(model.notes.get('classes') or model.classes, model.classes)} if said else {}     # in the file they have its names
+    """The score of each class that the file of a
+    detector says is best; {} where it says nothing."""
+    said = check_thresholds(model.notes.get('thresholds') or {},
+                            what=f'{getattr(model, "loaded_from", "the detector")}: '
+                                 'thresholds')
+    # in the file they have its names
+    return ({now: said.get(name)
+             for name,
+             now in zip(model.notes.get('classes') or model.classes, model.classes)}
+            if said else {})
 
 def _least(model, min_score, best):
     "From which score on detections are shown: a number, or one for each class."
     if min_score != 'best': check('min_score 0..1', min_score)
-    elif not best: raise ValueError(f'{getattr(model, "loaded_from", "the detector")} does not say which scores are best: it was never measured while it was trained; give a number')
+    elif not best:
+        raise ValueError(f'{getattr(model, "loaded_from", "the detector")} does not say '
+                         'which scores are best: it was never measured while it was '
+                         'trained; give a number')
     return best if min_score == 'best' else min_score
 
 def _in_words(least):
@@ -387,60 +561,88 @@ def _in_words(least):
 # %% ../nbs/071_inference.ipynb #d68dff0e
 @checked
 def detbook_predict(
-    images:str,                     # a picture, a folder, a pattern such as 'photos/*.jpg', a video, or the number of a camera
+    # a picture, a folder, a pattern such as 'photos/*.jpg',
+    # a video, or the number of a camera
+    images:str,
     config:str,                     # a config, its path or name; or weights that need none
     checkpoint:str|None=None,       # path, URL or name of weights
     out_dir:str|None=None,          # folder for the drawn pictures
     json:str|None=None,             # file for all detections, as COCO results
-    min_score:float|Literal['best']=.3, # draw and count what scores at least this; best: the score of each class that a file which was measured says
-    device:str|None=None,           # 'cpu', 'cuda', 'cuda:1'; default: a GPU if there is one
+    # draw and count what scores at least this; best: the
+    # score of each class that a file which was measured says
+    min_score:float|Literal['best']=.3,
+    device:str|None=None,  # 'cpu', 'cuda', 'cuda:1'; default: a GPU if there is one
     bs:int=1,                       # pictures at once
-    score_thr:float|None=None,      # detections must score higher; default: as the detector has it, mostly 0.05
-    iou:float|None=None,            # detections that overlap a better one by more are dropped; default: as the detector has it
-    max_per_img:int|None=None,      # detections to keep; default: as the detector has it, mostly 100
+    # detections must score higher; default: as the detector has it, mostly 0.05
+    score_thr:float|None=None,
+    # detections that overlap a better one by more
+    # are dropped; default: as the detector has it
+    iou:float|None=None,
+    # detections to keep; default: as the detector has it, mostly 100
+    max_per_img:int|None=None,
     class_agnostic:bool=False,      # does a detection suppress those of other classes too?
-    scale:list[int]|None=None,      # limits of the longer and the shorter side; default: as the config or the weights say
+    # limits of the longer and the shorter side; default: as the config or the weights say
+    scale:list[int]|None=None,
     tta:bool=False,                 # look in a mirror too?
     tiles:list[int]|None=None,      # height and width of tiles to look at as well, pixels
     overlap:float=.25,              # of neighbouring tiles, share of their side
     skip_bad:bool=False,            # the same as `on_bad` skip
-    on_bad:Literal['raise', 'skip']='raise',    # a picture or frame that cannot be read: stop there, or leave it out and say so
-    set:list|None=None,             # changes to the config: model.roi_head.bbox_head.num_classes=3
-    own:list|None=None,             # classes of yours that config or weights name, by the file that they stand in: FILE.py:Name
-    out:str|None=None,              # of a video or a camera: the video to write, with what was found drawn in
+    # a picture or frame that cannot be read: stop there, or leave it out and say so
+    on_bad:Literal['raise', 'skip']='raise',
+    set:list|None=None,  # changes to the config: model.roi_head.bbox_head.num_classes=3
+    # classes of yours that config or weights name,
+    # by the file that they stand in: FILE.py:Name
+    own:list|None=None,
+    # of a video or a camera: the video to write, with what was found drawn in
+    out:str|None=None,
     overwrite:bool=False,           # replace the file of --out?
     start:int=0,                    # of a video or a camera: the first frame to look at
     stop:int|None=None,             # of a video or a camera: the frame before which to end
-    every:int=1,                    # of a video or a camera: look at every frame, every second one, ...
-)->list:                            # COCO results, with file_name and category in each row; of a video those that score min_score or more
+    every:int=1,  # of a video or a camera: look at every frame, every second one, ...
+    # COCO results, with file_name and category in each row;
+    # of a video those that score min_score or more
+)->list:
     "Detect objects in pictures or a video: draw them, write them down, count them."
-    video = _open_video(images, 'skip' if skip_bad else on_bad, out_dir, out, overwrite, start, stop, every)
-    never_over(out, [p for p in (images, config, checkpoint) if isinstance(p, (str, Path))], '--out')
+    video = _open_video(images, 'skip' if skip_bad else on_bad, out_dir, out, overwrite,
+                        start, stop, every)
+    never_over(out,
+               [p for p in (images, config, checkpoint) if isinstance(p, (str, Path))],
+               '--out')
     paths = [Path(images)] if video else find_pictures(images)
-    drawn = [p.name if p.suffix.lower() in ('.jpg', '.jpeg', '.png', '.bmp', '.webp') else p.name + '.png' for p in paths]
+    drawn = [p.name if p.suffix.lower() in ('.jpg', '.jpeg', '.png', '.bmp', '.webp')
+             else p.name + '.png' for p in paths]
     places = place_below(out_dir, drawn, paths, None, '--out_dir') if out_dir else paths
-    never_over(json, [*paths, *(p for p in (config, checkpoint) if isinstance(p, (str, Path)))], '--json')
+    never_over(json,
+               [*paths, *(p for p in (config, checkpoint) if isinstance(p, (str, Path)))],
+               '--json')
     for name, words in (('scale', scale), ('tiles', tiles)):
-        if words is not None and len(words) != 2: raise ValueError(f'--{name} takes two numbers, not {len(words)}')
+        if words is not None and len(words) != 2:
+            raise ValueError(f'--{name} takes two numbers, not {len(words)}')
     if set:
         changed = Config.fromfile(config)
         changed.override(set)
-    model = init_detector(changed if set else config, checkpoint, device, own=tuple(load_own(own or [])))
-    ask = Predictor(model, bs=bs, score_thr=score_thr, iou=iou, max_per_img=max_per_img, class_agnostic=class_agnostic or None,
-                    scale=scale and tuple(scale), tta=tta, tiles=tiles and tuple(tiles), overlap=overlap, masks='rle', on_bad='skip' if skip_bad else on_bad)
+    model = init_detector(changed if set else config, checkpoint, device,
+                          own=tuple(load_own(own or [])))
+    ask = Predictor(model, bs=bs, score_thr=score_thr, iou=iou, max_per_img=max_per_img,
+                    class_agnostic=class_agnostic or None, scale=scale and tuple(scale),
+                    tta=tta, tiles=tiles and tuple(tiles), overlap=overlap, masks='rle',
+                    on_bad='skip' if skip_bad else on_bad)
     least = _least(model, min_score, best := _best_scores(model))
     rows, counts, begun = [], Counter(), time.monotonic()
     if video:
         n = _look_at_video(ask, video, json, least, rows, counts)
         _sum_up(n, 'frame', begun, counts, least, best, video.source.skipped, (out, json))
         return rows
-    for path, place, i, found in zip(paths, places, _image_ids(paths), ask.stream(paths, len(paths))):
+    for path, place, i, found in zip(paths, places, _image_ids(paths),
+                                     ask.stream(paths, len(paths))):
         if found is None: continue
-        rows += [row | dict(file_name=path.name, category=name) for row, name in zip(found.to_coco(i), found.names)]
+        rows += [row | dict(file_name=path.name, category=name)
+                 for row, name in zip(found.to_coco(i), found.names)]
         counts.update(found.sure(least).names)
         if out_dir: show_result(path, found, min_score=least, out_file=place)
     if json: _write_json(json, rows)
-    _sum_up(len(paths) - len(ask.skipped), 'picture', begun, counts, least, best, ask.skipped, (out_dir, json))
+    _sum_up(len(paths) - len(ask.skipped), 'picture', begun, counts, least, best,
+            ask.skipped, (out_dir, json))
     return rows
 
 def _write_json(path, rows):
@@ -449,14 +651,19 @@ def _write_json(path, rows):
 def _sum_up(n, what, begun, counts, min_score, best, skipped, written):
     "Print what the command has done."
     sure = ', '.join(f'{n} {name}' for name,n in counts.most_common(12))
-    least = f'score {min_score:g} or more' if not isinstance(min_score, dict) else f'the score of their class or more ({_in_words(min_score)})'
-    print(f'{n} {what}{"s" * (n != 1)}, {time.monotonic() - begun:.1f} s; {counts.total()} objects of {least}: {sure or "none"}')
+    least = (f'score {min_score:g} or more' if not isinstance(min_score, dict)
+             else f'the score of their class or more ({_in_words(min_score)})')
+    print(f'{n} {what}{"s" * (n != 1)}, {time.monotonic() - begun:.1f} s; '
+          f'{counts.total()} objects of {least}: {sure or "none"}')
     for line in skipped: print(f'skipped: {line}')
     for path in filter(None, written): print(path)
-    if best and min_score is not best: print(f'the best score of each class when it was measured: {_in_words(best)}; --min_score best takes these')
+    if best and min_score is not best:
+        print(f'the best score of each class when it was measured: {_in_words(best)}; '
+              '--min_score best takes these')
 
 # %% ../nbs/071_inference.ipynb #e016b2b1
-if __name__ == '__main__' and '__file__' in globals():     # python -m detbook.inference: not in a notebook
+if __name__ == '__main__' and '__file__' in globals():
+    # python -m detbook.inference: not in a notebook
     from detbook.cli import main
     main('detbook_predict')
 

@@ -19,7 +19,8 @@ from .batch import Preprocess, Truths
 from .anchors import AnchorGenerator
 from .losses import SmoothL1Loss, softmax_loss, weighted_sum
 from .neck import Conv
-from .detector import check_detections, Detector, finish_init, prepare, prepare_images, scale_detections
+from .detector import (
+    check_detections, Detector, finish_init, prepare, prepare_images, scale_detections)
 from .rpn import ProposalFilter, RPNHead
 from .roi import Canvas, RoIExtractor
 from .fast_rcnn import BoxHead, DetectionFilter, RoIHead, RoIs
@@ -29,8 +30,11 @@ def keypoints_to_heatmap(
     keypoints:Tensor,   # (N,K,3) x, y, flag: 0 not labelled, 1 hidden, 2 in view
     boxes:Tensor,       # (N,4) xyxy, pixels
     size:int=56,        # cells along each side
-)->tuple:               # (N,K) int64: the cell of each keypoint, row after row; (N,K) bool: is it labelled and in the box?
-    "Say in which cell of its box each keypoint lies (Mask R-CNN, section 5); where that is not asked, cell 0."
+    # (N,K) int64: the cell of each keypoint, row after row;
+    # (N,K) bool: is it labelled and in the box?
+)->tuple:
+    """Say in which cell of its box each keypoint lies (Mask R-CNN,
+    section 5); where that is not asked, cell 0."""
     check('keypoints (N,K,3), boxes (N,4), size int 1..', keypoints, boxes, size)
     low, high, xy = boxes[:,None,:2], boxes[:,None,2:], keypoints[...,:2]
     asked = ((xy >= low) & (xy <= high)).all(-1) & (keypoints[...,2] > 0)
@@ -51,8 +55,10 @@ def heatmaps_to_keypoints(
     sides = (boxes[:,2:] - boxes[:,:2]).clamp(min=1)
     xy, best = maps.new_zeros(*maps.shape[:2], 2), maps.new_zeros(maps.shape[:2])
     for i,(w,h,*corners) in enumerate(torch.cat([sides.ceil(), boxes], 1).tolist()):
-        if not all(map(math.isfinite, corners)): raise ValueError(f'boxes has {corners} in row {i}; expected finite numbers')
-        large = F.interpolate(maps[i:i+1], (int(h), int(w)), mode='bicubic', align_corners=False)[0]
+        if not all(map(math.isfinite, corners)):
+            raise ValueError(f'boxes has {corners} in row {i}; expected finite numbers')
+        large = F.interpolate(maps[i:i+1], (int(h), int(w)), mode='bicubic',
+                              align_corners=False)[0]
         best[i], place = large.flatten(1).max(1)
         xy[i] = torch.stack([place % w, place // w], 1) + .5
     xy = boxes[:,None,:2] + xy * (sides / sides.ceil())[:,None]
@@ -62,26 +68,36 @@ def heatmaps_to_keypoints(
 # %% ../nbs/030_keypoint_rcnn.ipynb #dbd5ca84
 @component
 class KeypointHead(nn.Module):
-    "Convolutions that keep the layout, two steps up, and a heatmap for every keypoint (Mask R-CNN, section 5)."
+    """Convolutions that keep the layout, two steps up, and
+    a heatmap for every keypoint (Mask R-CNN, section 5)."""
     def __init__(self,
         num_keypoints:int=17,       # K
         in_channels:int=256,        # of the features
         num_convs:int=8,            # 3x3 convolutions before the steps up
         channels:int=512,           # of the convolutions
-        score:str='probability',    # of a predicted point: 'probability' as Detectron2, 'logit' as torchvision
-        normalizer:str='visible',   # the loss is divided by the keypoints asked: 'visible'; or by as many as could be asked: 'samples'
+        # of a predicted point: 'probability' as Detectron2, 'logit' as torchvision
+        score:str='probability',
+        # the loss is divided by the keypoints asked: 'visible';
+        # or by as many as could be asked: 'samples'
+        normalizer:str='visible',
         weight:float=1.,            # factor on the loss
     ):
         super().__init__()
-        for name, value, known in ('score', score, ('probability', 'logit')), ('normalizer', normalizer, ('visible', 'samples')):
+        for name, value, known in (('score', score, ('probability', 'logit')),
+                                   ('normalizer', normalizer, ('visible', 'samples'))):
             if value in known: continue
-            raise ValueError(f'KeypointHead: {name} must be one of {", ".join(known)}, not {value!r}{nearest(value, known)}')
-        self.num_keypoints, self.score, self.normalizer, self.weight = num_keypoints, score, normalizer, weight
-        self.convs = nn.ModuleList(Conv(in_channels if i == 0 else channels, channels, relu=True) for i in range(num_convs))
-        self.upsample = nn.ConvTranspose2d(channels if num_convs else in_channels, num_keypoints, 4, 2, padding=1)
+            raise ValueError(f'KeypointHead: {name} must be one of {", ".join(known)}, '
+                             f'not {value!r}{nearest(value, known)}')
+        self.num_keypoints, self.score, self.normalizer, self.weight = (
+            num_keypoints, score, normalizer, weight)
+        self.convs = nn.ModuleList(Conv(in_channels if i == 0 else channels, channels,
+                                        relu=True) for i in range(num_convs))
+        self.upsample = nn.ConvTranspose2d(channels if num_convs else in_channels,
+                                           num_keypoints, 4, 2, padding=1)
         layers:list[Any] = [c.conv for c in self.convs] + [self.upsample]
         for conv in layers:
-            nn.init.kaiming_normal_(conv.weight, mode='fan_out', nonlinearity='relu'); nn.init.zeros_(conv.bias)
+            nn.init.kaiming_normal_(conv.weight, mode='fan_out', nonlinearity='relu')
+            nn.init.zeros_(conv.bias)
 
     def forward(self,
         x:Tensor,   # (N,C,m,m)
@@ -89,7 +105,8 @@ class KeypointHead(nn.Module):
         "Draw a heatmap of every keypoint."
         check('x float (N,C,m,n)', x)
         for conv in self.convs: x = conv(x)
-        return F.interpolate(self.upsample(x), scale_factor=2, mode='bilinear', align_corners=False)
+        return F.interpolate(self.upsample(x), scale_factor=2, mode='bilinear',
+                             align_corners=False)
 
     def loss(self,
         roi_head:RoIHead,   # whose keypoint head this is
@@ -116,20 +133,26 @@ def keypoint_loss(
     rois:RoIs,          # the sampled proposals
     truths:Truths,      # with keypoints
 )->dict:                # loss_keypoint
-    "Compare heatmaps of positive proposals with their keypoints, after one read of how many there are (Mask R-CNN, section 5)."
+    """Compare heatmaps of positive proposals with their keypoints,
+    after one read of how many there are (Mask R-CNN, section 5)."""
     wanted = truths.keypoints
-    if wanted is None: raise ValueError('truths has no keypoints; expected a tensor (B,G,K,3)')
+    if wanted is None:
+        raise ValueError('truths has no keypoints; expected a tensor (B,G,K,3)')
     head, k, matched = roi_head.keypoint_head, rois.max_pos, rois.matched[:,:rois.max_pos]
     row = matched.clamp(min=0)[...,None,None].expand(-1, -1, *wanted.shape[2:])
     points, boxes = wanted.gather(1, row).flatten(0, 1), rois.boxes[:,:k].flatten(0, 1)
     useful = (matched >= 0).flatten() & keypoints_to_heatmap(points, boxes)[1].any(1)
-    n = max(int(useful.sum()), 1)                                       # the one number that the host waits for
-    slot = useful.int().argsort(descending=True, stable=True)[:n]       # the useful ones, or one slot that will not count
-    maps = head(roi_head.windows(roi_head.keypoint_extractor, canvas, boxes[slot], slot // max(k, 1)))
+    n = max(int(useful.sum()), 1)  # the one number that the host waits for
+    # the useful ones, or one slot that will not count
+    slot = useful.int().argsort(descending=True, stable=True)[:n]
+    maps = head(roi_head.windows(roi_head.keypoint_extractor, canvas, boxes[slot],
+                                 slot // max(k, 1)))
     cells, asked = keypoints_to_heatmap(points[slot], boxes[slot], maps.shape[-1])
     asked = asked & useful[slot,None]
-    count = asked.sum() if head.normalizer == 'visible' else torch.full((), matched.numel()*head.num_keypoints, device=boxes.device)
-    return dict(loss_keypoint=head.weight * weighted_sum(softmax_loss(maps.flatten(2), cells), asked, count))
+    count = (asked.sum() if head.normalizer == 'visible'
+             else torch.full((), matched.numel()*head.num_keypoints, device=boxes.device))
+    return dict(loss_keypoint=head.weight * weighted_sum(
+                    softmax_loss(maps.flatten(2), cells), asked, count))
 
 # %% ../nbs/030_keypoint_rcnn.ipynb #50ba044d
 @checked
@@ -141,7 +164,8 @@ def keypoint_maps(
 )->Tensor:              # (N,K,S,S) logits
     "The heatmap of every keypoint inside of each box."
     check('boxes float (N,4), image int (N)', boxes, image)
-    return roi_head.keypoint_head(roi_head.windows(roi_head.keypoint_extractor, canvas, boxes, image))
+    return roi_head.keypoint_head(roi_head.windows(roi_head.keypoint_extractor, canvas,
+                                                   boxes, image))
 
 @checked
 def predict_keypoints(
@@ -152,28 +176,38 @@ def predict_keypoints(
     "Add keypoints to every detection."
     check_detections(detections, len(canvas.feats))
     counts = [len(d['boxes']) for d in detections]
-    image = torch.cat([torch.full((n,), i, device=canvas.feats.device) for i,n in enumerate(counts)])
+    image = torch.cat([torch.full((n,), i, device=canvas.feats.device)
+                       for i,n in enumerate(counts)])
     boxes = torch.cat([d['boxes'] for d in detections])
     maps = keypoint_maps(roi_head, canvas, boxes, image)
-    points = heatmaps_to_keypoints(maps, boxes, roi_head.keypoint_head.score == 'probability')
+    points = heatmaps_to_keypoints(maps, boxes,
+                                   roi_head.keypoint_head.score == 'probability')
     return [d | dict(keypoints=p) for d,p in zip(detections, points.split(counts))]
 
 # %% ../nbs/030_keypoint_rcnn.ipynb #ac6fe440
 def _check_keypoints(targets, num_keypoints):
-    "Fail where objects have another number of keypoints; whatever else is wrong is for `prepare` to say."
+    """Fail where objects have another number of keypoints;
+    whatever else is wrong is for `prepare` to say."""
     for i,t in enumerate(targets if isinstance(targets, (list, tuple)) else ()):
         points = t.get('keypoints') if isinstance(t, dict) else None
         if isinstance(points, Tensor) and points.shape[1:] != (num_keypoints, 3):
-            raise ValueError(f"targets[{i}]['keypoints'] is of shape {tuple(points.shape)}; "
-                             f'expected (N,{num_keypoints},3), as the model has {num_keypoints} keypoints')
+            raise ValueError(f"targets[{i}]['keypoints'] is of shape "
+                             f"{tuple(points.shape)}; "
+                             f'expected (N,{num_keypoints},3), '
+                             f'as the model has {num_keypoints} keypoints')
 
 def _check_heads(roi_head, num_keypoints):
     found = roi_head.keypoint_head.num_keypoints
     if found != num_keypoints:
-        raise ValueError(f'keypoint_head has {found} keypoints, the detector num_keypoints={num_keypoints}; give both the same')
-    if roi_head.mask_head is not None: raise ValueError('KeypointRCNN paints no masks: give it a roi_head without a mask_head')
+        raise ValueError(f'keypoint_head has {found} keypoints, '
+                         f'the detector num_keypoints={num_keypoints}; give both the same')
+    if roi_head.mask_head is not None:
+        raise ValueError('KeypointRCNN paints no masks: give it a roi_head without a '
+                         'mask_head')
     box, own = roi_head.bbox_extractor.strides, roi_head.keypoint_extractor.strides
-    if box != own: raise ValueError(f'keypoint_extractor reads strides {own}, roi_head.bbox_extractor {box}; give both the same')
+    if box != own:
+        raise ValueError(f'keypoint_extractor reads strides {own}, '
+                         f'roi_head.bbox_extractor {box}; give both the same')
 
 # %% ../nbs/030_keypoint_rcnn.ipynb #c0ec1ee2
 def keypoint_rpn_head(
@@ -181,8 +215,10 @@ def keypoint_rpn_head(
     feat_channels:int|None=None,        # of the 3x3 convolution; None: `in_channels`
     anchors:AnchorGenerator|None=None,  # None: one size a level, three ratios
 )->RPNHead:                             # the default first stage of `KeypointRCNN`
-    "Build a proposal head with Detectron2's setting for keypoints: 1500 proposals in training."
-    return RPNHead(in_channels, feat_channels, anchors, train_filter=ProposalFilter(2000, 1500))
+    """Build a proposal head with Detectron2's setting
+    for keypoints: 1500 proposals in training."""
+    return RPNHead(in_channels, feat_channels, anchors,
+                   train_filter=ProposalFilter(2000, 1500))
 
 # %% ../nbs/030_keypoint_rcnn.ipynb #c8c27f35
 def keypoint_roi_head(
@@ -192,10 +228,13 @@ def keypoint_roi_head(
     bbox_head:nn.Module|None=None,              # None: BoxHead with smooth L1 from 0.5
     keypoint_head:nn.Module|None=None,          # None: KeypointHead
     keypoint_extractor:RoIExtractor|None=None,  # None: 14x14
-)->RoIHead:                                     # the default second stage of `KeypointRCNN`
-    "Build a second stage with Detectron2's settings for keypoints; a part that is given takes the place of the default one."
-    box = BoxHead(num_classes, in_channels, loss_bbox=SmoothL1Loss(.5)) if bbox_head is None else bbox_head
-    points = KeypointHead(num_keypoints, in_channels) if keypoint_head is None else keypoint_head
+)->RoIHead:  # the default second stage of `KeypointRCNN`
+    """Build a second stage with Detectron2's settings for keypoints;
+    a part that is given takes the place of the default one."""
+    box = (BoxHead(num_classes, in_channels, loss_bbox=SmoothL1Loss(.5))
+           if bbox_head is None else bbox_head)
+    points = (KeypointHead(num_keypoints, in_channels) if keypoint_head is None
+              else keypoint_head)
     return RoIHead(box, keypoint_head=points, keypoint_extractor=keypoint_extractor)
 
 # %% ../nbs/030_keypoint_rcnn.ipynb #4fca36b5
@@ -208,25 +247,38 @@ class KeypointRCNN(Detector):
         num_classes:int=1,                  # classes of objects
         num_keypoints:int=17,               # of an object, of whatever class
         *,
-        backbone:nn.Module|None=None,       # None: ResNet-50 as in mmdetection's 1x settings
+        backbone:nn.Module|None=None,  # None: ResNet-50 as in mmdetection's 1x settings
         neck:nn.Module|None=None,           # None: FPN, five levels
-        rpn_head:nn.Module|None=None,       # None: `keypoint_rpn_head` on the neck's channels
-        roi_head:nn.Module|None=None,       # None: `keypoint_roi_head` of `num_classes` and `num_keypoints`
-        keypoint_head:nn.Module|None=None,  # for the default `roi_head`; a given one brings its own
+        rpn_head:nn.Module|None=None,  # None: `keypoint_rpn_head` on the neck's channels
+        # None: `keypoint_roi_head` of `num_classes` and `num_keypoints`
+        roi_head:nn.Module|None=None,
+        # for the default `roi_head`; a given one brings its own
+        keypoint_head:nn.Module|None=None,
         keypoint_extractor:RoIExtractor|None=None, # likewise
-        preprocess:Preprocess|None=None,    # None: RGB, mean and std of the backbone or else of ImageNet, padded to a multiple of 32
+        # None: RGB, mean and std of the backbone or
+        # else of ImageNet, padded to a multiple of 32
+        preprocess:Preprocess|None=None,
         weights:str|None=None,              # checkpoint to start from
         weights_backbone:str|None=None,     # ImageNet weights for the backbone alone
     ):
-        if getattr(roi_head, 'keypoint_head', None) is not None and (keypoint_head is not None or keypoint_extractor is not None):
-            raise ValueError('KeypointRCNN was given a roi_head with a keypoint_head, and another keypoint_head or keypoint_extractor beside it; give one of them')
+        if (getattr(roi_head, 'keypoint_head', None) is not None
+            and (keypoint_head is not None or keypoint_extractor is not None)):
+            raise ValueError('KeypointRCNN was given a roi_head with a keypoint_head, '
+                             'and another keypoint_head or keypoint_extractor beside it; '
+                             'give one of them')
         super().__init__(backbone, neck, preprocess)
         C = self.neck.out_channels
         self.rpn_head = keypoint_rpn_head(C) if rpn_head is None else rpn_head
-        if roi_head is None: roi_head = keypoint_roi_head(num_classes, C, num_keypoints, None, keypoint_head, keypoint_extractor)
-        elif roi_head.keypoint_head is None:        # a new one on the same parts: what was handed over stays as it is
-            points = KeypointHead(num_keypoints, C) if keypoint_head is None else keypoint_head
-            more = dict(keypoint_head=points) | ({} if keypoint_extractor is None else dict(keypoint_extractor=keypoint_extractor))
+        if roi_head is None:
+            roi_head = keypoint_roi_head(num_classes, C, num_keypoints, None,
+                                         keypoint_head, keypoint_extractor)
+        elif roi_head.keypoint_head is None:
+            # a new one on the same parts: what was handed over stays as it is
+            points = (KeypointHead(num_keypoints, C) if keypoint_head is None
+                      else keypoint_head)
+            more = (dict(keypoint_head=points)
+                    | ({} if keypoint_extractor is None
+                       else dict(keypoint_extractor=keypoint_extractor)))
             roi_head = type(roi_head)(**settings(roi_head) | more)
         self.roi_head = roi_head
         _check_heads(self.roi_head, num_keypoints)
@@ -235,12 +287,17 @@ class KeypointRCNN(Detector):
 
     def loss(self,
         images:list,    # B tensors (3,h,w) RGB, 0..255
-        targets:list,   # B dicts: boxes (N,4), labels (N,), keypoints (N,K,3), optional ignore (N,)
-    )->dict:            # loss_rpn_cls, loss_rpn_bbox, loss_cls, loss_bbox, loss_keypoint: scalars to be added up
+        # B dicts: boxes (N,4), labels (N,), keypoints (N,K,3), optional ignore (N,)
+        targets:list,
+        # loss_rpn_cls, loss_rpn_bbox, loss_cls, loss_bbox,
+        # loss_keypoint: scalars to be added up
+    )->dict:
         "What the network has to learn from these images."
         _check_keypoints(targets, self.num_keypoints)
         batch, truths = prepare(self, images, targets, self.num_classes, ('keypoints',))
-        if truths.keypoints is None: truths = truths._replace(keypoints=truths.boxes.new_zeros(*truths.labels.shape, self.num_keypoints, 3))
+        if truths.keypoints is None:
+            truths = truths._replace(keypoints=truths.boxes.new_zeros(
+                                         *truths.labels.shape, self.num_keypoints, 3))
         feats = self.neck(self.stages(batch))
         out = self.rpn_head(feats)
         losses = self.rpn_head.loss(out, batch, truths)
@@ -249,14 +306,17 @@ class KeypointRCNN(Detector):
         rois = self.roi_head.sample(canvas, proposals, truths)
         logits, deltas = self.roi_head.boxes(canvas, rois.boxes)
         losses |= self.roi_head.bbox_head.loss(logits, deltas, rois)
-        return losses | self.roi_head.keypoint_head.loss(self.roi_head, canvas, rois, truths)
+        return (losses
+                | self.roi_head.keypoint_head.loss(self.roi_head, canvas, rois, truths))
 
     @torch.no_grad()
     def predict(self,
         images:list,                            # B tensors (3,h,w) RGB, 0..255
         test_filter:DetectionFilter|None=None,  # what to let through; None: the head's own
-        sizes:list|None=None,                   # B pairs (H,W) at which the answers are wanted; None: the images' own
-    )->list:                                    # B dicts, best first: boxes (N,4), scores, labels, keypoints (N,K,3) x, y, score
+        # B pairs (H,W) at which the answers are wanted; None: the images' own
+        sizes:list|None=None,
+        # B dicts, best first: boxes (N,4), scores, labels, keypoints (N,K,3) x, y, score
+    )->list:
         "Detect objects and their keypoints."
         batch = prepare_images(self, images)
         feats = self.neck(self.backbone(batch.pixels))

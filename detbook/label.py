@@ -139,12 +139,14 @@ export default { render }
 @functools.cache
 def _canvas_class():
     try: import anywidget, traitlets
-    except ImportError: raise ImportError("drawing boxes needs the package anywidget: pip install 'detbook[label]'") from None
+    except ImportError:
+        raise ImportError("drawing boxes needs the package anywidget: "
+                          "pip install 'detbook[label]'") from None
     class BoxCanvas(anywidget.AnyWidget):
         "A picture with boxes that the mouse draws and moves."
         _esm, _css = _JAVASCRIPT, _CSS
         picture = traitlets.Bytes().tag(sync=True)      # of a PNG file
-        boxes   = traitlets.List().tag(sync=True)       # of [x1, y1, x2, y2, label], pixels
+        boxes   = traitlets.List().tag(sync=True)  # of [x1, y1, x2, y2, label], pixels
         names   = traitlets.List().tag(sync=True)       # of the classes
         colors  = traitlets.List().tag(sync=True)       # of the classes
         inks    = traitlets.List().tag(sync=True)       # of the letters on these colours
@@ -152,14 +154,17 @@ def _canvas_class():
         index   = traitlets.Int(0).tag(sync=True)       # of the picture
         count   = traitlets.Int(1).tag(sync=True)       # of pictures
         message = traitlets.Unicode('').tag(sync=True)
-        wide    = traitlets.Int(640).tag(sync=True)     # of the canvas, screen pixels at most
-        draws   = traitlets.Bool(True).tag(sync=True)   # may boxes be drawn and deleted? else only moved
-        live    = traitlets.Bool(False).tag(sync=True)  # are boxes given to Python while they move?
+        wide    = traitlets.Int(640).tag(sync=True)  # of the canvas, screen pixels at most
+        # may boxes be drawn and deleted? else only moved
+        draws   = traitlets.Bool(True).tag(sync=True)
+        # are boxes given to Python while they move?
+        live    = traitlets.Bool(False).tag(sync=True)
     return BoxCanvas
 
 def _png(image):
     file = io.BytesIO()
-    Image.fromarray(image.round().clamp(0, 255).byte().expand(3, -1, -1).permute(1, 2, 0).cpu().numpy()).save(file, 'PNG')
+    Image.fromarray(image.round().clamp(0, 255).byte().expand(
+                        3, -1, -1).permute(1, 2, 0).cpu().numpy()).save(file, 'PNG')
     return file.getvalue()
 
 @checked
@@ -171,10 +176,13 @@ def box_canvas(
     live:bool=False,        # are boxes given to Python while they move?
     colors:list|None=None,  # '#rrggbb' for each label; None: those of the classes
 ):                          # an anywidget with `boxes`
-    "Show a picture whose boxes the mouse moves; its `boxes` are where they are now. Raises ImportError without the package anywidget."
+    """Show a picture whose boxes the mouse moves; its `boxes` are where they are now.
+    Raises ImportError without the package anywidget."""
     colors = colors or [label_color(k) for k in range(len(names))]
-    return _canvas_class()(picture=_png(image), boxes=[list(map(float, b[:4])) + [int(b[4])] for b in boxes], names=[str(n) for n in names],
-                           colors=colors, inks=[ink(c) for c in colors], draws=draws, live=live)
+    return _canvas_class()(picture=_png(image),
+                           boxes=[list(map(float, b[:4])) + [int(b[4])] for b in boxes],
+                           names=[str(n) for n in names], colors=colors,
+                           inks=[ink(c) for c in colors], draws=draws, live=live)
 
 # %% ../nbs/078_label.ipynb #9162c835
 _MADE = 'boxes drawn with detbook.label'
@@ -184,10 +192,14 @@ def _read_labels(path, classes):
     if not path.exists(): return {}
     try: made = json.loads(path.read_text(encoding='utf-8'))['info']['description']
     except (ValueError, KeyError, TypeError, UnicodeDecodeError): made = None
-    if made != _MADE: raise FileExistsError(f'{path} is there already, and BoxLabels did not write it: name another file')
+    if made != _MADE:
+        raise FileExistsError(f'{path} is there already, and BoxLabels did not write it: '
+                              'name another file')
     d = read_coco(path)
     have = [c['name'] for c in d['categories']]
-    if have != classes: raise ValueError(f'{path} has the classes {have}; expected {classes}, as `classes` says: use the same, or name another file')
+    if have != classes:
+        raise ValueError(f'{path} has the classes {have}; expected {classes}, '
+                         'as `classes` says: use the same, or name another file')
     names = {r['id']: r['file_name'] for r in d['images']}
     out = {r['file_name']: (r['width'], r['height'], []) for r in d['images']}
     for a in d['annotations']:
@@ -196,44 +208,67 @@ def _read_labels(path, classes):
     return out
 
 def _coco_of(rows, classes):
-    images = [dict(id=i, file_name=n, width=w, height=h) for i,(n,(w,h,_)) in enumerate(rows.items(), 1)]
+    images = [dict(id=i, file_name=n, width=w, height=h)
+              for i,(n,(w,h,_)) in enumerate(rows.items(), 1)]
     boxes  = [(i, b) for i,(_,_,bs) in enumerate(rows.values(), 1) for b in bs]
-    anns   = [dict(id=k, image_id=i, category_id=l + 1, bbox=[x1, y1, x2 - x1, y2 - y1], area=(x2 - x1)*(y2 - y1), iscrowd=0) for k,(i,(x1,y1,x2,y2,l)) in enumerate(boxes, 1)]
-    return dict(info=dict(description=_MADE), images=images, annotations=anns, categories=[dict(id=k, name=n) for k,n in enumerate(classes, 1)])
+    anns = [dict(id=k, image_id=i, category_id=l + 1, bbox=[x1, y1, x2 - x1, y2 - y1],
+                 area=(x2 - x1)*(y2 - y1), iscrowd=0)
+            for k,(i,(x1,y1,x2,y2,l)) in enumerate(boxes, 1)]
+    return dict(info=dict(description=_MADE), images=images, annotations=anns,
+                categories=[dict(id=k, name=n) for k,n in enumerate(classes, 1)])
 
 # %% ../nbs/078_label.ipynb #01dd3fd0
 class BoxLabels:
-    "Boxes drawn by hand on pictures, and the tool to draw them with: a notebook that shows this object shows the tool."
+    """Boxes drawn by hand on pictures, and the tool to draw them with:
+    a notebook that shows this object shows the tool."""
     @checked
     def __init__(self,
         images:str|Path|list,       # folder of pictures, or a list of paths in one folder
         classes:list[str],          # names, in the order of labels
-        path:str|Path,              # COCO file with the boxes; written after every stroke, and read again if it is there
-        guesses:list|None=None,     # for each picture a prediction (boxes, labels, scores) to correct, or None; only where nothing is drawn yet
+        # COCO file with the boxes; written after
+        # every stroke, and read again if it is there
+        path:str|Path,
+        # for each picture a prediction (boxes, labels, scores)
+        # to correct, or None; only where nothing is drawn yet
+        guesses:list|None=None,
         min_score:float=.5,         # leave out guesses that score less
     ):
         given = find_pictures(images) if isinstance(images, (str, Path)) else images
-        if bad := [p for p in given if not isinstance(p, (str, Path))]: raise TypeError(f'images has {bad[0]!r:.60}; expected paths of pictures')
+        if bad := [p for p in given if not isinstance(p, (str, Path))]:
+            raise TypeError(f'images has {bad[0]!r:.60}; expected paths of pictures')
         self.images = [Path(p) for p in given]
         self.classes, self.path, self.index = [str(c) for c in classes], Path(path), 0
         if not self.images: raise ValueError('images is empty; expected a picture or more')
-        if not self.classes or len(set(self.classes)) < len(self.classes): raise ValueError(f'classes is {shown(repr(classes))}; expected one name or more, each once')
-        if len(folders := {p.parent for p in self.images}) > 1: raise ValueError(f'images lie in {len(folders)} folders, such as {" and ".join(sorted(map(str, folders))[:2])}; expected one')
+        if not self.classes or len(set(self.classes)) < len(self.classes):
+            raise ValueError(f'classes is {shown(repr(classes))}; '
+                             'expected one name or more, each once')
+        if len(folders := {p.parent for p in self.images}) > 1:
+            raise ValueError(f'images lie in {len(folders)} folders, '
+                             f'such as {" and ".join(sorted(map(str, folders))[:2])}; '
+                             'expected one')
         self.folder = self.images[0].parent
-        if lost := [p for p in self.images if not p.is_file()]: raise FileNotFoundError(f'images: {lost[0]} is no file; expected paths of pictures')
-        if guesses is not None and len(guesses) != len(self.images): raise ValueError(f'guesses has {len(guesses)} entries; expected one for each of the {len(self.images)} pictures')
+        if lost := [p for p in self.images if not p.is_file()]:
+            raise FileNotFoundError(f'images: {lost[0]} is no file; '
+                                    'expected paths of pictures')
+        if guesses is not None and len(guesses) != len(self.images):
+            raise ValueError(f'guesses has {len(guesses)} entries; '
+                             f'expected one for each of the {len(self.images)} pictures')
         self.rows = _read_labels(self.path, self.classes)
-        self.guesses = [self._guess(i, g, min_score) for i,g in enumerate(guesses or [None]*len(self.images))]
+        self.guesses = [self._guess(i, g, min_score)
+                        for i,g in enumerate(guesses or [None]*len(self.images))]
         self._canvas, self._busy = None, False
 
     def _guess(self, i, found, min_score):
         if found is None: return []
         where = f'guesses[{i}]'
-        if not isinstance(found, dict): raise TypeError(f'{where} is {found!r:.60}; expected a prediction, or None')
+        if not isinstance(found, dict):
+            raise TypeError(f'{where} is {found!r:.60}; expected a prediction, or None')
         check_keys(found, 'boxes', 'scores', 'labels', where=where)
-        check('boxes finite (N,4), scores finite (N), labels int (N)', found['boxes'], found['scores'], found['labels'], where=where)
+        check('boxes finite (N,4), scores finite (N), labels int (N)', found['boxes'],
+              found['scores'], found['labels'], where=where)
         keep = found['scores'] >= min_score
-        return [[*map(float, b), int(l)] for b,l in zip(found['boxes'][keep].tolist(), found['labels'][keep].tolist())]
+        return [[*map(float, b), int(l)] for b,l in zip(found['boxes'][keep].tolist(),
+                                                        found['labels'][keep].tolist())]
 
     @property
     def done(self)->list: # of indices
@@ -245,7 +280,9 @@ class BoxLabels:
         i:int,      # which picture, from 0
     )->dict|None:   # boxes (N,4) and labels (N,); None where the picture is not done
         "What was drawn on a picture, as detectors learn from it."
-        if not 0 <= i < len(self.images): raise IndexError(f'i is {i}; there are the pictures 0 to {len(self.images) - 1}')
+        if not 0 <= i < len(self.images):
+            raise IndexError(f'i is {i}; there are the pictures 0 to '
+                             f'{len(self.images) - 1}')
         if i not in self.done: return None
         rows = torch.tensor(self.rows[self.images[i].name][2]).reshape(-1, 5)
         return dict(boxes=rows[:, :4], labels=rows[:, 4].long())
@@ -256,15 +293,27 @@ class BoxLabels:
         boxes:Tensor|list,  # (N,4) xyxy, pixels; parts outside of the picture are cut off
         labels:Tensor|list, # (N,)
     ):
-        "Label a picture from Python, as the mouse does: its boxes are replaced, and the file is written."
-        if not 0 <= i < len(self.images): raise IndexError(f'i is {i}; there are the pictures 0 to {len(self.images) - 1}')
-        boxes, labels = torch.as_tensor(boxes, dtype=torch.float64).reshape(-1, 4) if not len(boxes) else torch.as_tensor(boxes).double(), torch.as_tensor(labels).long()
+        """Label a picture from Python, as the mouse does:
+        its boxes are replaced, and the file is written."""
+        if not 0 <= i < len(self.images):
+            raise IndexError(f'i is {i}; there are the pictures 0 to '
+                             f'{len(self.images) - 1}')
+        boxes, labels = (torch.as_tensor(boxes, dtype=torch.float64).reshape(-1, 4)
+                         if not len(boxes) else torch.as_tensor(boxes).double(),
+                         torch.as_tensor(labels).long())
         check('boxes finite (N,4), labels int (N)', boxes, labels)
-        if lost := [l for l in labels.tolist() if not 0 <= l < len(self.classes)]: raise ValueError(f'labels: {lost[0]} has no name, as the {len(self.classes)} classes have the labels 0 to {len(self.classes) - 1}')
+        if lost := [l for l in labels.tolist() if not 0 <= l < len(self.classes)]:
+            raise ValueError(f'labels: {lost[0]} has no name, as the {len(self.classes)} '
+                             f'classes have the labels 0 to {len(self.classes) - 1}')
         h, w = read_picture(self.images[i]).shape[-2:]
         boxes = torch.minimum(boxes.clamp(min=0), torch.tensor([w, h, w, h]).double())
-        if (bad := (boxes[:, 2:] <= boxes[:, :2]).any(1)).any(): raise ValueError(f'boxes: {boxes[bad][0].tolist()} has no area inside the picture of {w} x {h} pixels; expected x1, y1, x2, y2')
-        rows = self.rows | {self.images[i].name: (w, h, [[round(v, 2) for v in b] + [l] for b,l in zip(boxes.tolist(), labels.tolist())])}
+        if (bad := (boxes[:, 2:] <= boxes[:, :2]).any(1)).any():
+            raise ValueError(f'boxes: {boxes[bad][0].tolist()} has no area inside the '
+                             f'picture of {w} x {h} pixels; expected x1, y1, x2, y2')
+        rows = (self.rows | {self.images[i].name: (
+                                 w, h,
+                                 [[round(v, 2) for v in b] + [l]
+                                  for b,l in zip(boxes.tolist(), labels.tolist())])})
         to_coco(_coco_of(rows, self.classes), self.path)
         self.rows = rows
         if self._canvas is not None and i == self.index: self._show()
@@ -277,18 +326,22 @@ class BoxLabels:
         self._busy, c = True, self._canvas
         try:
             c.boxes = [list(b) for b in self._now(self.index)]
-            c.message = f'{self.images[self.index].name}: {self.index + 1} of {len(self.images)}, {len(self.done)} done'
+            c.message = (
+                f'{self.images[self.index].name}: {self.index + 1} of {len(self.images)}, '
+                f'{len(self.done)} done')
         finally: self._busy = False
 
     def _drawn(self, change):
         if not self._busy: self._keep(change['new'])
 
     def _keep(self, rows):
-        good = [r for r in rows if len(r) == 5 and all(map(math.isfinite, r)) and r[2] > r[0] and r[3] > r[1]]
+        good = [r for r in rows
+                if len(r) == 5 and all(map(math.isfinite, r)) and r[2] > r[0]
+                and r[3] > r[1]]
         self.put(self.index, [r[:4] for r in good], [r[4] for r in good])
 
     def _turned(self, change):
-        self._keep(self._canvas.boxes)              # who goes on says that this picture is right
+        self._keep(self._canvas.boxes)  # who goes on says that this picture is right
         self.index = min(max(0, change['new']), len(self.images) - 1)
         self._canvas.picture = _png(read_picture(self.images[self.index]))
         self._show()
@@ -299,19 +352,27 @@ class BoxLabels:
         if self._canvas is None:
             todo = [i for i in range(len(self.images)) if i not in self.done]
             self.index = todo[0] if todo else 0
-            self._canvas = box_canvas(read_picture(self.images[self.index]), self._now(self.index), self.classes)
+            self._canvas = box_canvas(read_picture(self.images[self.index]),
+                                      self._now(self.index), self.classes)
             self._canvas.count, self._canvas.index = len(self.images), self.index
             self._show()
-            self._canvas.observe(self._drawn, 'boxes'); self._canvas.observe(self._turned, 'index')
+            self._canvas.observe(self._drawn, 'boxes')
+            self._canvas.observe(self._turned, 'index')
         return self._canvas
 
     def _repr_mimebundle_(self, include=None, exclude=None):
         import matplotlib.pyplot as plt
         some = (self.done or list(range(len(self.images))))[:8]
-        items = [(read_picture(self.images[i]), self.target(i) or dict(boxes=torch.zeros(0, 4), labels=torch.zeros(0).long())) for i in some]
+        items = [(read_picture(self.images[i]),
+                  self.target(i)
+                  or dict(boxes=torch.zeros(0, 4), labels=torch.zeros(0).long()))
+                 for i in some]
         axs = show_grid(items, classes=self.classes, size=(6, 1.5*-(-len(some)//4)))
         png = figure_png(axs[0].figure)
         plt.close(axs[0].figure)
         return page_bundle(png, repr(self), self.widget if live_kernel() else None)
 
-    def __repr__(self): return f'BoxLabels: {len(self.done)} of {len(self.images)} pictures are done, {sum(len(self._now(i)) for i in self.done)} boxes in {self.path}'
+    def __repr__(self):
+        return (
+            f'BoxLabels: {len(self.done)} of {len(self.images)} pictures are done, '
+            f'{sum(len(self._now(i)) for i in self.done)} boxes in {self.path}')

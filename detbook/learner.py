@@ -11,7 +11,9 @@ __all__ = ['DetectionStep', 'AverageWeights', 'detection_learner', 'detection_dl
 import warnings
 
 # %% ../nbs/068_learner.ipynb #0de5c591
-with warnings.catch_warnings():         # fastai compiles a helper as it is imported, and newer PyTorch has something to say about that
+with warnings.catch_warnings():
+    # fastai compiles a helper as it is imported, and
+    # newer PyTorch has something to say about that
     warnings.simplefilter('ignore', FutureWarning)
     import fastai.learner  # noqa: F401
 
@@ -24,9 +26,11 @@ from typing import Any
 import torch
 from torch import nn, Tensor
 from torchvision import tv_tensors
-import safetensors.torch      # noqa: F401 (writes the weights: where it is missing, that is found before a training)
+# writes the weights: where it is missing, that is found before a training
+import safetensors.torch  # noqa: F401
 from fastai.callback.core import Callback, CancelValidException
-from fastai.callback.schedule import lr_find      # noqa: F401 (gives Learner its lr_find, fit_one_cycle, fine_tune)
+# gives Learner its lr_find, fit_one_cycle, fine_tune
+from fastai.callback.schedule import lr_find  # noqa: F401
 from fastai.data.core import DataLoaders
 from fastai.learner import Learner, ValueMetric
 from fastai.optimizer import OptimWrapper
@@ -62,60 +66,82 @@ def sum_losses(
 @checked
 def split_backbone(
     model:nn.Module,    # a detector
-)->list:                # lists of parameters: the backbone's that train, if there are any, and all others that train
+    # lists of parameters: the backbone's that train,
+    # if there are any, and all others that train
+)->list:
     "Group parameters for freezing and for learning rates that differ."
     trunk:nn.Module|None = getattr(model, 'backbone', None)
     backbone = set() if trunk is None else {id(p) for p in trunk.parameters()}
     trains = [p for p in model.parameters() if p.requires_grad]
-    groups = [p for p in trains if id(p) in backbone], [p for p in trains if id(p) not in backbone]
+    groups = ([p for p in trains if id(p) in backbone],
+              [p for p in trains if id(p) not in backbone])
     return [g for g in groups if g]
 
 # %% ../nbs/068_learner.ipynb #dbb28e1d
 def _detect(model, images, targets):
     "What a model finds in images, in pixels of the original pictures."
     sized, found = 'sizes' in inspect.signature(model.predict).parameters, {}
-    for rows in same_frames(images, getattr(getattr(model, 'preprocess', None), 'pad_divisor', 1)):
+    for rows in same_frames(images,
+                            getattr(getattr(model, 'preprocess', None), 'pad_divisor', 1)):
         own = [images[i] for i in rows]
-        if sized: found |= zip(rows, model.predict(own, sizes=[original_size(targets[i]) for i in rows]))
-        else: found |= {i: to_original(p, targets[i]) for i, p in zip(rows, model.predict(own))}
+        if sized:
+            found |= zip(
+                rows, model.predict(own, sizes=[original_size(targets[i]) for i in rows]))
+        else:
+            found |= {i: to_original(p, targets[i])
+                      for i, p in zip(rows, model.predict(own))}
     return [found[i] for i in range(len(images))]
 
 def _resize_of(transforms):
-    "The resize among transforms, as a detector's file has it: limits of the sides or None, and smoothed?"
+    """The resize among transforms, as a detector's file has it:
+    limits of the sides or None, and smoothed?"""
     found = [s for s in getattr(transforms, 'steps', ()) if isinstance(s, Resize)]
     return (list(found[0].scale), found[0].antialias) if found else (None, True)
 
 def _keep_size(model, dls):
-    "Leave with the model what pictures it is measured on, and what its classes are called: `inference_detector` goes by it."
-    model.test_scale, model.test_antialias = _resize_of(getattr(dls.valid_ds, 'transforms', None))
+    """Leave with the model what pictures it is measured on, and what its classes are
+    called: `inference_detector` goes by it."""
+    model.test_scale, model.test_antialias = _resize_of(
+        getattr(dls.valid_ds, 'transforms', None))
     if hasattr(dls, 'classes'): model.classes = tuple(dls.classes)
 
 def _check_sigmas(sigmas, model, ds):
-    "Raise ValueError before the first step where keypoints could not be measured after the last."
+    """Raise ValueError before the first step where
+    keypoints could not be measured after the last."""
     n = getattr(model, 'num_keypoints', None) or len(ds.keypoint_names or ()) or 17
     if sigmas is None and n != 17:
-        raise ValueError(f'there are {n} keypoints, and COCO has tolerances for the 17 of a person alone: learn.detection_step.sigmas = [...] gives one for each, '
-                         "and metrics=('bbox',) measures boxes only")
-    if isinstance(sigmas, (list, tuple)) and len(sigmas) != n: raise ValueError(f'learn.detection_step.sigmas has {len(sigmas)} tolerances, and there are {n} keypoints')
+        raise ValueError(f'there are {n} keypoints, and COCO has tolerances for the 17 of '
+                         'a person alone: learn.detection_step.sigmas = [...] gives one '
+                         'for each, ' "and metrics=('bbox',) measures boxes only")
+    if isinstance(sigmas, (list, tuple)) and len(sigmas) != n:
+        raise ValueError(f'learn.detection_step.sigmas has {len(sigmas)} tolerances, '
+                         f'and there are {n} keypoints')
 
 def _versions(model):
     "Numbers that change where weights are loaded."
     return [t._version for t in model.state_dict().values()]
 
 class DetectionStep(Callback):
-    "Hand images and targets to the model, keep every loss term, and predict while validating."
+    """Hand images and targets to the model, keep
+    every loss term, and predict while validating."""
     order = -1
-    gather = staticmethod(list)     # the detections of all processes from those of this one: all there are, with one process
+    # the detections of all processes from those
+    # of this one: all there are, with one process
+    gather = staticmethod(list)
     @checked('every int 1..')
     def __init__(self,
-        metrics:tuple=('bbox',),    # what `evaluate` measures when validating: 'bbox', 'segm', 'keypoints'; (): nothing
-        every:int=1,                # validate after every so many epochs, and after the last
+        # what `evaluate` measures when validating: 'bbox',
+        # 'segm', 'keypoints'; (): nothing
+        metrics:tuple=('bbox',),
+        every:int=1,  # validate after every so many epochs, and after the last
         sigmas:list|float|None=None,# of keypoints, for `evaluate`; None: COCO's
     ):
-        self.measures, self.every, self.sigmas, self.evaluation, self.terms, self.found = tuple(metrics), every, sigmas, None, {}, []
-        self._steps, self._new, self._trained, self._seen, self._scored = [], True, False, [], ((), None)
+        self.measures, self.every, self.sigmas, self.evaluation, self.terms, self.found = (
+            tuple(metrics), every, sigmas, None, {}, [])
+        self._steps, self._new, self._trained, self._seen, self._scored = (
+            [], True, False, [], ((), None))
 
-    def before_fit(self):                                       # fastai calls it before validating alone, too
+    def before_fit(self):  # fastai calls it before validating alone, too
         self._new, self._trained = True, False
         _keep_size(self.model, self.dls)
 
@@ -125,7 +151,9 @@ class DetectionStep(Callback):
 
     def before_batch(self):
         self.images, self.targets = self.xb[0], self.yb[0]
-        self.learn.xb, self.learn.yb = (self.images, self.targets), (torch.zeros(len(self.images)),)    # fastai weighs a batch by its number of images
+        # fastai weighs a batch by its number of images
+        self.learn.xb, self.learn.yb = ((self.images, self.targets),
+                                        (torch.zeros(len(self.images)),))
 
     def after_loss(self):
         if self.training:
@@ -135,49 +163,66 @@ class DetectionStep(Callback):
         elif self.measures:
             ds, ids = self.learn.dl.dataset, [t['image_id'] for t in self.targets]
             self._seen += ids
-            self.found += to_coco(self._predict(), ids, ds.category_ids, ds.keypoint_offset)
+            self.found += to_coco(self._predict(), ids, ds.category_ids,
+                                  ds.keypoint_offset)
 
     def _predict(self): return _detect(self.model, self.images, self.targets)
 
     def _complain(self):
         terms = ', '.join(f'{k} {float(v.detach()):.4g}' for k,v in self.pred.items())
-        raise FloatingPointError(f'the loss is no longer finite after {len(self._steps)} steps, on images {[t.get("image_id") for t in self.targets]}: {terms}; '
-                                 'a smaller learning rate or gradient clipping usually helps')
+        raise FloatingPointError(
+            f'the loss is no longer finite after {len(self._steps)} steps, '
+            f'on images {[t.get("image_id") for t in self.targets]}: {terms}; '
+            'a smaller learning rate or gradient clipping usually helps')
 
     def before_validate(self):
         self.found, self._seen = [], []
-        self._skips = self._trained and self.epoch + 1 < self.n_epoch and (self.epoch + 1) % self.every > 0
-        if self._skips: raise CancelValidException()        # fastai calls after_validate all the same
+        self._skips = (self._trained and self.epoch + 1 < self.n_epoch
+                       and (self.epoch + 1) % self.every > 0)
+        if self._skips:
+            raise CancelValidException()  # fastai calls after_validate all the same
 
     def after_validate(self):
-        if not self._skips: self.found, self._seen = self.gather(self.found), self.gather(self._seen)
+        if not self._skips:
+            self.found, self._seen = self.gather(self.found), self.gather(self._seen)
         if self.measures and not self._skips and self._seen:
-            self.evaluation = evaluate(self._truths(), self.found, self.measures, sigmas=self.sigmas)
+            self.evaluation = evaluate(self._truths(), self.found, self.measures,
+                                       sigmas=self.sigmas)
             self._scored = _versions(self.model), self.evaluation
 
-    def best_scores(self)->dict|None: # name of a class -> score of the best F1; None where the weights of now were not measured
+    def best_scores(self,
+        # name of a class -> score of the best F1;
+        # None where the weights of now were not measured
+    )->dict|None:
         "Give what `save_detector` keeps of the newest evaluation."
         measured, result = self._scored
-        return result.best_scores(self.learn.dls.classes) if result and result.records and measured == _versions(self.model) else None
+        return (result.best_scores(self.learn.dls.classes)
+                if result and result.records and measured == _versions(self.model)
+                else None)
 
     def _truths(self):
         "Of the pictures that were looked at: those of the loader in use, all or some."
         ds, seen = self.learn.dl.dataset, set(self._seen)
         if len(seen) == len(ds): return ds
         d = ds.to_coco()
-        return dict(d, images=[r for r in d['images'] if r['id'] in seen], annotations=[a for a in d['annotations'] if a['image_id'] in seen])
+        return dict(d, images=[r for r in d['images'] if r['id'] in seen],
+                    annotations=[a for a in d['annotations'] if a['image_id'] in seen])
 
     def after_fit(self):
-        if self._steps: self.terms = {k:torch.stack([s[k] for s in self._steps]).tolist() for k in self._steps[0]}
+        if self._steps:
+            self.terms = {k:torch.stack([s[k] for s in self._steps]).tolist()
+                          for k in self._steps[0]}
 
     def state_dict(self)->dict: # name of a term -> (T,) its value at each step of this fit
         "Give what a fit that goes on later has to know of the steps so far."
-        return {k:torch.stack([s[k] for s in self._steps]).cpu() for k in self._steps[0]} if self._steps else {}
+        return ({k:torch.stack([s[k] for s in self._steps]).cpu() for k in self._steps[0]}
+                if self._steps else {})
 
     def load_state_dict(self,
         state:dict, # of `state_dict`
     ):
-        "Go on after the steps of another fit; to be called when that of now begins to train."
+        """Go on after the steps of another fit; to be
+        called when that of now begins to train."""
         names, steps = list(state), zip(*(v.unbind() for v in state.values()))
         self._steps, self._new = [dict(zip(names, s)) for s in steps], False
 
@@ -190,7 +235,8 @@ class DetectionStep(Callback):
 # %% ../nbs/068_learner.ipynb #9a8f2631
 def _instead(name, sentence):
     "A method of fastai's that a detector has not, and what to call."
-    def method(self, *args, **kwargs): raise NotImplementedError(f'learn.{name} is not there for detectors: {sentence}')
+    def method(self, *args, **kwargs):
+        raise NotImplementedError(f'learn.{name} is not there for detectors: {sentence}')
     method.__name__, method.__doc__ = name, f'Not there for detectors: {sentence}.'
     return method
 
@@ -201,15 +247,28 @@ def _with_pixels(ds): return ds.dataset if isinstance(ds, FeatureSet) else ds
 
 class DetectionLearner(Learner):
     "A fastai `Learner` whose model is a detector."
-    export  = _instead('export', 'learn.save_detector(path) writes one file of weights, names and settings, and detbook.weights.load_detector(path) opens it')
-    summary = _instead('summary', 'print(learn.model) shows its parts, detbook.checkpoint.describe(learn.model) their settings')
-    to_distributed = _instead('to_distributed', 'detbook.callbacks.Distributed, among the cbs, lets several processes learn together')
-    distrib_ctx    = _instead('distrib_ctx', 'detbook.callbacks.Distributed, among the cbs, lets several processes learn together')
-    tta     = _instead('tta', 'detbook.inference.inference_detector(learn.model, picture, dict(tta=True)) looks in a mirror too')
+    export = _instead('export',
+                      'learn.save_detector(path) writes one file of weights, '
+                      'names and settings, and detbook.weights.load_detector(path) opens '
+                      'it')
+    summary = _instead('summary',
+                       'print(learn.model) shows its parts, '
+                       'detbook.checkpoint.describe(learn.model) their settings')
+    to_distributed = _instead('to_distributed',
+                              'detbook.callbacks.Distributed, among the cbs, '
+                              'lets several processes learn together')
+    distrib_ctx = _instead('distrib_ctx',
+                           'detbook.callbacks.Distributed, among the cbs, '
+                           'lets several processes learn together')
+    tta = _instead('tta',
+                   'detbook.inference.inference_detector(learn.model, picture, '
+                   'dict(tta=True)) looks in a mirror too')
 
     def _do_fit(self):
-        if isinstance(self.dls.train_ds, FeatureSet): self.dls.train_ds.still_fits(self.model)
-        if 'keypoints' in self.detection_step.measures: _check_sigmas(self.detection_step.sigmas, self.model, self.dls.valid_ds)
+        if isinstance(self.dls.train_ds, FeatureSet):
+            self.dls.train_ds.still_fits(self.model)
+        if 'keypoints' in self.detection_step.measures:
+            _check_sigmas(self.detection_step.sigmas, self.model, self.dls.valid_ds)
         super()._do_fit()
 
     def _do_one_batch(self):
@@ -217,23 +276,39 @@ class DetectionLearner(Learner):
         except ValueError as e:
             if 'more than 1 value per channel' not in str(e): raise
             sizes = ', '.join('x'.join(map(str, x.shape[1:])) for x in self.xb[0][:4])
-            raise ValueError(f'{len(self.xb[0])} image of {sizes} pixels (height and width) is too small a batch for a batch norm that learns: use bs of 2 or more, '
-                             'larger pictures, or a backbone with norm_eval=True') from None
+            raise ValueError(
+                f'{len(self.xb[0])} image of {sizes} pixels (height and width) is too '
+                'small a batch for a batch norm that learns: use bs of 2 or more, '
+                'larger pictures, or a backbone with norm_eval=True') from None
 
-    def _do_epoch_validate(self, ds_idx=1, dl=None): super()._do_epoch_validate(ds_idx, self._measured(self.dls[ds_idx] if dl is None else dl))
+    def _do_epoch_validate(self, ds_idx=1, dl=None):
+        super()._do_epoch_validate(ds_idx,
+                                   self._measured(self.dls[ds_idx] if dl is None else dl))
 
     def _measured(self, dl):
-        "A loader whose pictures can be measured: all of them, in order, without chance, with the classes of the model."
-        if not hasattr(dl, 'dataset'): raise TypeError(f'a {type(dl).__name__} is no loader of a data set: detection_dls(train, other).valid is one')
+        """A loader whose pictures can be measured: all of them, in order,
+        without chance, with the classes of the model."""
+        if not hasattr(dl, 'dataset'):
+            raise TypeError(f'a {type(dl).__name__} is no loader of a data set: '
+                            'detection_dls(train, other).valid is one')
         ds = as_pictures(_with_pixels(dl.dataset))
-        if list(ds.classes) != list(self.dls.classes): raise ValueError(f'{ds.name} has the classes {list(ds.classes)}, the model was made for {list(self.dls.classes)}')
-        if not hasattr(ds, 'to_coco') or any(not hasattr(p, 'to_coco') for p in getattr(ds, 'parts', ())):
-            if self.detection_step.measures: raise TypeError(f'{ds.name} has no truths to measure by: expected a CocoDataset; metrics=() trains without measuring')
+        if list(ds.classes) != list(self.dls.classes):
+            raise ValueError(f'{ds.name} has the classes {list(ds.classes)}, '
+                             f'the model was made for {list(self.dls.classes)}')
+        if (not hasattr(ds, 'to_coco')
+            or any(not hasattr(p, 'to_coco') for p in getattr(ds, 'parts', ()))):
+            if self.detection_step.measures:
+                raise TypeError(f'{ds.name} has no truths to measure by: '
+                                'expected a CocoDataset; metrics=() trains without '
+                                'measuring')
         calm = still(getattr(ds, 'transforms', None))
         if calm is not getattr(ds, 'transforms', None):
-            usual = getattr(self.dls.valid_ds, 'transforms', None)          # as the pictures are shown that are measured otherwise
+            # as the pictures are shown that are measured otherwise
+            usual = getattr(self.dls.valid_ds, 'transforms', None)
             ds = PictureSet(ds, calm if still(usual) is not usual else usual or _as_is)
-        if not hasattr(dl, 'new'): return DetectionDL(ds, bs=dl.batch_size or 1, create_batch=collate, device=self.dls.device)
+        if not hasattr(dl, 'new'):
+            return DetectionDL(ds, bs=dl.batch_size or 1, create_batch=collate,
+                               device=self.dls.device)
         if ds is dl.dataset and not dl.drop_last: return dl
         return dl.new(dataset=ds, shuffle=False, drop_last=False)
 
@@ -241,25 +316,38 @@ class DetectionLearner(Learner):
         "What is found in a picture of any kind, shown as those of the validation set are."
         image = tv_tensors.Image(read_picture(picture))
         h, w  = image.shape[-2:]
-        target = dict(boxes=tv_tensors.BoundingBoxes(torch.zeros(0, 4), format='XYXY', canvas_size=(h, w)), labels=torch.zeros(0, dtype=torch.int64),
+        target = dict(boxes=tv_tensors.BoundingBoxes(torch.zeros(0, 4), format='XYXY',
+                                                     canvas_size=(h, w)),
+                      labels=torch.zeros(0, dtype=torch.int64),
                       ignore=torch.zeros(0, dtype=torch.bool), ori_size=(h, w), image_id=0)
         shown = getattr(self.dls.valid_ds, 'transforms', None)
         if shown is not None: image, target = shown(image, target)
-        return self._look(lambda: _detect(self.model, [image.as_subclass(Tensor).to(next(self.model.parameters()).device)], [target]))[0]
+        return self._look(lambda:
+                          _detect(self.model,
+                                  [image.as_subclass(Tensor).to(
+                                       next(self.model.parameters()).device)],
+                                  [target]))[0]
 
     def _look(self, ask):
         "The answer of the model in eval mode, on the CPU; the model is left as it was."
         training = [m for m in self.model.modules() if m.training]
         self.model.eval()
         try:
-            with torch.no_grad(): return [{k: v.detach().cpu() if isinstance(v, Tensor) else v for k,v in p.items()} for p in ask()]
+            with torch.no_grad():
+                return [{k: v.detach().cpu() if isinstance(v, Tensor) else v
+                         for k,v in p.items()} for p in ask()]
         finally:
             for m in training: m.training = True
 
     def predict(self,
-        images:object,  # a picture: path, bytes, PIL image, array (H,W,3), tensor (3,H,W); or a list, a folder, a generator of them
-    ):                  # a dict of boxes, scores, labels, masks in pixels of the picture; or a list or a generator of them
-        "Detect objects in pictures, shown to the model as those of the validation set are. What cannot be read raises a sentence that names it."
+        # a picture: path, bytes, PIL image, array (H,W,3), tensor
+        # (3,H,W); or a list, a folder, a generator of them
+        images:object,
+        # a dict of boxes, scores, labels, masks in pixels
+        # of the picture; or a list or a generator of them
+    ):
+        """Detect objects in pictures, shown to the model as those of the validation set
+        are. What cannot be read raises a sentence that names it."""
         items, form = list_pictures(images)
         found = (self._see(i) for i in items)
         return found if form == 'stream' else next(found) if form == 'one' else list(found)
@@ -269,7 +357,9 @@ class DetectionLearner(Learner):
         ds_idx:int=1,           # 0: the training set, 1: the validation set
         dl:Any=None,            # another loader, such as detection_dls(train, other).valid
         with_input:bool=False,  # give the images as well, first, as the model saw them?
-    )->tuple:                   # list of detections, list of targets, both in pixels of the pictures and in the order of the data set
+        # list of detections, list of targets, both in pixels
+        # of the pictures and in the order of the data set
+    )->tuple:
         "Detect objects in all pictures of a data set, and give the truths beside them."
         dl = self._measured(self.dls[ds_idx] if dl is None else dl)
         if getattr(dl, 'shuffle', False): dl = dl.new(shuffle=False)
@@ -285,19 +375,22 @@ class DetectionLearner(Learner):
         min_score:float=.5,     # leave out detections that score less
         dl=None,                # None: the validation set
     ):
-        "Draw truths and predictions side by side, on the first images of the validation set."
+        """Draw truths and predictions side by side,
+        on the first images of the validation set."""
         dl = self.dls.valid if dl is None else dl
         device = next(self.model.parameters()).device
         ds = _with_pixels(dl.dataset)
         for image,target in (ds[i] for i in range(min(max_n, len(ds)))):
-            found, = self._look(lambda: self.model.predict([image.as_subclass(Tensor).to(device)]))
+            found, = self._look(lambda:
+                                self.model.predict([image.as_subclass(Tensor).to(device)]))
             show_pair(image, target, found, self.dls.classes, min_score)
 
     @strict
     def cache_features(self,
         folder:str|Path|None=None,  # where they are kept; None: below ~/.cache/detbook
     ):                              # this Learner
-        "Compute the features of a frozen trunk once, and let training read them in place of pixels; ValueError where the trunk learns."
+        """Compute the features of a frozen trunk once, and let training read them in place
+        of pixels; ValueError where the trunk learns."""
         old = self.dls
         kept = FeatureSet(_with_pixels(old.train_ds), self.model.to(old.device), folder)
         self.dls = type(old)(old.train.new(dataset=kept), old.valid, device=old.device)
@@ -307,10 +400,14 @@ class DetectionLearner(Learner):
     def save_detector(self,
         path:str,   # file to write, by custom `.safetensors`
     ):              # its path
-        "Write weights, class names, the validation pictures' resize and all that is needed to build the detector again into one file."
+        """Write weights, class names, the validation pictures' resize and all that is
+        needed to build the detector again into one file."""
         _keep_size(self.model, self.dls)
         scale = self.model.test_scale
-        return save_detector(path, self.model, self.dls.classes, None if scale is None else dict(resize=scale, antialias=self.model.test_antialias), self.detection_step.best_scores())
+        return save_detector(path, self.model, self.dls.classes,
+                             None if scale is None
+                             else dict(resize=scale, antialias=self.model.test_antialias),
+                             self.detection_step.best_scores())
 
     @property
     def result(self):
@@ -324,15 +421,19 @@ class _Figure:
     def __call__(self): return self.step.figure(self.name)
 
 # %% ../nbs/068_learner.ipynb #b29fd2bd
-adamw = partial(OptimWrapper, opt=torch.optim.AdamW, betas=(.9,.99), eps=1e-8, weight_decay=.01, fused=True, foreach=False)   # weights get smaller by lr*weight_decay a step
+# weights get smaller by lr*weight_decay a step
+adamw = partial(OptimWrapper, opt=torch.optim.AdamW, betas=(.9,.99), eps=1e-8,
+                weight_decay=.01, fused=True, foreach=False)
 
 # %% ../nbs/068_learner.ipynb #d4d084e8
 def computes_bfloat16(
     device:torch.device|str,    # where the model is
 )->bool:                        # does it multiply bfloat16 by itself?
     "Tell whether computing in bfloat16 saves time on a device."
-    if torch.device(device).type == 'cuda': return torch.cuda.is_bf16_supported(including_emulation=False)
-    return torch.device(device).type == 'cpu' and getattr(torch.cpu, '_is_amx_tile_supported', lambda: False)()
+    if torch.device(device).type == 'cuda':
+        return torch.cuda.is_bf16_supported(including_emulation=False)
+    return (torch.device(device).type == 'cpu'
+            and getattr(torch.cpu, '_is_amx_tile_supported', lambda: False)())
 
 class Bfloat16(Callback):
     "Compute the network in bfloat16 while it trains, where the device does so by itself."
@@ -356,21 +457,24 @@ class Bfloat16(Callback):
 
 # %% ../nbs/068_learner.ipynb #5cf6b880
 class AverageWeights(Callback):
-    "Measure, save and keep a running average of the weights instead of those of the last step."
+    """Measure, save and keep a running average of
+    the weights instead of those of the last step."""
     order = 50          # before SaveModelCallback, after DetectionStep
     @checked
     def __init__(self,
-        momentum:float=.0002,       # share of the newest weights, when the beginning is over
+        momentum:float=.0002,  # share of the newest weights, when the beginning is over
         rule:str='ExpMomentumEMA',  # how the share begins: a rule of `WeightAverage`
-        gamma:int|None=None,        # steps that the beginning takes; None: as usual for the rule
+        gamma:int|None=None,  # steps that the beginning takes; None: as usual for the rule
         interval:int=1,             # average after every so many steps
-        update_buffers:bool=True,   # average buffers, such as a norm's statistics, as well?
+        update_buffers:bool=True,  # average buffers, such as a norm's statistics, as well?
     ):
-        self._how = dict(momentum=momentum, rule=rule, gamma=gamma, interval=interval, update_buffers=update_buffers)
+        self._how = dict(momentum=momentum, rule=rule, gamma=gamma, interval=interval,
+                         update_buffers=update_buffers)
         WeightAverage(nn.Linear(1, 1), **self._how)         # a slip is named now
         self.average, self._inside = None, False
 
-    def before_fit(self): self.average, self._inside = WeightAverage(self.model, **self._how), False
+    def before_fit(self):
+        self.average, self._inside = WeightAverage(self.model, **self._how), False
     def before_train(self): self._leave()
     def after_step(self): self.average.update()
     def before_validate(self): self._enter()
@@ -386,45 +490,73 @@ class AverageWeights(Callback):
 
 # %% ../nbs/068_learner.ipynb #a445062d
 def _finds_more(model, ds):
-    "What else than boxes the model predicts and the data set knows; keypoints where COCO has tolerances for them."
+    """What else than boxes the model predicts and the data set knows;
+    keypoints where COCO has tolerances for them."""
     head = getattr(model, 'roi_head', None)
     if getattr(head, 'mask_head', None) is not None and ds.has_masks: yield 'segm'
-    if getattr(head, 'keypoint_head', None) is not None and len(ds.keypoint_names or ()) == 17: yield 'keypoints'
+    if (getattr(head, 'keypoint_head', None) is not None
+        and len(ds.keypoint_names or ()) == 17):
+        yield 'keypoints'
 
 def _check_model(model):
     "Raise unless the model can be trained and asked."
-    for name,wanted in dict(loss='loss(images, targets), a dict of scalars', predict='predict(images, sizes=None), a list of dicts').items():
-        if not callable(getattr(model, name, None)): raise TypeError(f'{type(model).__name__} has no method {name}; a detector has {wanted}')
+    for name,wanted in dict(loss='loss(images, targets), a dict of scalars',
+                            predict='predict(images, sizes=None), '
+                                    'a list of dicts').items():
+        if not callable(getattr(model, name, None)):
+            raise TypeError(f'{type(model).__name__} has no method {name}; '
+                            f'a detector has {wanted}')
 
 def _check_measures(metrics, model, ds):
-    "Raise ValueError for a metric that there is not, or that the model or the validation set has nothing for."
+    """Raise ValueError for a metric that there is not, or
+    that the model or the validation set has nothing for."""
     known, head = ('bbox', 'segm', 'keypoints'), getattr(model, 'roi_head', None)
-    if isinstance(metrics, str): raise ValueError(f'metrics must be a tuple of names, such as ({metrics!r},), not {metrics!r}')
+    if isinstance(metrics, str):
+        raise ValueError(f'metrics must be a tuple of names, such as ({metrics!r},), '
+                         f'not {metrics!r}')
     for m in metrics:
-        if m not in known: raise ValueError(f'there is no metric {m!r}{nearest(m, known)}; there are: {", ".join(known)}')
+        if m not in known:
+            raise ValueError(f'there is no metric {m!r}{nearest(m, known)}; there are: '
+                             f'{", ".join(known)}')
         part = dict(segm='mask_head', keypoints='keypoint_head').get(m)
-        if part and head is not None and getattr(head, part, None) is None: raise ValueError(f'{m} cannot be measured: {type(model).__name__} has no {part}')
-    if 'segm' in metrics and not ds.has_masks: raise ValueError(f'segm cannot be measured: {ds.name} has no masks')
+        if part and head is not None and getattr(head, part, None) is None:
+            raise ValueError(f'{m} cannot be measured: {type(model).__name__} has no '
+                             f'{part}')
+    if 'segm' in metrics and not ds.has_masks:
+        raise ValueError(f'segm cannot be measured: {ds.name} has no masks')
 
 @strict
 def detection_learner(
     dls:DataLoaders,                    # of `detection_dls`
-    model:nn.Module|Callable=mask_rcnn, # a detector with `loss(images, targets)` and `predict(images)`, best with `sizes=`; or a builder such as `mask_rcnn`
+    # a detector with `loss(images, targets)` and `predict(images)`,
+    # best with `sizes=`; or a builder such as `mask_rcnn`
+    model:nn.Module|Callable=mask_rcnn,
     depth:int=50,                       # of the ResNet, for a builder
     weights:str|None=None,              # checkpoint to start from, for a builder
-    weights_backbone:str|None=None,     # ImageNet weights for the backbone alone, for a builder
-    metrics:tuple|None=None,            # 'bbox', 'segm', 'keypoints'; None: what the model predicts and the validation set knows
+    # ImageNet weights for the backbone alone, for a builder
+    weights_backbone:str|None=None,
+    # 'bbox', 'segm', 'keypoints'; None: what the
+    # model predicts and the validation set knows
+    metrics:tuple|None=None,
     lr:float=1e-3,                      # default learning rate
     cbs=None,                           # one more fastai callback, or several
 )->DetectionLearner:                    # ready for lr_find, fit_one_cycle, fine_tune
-    "Put a detector and its data together; a builder without weights trains all its layers, norms included."
+    """Put a detector and its data together; a builder
+    without weights trains all its layers, norms included."""
     if not isinstance(model, nn.Module):
-        model = model(depth, len(dls.classes), scratch=weights is None and weights_backbone is None, weights=weights, weights_backbone=weights_backbone)
+        model = model(depth, len(dls.classes),
+                      scratch=weights is None and weights_backbone is None,
+                      weights=weights, weights_backbone=weights_backbone)
     _check_model(model)
-    if (number := getattr(model, 'num_classes', len(dls.classes))) != len(dls.classes): raise ValueError(f'the model has {number} classes, the data {len(dls.classes)}: {dls.classes}')
+    if (number := getattr(model, 'num_classes', len(dls.classes))) != len(dls.classes):
+        raise ValueError(f'the model has {number} classes, the data {len(dls.classes)}: '
+                         f'{dls.classes}')
     if metrics is None: metrics = ('bbox', *_finds_more(model, dls.valid_ds))
     _check_measures(metrics, model, dls.valid_ds)
     _keep_size(model, dls)
     step = DetectionStep(metrics)
-    named = [ValueMetric(_Figure(step, f'{m}_{k}'), f'{m}_{k}') for m in metrics for k in ('mAP', 'mAP_50')]
-    return DetectionLearner(dls, model, sum_losses, opt_func=adamw, lr=lr, splitter=split_backbone, metrics=named, cbs=[step, *([cbs] if isinstance(cbs, Callback) else cbs or [])])
+    named = [ValueMetric(_Figure(step, f'{m}_{k}'), f'{m}_{k}') for m in metrics
+             for k in ('mAP', 'mAP_50')]
+    return DetectionLearner(
+        dls, model, sum_losses, opt_func=adamw, lr=lr, splitter=split_backbone,
+        metrics=named, cbs=[step, *([cbs] if isinstance(cbs, Callback) else cbs or [])])

@@ -39,7 +39,8 @@ class Drawn:
 class Step:
     "A training step on one picture."
     target: dict        # the truths, in pixels of the picture
-    anchors: Drawn|None # of the first head; None: there is none, or its matcher is of another kind
+    # of the first head; None: there is none, or its matcher is of another kind
+    anchors: Drawn|None
     rois: list          # a Drawn for each box head
     losses: dict        # name -> number
     calls: list         # a Call for each part, in order
@@ -57,9 +58,12 @@ class _Heard:
 def _shapes(x, name=''):
     "Pairs of a name and a shape for every tensor in `x`."
     if isinstance(x, Tensor): return [(name, 'x'.join(map(str, x.shape)) or 'number')]
-    if hasattr(x, '_asdict'): return [p for k,v in x._asdict().items() for p in _shapes(v, k)]
+    if hasattr(x, '_asdict'):
+        return [p for k,v in x._asdict().items() for p in _shapes(v, k)]
     if isinstance(x, Mapping): return [p for k,v in x.items() for p in _shapes(v, str(k))]
-    if isinstance(x, (list, tuple)): return [p for i,v in enumerate(x) for p in _shapes(v, f'{name}[{i}]' if name else f'[{i}]')]
+    if isinstance(x, (list, tuple)):
+        return [p for i,v in enumerate(x)
+                for p in _shapes(v, f'{name}[{i}]' if name else f'[{i}]')]
     return []
 
 def parts_of(
@@ -73,24 +77,35 @@ class _Listener:
     "Listen to the parts of a detector while its loss is computed."
     def __init__(self, model):
         self.calls, self.matched, self.drawn, self.undo = [], [], [], []
-        names = 'preprocess backbone neck rpn_head bbox_head roi_head.shared_head roi_head.bbox_head roi_head.mask_head roi_head.keypoint_head'.split()
+        names = (
+            'preprocess backbone neck rpn_head bbox_head roi_head.shared_head '
+            'roi_head.bbox_head roi_head.mask_head roi_head.keypoint_head'.split())
         for name in names:
             part = model
             for k in name.split('.'): part = getattr(part, k, None)
             for i, m in enumerate(parts_of(part)):
-                if isinstance(m, nn.Module): self._hook(m, f'{name}[{i}]' if isinstance(part, nn.ModuleList) else name)
+                if isinstance(m, nn.Module):
+                    self._hook(m,
+                               f'{name}[{i}]' if isinstance(part, nn.ModuleList) else name)
         for name in ('rpn_head', 'bbox_head', 'roi_head'):
             if (head := getattr(model, name, None)) is not None: self._wrap(head, name)
 
     def _hook(self, module, name):
-        hear = lambda m, args, out: self.calls.append(Call(name, _shapes(args), _shapes(out)))
+        hear = (lambda m, args, out:
+                self.calls.append(Call(name, _shapes(args), _shapes(out))))
         self.undo.append(module.register_forward_hook(hear).remove)
 
     def _wrap(self, head, name):
         for kind, log in ('matcher', self.matched), ('sampler', self.drawn):
-            if callable(getattr(head, kind, None)): self._replace(head, kind, self._heard(getattr(head, kind), f'{name}.{kind}', log, name))
+            if callable(getattr(head, kind, None)):
+                self._replace(head, kind,
+                              self._heard(getattr(head, kind), f'{name}.{kind}', log,
+                                          name))
             parts = getattr(head, kind + 's', None)
-            if isinstance(parts, list): self._replace(head, kind + 's', [self._heard(p, f'{name}.{kind}s[{i}]', log, name) for i,p in enumerate(parts)])
+            if isinstance(parts, list):
+                self._replace(head, kind + 's',
+                              [self._heard(p, f'{name}.{kind}s[{i}]', log, name)
+                               for i,p in enumerate(parts)])
 
     def _heard(self, part, name, log, owner):
         def note(args, out):
@@ -114,9 +129,12 @@ def _pair(heard, drawn, back, target):
     boxes = boxes[0] if boxes.ndim == 3 else boxes
     if boxes.shape[-1] == 2: boxes = torch.cat([boxes, boxes], 1)
     boxes = back(boxes)
-    if drawn is None: asked = (matched >= BACKGROUND).nonzero()[:,0]; return Drawn(boxes, matched, boxes[asked], matched[asked])
+    if drawn is None:
+        asked = (matched >= BACKGROUND).nonzero()[:,0]
+        return Drawn(boxes, matched, boxes[asked], matched[asked])
     index, truth = drawn[2][0][0], drawn[2][1][0]
-    added = boxes.new_zeros(drawn[1][0].shape[1] - len(boxes), 4)           # slots for truths, which may be more than there are
+    # slots for truths, which may be more than there are
+    added = boxes.new_zeros(drawn[1][0].shape[1] - len(boxes), 4)
     known = target['boxes'].to(boxes)[:len(added)]
     added[:len(known)] = known
     every = torch.cat([added, boxes])
@@ -130,7 +148,8 @@ def check_target(
 ):
     "Fail for a target that no loss takes."
     try: check_batch([image], [target], getattr(model, 'num_classes', None))
-    except (TypeError, ValueError) as e: raise type(e)(str(e).replace('targets[0]', 'target')) from None
+    except (TypeError, ValueError) as e:
+        raise type(e)(str(e).replace('targets[0]', 'target')) from None
 
 @checked
 @torch.no_grad()
@@ -138,21 +157,25 @@ def hear_step(
     model:nn.Module,    # a detector
     image:Tensor,       # (3,h,w) RGB, 0..255, as the detector is shown it
     target:dict,        # boxes, labels and what else it learns from, in pixels of `image`
-    back:Callable=lambda boxes: boxes,  # takes (N,4) boxes to pixels of the picture that they are drawn on
+    # takes (N,4) boxes to pixels of the picture that they are drawn on
+    back:Callable=lambda boxes: boxes,
     own:dict|None=None, # the truths in those pixels; None: `target`
     more:tuple=(),      # further arguments of the model's `loss`
 )->Step:                # who was matched, who was drawn, the losses, and each call
-    "Compute the loss of one picture, and write down what the parts of the detector did for it."
+    """Compute the loss of one picture, and write down
+    what the parts of the detector did for it."""
     check('model Module, image any (3,H,W)', model, image)
     check_target(model, image, target)
     own = target if own is None else own
-    with torch.random.fork_rng(), _Listener(model) as heard: losses = model.loss([image], [target], *more)
+    with torch.random.fork_rng(), _Listener(model) as heard:
+        losses = model.loss([image], [target], *more)
     rois  = [h for h in heard.matched if h[0] == 'roi_head']
     first = [h for h in heard.matched if h[0] != 'roi_head']
     draws = [d for d in heard.drawn if d[0] == 'roi_head']
     asked = next((d for d in heard.drawn if d[0] != 'roi_head'), None)
     anchors = _pair(first[0], asked, back, own) if first else None
-    pairs   = [_pair(h, draws[i] if i < len(draws) else None, back, own) for i,h in enumerate(rois)]
+    pairs = [_pair(h, draws[i] if i < len(draws) else None, back, own)
+             for i,h in enumerate(rois)]
     return Step(own, anchors, pairs, {k: float(v) for k,v in losses.items()}, heard.calls)
 
 
@@ -173,10 +196,13 @@ def show_drawn(
     title:str,          # with {yes}, {no} and {rest}: positive, background, not asked
     matches:bool=False, # all matches, not the sample?
 ):
-    "Draw the positive candidates of a head (blue); of a sample also its background (grey), 60 of each at most."
+    """Draw the positive candidates of a head (blue); of a sample also its background
+    (grey), 60 of each at most."""
     boxes, truth = (d.boxes, d.matched) if matches else (d.sampled, d.truth)
     yes, no = truth >= 0, truth == BACKGROUND
-    show_pale(image, ax, title.format(yes=int(yes.sum()), no=int(no.sum()), rest=int((truth == NEITHER).sum())))
+    show_pale(image, ax,
+              title.format(yes=int(yes.sum()), no=int(no.sum()),
+                           rest=int((truth == NEITHER).sum())))
     if not matches: show_boxes(boxes[no][:60], 'anchor', ax=ax, width=.6)
     show_boxes(boxes[yes][:60], 'proposal', ax=ax, width=.8)
     show_boxes(truths, 'truth', ax=ax)
@@ -186,16 +212,24 @@ def show_calls(
     ax:Any,             # matplotlib Axes
 ):
     "List all parts of a training step, with the shapes of what goes in and out."
-    line = lambda pairs: ', '.join(f'{"" if n.endswith("]") else n} {s}'.strip().replace(' ', '\xa0') for n,s in pairs)    # a name stays with its shape
+    # a name stays with its shape
+    line = lambda pairs: ', '.join(f'{"" if n.endswith("]") else n} '
+                                   f'{s}'.strip().replace(' ', '\xa0') for n,s in pairs)
     rows = [(c.part, line(c.given), line(c.gave)) for c in step.calls]
     rows += [('loss', '', ', '.join(f'{k}\xa0{v:.3f}' for k,v in step.losses.items()))]
     small = ax.get_window_extent().width < 500
-    rows = [[a, *('\n'.join(textwrap.wrap('' if small else text, 50, max_lines=3, placeholder=' ...')) for text in b)] for a,*b in rows]
+    rows = [[a,
+             *('\n'.join(textwrap.wrap('' if small else text, 50, max_lines=3,
+                                       placeholder=' ...')) for text in b)]
+            for a,*b in rows]
     lines = max(1 + text.count('\n') for row in rows for text in row)
     size = min(7, ax.get_window_extent().height / len(rows) / (1.8*lines))
     ax.set_axis_off()
     for i,(part, given, gave) in enumerate(rows):
         y = 1 - (i + .5) / len(rows)
-        for x, text, color in (0, part, 'black'), (.19, given, PALETTE['proposal']), (.62, gave, PALETTE['prediction']):
-            ax.text(x, y, text, fontsize=size, color=color, va='center', transform=ax.transAxes, family='monospace' if x else None)
-    ax.set_title('a training step: part, what it is given, what it gives' if not small else f'a training step: {len(rows) - 1} calls, and the loss', fontsize=8)
+        for x, text, color in ((0, part, 'black'), (.19, given, PALETTE['proposal']),
+                               (.62, gave, PALETTE['prediction'])):
+            ax.text(x, y, text, fontsize=size, color=color, va='center',
+                    transform=ax.transAxes, family='monospace' if x else None)
+    ax.set_title('a training step: part, what it is given, what it gives' if not small
+                 else f'a training step: {len(rows) - 1} calls, and the loss', fontsize=8)

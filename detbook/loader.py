@@ -20,7 +20,9 @@ from .data import collate
 from .distributed import shard
 
 # %% ../nbs/087_loader.ipynb #4a8e02c7
-def _mix(*numbers): return int.from_bytes(hashlib.blake2b(' '.join(map(str, numbers)).encode(), digest_size=8).digest(), 'little') >> 1
+def _mix(*numbers):
+    return int.from_bytes(hashlib.blake2b(' '.join(map(str, numbers)).encode(),
+                                          digest_size=8).digest(), 'little') >> 1
 
 @checked('epoch int 0.., index int 0..')
 def item_seed(
@@ -36,19 +38,22 @@ def item_seed(
 def drawn_from(
     seed:int,   # below 2**63
 ):
-    "Let torch (CPU), NumPy and Python draw from `seed` inside the `with` block, and go on afterwards as if nothing had been drawn."
+    """Let torch (CPU), NumPy and Python draw from `seed` inside the `with` block,
+    and go on afterwards as if nothing had been drawn."""
     was = torch.get_rng_state(), np.random.get_state(), random.getstate()
-    torch.default_generator.manual_seed(seed); np.random.seed(seed % 2**32); random.seed(seed)
+    torch.default_generator.manual_seed(seed)
+    np.random.seed(seed % 2**32); random.seed(seed)
     try: yield
-    finally: torch.set_rng_state(was[0]); np.random.set_state(was[1]); random.setstate(was[2])
+    finally:
+        torch.set_rng_state(was[0]); np.random.set_state(was[1]); random.setstate(was[2])
 
 # %% ../nbs/087_loader.ipynb #46b48ffd
 class SeededItems(Dataset):
     "A data set whose items are asked for by (seed, index): chance has no other source."
     @checked('tries int 1..')
     def __init__(self,
-        dataset:Dataset,    # gives (image, target), or None where another picture is wanted
-        tries:int=1000,     # so many pictures are tried before it gives up
+        dataset:Dataset,  # gives (image, target), or None where another picture is wanted
+        tries:int=1000,   # so many pictures are tried before it gives up
     ): self.dataset, self.tries = dataset, tries
 
     def __len__(self): return len(self.dataset)
@@ -60,7 +65,9 @@ class SeededItems(Dataset):
                 item = self.dataset[index]
                 if item is not None: return item
                 index = int(torch.randint(len(self), ()))
-        raise ValueError(f'{getattr(self.dataset, "name", "the data set")}: of {self.tries} pictures none kept an object through its pipeline')
+        raise ValueError(f'{getattr(self.dataset, "name", "the data set")}: '
+                         f'of {self.tries} pictures none kept an object through its '
+                         'pipeline')
 
 # %% ../nbs/087_loader.ipynb #ad250bdd
 @checked('batch_size int 1..')
@@ -71,7 +78,10 @@ def group_by_shape(
 )->list:                # batches; those at the end hold what is left of both kinds
     "Fill batches with images of one orientation, in the given order."
     if order and not (0 <= min(order) and max(order) < len(upright)):
-        raise ValueError(f'order has the index {max(order) if min(order) >= 0 else min(order)}, upright has {len(upright)} images; expected indices from 0 to {len(upright) - 1}')
+        raise ValueError('order has the index '
+                         f'{max(order) if min(order) >= 0 else min(order)}, '
+                         f'upright has {len(upright)} images; expected indices from 0 to '
+                         f'{len(upright) - 1}')
     open_, full = ([], []), []
     for i in order:
         batch = open_[not upright[i]]
@@ -82,27 +92,42 @@ def group_by_shape(
 
 # %% ../nbs/087_loader.ipynb #ff09fb08
 class BatchPlan:
-    "Which images come in which batch, on which rank: a function of its arguments and of the epoch, and of nothing else."
+    """Which images come in which batch, on which rank: a function of its arguments and of
+    the epoch, and of nothing else."""
     @checked('batch_size int 1.., rank int 0.., world_size int 1..')
     def __init__(self,
-        sizes:Tensor|list,          # (N,2) height and width of each image: `dataset.sizes`; one image or more
+        # (N,2) height and width of each image: `dataset.sizes`; one image or more
+        sizes:Tensor|list,
         batch_size:int=2,           # images in a batch, on each rank
         seed:int=0,                 # of the training, the same on all ranks; any integer
         rank:int=0,                 # of this process
         world_size:int=1,           # number of processes
         shuffle:bool=True,          # another order in each epoch
         group_by_shape:bool=True,   # keep upright and lying images apart
-        rest:str='repeat',          # 'repeat': some images twice, so that all ranks have equally many; 'drop': and full batches only; 'keep': each image once
+        # 'repeat': some images twice, so that all ranks have equally many; 'drop':
+        # and full batches only; 'keep': each image once
+        rest:str='repeat',
     ):
         sizes = torch.as_tensor(sizes)
-        if len(sizes) == 0: raise ValueError(f'sizes is of shape {tuple(sizes.shape)}; expected (N,2): height and width of one image or more')
+        if len(sizes) == 0:
+            raise ValueError(f'sizes is of shape {tuple(sizes.shape)}; expected (N,2): '
+                             'height and width of one image or more')
         check('sizes (N,2)', sizes)
-        if (bad := ~(sizes > 0).all(1)).any(): raise ValueError(f'sizes is {sizes[bad][0].tolist()} in row {int(bad.nonzero()[0])}; expected a height and a width above 0')
-        if rank >= world_size: raise ValueError(f'rank is {rank}; expected 0 to {world_size-1}, because world_size is {world_size}')
+        if (bad := ~(sizes > 0).all(1)).any():
+            raise ValueError(f'sizes is {sizes[bad][0].tolist()} in row '
+                             f'{int(bad.nonzero()[0])}; expected a height and a width '
+                             'above 0')
+        if rank >= world_size:
+            raise ValueError(f'rank is {rank}; expected 0 to {world_size-1}, '
+                             f'because world_size is {world_size}')
         ways = ('repeat', 'drop', 'keep')
-        if rest not in ways: raise ValueError(f'rest is {rest!r}; expected one of {", ".join(ways)}{nearest(rest, ways)}')
-        self.count, self.upright = len(sizes), (sizes[:, 0] > sizes[:, 1]).tolist() if group_by_shape else None
-        self.batch_size, self.seed, self.rank, self.world_size, self.shuffle, self.rest = batch_size, seed, rank, world_size, shuffle, rest
+        if rest not in ways:
+            raise ValueError(f'rest is {rest!r}; expected one of '
+                             f'{", ".join(ways)}{nearest(rest, ways)}')
+        self.count, self.upright = (
+            len(sizes), (sizes[:, 0] > sizes[:, 1]).tolist() if group_by_shape else None)
+        self.batch_size, self.seed, self.rank, self.world_size, self.shuffle, self.rest = (
+            batch_size, seed, rank, world_size, shuffle, rest)
 
     @checked('epoch int 0..')
     def indices(self,
@@ -110,7 +135,10 @@ class BatchPlan:
     )->list:        # of int
         "The images of this rank, in order."
         order = list(range(self.count))
-        if self.shuffle: order = torch.randperm(self.count, generator=torch.Generator().manual_seed(self.seed + epoch)).tolist()
+        if self.shuffle:
+            order = torch.randperm(self.count,
+                                   generator=torch.Generator().manual_seed(
+                                       self.seed + epoch)).tolist()
         if self.rest != 'keep':
             total = -(-self.count // self.world_size) * self.world_size
             return (order * (total // self.count + 1))[:total][self.rank::self.world_size]
@@ -122,16 +150,19 @@ class BatchPlan:
     )->list:        # of batches: lists of (seed of the item, index)
         "The batches of this rank in one epoch."
         order, b = self.indices(epoch), self.batch_size
-        batches = group_by_shape(order, self.upright, b) if self.upright else [order[k:k+b] for k in range(0, len(order), b)]
+        batches = (group_by_shape(order, self.upright, b) if self.upright
+                   else [order[k:k+b] for k in range(0, len(order), b)])
         if self.rest == 'drop': batches = [o for o in batches if len(o) == b]
         return [[(_mix(self.seed, epoch, i), i) for i in batch] for batch in batches]
 
     def __len__(self):
-        n = len(shard(self.count, self.rank, self.world_size)) if self.rest == 'keep' else -(-self.count // self.world_size)
+        n = (len(shard(self.count, self.rank, self.world_size)) if self.rest == 'keep'
+             else -(-self.count // self.world_size))
         return n // self.batch_size if self.rest == 'drop' else -(-n // self.batch_size)
 
 # %% ../nbs/087_loader.ipynb #c1cbfd36
-_OLD_LOADER = dict(samples_per_gpu='batch_size', workers_per_gpu='num_workers', shuffle="sampler=dict(type='DefaultSampler', shuffle=...)")
+_OLD_LOADER = dict(samples_per_gpu='batch_size', workers_per_gpu='num_workers',
+                   shuffle="sampler=dict(type='DefaultSampler', shuffle=...)")
 
 def build_plan(
     dataloader:dict,        # of a config: `cfg.train_dataloader`
@@ -141,30 +172,42 @@ def build_plan(
     world_size:int=1,       # number of processes
     path:str='dataloader',  # what messages call it
 )->BatchPlan:               # its length is the number of steps in an epoch
-    "Build the plan that a config describes. A data set in test_mode is shared out among the ranks, each image once."
+    """Build the plan that a config describes. A data set in test_mode is shared out among
+    the ranks, each image once."""
     p = ConfigPart(dataloader, path)
     p.renamed(_OLD_LOADER)
-    sampler, batches = p.part('sampler', dict(type='DefaultSampler')), p.part('batch_sampler')
+    sampler, batches = (p.part('sampler', dict(type='DefaultSampler')),
+                        p.part('batch_sampler'))
     kinds = ('DefaultSampler', 'InfiniteSampler')
-    if sampler.kind not in kinds: sampler.fail('type', f'there is no such sampler{nearest(sampler.kind, kinds) or "; there are " + ", ".join(kinds)}')
+    if sampler.kind not in kinds:
+        sampler.fail(
+            'type',
+            'there is no such '
+            f'sampler{nearest(sampler.kind, kinds) or "; there are " + ", ".join(kinds)}')
     shuffle, drop = sampler('shuffle', True), p('drop_last', False)
     sampler.unused('seed', 'round_up'); sampler.finish()
     if batches:
-        if batches.kind != 'AspectRatioBatchSampler': batches.fail('type', "there is no such batch sampler; there is AspectRatioBatchSampler")
+        if batches.kind != 'AspectRatioBatchSampler':
+            batches.fail(
+                'type', "there is no such batch sampler; there is AspectRatioBatchSampler")
         drop = batches('drop_last', drop)
         batches.finish()
     test = getattr(dataset, 'test_mode', False)
-    if not hasattr(dataset, 'sizes'): raise TypeError(f'build_plan takes a data set with sizes, (N,2) height and width; a {type(dataset).__name__} has none')
-    return BatchPlan(dataset.sizes, p('batch_size'), seed, rank, world_size, shuffle, batches is not None, 'keep' if test else 'drop' if drop else 'repeat')
+    if not hasattr(dataset, 'sizes'):
+        raise TypeError('build_plan takes a data set with sizes, (N,2) height and width; '
+                        f'a {type(dataset).__name__} has none')
+    return BatchPlan(dataset.sizes, p('batch_size'), seed, rank, world_size, shuffle,
+                     batches is not None, 'keep' if test else 'drop' if drop else 'repeat')
 
 # %% ../nbs/087_loader.ipynb #cad9ce5d
 class PlannedBatches:
-    "The batches of a plan, from a place in it: what a DataLoader takes for `batch_sampler`."
+    """The batches of a plan, from a place in it:
+    what a DataLoader takes for `batch_sampler`."""
     @checked
     def __init__(self,
         plan:BatchPlan,     # what comes when
         epoch:int=0,        # which epoch the next round is, from 0
-        start:int=0,        # how many of its batches are left out, because they have been seen
+        start:int=0,  # how many of its batches are left out, because they have been seen
     ):
         self.plan = plan
         self.go_to(epoch, start)
@@ -175,7 +218,9 @@ class PlannedBatches:
         start:int=0,    # how many of its batches are left out
     ):
         "Let the next round through the loader begin there."
-        if start > len(self.plan): raise ValueError(f'start is {start}; expected 0 to {len(self.plan)}, the batches of an epoch')
+        if start > len(self.plan):
+            raise ValueError(f'start is {start}; expected 0 to {len(self.plan)}, '
+                             'the batches of an epoch')
         self.at = epoch, start
 
     def __len__(self): return len(self.plan) - self.at[1]
@@ -197,15 +242,24 @@ def build_loader(
     epoch:int=0,                    # where it begins
     start:int=0,                    # and after how many batches
     num_workers:int|None=None,      # processes that load; None: as the config says
-    context:str|None=None,          # how they are started: 'fork', 'spawn', 'forkserver'; None: Python's way
+    # how they are started: 'fork', 'spawn', 'forkserver'; None: Python's way
+    context:str|None=None,
     path:str='dataloader',          # what messages call it
-)->DataLoader:                      # of (list of images, list of targets); loader.batch_sampler.go_to(epoch, start) moves it
+    # of (list of images, list of targets);
+    # loader.batch_sampler.go_to(epoch, start) moves it
+)->DataLoader:
     "Build a loader that gives the batches of a plan."
     p = ConfigPart(dataloader, path)
-    p.unused('num_workers', 'dataset', 'sampler', 'batch_sampler', 'batch_size', 'drop_last', 'collate_fn', 'pin_memory', 'timeout', 'worker_init_fn')
+    p.unused('num_workers', 'dataset', 'sampler', 'batch_sampler', 'batch_size',
+             'drop_last', 'collate_fn', 'pin_memory', 'timeout', 'worker_init_fn')
     workers = p('num_workers', 0) if num_workers is None else num_workers
-    more = dict(persistent_workers=p('persistent_workers', False), prefetch_factor=p('prefetch_factor', None), multiprocessing_context=context)
+    more = dict(persistent_workers=p('persistent_workers', False),
+                prefetch_factor=p('prefetch_factor', None),
+                multiprocessing_context=context)
     p.finish()
     check('num_workers int 0..', workers, where=path)
-    return DataLoader(SeededItems(dataset), batch_sampler=PlannedBatches(plan, epoch, start), num_workers=workers, collate_fn=collate, worker_init_fn=_patient,
-                      pin_memory=torch.cuda.is_available(), generator=torch.Generator(), **(more if workers else {}))
+    return DataLoader(SeededItems(dataset),
+                      batch_sampler=PlannedBatches(plan, epoch, start),
+                      num_workers=workers, collate_fn=collate, worker_init_fn=_patient,
+                      pin_memory=torch.cuda.is_available(), generator=torch.Generator(),
+                      **(more if workers else {}))

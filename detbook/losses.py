@@ -17,10 +17,12 @@ from .core import check, component, mean_over_ranks
 
 # %% ../nbs/013_losses.ipynb #cedfb75d
 def _pairs(loss, pred, target):
-    "Apply `loss` to each pair in float32; pairs with a nan, or an endless target, give nan and no gradient."
+    """Apply `loss` to each pair in float32; pairs with a nan,
+    or an endless target, give nan and no gradient."""
     pred, target = pred.float(), target.float()
     bad = pred.isnan() | ~target.isfinite()
-    return loss(pred.masked_fill(bad, 0.), target.masked_fill(bad, 0.)).masked_fill(bad, torch.nan)
+    return loss(pred.masked_fill(bad, 0.), target.masked_fill(bad, 0.)).masked_fill(
+        bad, torch.nan)
 
 # %% ../nbs/013_losses.ipynb #3134fe3f
 def sigmoid_loss(
@@ -29,18 +31,22 @@ def sigmoid_loss(
 )->Tensor:          # (...) one loss an entry, float32
     "Binary cross-entropy of logits."
     check('logits float (...), targets any (...)', logits, targets)
-    return _pairs(lambda x, t: F.binary_cross_entropy_with_logits(x, t, reduction='none'), logits, targets)
+    return _pairs(lambda x, t: F.binary_cross_entropy_with_logits(x, t, reduction='none'),
+                  logits, targets)
 
 # %% ../nbs/013_losses.ipynb #7b04430f
 def softmax_loss(
     logits:Tensor,  # (...,C+1), the last one background
     labels:Tensor,  # (...) int64
 )->Tensor:          # (...) one loss a sample, float32
-    "Cross-entropy of logits over classes; nan where a logit is nan or a label is none of 0 to C."
+    """Cross-entropy of logits over classes; nan where
+    a logit is nan or a label is none of 0 to C."""
     check('logits float (*,C), labels int (*)', logits, labels)
-    x, bad = logits.float(), logits.isnan().any(-1) | (labels < 0) | (labels >= logits.shape[-1])
+    x, bad = (logits.float(),
+              logits.isnan().any(-1) | (labels < 0) | (labels >= logits.shape[-1]))
     x, labels = x.masked_fill(bad[...,None], 0.), labels.long().masked_fill(bad, 0)
-    return F.cross_entropy(x.flatten(0, -2), labels.flatten(), reduction='none').view(labels.shape).masked_fill(bad, torch.nan)
+    return F.cross_entropy(x.flatten(0, -2), labels.flatten(),
+                           reduction='none').view(labels.shape).masked_fill(bad, torch.nan)
 
 # %% ../nbs/013_losses.ipynb #273553e3
 @component
@@ -76,16 +82,19 @@ class SoftmaxLoss:
 
 # %% ../nbs/013_losses.ipynb #a0c1a8a6
 class _Focal(torch.autograd.Function):
-    "Focal loss summed over classes, its slope written out: one table is kept for the way back."
+    """Focal loss summed over classes, its slope written out:
+    one table is kept for the way back."""
     @staticmethod
     def forward(ctx, x, labels, alpha, gamma):
         own   = labels[...,None] == torch.arange(x.shape[-1], device=x.device)
         right = torch.where(own, x, -x)                             # logit of what is true
         wrong, surprise = (-right).sigmoid(), F.softplus(-right)
         part  = torch.where(own, alpha, 1 - alpha) * wrong**gamma
-        loss  = (part * surprise).sum(-1).masked_fill((labels < 0) | (labels > x.shape[-1]), torch.nan)
+        loss = (part * surprise).sum(-1).masked_fill((labels < 0) | (labels > x.shape[-1]),
+                                                     torch.nan)
         slope = part * (gamma * (1 - wrong) * surprise + wrong)
-        slope = torch.where(own, -slope, slope).masked_fill_(~loss.isfinite()[...,None], 0.)
+        slope = torch.where(own, -slope, slope).masked_fill_(
+            ~loss.isfinite()[...,None], 0.)
         ctx.save_for_backward(slope)
         return loss
 
@@ -95,14 +104,16 @@ class _Focal(torch.autograd.Function):
 # %% ../nbs/013_losses.ipynb #0de9dcd8
 @component
 class FocalLoss:
-    "Cross-entropy of a yes or no for each class, faded where the answer is right already (RetinaNet, section 3)."
+    """Cross-entropy of a yes or no for each class, faded where
+    the answer is right already (RetinaNet, section 3)."""
     def __init__(self,
         alpha:float=.25,    # share of the true class; the others get 1 - alpha
-        gamma:float=2.,     # how fast the loss fades as the answer gets better; 0: not at all
+        gamma:float=2.,  # how fast the loss fades as the answer gets better; 0: not at all
         weight:float=1.,    # factor on the result
     ):
         if not (0 <= alpha <= 1 and gamma >= 0):
-            raise ValueError(f'FocalLoss needs 0 <= alpha <= 1 and gamma >= 0, got alpha={alpha}, gamma={gamma}')
+            raise ValueError('FocalLoss needs 0 <= alpha <= 1 and gamma >= 0, '
+                             f'got alpha={alpha}, gamma={gamma}')
         self.alpha, self.gamma, self.weight = alpha, gamma, weight
 
     def __call__(self,
@@ -133,7 +144,8 @@ class L1Loss:
 # %% ../nbs/013_losses.ipynb #44749800
 @component
 class SmoothL1Loss:
-    "Squared below `beta`, absolute above (Fast R-CNN, section 2.3), summed over the four deltas."
+    """Squared below `beta`, absolute above (Fast R-CNN,
+    section 2.3), summed over the four deltas."""
     def __init__(self,
         beta:float=1.,      # where the parabola meets the line
         weight:float=1.,    # factor on the result
@@ -154,11 +166,14 @@ class SmoothL1Loss:
 def _sides(b): return b[...,2] - b[...,0], b[...,3] - b[...,1]
 
 def _overlap(p, t):
-    "Shared and joint area of each pair of boxes, and the sides of their hull, the smallest box around both."
+    """Shared and joint area of each pair of boxes, and the sides of their hull, the
+    smallest box around both."""
     (w1, h1), (w2, h2) = _sides(p), _sides(t)
-    w, h = _sides(torch.cat([torch.maximum(p[...,:2], t[...,:2]), torch.minimum(p[...,2:], t[...,2:])], -1))
+    w, h = _sides(torch.cat([torch.maximum(p[...,:2], t[...,:2]),
+                             torch.minimum(p[...,2:], t[...,2:])], -1))
     both = w.clamp(min=0) * h.clamp(min=0)
-    hull = _sides(torch.cat([torch.minimum(p[...,:2], t[...,:2]), torch.maximum(p[...,2:], t[...,2:])], -1))
+    hull = _sides(torch.cat([torch.minimum(p[...,:2], t[...,:2]),
+                             torch.maximum(p[...,2:], t[...,2:])], -1))
     return both, w1*h1 + w2*h2 - both, *hull
 
 # %% ../nbs/013_losses.ipynb #3cb00185
@@ -174,11 +189,12 @@ class _BoxLoss:
         pred:Tensor,    # (...,4) xyxy, pixels
         target:Tensor,  # (...,4) xyxy, pixels
     )->Tensor:          # (...) one loss a box, float32
-        "Loss of each pair of boxes; nan, and without a slope, where one of them has a nan or an endless side."
+        """Loss of each pair of boxes; nan, and without a slope,
+        where one of them has a nan or an endless side."""
         check('pred float (*,4), target (*,4)', pred, target)
         pred, target = pred.float(), target.float()
         bad  = ~(pred.isfinite() & target.isfinite()).all(-1)
-        unit = (torch.arange(4, device=pred.device) > 1).float()        # the square from 0 to 1
+        unit = (torch.arange(4, device=pred.device) > 1).float()  # the square from 0 to 1
         pred, target = (torch.where(bad[...,None], unit, b) for b in (pred, target))
         return self.weight * self._pair(pred, target).masked_fill(bad, torch.nan)
 
@@ -189,18 +205,20 @@ class _BoxLoss:
 class IoULoss(_BoxLoss):
     "How far the overlap is from 1 (UnitBox, Yu et al. 2016)."
     def __init__(self,
-        mode:str='log',     # 'log': -log(IoU); 'linear': 1 - IoU; 'square': 1 - IoU squared
-        eps:float=1e-6,     # no overlap counts as this much
-        weight:float=1.,    # factor on the result
+        mode:str='log',   # 'log': -log(IoU); 'linear': 1 - IoU; 'square': 1 - IoU squared
+        eps:float=1e-6,   # no overlap counts as this much
+        weight:float=1.,  # factor on the result
     ):
         modes = ('log', 'linear', 'square')
-        if mode not in modes: raise ValueError(f'IoULoss has no mode {mode!r}; it takes: {", ".join(modes)}')
+        if mode not in modes:
+            raise ValueError(f'IoULoss has no mode {mode!r}; it takes: {", ".join(modes)}')
         self.mode, self.eps, self.weight = mode, eps, weight
 
     def _pair(self, p, t):
         both, union, _, _ = _overlap(p, t)
         iou = (both / union.clamp(min=1e-6)).clamp(min=self.eps)
-        return -iou.log() if self.mode == 'log' else 1 - (iou if self.mode == 'linear' else iou**2)
+        return (-iou.log() if self.mode == 'log'
+                else 1 - (iou if self.mode == 'linear' else iou**2))
 
 # %% ../nbs/013_losses.ipynb #e884b2ba
 @component
@@ -213,10 +231,12 @@ class GIoULoss(_BoxLoss):
 
 # %% ../nbs/013_losses.ipynb #f7c78841
 def _distance(p, t, eps):
-    "IoU of each pair, and the squared distance of the centres in units of the hull's diagonal."
+    """IoU of each pair, and the squared distance of
+    the centres in units of the hull's diagonal."""
     both, union, w, h = _overlap(p, t)
     dx, dy = ((t[...,i] + t[...,i+2]) - (p[...,i] + p[...,i+2]) for i in (0, 1))
-    return both / (union + eps), (dx**2/4 + dy**2/4) / (w.clamp(min=0)**2 + h.clamp(min=0)**2 + eps)
+    return (both / (union + eps),
+            (dx**2/4 + dy**2/4) / (w.clamp(min=0)**2 + h.clamp(min=0)**2 + eps))
 
 # %% ../nbs/013_losses.ipynb #7a21a421
 @component
@@ -229,18 +249,22 @@ class DIoULoss(_BoxLoss):
 # %% ../nbs/013_losses.ipynb #5a5b0d91
 @component
 class CIoULoss(_BoxLoss):
-    "1 - IoU, how far the centres are apart, and how much the shapes differ (Zheng et al. 2020)."
+    """1 - IoU, how far the centres are apart, and how
+    much the shapes differ (Zheng et al. 2020)."""
     def _pair(self, p, t):
         iou, apart = _distance(p, t, self.eps)
         (w1, h1), (w2, h2) = _sides(p), _sides(t)
-        slant = 4/math.pi**2 * (torch.atan(w2/(h2 + self.eps)) - torch.atan(w1/(h1 + self.eps)))**2
-        with torch.no_grad(): share = (iou > .5).float() * slant / (1 - iou + slant).clamp(min=self.eps)
+        slant = (4/math.pi**2 * (torch.atan(w2/(h2 + self.eps))
+                                 - torch.atan(w1/(h1 + self.eps)))**2)
+        with torch.no_grad():
+            share = (iou > .5).float() * slant / (1 - iou + slant).clamp(min=self.eps)
         return 1 - (iou - (apart + share*slant)).clamp(-1, 1)
 
 # %% ../nbs/013_losses.ipynb #bc65e6b7
 @component
 class BoundedIoULoss(_BoxLoss):
-    "What x, y, width and height each take from the best possible overlap, smoothed, summed (Tychsen-Smith and Petersson 2018)."
+    """What x, y, width and height each take from the best possible overlap,
+    smoothed, summed (Tychsen-Smith and Petersson 2018)."""
     def __init__(self,
         beta:float=.2,      # where the parabola meets the line
         eps:float=1e-3,     # added to what divides, pixels
@@ -256,7 +280,8 @@ class BoundedIoULoss(_BoxLoss):
             parts.append(1 - ((b - off) / (b + off + self.eps)).clamp(min=0))
             parts.append(1 - torch.minimum(b / (a + self.eps), a / (b + self.eps)))
         parts = torch.stack(parts, -1)
-        return torch.where(parts < self.beta, .5 * parts**2 / self.beta, parts - .5 * self.beta).sum(-1)
+        return torch.where(parts < self.beta, .5 * parts**2 / self.beta,
+                           parts - .5 * self.beta).sum(-1)
 
 # %% ../nbs/013_losses.ipynb #e2d4e434
 def weighted_sum(
@@ -264,8 +289,11 @@ def weighted_sum(
     used:Tensor,    # (...) bool: which samples count
     count:Tensor,   # () what the sum is divided by, on this rank
 )->Tensor:          # () the loss
-    "Add the losses in use and divide by `count`, 1 at least, averaged over the ranks. Raises a ValueError if shapes differ."
+    """Add the losses in use and divide by `count`, 1 at least,
+    averaged over the ranks. Raises a ValueError if shapes differ."""
     check('losses float (*), used bool (*), count ()', losses, used, count)
     if losses.shape != used.shape:
-        raise ValueError(f'losses have shape {tuple(losses.shape)}, used {tuple(used.shape)}: one of each a sample')
-    return torch.where(used, losses, 0.).sum() / mean_over_ranks(count.float()).clamp(min=1)
+        raise ValueError(f'losses have shape {tuple(losses.shape)}, '
+                         f'used {tuple(used.shape)}: one of each a sample')
+    return (torch.where(used, losses,
+                        0.).sum() / mean_over_ranks(count.float()).clamp(min=1))

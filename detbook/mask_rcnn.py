@@ -20,10 +20,12 @@ from .masks import MaskHead
 # %% ../nbs/028_mask_rcnn.ipynb #9a12ce12
 def _check_masks(roi_head):
     if roi_head.mask_head is None:
-        raise ValueError('MaskRCNN needs a roi_head with a mask_head, such as RoIHead(BoxHead(...), MaskHead(...))')
+        raise ValueError('MaskRCNN needs a roi_head with a mask_head, '
+                         'such as RoIHead(BoxHead(...), MaskHead(...))')
     box, mask = roi_head.bbox_extractor.strides, roi_head.mask_extractor.strides
     if box != mask:
-        raise ValueError(f'roi_head.mask_extractor reads strides {mask}, roi_head.bbox_extractor {box}; give both the same')
+        raise ValueError(f'roi_head.mask_extractor reads strides {mask}, '
+                         f'roi_head.bbox_extractor {box}; give both the same')
 
 # %% ../nbs/028_mask_rcnn.ipynb #c157bb5a
 @component(helpers=('weights', 'weights_backbone'))
@@ -34,25 +36,32 @@ class MaskRCNN(Detector):
     def __init__(self,
         num_classes:int=80,                 # classes of objects
         *,
-        backbone:nn.Module|None=None,       # None: ResNet-50 as in mmdetection's 1x settings
+        backbone:nn.Module|None=None,  # None: ResNet-50 as in mmdetection's 1x settings
         neck:nn.Module|None=None,           # None: FPN, five levels
         rpn_head:nn.Module|None=None,       # None: RPNHead on the neck's channels
-        roi_head:nn.Module|None=None,       # None: RoIHead with a BoxHead and a MaskHead of `num_classes`
-        preprocess:Preprocess|None=None,    # None: RGB, mean and std of the backbone or else of ImageNet, padded to a multiple of 32
+        # None: RoIHead with a BoxHead and a MaskHead of `num_classes`
+        roi_head:nn.Module|None=None,
+        # None: RGB, mean and std of the backbone or
+        # else of ImageNet, padded to a multiple of 32
+        preprocess:Preprocess|None=None,
         weights:str|None=None,              # checkpoint to start from
         weights_backbone:str|None=None,     # ImageNet weights for the backbone alone
     ):
         super().__init__(backbone, neck, preprocess)
         C = self.neck.out_channels
         self.rpn_head = RPNHead(C) if rpn_head is None else rpn_head
-        self.roi_head = RoIHead(BoxHead(num_classes, C), MaskHead(num_classes, C)) if roi_head is None else roi_head
+        self.roi_head = (RoIHead(BoxHead(num_classes, C), MaskHead(num_classes, C))
+                         if roi_head is None else roi_head)
         _check_masks(self.roi_head)
         finish_init(self, weights, weights_backbone, num_classes)
 
     def loss(self,
         images:list,    # B tensors (3,h,w) RGB, 0..255
-        targets:list,   # B dicts: boxes (N,4), labels (N,), masks (N,h,w), optional ignore (N,)
-    )->dict:            # loss_rpn_cls, loss_rpn_bbox, loss_cls, loss_bbox, loss_mask: scalars to be added up
+        # B dicts: boxes (N,4), labels (N,), masks (N,h,w), optional ignore (N,)
+        targets:list,
+        # loss_rpn_cls, loss_rpn_bbox, loss_cls, loss_bbox,
+        # loss_mask: scalars to be added up
+    )->dict:
         "What the network has to learn from these images."
         batch, truths = prepare(self, images, targets, self.num_classes, ('masks',))
         feats = self.neck(self.stages(batch))
@@ -62,19 +71,23 @@ class MaskRCNN(Detector):
         canvas = self.roi_head.bbox_extractor.canvas(feats)
         rois = self.roi_head.sample(canvas, proposals, truths)
         feats = self.roi_head.read(canvas, rois.boxes)
-        losses |= self.roi_head.bbox_head.loss(*self.roi_head.boxes(canvas, rois.boxes, feats), rois)
-        return losses | self.roi_head.mask_head.loss(self.roi_head, canvas, rois, truths, feats)
+        losses |= self.roi_head.bbox_head.loss(*self.roi_head.boxes(
+                                                   canvas, rois.boxes, feats), rois)
+        return (losses
+                | self.roi_head.mask_head.loss(self.roi_head, canvas, rois, truths, feats))
 
     @torch.no_grad()
     def predict(self,
         images:list,                            # B tensors (3,h,w) RGB, 0..255
         test_filter:DetectionFilter|None=None,  # what to let through; None: the head's own
-        sizes:list|None=None,                   # B pairs (H,W) at which the answers are wanted; None: the images' own
-    )->list:                                    # B dicts, best first: boxes (N,4), scores, labels, masks (N,H,W) bool
+        # B pairs (H,W) at which the answers are wanted; None: the images' own
+        sizes:list|None=None,
+    )->list:  # B dicts, best first: boxes (N,4), scores, labels, masks (N,H,W) bool
         "Detect objects and their pixels."
         batch = prepare_images(self, images)
         feats = self.neck(self.backbone(batch.pixels))
         proposals = self.rpn_head.propose(self.rpn_head(feats), batch)
         canvas = self.roi_head.bbox_extractor.canvas(feats)
         detections = self.roi_head.detect(canvas, proposals, batch, test_filter)
-        return self.roi_head.mask_head.predict(self.roi_head, canvas, detections, batch, sizes)
+        return self.roi_head.mask_head.predict(self.roi_head, canvas, detections, batch,
+                                               sizes)

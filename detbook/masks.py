@@ -30,13 +30,20 @@ def crop_masks(
     size:int=28,    # cells along each side
     budget:int=256*2**20,   # bytes that masks may take as floats at once
 )->Tensor:          # (K,size,size) float32, 0 or 1
-    "What a mask head should have said: each mask inside its box, at the head's size (Mask R-CNN, section 3.1)."
-    check('masks any (M,H,W), boxes (K,4), which int (K), size int 1.., budget int 1..', masks, boxes, which, size, budget)
-    if len(masks) == 0: return torch.zeros(len(boxes), size, size, device=boxes.device)     # no objects
+    """What a mask head should have said: each mask inside its box,
+    at the head's size (Mask R-CNN, section 3.1)."""
+    check('masks any (M,H,W), boxes (K,4), which int (K), size int 1.., budget int 1..',
+          masks, boxes, which, size, budget)
+    if len(masks) == 0:
+        return torch.zeros(len(boxes), size, size, device=boxes.device)  # no objects
     def cut(some, first):       # a box whose mask is not among these reads zeros
-        return roi_align(some[:,None].float(), torch.cat([(which - first)[:,None].float(), boxes.float()], 1), size)[:,0] >= .5
+        return (roi_align(some[:,None].float(),
+                          torch.cat([(which - first)[:,None].float(), boxes.float()], 1),
+                          size)[:,0] >= .5)
     step = max(1, budget // (4 * masks[0].numel()))
-    return functools.reduce(torch.logical_or, (cut(some, i*step) for i,some in enumerate(masks.split(step)))).float()
+    return functools.reduce(torch.logical_or,
+                            (cut(some, i*step)
+                             for i,some in enumerate(masks.split(step)))).float()
 
 # %% ../nbs/027_masks.ipynb #ae7a8cea
 def paste_weights(
@@ -45,15 +52,19 @@ def paste_weights(
     cells:int,      # cells of the small mask
     size:int,       # pixels of the image along this axis
 )->Tensor:          # (K,size,cells) how much each cell counts in each pixel
-    "One axis of pasting as a matrix: linear interpolation at pixel centres, nothing beyond the small mask."
+    """One axis of pasting as a matrix: linear interpolation
+    at pixel centres, nothing beyond the small mask."""
     check('low (K), high (K), cells int 1.., size int 1..', low, high, cells, size)
-    at = (torch.arange(size, device=low.device) + .5 - low[:,None]) / (high - low).clamp(min=1e-6)[:,None] * cells - .5
+    at = ((torch.arange(size, device=low.device) + .5
+           - low[:,None]) / (high - low).clamp(min=1e-6)[:,None] * cells - .5)
     return (1 - (at[...,None] - torch.arange(cells, device=low.device)).abs()).clamp(min=0)
 
 # %% ../nbs/027_masks.ipynb #62c3130c
 def _reach(boxes, cells, size):
-    "The pixels of an image of this size that boxes and the blur around them, a cell wide, can touch: a list of x1, y1, x2, y2."
-    rim = (boxes[:,2:] - boxes[:,:2]).clamp(min=0) / boxes.new_tensor([cells[1], cells[0]]) + 2
+    """The pixels of an image of this size that boxes and the blur around them,
+    a cell wide, can touch: a list of x1, y1, x2, y2."""
+    rim = ((boxes[:,2:] - boxes[:,:2]).clamp(min=0) / boxes.new_tensor(
+               [cells[1], cells[0]]) + 2)
     most = boxes.new_tensor([size[1], size[0]]).repeat(2)
     grown = torch.cat([boxes[:,:2] - rim, boxes[:,2:] + rim], 1).nan_to_num(0.)
     return torch.minimum(grown.clamp(min=0), most).long().tolist()
@@ -68,8 +79,8 @@ def paste_masks(
     whole:bool=False,       # cut boxes to whole pixels first? (torchvision)
 )->Tensor:                  # (K,h,w) bool
     "Stretch small masks over their boxes, as two matrix products."
-    check('masks float (K,m,n), boxes (K,4), size pair int 1.., threshold 0..1, budget int 1..',
-          masks, boxes, size, threshold, budget)
+    check('masks float (K,m,n), boxes (K,4), size pair int 1.., threshold 0..1, '
+          'budget int 1..', masks, boxes, size, threshold, budget)
     (h, w), masks, boxes, weights = size, masks.float(), boxes.float(), whole_pixel_weights if whole else paste_weights
     out = torch.full((len(masks), h, w), threshold <= 0, device=masks.device)
     step = max(1, budget // (4*h*w))
@@ -79,7 +90,8 @@ def paste_masks(
         cols = weights(boxes[i,0], boxes[i,2], masks.shape[2], w)
         if not on_host(masks): out[i] = rows @ masks[i] @ cols.transpose(1, 2) >= threshold
         else:
-            for o, m, r, c, (x1, y1, x2, y2) in zip(out[i], masks[i], rows, cols, _reach(boxes[i], masks.shape[1:], size)):
+            for o, m, r, c, (x1, y1, x2, y2) in zip(
+                out[i], masks[i], rows, cols, _reach(boxes[i], masks.shape[1:], size)):
                 o[y1:y2,x1:x2] = r[y1:y2] @ m @ c[x1:x2].T >= threshold
     return out
 
@@ -90,20 +102,24 @@ def whole_pixel_weights(
     cells:int,      # cells of the small mask
     size:int,       # pixels of the image along this axis
 )->Tensor:          # (K,size,cells) how much each cell counts in each pixel
-    "One axis of pasting as torchvision does it: with a rim of one cell, resized to whole pixels."
+    """One axis of pasting as torchvision does it: with
+    a rim of one cell, resized to whole pixels."""
     check('low (K), high (K), cells int 1.., size int 1..', low, high, cells, size)
     centre, half = (low + high)*.5, (high - low)*.5 * ((cells + 2) / cells)
     first, last = (centre - half).trunc(), (centre + half).trunc()
     length = (last - first + 1).clamp(min=1)[:,None]
-    at = torch.arange(size, device=low.device) - first[:,None]          # which of the interval's pixels
+    # which of the interval's pixels
+    at = torch.arange(size, device=low.device) - first[:,None]
     cell = ((at + .5) * ((cells + 2) / length) - .5).clamp(0, cells + 1) - 1
-    near = (1 - (cell[...,None] - torch.arange(cells, device=low.device)).abs()).clamp(min=0)
+    near = (1 - (cell[...,None] - torch.arange(cells, device=low.device)).abs()).clamp(
+        min=0)
     return near * ((at >= 0) & (at < length))[...,None]
 
 # %% ../nbs/027_masks.ipynb #14880768
 @component
 class MaskHead(nn.Module):
-    "Convolutions that keep the layout, one step up, and a mask for every class (Mask R-CNN, figure 4 right)."
+    """Convolutions that keep the layout, one step up, and
+    a mask for every class (Mask R-CNN, figure 4 right)."""
     def __init__(self,
         num_classes:int=80,             # classes of objects
         in_channels:int=256,            # of the features
@@ -111,16 +127,21 @@ class MaskHead(nn.Module):
         channels:int=256,               # of the convolutions
         class_agnostic:bool=False,      # one mask for all classes?
         threshold:float=.5,             # pixels at least this probable are the object
-        whole:bool=False,               # are boxes cut to whole pixels before masks are pasted? (torchvision)
+        # are boxes cut to whole pixels before masks are pasted? (torchvision)
+        whole:bool=False,
     ):
         super().__init__()
-        self.num_classes, self.class_agnostic, self.threshold, self.whole = num_classes, class_agnostic, threshold, whole
-        self.convs = nn.ModuleList(Conv(in_channels if i == 0 else channels, channels, relu=True) for i in range(num_convs))
-        self.upsample = nn.ConvTranspose2d(channels if num_convs else in_channels, channels, 2, 2)
+        self.num_classes, self.class_agnostic, self.threshold, self.whole = (
+            num_classes, class_agnostic, threshold, whole)
+        self.convs = nn.ModuleList(Conv(in_channels if i == 0 else channels, channels,
+                                        relu=True) for i in range(num_convs))
+        self.upsample = nn.ConvTranspose2d(channels if num_convs else in_channels,
+                                           channels, 2, 2)
         self.conv_logits = nn.Conv2d(channels, 1 if class_agnostic else num_classes, 1)
         layers:list[Any] = [c.conv for c in self.convs] + [self.upsample, self.conv_logits]
         for conv in layers:
-            nn.init.kaiming_normal_(conv.weight, mode='fan_out', nonlinearity='relu'); nn.init.zeros_(conv.bias)
+            nn.init.kaiming_normal_(conv.weight, mode='fan_out', nonlinearity='relu')
+            nn.init.zeros_(conv.bias)
 
     def forward(self,
         x:Tensor,       # (K,C,m,m)
@@ -131,8 +152,10 @@ class MaskHead(nn.Module):
         for conv in self.convs: x = conv(x)
         x, last = F.relu(self.upsample(x), inplace=True), self.conv_logits
         if self.class_agnostic: return last(x)[:,0]
-        rows, bias = last.weight[labels,:,0,0], last.bias[labels]       # (K,C), (K,): of the asked class alone
-        return torch.baddbmm(bias[:,None,None], rows[:,None], x.flatten(2)).view(x.shape[0], *x.shape[2:])
+        # (K,C), (K,): of the asked class alone
+        rows, bias = last.weight[labels,:,0,0], last.bias[labels]
+        return torch.baddbmm(bias[:,None,None], rows[:,None], x.flatten(2)).view(
+            x.shape[0], *x.shape[2:])
 
     def loss(self,
         roi_head:RoIHead,   # whose mask head this is
@@ -149,7 +172,8 @@ class MaskHead(nn.Module):
         canvas:Canvas,      # of the pyramid
         detections:list,    # B dicts: boxes (N,4), labels (N,)
         batch:Batch,        # the images
-        sizes:list|None=None,   # B pairs (H,W) at which they are wanted; None: the images' own
+        # B pairs (H,W) at which they are wanted; None: the images' own
+        sizes:list|None=None,
     )->list:                # the same dicts with masks (N,H,W) bool
         "See `predict_masks`."
         return predict_masks(roi_head, canvas, detections, batch, sizes)
@@ -167,20 +191,28 @@ def mask_loss(
     canvas:Canvas,      # of the pyramid
     rois:RoIs,          # the sampled proposals
     truths:Truths,      # with masks
-    seen:Tensor|None=None,  # (B*S,C,h,w) what the box head saw of the samples, for masks that share it
+    # (B*S,C,h,w) what the box head saw of the samples, for masks that share it
+    seen:Tensor|None=None,
 )->dict:                # loss_mask
-    "Compare masks of positive proposals with their truths, after one read of their number (Mask R-CNN, section 3)."
+    """Compare masks of positive proposals with their truths,
+    after one read of their number (Mask R-CNN, section 3)."""
     positive = rois.matched[:,:rois.max_pos].reshape(-1) >= 0
-    n = max(int(positive.sum()) if rois.count is None else rois.count, 1)   # the one number that the host waits for
-    slot = positive.int().argsort(descending=True, stable=True)[:n]     # the positives, or one slot that will not count
+    # the one number that the host waits for
+    n = max(int(positive.sum()) if rois.count is None else rois.count, 1)
+    # the positives, or one slot that will not count
+    slot = positive.int().argsort(descending=True, stable=True)[:n]
     image, place = slot // max(rois.max_pos, 1), slot % max(rois.max_pos, 1)
-    boxes, labels, truth = (x[image, place] for x in (rois.boxes, rois.labels, rois.matched.clamp(min=0)))
+    boxes, labels, truth = (x[image, place]
+                            for x in (rois.boxes, rois.labels, rois.matched.clamp(min=0)))
     shared = seen is not None and _same_windows(roi_head)
-    x = seen[image * rois.boxes.shape[1] + place] if shared else roi_head.windows(roi_head.mask_extractor, canvas, boxes, image)
+    x = (seen[image * rois.boxes.shape[1] + place] if shared
+         else roi_head.windows(roi_head.mask_extractor, canvas, boxes, image))
     logits = roi_head.mask_head(x, labels)
-    gt_masks = crop_masks(truths.masks, boxes, truths.first[image] + truth, logits.shape[-1])
+    gt_masks = crop_masks(truths.masks, boxes, truths.first[image] + truth,
+                          logits.shape[-1])
     used = positive[slot]
-    return dict(loss_mask=weighted_sum(sigmoid_loss(logits, gt_masks).mean((1, 2)), used, used.sum()))
+    return dict(loss_mask=weighted_sum(sigmoid_loss(logits, gt_masks).mean((1, 2)), used,
+                                       used.sum()))
 
 # %% ../nbs/027_masks.ipynb #f1d977c9
 @checked
@@ -193,7 +225,8 @@ def small_masks(
 )->Tensor:              # (K,m,m) probabilities, float32
     "What the mask head says inside of each box."
     check('boxes float (K,4), labels int (K), image int (K)', boxes, labels, image)
-    return roi_head.mask_head(roi_head.windows(roi_head.mask_extractor, canvas, boxes, image), labels).float().sigmoid()
+    return roi_head.mask_head(roi_head.windows(roi_head.mask_extractor, canvas, boxes,
+                                               image), labels).float().sigmoid()
 
 @checked
 def predict_masks(
@@ -203,12 +236,18 @@ def predict_masks(
     batch:Batch,        # the images
     sizes:list|None=None,   # B pairs (H,W) at which they are wanted; None: the images' own
 )->list:                # the same dicts with masks (N,H,W) bool
-    "Add a mask to every detection, at the size of its image or at another, to which boxes are carried as well."
+    """Add a mask to every detection, at the size of its image or at another, to which
+    boxes are carried as well."""
     check_detections(detections, len(batch.sizes), ('boxes', 'labels'))
     counts = [len(d['boxes']) for d in detections]
-    image = torch.cat([torch.full((n,), i, device=canvas.feats.device) for i,n in enumerate(counts)])
-    boxes, labels = torch.cat([d['boxes'] for d in detections]), torch.cat([d['labels'] for d in detections])
-    small, head = small_masks(roi_head, canvas, boxes, labels, image).split(counts), roi_head.mask_head
-    paste = lambda m, d, size: paste_masks(m, d['boxes'], size, head.threshold, whole=getattr(head, 'whole', False))
+    image = torch.cat([torch.full((n,), i, device=canvas.feats.device)
+                       for i,n in enumerate(counts)])
+    boxes, labels = (torch.cat([d['boxes'] for d in detections]),
+                     torch.cat([d['labels'] for d in detections]))
+    small, head = (small_masks(roi_head, canvas, boxes, labels, image).split(counts),
+                   roi_head.mask_head)
+    paste = lambda m, d, size: paste_masks(m, d['boxes'], size, head.threshold,
+                                           whole=getattr(head, 'whole', False))
     detections = scale_detections(detections, batch.sizes, sizes)
-    return [d | dict(masks=paste(m, d, size)) for d,m,size in zip(detections, small, sizes or batch.sizes)]
+    return [d | dict(masks=paste(m, d, size))
+            for d,m,size in zip(detections, small, sizes or batch.sizes)]

@@ -18,13 +18,17 @@ from .cli import nearest
 from .core import checked, moved, warn_once
 from .boxes import iou_matrix
 from .files import shown
-from .coco import check_mask, check_size, has_mask, link_record, plain_id, plain_record, plain_value, read_coco, read_json
+from .coco import (
+    check_mask, check_size, has_mask, link_record, plain_id,
+    plain_record, plain_value, read_coco, read_json)
 from .coco import spellings, whole_number
 from .records import class_names
 from .data import CocoDataset
 from .voc import voc_classes
 from .result import AREAS, Record, Result, class_figures, figures, known_mean
-from .fast_eval import SIZES, Columns, box_pairs, curves, mask_pairs, match_all, measure_masks, point_pairs, runs_fit
+from .fast_eval import (
+    SIZES, Columns, box_pairs, curves, mask_pairs, match_all,
+    measure_masks, point_pairs, runs_fit)
 
 
 
@@ -41,10 +45,13 @@ def _results(preds):
     "The results list, or boxes by picture, and their name for messages."
     name = str(preds) if isinstance(preds, (str, Path)) else 'the predictions'
     if isinstance(preds, (str, Path)):
-        if not Path(preds).is_file(): raise FileNotFoundError(f'{name}: no such file of predictions')
+        if not Path(preds).is_file():
+            raise FileNotFoundError(f'{name}: no such file of predictions')
         preds = read_json(preds)
-        if not isinstance(preds, list): raise ValueError(f'{name}: expected a COCO results list, found {_kind(preds)}{_TURNED * ("annotations" in preds if isinstance(preds, dict) else False)}')
-    if not isinstance(preds, (list, tuple, dict)): raise ValueError(f'{name}: expected a COCO results list, found {_kind(preds)}')
+        if not isinstance(preds, list):
+            raise ValueError(f'{name}: expected a COCO results list, found {_kind(preds)}{_TURNED * ("annotations" in preds if isinstance(preds, dict) else False)}')
+    if not isinstance(preds, (list, tuple, dict)):
+        raise ValueError(f'{name}: expected a COCO results list, found {_kind(preds)}')
     return preds if isinstance(preds, dict) else list(preds), name
 
 _TURNED = ': these look like the truths'
@@ -55,71 +62,107 @@ def _held(preds):
     holds = lambda key: any(isinstance(p, dict) and p.get(key) for p in preds)
     return 'bbox', *['segm']*holds('segmentation'), *['keypoints']*holds('keypoints')
 
-def _kind(x): return 'a dict with ' + (', '.join(repr(k)[:30] for k in list(x)[:4]) or 'nothing') if isinstance(x, dict) else f'a {type(x).__name__}'
+def _kind(x):
+    return ('a dict with ' + (', '.join(repr(k)[:30] for k in list(x)[:4]) or 'nothing')
+            if isinstance(x, dict) else f'a {type(x).__name__}')
 
 
 
 # %% ../nbs/064_metrics.ipynb #0aa00d17
-_PROPOSALS = 'proposal', 'proposal_fast'                                    # these ask where objects are, and not of what class
-_VOC = dict(voc='area', voc07='11points')                                   # Pascal VOC's, by the way in which precision becomes one number
-_NEEDS = dict(bbox='bbox', segm='segmentation', keypoints='keypoints') | dict.fromkeys([*_PROPOSALS, *_VOC], 'bbox')  # what each metric measures
+# these ask where objects are, and not of what class
+_PROPOSALS = 'proposal', 'proposal_fast'
+# Pascal VOC's, by the way in which precision becomes one number
+_VOC = dict(voc='area', voc07='11points')
+# what each metric measures
+_NEEDS = (dict(bbox='bbox', segm='segmentation', keypoints='keypoints')
+          | dict.fromkeys([*_PROPOSALS, *_VOC], 'bbox'))
 
 
 
 # %% ../nbs/064_metrics.ipynb #8cf184b8
-def _finite(x): return isinstance(x, (int, float)) and not isinstance(x, bool) and abs(x) < 1e12     # neither text nor NaN nor infinite
+def _finite(x):
+    # neither text nor NaN nor infinite
+    return isinstance(x, (int, float)) and not isinstance(x, bool) and abs(x) < 1e12
 
 def _check_entry(p, where, images, cats, keys, classes=True):
     "Fail with one sentence where a truth or a result cannot be measured."
     for key in ('image_id', *['category_id']*classes, *keys):
         if p.get(key) in (None, []) or key == 'segmentation' and not has_mask(p[key]):
-            raise ValueError(f'{where} lacks {key!r}; it has {", ".join(map(repr, p))}' + ('; to_coco turns predictions into results' if 'boxes' in p else ''))
+            raise ValueError(f'{where} lacks {key!r}; it has {", ".join(map(repr, p))}'
+                             + ('; to_coco turns predictions into results' if 'boxes' in p
+                                else ''))
     if plain_id(p['image_id']) is None or p['image_id'] not in images:
-        raise ValueError(f'{where} has image_id {shown(repr(p["image_id"]))}, not one of the {len(images)} images of the truths')
+        raise ValueError(f'{where} has image_id {shown(repr(p["image_id"]))}, '
+                         f'not one of the {len(images)} images of the truths')
     c = p.get('category_id')
     if (c is not None or classes) and (plain_id(c) is None or c not in cats):
         known = ', '.join(f'{k} ({c})' for k,c in list(cats.items())[:12])
-        raise ValueError(f'{where} has category_id {shown(repr(c))}, the truths have {known}')
-    if not _finite(p.get('score', 0)): raise ValueError(f'{where} has the score {shown(repr(p["score"]))}, expected a finite number')
-    if not _finite(p.get('area', 0)): raise ValueError(f'{where} has the area {shown(repr(p["area"]))}, expected a finite number')
+        raise ValueError(f'{where} has category_id {shown(repr(c))}, '
+                         f'the truths have {known}')
+    if not _finite(p.get('score', 0)):
+        raise ValueError(f'{where} has the score {shown(repr(p["score"]))}, '
+                         'expected a finite number')
+    if not _finite(p.get('area', 0)):
+        raise ValueError(f'{where} has the area {shown(repr(p["area"]))}, '
+                         'expected a finite number')
     for key in ('iscrowd', 'ignore'):
-        if p.get(key, 0) not in (0, 1): raise ValueError(f'{where} has {key} {shown(repr(p[key]))}, expected 0 or 1')
+        if p.get(key, 0) not in (0, 1):
+            raise ValueError(f'{where} has {key} {shown(repr(p[key]))}, expected 0 or 1')
     b = p.get('bbox')
-    if 'bbox' in keys and not (isinstance(b, list) and len(b) == 4 and all(map(_finite, b)) and min(b[2:]) >= 0):
-        raise ValueError(f'{where} has the bbox {shown(repr(b))}, expected four finite numbers x, y, width, height, the last two from 0')
+    if ('bbox' in keys
+        and not (isinstance(b, list) and len(b) == 4 and all(map(_finite, b))
+                 and min(b[2:]) >= 0)):
+        raise ValueError(f'{where} has the bbox {shown(repr(b))}, '
+                         'expected four finite numbers x, y, width, height, '
+                         'the last two from 0')
 
 def _check_points(anns, preds, n, name, pname):
     "Fail where an entry has not `n` keypoints; a truth may have none."
-    for k, p in [*((f'{name}: annotation {a.get("id", i)}', a) for i,a in enumerate(anns) if a.get('keypoints')),
+    for k, p in [*((f'{name}: annotation {a.get("id", i)}', a) for i,a in enumerate(anns)
+                   if a.get('keypoints')),
                  *((f'{pname}: result {i}', p) for i,p in enumerate(preds))]:
-        if not isinstance(p['keypoints'], list) or len(p['keypoints']) != 3*n or not all(map(_finite, p['keypoints'])):
-            raise ValueError(f'{k} has the keypoints {shown(repr(p["keypoints"]))}, expected {n} times x, y and flag or score, all finite')
+        if (not isinstance(p['keypoints'], list) or len(p['keypoints']) != 3*n
+            or not all(map(_finite, p['keypoints']))):
+            raise ValueError(f'{k} has the keypoints {shown(repr(p["keypoints"]))}, '
+                             f'expected {n} times x, y and flag or score, all finite')
 
 def _fit(entries, sizes):
-    "Which entries have compressed run lengths that fit to their pictures: these need no further look."
-    rows, texts, pixels, possible = [], [], [], {i: None if check_size(*s) else list(s) for i, s in sizes.items()}
+    """Which entries have compressed run lengths that fit
+    to their pictures: these need no further look."""
+    rows, texts, pixels, possible = (
+        [], [], [], {i: None if check_size(*s) else list(s) for i, s in sizes.items()})
     for n, p in enumerate(entries):
         s, size = p['segmentation'], possible[p['image_id']]
         if type(s) is not dict or size is None or s.get('size') != size: continue
         text = s.get('counts')
-        if type(text) is str and text and text.isascii(): rows.append(n), texts.append(text), pixels.append(size[0]*size[1])
+        if type(text) is str and text and text.isascii():
+            rows.append(n), texts.append(text), pixels.append(size[0]*size[1])
     return set(np.array(rows, int)[runs_fit(texts, np.array(pixels))].tolist())
 
 def _check_masks(entries, sizes, name, kind):
-    "The entries with masks that can be drawn on pictures of these sizes; polygons that cannot are left out and said, unless none is left."
+    """The entries with masks that can be drawn on pictures of these sizes;
+    polygons that cannot are left out and said, unless none is left."""
     lost, out, fit = [], [], _fit(entries, sizes)
     for n, p in enumerate(entries):
         if n in fit: out.append(p); continue
         where = f'{name}: {kind} {p.get("id", n) if kind == "annotation" else n}'
         h, w = sizes.get(p['image_id'], (None, None))
-        if h is None and isinstance(p['segmentation'], dict):           # a picture of unknown size is as large as its masks
-            h, w = sizes[p['image_id']] = tuple(whole_number(v) for v in (p['segmentation'].get('size') or (None, None)))
-        if h is None: raise ValueError(f'{where} has polygons, and its image {shown(repr(p["image_id"]))} has no height and width in the truths')
+        if h is None and isinstance(p['segmentation'], dict):
+            # a picture of unknown size is as large as its masks
+            h, w = sizes[p['image_id']] = tuple(
+                whole_number(v) for v in (p['segmentation'].get('size') or (None, None)))
+        if h is None:
+            raise ValueError(f'{where} has polygons, '
+                             f'and its image {shown(repr(p["image_id"]))} has no height '
+                             'and width in the truths')
         s, wrong = check_mask(p['segmentation'], h, w)
         if s is None: raise ValueError(f'{where}: {wrong[0][1]}')
         lost += [f'{kind} {n}: {words}' for _, words in wrong]
         out.append(dict(p, segmentation=s))
-    if lost: warn_once(f'{name}: left out {len(lost)} polygons whose objects keep others; the first: {lost[0]}', key=object())      # each time
+    if lost:
+        # each time
+        warn_once(f'{name}: left out {len(lost)} polygons whose objects keep others; '
+                  f'the first: {lost[0]}', key=object())
     return out
 
 def _labelled(a):
@@ -130,49 +173,74 @@ def _labelled(a):
 
 # %% ../nbs/064_metrics.ipynb #358d21b1
 def _points(rows, n, truth):
-    "Keypoints (N,n,3) of entries, zeros where a truth has none, and (N,4) boxes: an entry's own, or for a result without one the box around its points."
-    points = np.array([r.get('keypoints') or [0]*3*n for r in rows], float).reshape(-1, n, 3)
+    """Keypoints (N,n,3) of entries, zeros where a truth has none, and (N,4) boxes:
+    an entry's own, or for a result without one the box around its points."""
+    points = np.array([r.get('keypoints') or [0]*3*n for r in rows], float).reshape(
+        -1, n, 3)
     around = np.concatenate([points[:, :, :2].min(1), np.ptp(points[:, :, :2], axis=1)], 1)
-    return points, np.array([r['bbox'] if truth or r.get('bbox') else b for r, b in zip(rows, around.tolist())], float).reshape(-1, 4)
+    return (points,
+            np.array([r['bbox'] if truth or r.get('bbox') else b
+                      for r, b in zip(rows, around.tolist())], float).reshape(-1, 4))
 
 def _draw(s, h, w):
     "The compressed run lengths of a mask that was checked."
     if isinstance(s, list): return mask_utils.merge(mask_utils.frPyObjects(s, h, w))
-    return mask_utils.frPyObjects(s, h, w) if isinstance(s['counts'], list) else s if s['size'] == [h, w] else dict(size=[h, w], counts=s['counts'])
+    return (mask_utils.frPyObjects(s, h, w) if isinstance(s['counts'], list) else s
+            if s['size'] == [h, w] else dict(size=[h, w], counts=s['counts']))
 
 def _columns(rows, metric, sizes, n, truth):
-    "Truths or results as columns; the area is that of the box or mask that is measured, or what a truth says of itself."
+    """Truths or results as columns; the area is that of the box or mask that is measured,
+    or what a truth says of itself."""
     ids = lambda key: np.array([r[key] or 0 for r in rows], np.int64)
     if metric == 'segm':
         shapes = [_draw(r['segmentation'], *sizes[r['image_id']]) for r in rows]
         boxes, area = measure_masks(shapes)
         shapes = shapes, boxes, area
     else:
-        points, boxes = _points(rows, n, truth) if metric == 'keypoints' else (None, np.array([r['bbox'] for r in rows], float).reshape(-1, 4))
-        area, shapes  = boxes[:, 2]*boxes[:, 3], boxes if points is None else (points, boxes) if truth else points
-    if not truth: return Columns(ids('image_id'), ids('category_id'), area, shapes, np.array([r['score'] for r in rows], float))
-    area, crowd = np.array([own if r.get('area') is None else r['area'] for r, own in zip(rows, area.tolist())], float), np.array([bool(r.get('iscrowd')) for r in rows], bool)
-    return Columns(ids('image_id'), ids('category_id'), area, shapes, None, crowd, crowd | ~(points[:, :, 2] > 0).any(1) if metric == 'keypoints' else crowd)
+        points, boxes = (_points(rows, n, truth) if metric == 'keypoints'
+                         else (None,
+                               np.array([r['bbox'] for r in rows], float).reshape(-1, 4)))
+        area, shapes = (boxes[:, 2]*boxes[:, 3],
+                        boxes if points is None else (points, boxes) if truth else points)
+    if not truth:
+        return Columns(ids('image_id'), ids('category_id'), area, shapes,
+                       np.array([r['score'] for r in rows], float))
+    area, crowd = (np.array([own if r.get('area') is None else r['area']
+                             for r, own in zip(rows, area.tolist())], float),
+                   np.array([bool(r.get('iscrowd')) for r in rows], bool))
+    return Columns(ids('image_id'), ids('category_id'), area, shapes, None, crowd,
+                   crowd | ~(points[:, :, 2] > 0).any(1) if metric == 'keypoints'
+                   else crowd)
 
 def _match(d, preds, metric, most, sigmas, sizes):
     "Truths and results as columns, how they overlap, and what became of each result."
-    truths, found = (_columns(r, metric, sizes, len(sigmas), r is not preds) for r in (d['annotations'], preds))
-    pairs = point_pairs(sigmas) if metric == 'keypoints' else mask_pairs if metric == 'segm' else box_pairs
-    return truths, found, pairs, match_all(found, truths, pairs, most, tuple(SIZES[a] for a in AREAS[metric]), metric != 'proposal')
+    truths, found = (_columns(r, metric, sizes, len(sigmas), r is not preds)
+                     for r in (d['annotations'], preds))
+    pairs = (point_pairs(sigmas) if metric == 'keypoints' else mask_pairs
+             if metric == 'segm' else box_pairs)
+    return (truths, found, pairs,
+            match_all(found, truths, pairs, most, tuple(SIZES[a] for a in AREAS[metric]),
+                      metric != 'proposal'))
 
 # %% ../nbs/064_metrics.ipynb #31531482
 def _sigmas(sigmas, d, name):
-    "The tolerance of each keypoint as an array; COCO's own where there are 17 and none are given."
+    """The tolerance of each keypoint as an array;
+    COCO's own where there are 17 and none are given."""
     own = Params('keypoints').kpt_oks_sigmas
-    most = lambda records: max((len(r['keypoints']) for r in records if isinstance(r.get('keypoints'), list)), default=0)
+    most = lambda records: max((len(r['keypoints']) for r in records
+                                if isinstance(r.get('keypoints'), list)), default=0)
     n = most(d['annotations'])//3 or most(d['categories'])
-    if d['annotations'] and not n: raise ValueError(f'{name}: no annotation has keypoints, and no category names any')
+    if d['annotations'] and not n:
+        raise ValueError(f'{name}: no annotation has keypoints, and no category names any')
     n = n or (len(own) if sigmas is None else np.size(sigmas))
     if sigmas is None and n != len(own):
-        raise ValueError(f'{name}: there are {n} keypoints, and COCO has sigmas for the {len(own)} of a person alone: give sigmas=, one for each')
+        raise ValueError(f'{name}: there are {n} keypoints, and COCO has sigmas for the '
+                         f'{len(own)} of a person alone: give sigmas=, one for each')
     try: out = np.asarray(plain_value(own if sigmas is None else sigmas), float)
     except (TypeError, ValueError): out = np.zeros(1)
-    if out.shape not in ((), (n,)) or not ((out > 0) & (out < 1e6)).all(): raise ValueError(f'sigmas must be one number above 0, or {n} of them, not {sigmas!r}')
+    if out.shape not in ((), (n,)) or not ((out > 0) & (out < 1e6)).all():
+        raise ValueError(f'sigmas must be one number above 0, or {n} of them, '
+                         f'not {sigmas!r}')
     return np.broadcast_to(out, n).copy()
 
 
@@ -181,10 +249,12 @@ def _sigmas(sigmas, d, name):
 _THRESHOLDS = np.linspace(.5, .95, 10)
 
 def _pairs(truths, proposals, least):
-    "Truths and proposals that overlap by `least` or more: truth, proposal, its rank in its picture, IoU; both numbered through all pictures."
+    """Truths and proposals that overlap by `least` or more: truth, proposal,
+    its rank in its picture, IoU; both numbered through all pictures."""
     out, first = [np.zeros((0, 4))], np.zeros(2)
     for t, p in zip(truths, proposals):
-        iou  = iou_matrix(torch.as_tensor(t, dtype=torch.float64), torch.as_tensor(p[:, :4], dtype=torch.float64)).numpy()
+        iou = iou_matrix(torch.as_tensor(t, dtype=torch.float64),
+                         torch.as_tensor(p[:, :4], dtype=torch.float64)).numpy()
         g, k = np.nonzero(iou >= least)
         out.append(np.stack([g + first[0], k + first[1], k, iou[g, k]], 1))
         first += iou.shape
@@ -196,10 +266,13 @@ def _rows_as(name, pictures, widths):
     out = []
     for i, x in enumerate(pictures):
         try: a = np.asarray(plain_value(x), float)
-        except (TypeError, ValueError): raise TypeError(f'{name}[{i}] is {x!r:.60}; expected boxes') from None
+        except (TypeError, ValueError):
+            raise TypeError(f'{name}[{i}] is {x!r:.60}; expected boxes') from None
         if a.ndim == 0: raise TypeError(f'{name}[{i}] is {x!r:.60}; expected boxes')
         if a.shape == (0,): a = a.reshape(0, widths[0])
-        if a.ndim != 2 or a.shape[1] not in widths: raise ValueError(f'{name}[{i}] is of shape {a.shape}; expected (N,{" or ".join(map(str, widths))})')
+        if a.ndim != 2 or a.shape[1] not in widths:
+            raise ValueError(f'{name}[{i}] is of shape {a.shape}; '
+                             f'expected (N,{" or ".join(map(str, widths))})')
         out.append(a)
     return out
 
@@ -209,18 +282,26 @@ def cover_truths(
     proposals:list,                 # (P,4) or (P,5) xyxy of each picture, the surest first
     nums:tuple=(100, 300, 1000),    # so many proposals of each picture count
     least:float=.5,                 # an IoU below this is no cover
-)->np.ndarray:                      # (M,G) for each of `nums` the IoU at which every truth is covered; 0 where it is not
-    "Cover truths with proposals one to one: of all pairs the best overlap is taken, then the best that is left, and so on."
-    truths, proposals = _rows_as('truths', truths, (4,)), _rows_as('proposals', proposals, (4, 5))
-    if len(truths) != len(proposals): raise ValueError(f'truths are of {len(truths)} pictures and proposals of {len(proposals)}; expected as many')
+    # (M,G) for each of `nums` the IoU at which every truth is covered; 0 where it is not
+)->np.ndarray:
+    """Cover truths with proposals one to one: of all pairs the best overlap is taken, then
+    the best that is left, and so on."""
+    truths, proposals = (_rows_as('truths', truths, (4,)),
+                         _rows_as('proposals', proposals, (4, 5)))
+    if len(truths) != len(proposals):
+        raise ValueError(f'truths are of {len(truths)} pictures and proposals of '
+                         f'{len(proposals)}; expected as many')
     g, p, rank, iou = _pairs(truths, proposals, least)
     order = np.lexsort((rank, g, -iou))
     g, p, rank, iou = (x[order] for x in (g, p, rank, iou))
     out = np.zeros((len(nums), sum(map(len, truths))))
     for row, n in zip(out, nums):
         left = np.flatnonzero(rank < n)
-        while len(left):                        # pairs that are the best of their truth and of their proposal: no other pair can stop them
-            best = left[np.intersect1d(*(np.unique(x[left], return_index=True)[1] for x in (g, p)))]
+        while len(left):
+            # pairs that are the best of their truth and of
+            # their proposal: no other pair can stop them
+            best = left[np.intersect1d(*(np.unique(x[left], return_index=True)[1]
+                                         for x in (g, p)))]
             row[g[best]] = iou[best]
             left = left[~(np.isin(g[left], g[best]) | np.isin(p[left], p[best]))]
     return out
@@ -234,22 +315,32 @@ def _boxes_of(preds, name, images):
     known = {plain_id(i): i for i in images}
     for key, b in preds.items():
         i = known.get(plain_id(key))
-        if i is None: raise ValueError(f'{name} have image_id {shown(repr(key))}, not one of the {len(images)} images of the truths')
+        if i is None:
+            raise ValueError(f'{name} have image_id {shown(repr(key))}, '
+                             f'not one of the {len(images)} images of the truths')
         try: b = np.asarray(plain_value(b), float)
-        except (TypeError, ValueError): raise ValueError(f'{name} of image {i} are {shown(repr(b))}, expected (P,5): x1, y1, x2, y2 and score') from None
+        except (TypeError, ValueError):
+            raise ValueError(f'{name} of image {i} are {shown(repr(b))}, expected (P,5): '
+                             'x1, y1, x2, y2 and score') from None
         if b.shape == (0,): b = b.reshape(0, 5)
-        if b.ndim != 2 or b.shape[1] != 5 or not np.isfinite(b).all(): raise ValueError(f'{name} of image {i} have the shape {b.shape}, expected (P,5): x1, y1, x2, y2 and score, all finite')
+        if b.ndim != 2 or b.shape[1] != 5 or not np.isfinite(b).all():
+            raise ValueError(f'{name} of image {i} have the shape {b.shape}, '
+                             'expected (P,5): x1, y1, x2, y2 and score, all finite')
         out[i] = b[np.argsort(-b[:, 4], kind='stable')]
     return out
 
 def _rows_of(boxes):
     "Boxes by picture as a COCO results list, without classes."
-    return [dict(image_id=i, bbox=[x1, y1, x2-x1, y2-y1], score=s) for i, b in boxes.items() for x1,y1,x2,y2,s in b.tolist()]
+    return [dict(image_id=i, bbox=[x1, y1, x2-x1, y2-y1], score=s)
+            for i, b in boxes.items() for x1,y1,x2,y2,s in b.tolist()]
 
 def _by_picture(rows):
-    "A COCO results list as boxes by picture, the surest first; equal scores by category, as COCOeval has them."
+    """A COCO results list as boxes by picture, the surest first;
+    equal scores by category, as COCOeval has them."""
     found = {}
-    for p in rows: found.setdefault(p['image_id'], []).append((*p['bbox'], p['score'], p['category_id']))
+    for p in rows:
+        found.setdefault(p['image_id'], []).append((*p['bbox'], p['score'],
+                                                    p['category_id']))
     for i, b in found.items():
         b = np.array(b, float)
         b[:, 2:4] += b[:, :2]
@@ -257,18 +348,25 @@ def _by_picture(rows):
     return found
 
 def _add_recall(result, d, boxes, cats, nums):
-    "Put recall by `cover_truths` into a result: of all truths but crowds and ignored ones, and of those of each class."
+    """Put recall by `cover_truths` into a result: of all truths but crowds and ignored
+    ones, and of those of each class."""
     anns = [a for a in d['annotations'] if not a.get('iscrowd') and not a.get('ignore')]
     truths = {im['id']: [] for im in d['images']}
     for a in anns: truths[a['image_id']].append(a)
     kinds = np.array([a['category_id'] for own in truths.values() for a in own])
-    boxed = [np.array([a['bbox'] for a in own], float).reshape(-1, 4) for own in truths.values()]
-    cover = cover_truths([np.concatenate([b[:, :2], b[:, :2] + b[:, 2:]], 1) for b in boxed], [boxes.get(i, np.zeros((0, 5))) for i in truths], nums)
+    boxed = [np.array([a['bbox'] for a in own], float).reshape(-1, 4)
+             for own in truths.values()]
+    cover = cover_truths([np.concatenate([b[:, :2], b[:, :2] + b[:, 2:]], 1)
+                          for b in boxed],
+                         [boxes.get(i, np.zeros((0, 5))) for i in truths], nums)
     found = cover[None] >= _THRESHOLDS[:, None, None]                           # (T,M,G)
     share = lambda f: f.mean(-1) if f.shape[-1] else -np.ones(f.shape[:-1])
     result.recall['proposal_fast'] = share(found)[:, None, None]
-    result.stats.update({f'proposal_fast_AR_{n}': known_mean(share(found)[:, i]) for i,n in enumerate(nums)})
-    result.per_class['proposal_fast'] = {c: dict(AR=known_mean(share(found[:, -1, kinds == k])), truths=int((kinds == k).sum())) for k,c in cats.items()}
+    result.stats.update({f'proposal_fast_AR_{n}': known_mean(share(found)[:, i])
+                         for i,n in enumerate(nums)})
+    result.per_class['proposal_fast'] = {
+        c: dict(AR=known_mean(share(found[:, -1, kinds == k])),
+                truths=int((kinds == k).sum())) for k,c in cats.items()}
 
 
 
@@ -279,93 +377,148 @@ def _add_voc(result, d, preds, cats, metric):
     seen = [v for v in own.values() if v['truths']]
     mean = lambda key: sum(v[key] for v in seen) / len(seen) if seen else math.nan
     result.stats.update({f'{metric}_mAP': mean('mAP'), f'{metric}_AR': mean('AR')})
-    result.per_class[metric], result.precision[metric] = own, curves[None, :, :, None, None]
-    result.recall[metric] = np.array([v['AR'] if v['truths'] else -1. for v in own.values()]).reshape(1, -1, 1, 1)
+    result.per_class[metric], result.precision[metric] = (
+        own, curves[None, :, :, None, None])
+    result.recall[metric] = np.array([v['AR'] if v['truths'] else -1.
+                                      for v in own.values()]).reshape(1, -1, 1, 1)
 
 
 
 # %% ../nbs/064_metrics.ipynb #89d56680
 def _number(d, preds, boxes, cats, sizes):
-    "The same with images and categories numbered in the order of their ids, because COCOeval sorts ids, which texts and numbers together cannot be."
-    order  = lambda ids: {i: n for n, i in enumerate(sorted(ids, key=lambda i: (isinstance(i, str), i)))}
+    """The same with images and categories numbered in the order of their ids,
+    because COCOeval sorts ids, which texts and numbers together cannot be."""
+    order = lambda ids: {i: n for n, i in enumerate(
+                             sorted(ids, key=lambda i: (isinstance(i, str), i)))}
     im, ca = order(sizes), order(cats)
-    own = lambda p: dict(p, image_id=im[p['image_id']], **({'category_id': ca[p['category_id']]} if p.get('category_id') is not None else {}))
-    d = dict(images=[dict(id=n, height=sizes[i][0], width=sizes[i][1]) for i, n in im.items()], categories=[dict(c, id=ca[c['id']]) for c in d['categories']], annotations=[own(a) for a in d['annotations']])
-    return (d, [own(p) for p in preds] if boxes is None else preds, None if boxes is None else {im[i]: b for i,b in boxes.items()},
+    own = lambda p: dict(p, image_id=im[p['image_id']],
+                         **({'category_id': ca[p['category_id']]}
+                            if p.get('category_id') is not None else {}))
+    d = dict(images=[dict(id=n, height=sizes[i][0], width=sizes[i][1])
+                     for i, n in im.items()],
+             categories=[dict(c, id=ca[c['id']]) for c in d['categories']],
+             annotations=[own(a) for a in d['annotations']])
+    return (d, [own(p) for p in preds] if boxes is None else preds,
+            None if boxes is None else {im[i]: b for i,b in boxes.items()},
             {ca[k]: c for k,c in cats.items()}, {im[i]: v for i,v in sizes.items()})
 
-def _whole(n): return isinstance(n, (int, np.integer)) and not isinstance(n, bool) and n >= 1
+def _whole(n):
+    return isinstance(n, (int, np.integer)) and not isinstance(n, bool) and n >= 1
 
 def _which_metrics(metrics, preds):
     "The metrics that are asked for, or those that the results are for."
     if metrics is None: metrics = _held(preds)
     metrics = [metrics] if isinstance(metrics, str) else list(metrics)
     for m in metrics:
-        if not isinstance(m, str) or m not in _NEEDS: raise ValueError(f'there is no metric {m!r}{nearest(str(m), _NEEDS)}; there are: {", ".join(_NEEDS)}')
+        if not isinstance(m, str) or m not in _NEEDS:
+            raise ValueError(f'there is no metric {m!r}{nearest(str(m), _NEEDS)}; '
+                             f'there are: {", ".join(_NEEDS)}')
     if not metrics: raise ValueError(f'metrics is empty; there are: {", ".join(_NEEDS)}')
     return metrics
 
 def _check_limits(max_dets, proposal_nums):
-    if max_dets is not None and not _whole(max_dets): raise ValueError(f'max_dets must be a whole number of at least 1, not {max_dets!r}')
-    if not isinstance(proposal_nums, (list, tuple)) or not proposal_nums or not all(map(_whole, proposal_nums)): raise ValueError(f'proposal_nums must be numbers of at least 1, not {proposal_nums!r}')
+    if max_dets is not None and not _whole(max_dets):
+        raise ValueError('max_dets must be a whole number of at least 1, '
+                         f'not {max_dets!r}')
+    if (not isinstance(proposal_nums, (list, tuple)) or not proposal_nums
+        or not all(map(_whole, proposal_nums))):
+        raise ValueError('proposal_nums must be numbers of at least 1, '
+                         f'not {proposal_nums!r}')
 
 def _check_ids(d, name):
     "Images and categories have ids, each its own, and categories have names."
     for key in ('images', 'categories'):
         for r in d[key]:
-            if plain_id(r.get('id')) is None: raise ValueError(f"{name}: one of its {key} has the id {shown(repr(r.get('id')))}, expected a number or a text")
-            if key == 'categories' and not isinstance(r.get('name'), str): raise ValueError(f'{name}: category {r["id"]} has the name {shown(repr(r.get("name")))}, expected a text')
-        if len(spellings(d[key])) < len(d[key]): raise ValueError(f'{name}: two of its {key} have the same id')
+            if plain_id(r.get('id')) is None:
+                raise ValueError(f"{name}: one of its {key} has the id "
+                                 f"{shown(repr(r.get('id')))}, expected a number or a "
+                                 "text")
+            if key == 'categories' and not isinstance(r.get('name'), str):
+                raise ValueError(f'{name}: category {r["id"]} has the name '
+                                 f'{shown(repr(r.get("name")))}, expected a text')
+        if len(spellings(d[key])) < len(d[key]):
+            raise ValueError(f'{name}: two of its {key} have the same id')
 
 def _types(values): return set(map(type, values))
 
 def _all_plain(preds, d, keys):
-    "Is a whole list of results as JSON has it and right in every respect that is measured? Then no record needs a look of its own."
+    """Is a whole list of results as JSON has it and right in every respect that is
+    measured? Then no record needs a look of its own."""
     if _types(preds) != {dict}: return False
-    try: columns = {k: [p[k] for p in preds] for k in ('image_id', 'category_id', 'score', *keys)}
+    try:
+        columns = {k: [p[k] for p in preds]
+                   for k in ('image_id', 'category_id', 'score', *keys)}
     except KeyError: return False
     for k, known in (('image_id', d['images']), ('category_id', d['categories'])):
         ids = {r['id'] for r in known}
-        if _types(columns[k]) | _types(ids) != {int} or not ids.issuperset(columns[k]): return False
-    if any(k in p for p in preds for k in ('area', 'iscrowd', 'ignore', *['bbox']*('bbox' not in keys and 'keypoints' in keys))): return False
+        if _types(columns[k]) | _types(ids) != {int} or not ids.issuperset(columns[k]):
+            return False
+    if any(k in p for p in preds
+           for k in ('area', 'iscrowd', 'ignore',
+                     *['bbox']*('bbox' not in keys and 'keypoints' in keys))):
+        return False
     if not _types(columns['score']) <= {int, float}: return False
     numbers = [np.array(columns['score'], float)]
     for k in {'bbox', 'keypoints'}.intersection(keys):
         rows = columns[k]
-        if _types(rows) != {list} or len({len(r) for r in rows}) != 1 or not _types(v for r in rows for v in r) <= {int, float}: return False
+        if (_types(rows) != {list} or len({len(r) for r in rows}) != 1
+            or not _types(v for r in rows for v in r) <= {int, float}):
+            return False
         numbers.append(np.array(rows, float))
-        if k == 'bbox' and (numbers[-1].shape[1] != 4 or numbers[-1][:, 2:].min() < 0): return False
+        if k == 'bbox' and (numbers[-1].shape[1] != 4 or numbers[-1][:, 2:].min() < 0):
+            return False
     for s in columns.get('segmentation', ()):
-        if type(s) is not dict or type(s.get('counts')) is not str or not s['counts'] or type(s.get('size')) is not list or _types(s['size']) != {int}: return False
+        if (type(s) is not dict or type(s.get('counts')) is not str or not s['counts']
+            or type(s.get('size')) is not list or _types(s['size']) != {int}):
+            return False
     return all((np.abs(n) < 1e12).all() for n in numbers)
 
 def _linked(preds, d, pname):
     "Results with ids and numbers as the truths spell them."
     for n, p in enumerate(preds):
-        if not isinstance(p, dict): raise ValueError(f'{pname}: result {n} is {_kind(p)}, expected a dict with image_id, category_id, bbox, score')
+        if not isinstance(p, dict):
+            raise ValueError(f'{pname}: result {n} is {_kind(p)}, '
+                             'expected a dict with image_id, category_id, bbox, score')
     known = spellings(d['images']), spellings(d['categories'])
-    same = lambda p: all(type(i) is int and type(ids.get(i)) is int for i, ids in zip((p.get('image_id'), p.get('category_id')), known))
+    same = (lambda p:
+            all(type(i) is int and type(ids.get(i)) is int
+                for i, ids in zip((p.get('image_id'), p.get('category_id')), known)))
     return [p if same(p) else link_record(p, *known) for p in map(plain_record, preds)]
 
 def _read_both(truth, preds, pname, metrics):
-    "Truths and results that can be measured: dict, results list, boxes by picture or None, class names by id, sizes by image id, the image ids as they were, name of the truths."
+    """Truths and results that can be measured: dict, results list,
+    boxes by picture or None, class names by id, sizes by image id,
+    the image ids as they were, name of the truths."""
     (d, name), keys = _truth(truth), [_NEEDS[m] for m in metrics]
     _check_ids(d, name)
-    images, cats = {im['id'] for im in d['images']}, class_names(d['categories'], d['annotations'])
-    need, classes = ['bbox' if k == 'keypoints' else k for k in keys], not set(metrics) <= set(_PROPOSALS)      # a truth may have no keypoints
-    for n, a in enumerate(d['annotations']): _check_entry(a, f'{name}: annotation {a.get("id", n)}', images, cats, need)
-    if isinstance(preds, dict) and classes: raise ValueError(f'{pname} are {_kind(preds)}; for {metrics[0]} expected a COCO results list')
+    images, cats = ({im['id'] for im in d['images']},
+                    class_names(d['categories'], d['annotations']))
+    # a truth may have no keypoints
+    need, classes = (['bbox' if k == 'keypoints' else k for k in keys],
+                     not set(metrics) <= set(_PROPOSALS))
+    for n, a in enumerate(d['annotations']):
+        _check_entry(a, f'{name}: annotation {a.get("id", n)}', images, cats, need)
+    if isinstance(preds, dict) and classes:
+        raise ValueError(f'{pname} are {_kind(preds)}; for {metrics[0]} expected a COCO '
+                         'results list')
     boxes = _boxes_of(preds, pname, images) if isinstance(preds, dict) else None
     if boxes is not None: preds = []
     elif not preds or not _all_plain(preds, d, keys):
         preds = _linked(preds, d, pname)
-        for n, p in enumerate(preds): _check_entry(p, f'{pname}: result {n}', images, cats, ['score', *keys], classes)
+        for n, p in enumerate(preds):
+            _check_entry(p, f'{pname}: result {n}', images, cats, ['score', *keys],
+                         classes)
     sizes = {im['id']: (im.get('height'), im.get('width')) for im in d['images']}
-    if 'segm' in metrics: d, preds = dict(d, annotations=_check_masks(d['annotations'], sizes, name, 'annotation')), _check_masks(preds, sizes, pname, 'result')
+    if 'segm' in metrics:
+        d, preds = (
+            dict(d, annotations=_check_masks(d['annotations'], sizes, name, 'annotation')),
+            _check_masks(preds, sizes, pname, 'result'))
     ids = sorted(sizes, key=lambda i: (isinstance(i, str), i))
     d, preds, boxes, cats, sizes = _number(d, preds, boxes, cats, sizes)
     if boxes is not None and 'proposal' in metrics: preds = _rows_of(boxes)
-    if not classes: preds = [p if 'category_id' in p else dict(p, category_id=next(iter(cats), None)) for p in preds]
+    if not classes:
+        preds = [p if 'category_id' in p else dict(p, category_id=next(iter(cats), None))
+                 for p in preds]
     return d, preds, boxes, cats, sizes, ids, name
 
 def _warn_if_cut(found, pname, images):
@@ -373,25 +526,39 @@ def _warn_if_cut(found, pname, images):
     n, counts = len(found.score), np.bincount(found.image, minlength=images)
     if n < 50: return
     least, most = found.score.min(), counts.max()
-    if least > .06 and found.score.max() > least + .2 and (found.score < least + .05).sum() >= max(3, n/50):
-        warn_once(f'{pname}: none of the {n} detections scores below {least:.3f}, as if they had been cut for display: average precision counts unsure ones, too, and is lower without them; a score_thr of 0.05 or less keeps them', key=('cut', pname))
+    if (least > .06 and found.score.max() > least + .2
+        and (found.score < least + .05).sum() >= max(3, n/50)):
+        warn_once(f'{pname}: none of the {n} detections scores below {least:.3f}, '
+                  'as if they had been cut for display: average precision counts unsure '
+                  'ones, too, and is lower without them; a score_thr of 0.05 or less '
+                  'keeps them', key=('cut', pname))
     elif 5 <= most < 100 and (counts == most).sum() >= max(10, images/2):
-        warn_once(f'{pname}: {(counts == most).sum()} of {images} images have just {most} detections and none has more, as if they had been cut for display: average precision counts 100; max_per_img keeps them', key=('cut', pname))
+        warn_once(f'{pname}: {(counts == most).sum()} of {images} images have just {most} '
+                  'detections and none has more, as if they had been cut for display: '
+                  'average precision counts 100; max_per_img keeps them',
+                  key=('cut', pname))
 
 def _add_coco(result, d, preds, metric, limits, sigmas, cats, sizes, ids, name):
     "Put COCO's figures into a result."
     truths, found, pairs, matches = _match(d, preds, metric, limits[-1], sigmas, sizes)
-    p, r = result.precision[metric], result.recall[metric] = curves(matches, 1 if metric == 'proposal' else len(cats), tuple(limits))
+    p, r = result.precision[metric], result.recall[metric] = curves(
+        matches, 1 if metric == 'proposal' else len(cats), tuple(limits))
     result.stats.update(figures(p, r, limits, metric))
-    counts = Counter(a['category_id'] for a in d['annotations'] if not a.get('iscrowd') and (metric != 'keypoints' or _labelled(a)))
-    result.per_class[metric] = {} if metric == 'proposal' else class_figures(p, r, {c: counts[k] for k,c in cats.items()})
+    counts = Counter(a['category_id'] for a in d['annotations']
+                     if not a.get('iscrowd') and (metric != 'keypoints' or _labelled(a)))
+    result.per_class[metric] = ({} if metric == 'proposal'
+                                else class_figures(p, r,
+                                                   {c: counts[k] for k,c in cats.items()}))
     if metric in ('bbox', 'segm'): _warn_if_cut(found, name, len(ids))
-    if metric != 'proposal': result.records[metric] = Record(found, truths, matches, pairs, list(cats.values()), ids)
+    if metric != 'proposal':
+        result.records[metric] = Record(found, truths, matches, pairs, list(cats.values()),
+                                        ids)
 
 # %% ../nbs/064_metrics.ipynb #25770afa
 @contextmanager
 def _no_collection():
-    "Keep the garbage collector from looking through all records again and again, while more of them are made and none refers to itself."
+    """Keep the garbage collector from looking through all records again and again,
+    while more of them are made and none refers to itself."""
     was = gc.isenabled()
     gc.disable()
     try: yield
@@ -400,16 +567,27 @@ def _no_collection():
 
 @checked
 def evaluate(
-    truth:CocoDataset|str|Path|dict,    # a CocoDataset, the path of an instances json, or its content as a dict
-    preds:list|str|Path|dict,           # a COCO results list, or the path of one; for proposals also {image_id: (P,5) xyxy and score}
-    metrics:tuple|str|None=('bbox',),   # any of 'bbox', 'segm', 'keypoints', 'proposal', 'proposal_fast', 'voc', 'voc07'; None: what the results hold
-    max_dets:int|None=None,             # detections counted for each picture and class; default: 100, and 20 for keypoints, as COCO
-    sigmas:list|float|None=None,        # tolerance of each keypoint, a share of the object's size; default: COCO's, for 17 keypoints
+    # a CocoDataset, the path of an instances json, or its content as a dict
+    truth:CocoDataset|str|Path|dict,
+    # a COCO results list, or the path of one; for
+    # proposals also {image_id: (P,5) xyxy and score}
+    preds:list|str|Path|dict,
+    # any of 'bbox', 'segm', 'keypoints', 'proposal', 'proposal_fast',
+    # 'voc', 'voc07'; None: what the results hold
+    metrics:tuple|str|None=('bbox',),
+    # detections counted for each picture and class;
+    # default: 100, and 20 for keypoints, as COCO
+    max_dets:int|None=None,
+    # tolerance of each keypoint, a share of the
+    # object's size; default: COCO's, for 17 keypoints
+    sigmas:list|float|None=None,
     proposal_nums:tuple=(100, 300, 1000),   # proposals counted for each picture
 )->Result:                              # stats, per class figures, table, curves
-    "Measure average precision and recall, COCO's or Pascal VOC's; ValueError names a result that does not fit the truths."
+    """Measure average precision and recall, COCO's or Pascal VOC's;
+    ValueError names a result that does not fit the truths."""
     start = time.time()
-    with _no_collection(): result = _evaluate(truth, preds, metrics, max_dets, sigmas, proposal_nums)
+    with _no_collection():
+        result = _evaluate(truth, preds, metrics, max_dets, sigmas, proposal_nums)
     result.seconds = time.time() - start
     return result
 
@@ -421,12 +599,16 @@ def _evaluate(truth, preds, metrics, max_dets, sigmas, proposal_nums):
     sigmas = _sigmas(sigmas, d, name) if 'keypoints' in metrics else ()
     result = Result({}, {}, {}, {})
     for m in metrics:
-        if m == 'proposal_fast': _add_recall(result, d, _by_picture(preds) if boxes is None else boxes, cats, sorted(proposal_nums))
+        if m == 'proposal_fast':
+            _add_recall(result, d, _by_picture(preds) if boxes is None else boxes, cats,
+                        sorted(proposal_nums))
         elif m in _VOC: _add_voc(result, d, preds, cats, m)
         else:
-            if m == 'keypoints': _check_points(d['annotations'], preds, len(sigmas), name, pname)
+            if m == 'keypoints':
+                _check_points(d['annotations'], preds, len(sigmas), name, pname)
             most = max_dets or (20 if m == 'keypoints' else 100)
-            limits = sorted(proposal_nums) if m == 'proposal' else [n for n in (1, 10) if n < most and m != 'keypoints'] + [most]
+            limits = (sorted(proposal_nums) if m == 'proposal'
+                      else [n for n in (1, 10) if n < most and m != 'keypoints'] + [most])
             _add_coco(result, d, preds, m, limits, sigmas, cats, sizes, ids, pname)
     return result
 

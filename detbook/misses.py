@@ -37,7 +37,8 @@ def average_precision(
     check('scores (N), hits bool (N), labels int (N)', scores, hits, labels)
     found, one = [], np.ones((1, len(scores)))
     for c, n in truths.items():
-        own = hits[labels == c][scores[labels == c].argsort(descending=True, stable=True)].numpy().astype(int)
+        own = hits[labels == c][scores[labels == c].argsort(
+                                    descending=True, stable=True)].numpy().astype(int)
         if n: found.append(float(weighted_ap(own, one[:, :len(own)], np.array([n]))[0]))
     return sum(found) / len(found) if found else math.nan
 
@@ -50,7 +51,9 @@ def match_found(
     target:dict,    # boxes (G,4), labels, perhaps ignore
     overlap:Tensor, # (N,G) of each detection and truth
     least:float=.5, # an overlap below this finds nothing
-)->tuple:           # (N,) int64 the truth that each found, -1 none, -2 an ignored one; (G,) the detection of each truth, -1 none
+    # (N,) int64 the truth that each found, -1 none, -2 an ignored one;
+    # (G,) the detection of each truth, -1 none
+)->tuple:
     "Match detections with truths, as COCO does."
     check('overlap (N,G), least 0..1', overlap, least)
     ignore = _ignored(target)
@@ -64,7 +67,8 @@ def match_found(
 
 def _ignored(target, n=None):
     ignore = target.get('ignore')
-    return torch.zeros(len(target['boxes']) if n is None else n, dtype=torch.bool) if ignore is None else ignore.bool().cpu()
+    return (torch.zeros(len(target['boxes']) if n is None else n, dtype=torch.bool)
+            if ignore is None else ignore.bool().cpu())
 
 def _mask_overlap(a, b):
     "IoU of masks (N,H,W) and (G,H,W)."
@@ -78,15 +82,21 @@ def overlaps(
     target:dict,        # boxes (G,4), perhaps ignore, and masks
     metric:str='bbox',  # or 'segm'
 )->Tensor:              # (N,G)
-    "Measure the overlaps that count: of boxes or masks; with an ignored region, the part of the detection in it."
+    """Measure the overlaps that count: of boxes or masks; with
+    an ignored region, the part of the detection in it."""
     table = iou_matrix(found['boxes'].double().cpu(), target['boxes'].double().cpu())
-    if metric == 'segm': table = _mask_overlap(found['masks'].cpu(), target['masks'].cpu()).double()
+    if metric == 'segm':
+        table = _mask_overlap(found['masks'].cpu(), target['masks'].cpu()).double()
     ignore = _ignored(target)
-    return torch.where(ignore, iof_matrix(found['boxes'].double().cpu(), target['boxes'].double().cpu()), table) if ignore.any() else table
+    return (torch.where(ignore,
+                        iof_matrix(found['boxes'].double().cpu(),
+                                   target['boxes'].double().cpu()), table) if ignore.any()
+            else table)
 
 # %% ../nbs/077_misses.ipynb #c983a3d8
 # the stages that can lose a truth, in the order of the pipeline
-REASONS = 'no_anchor', 'not_proposed', 'proposal_nms', 'proposal_limit', 'poor_box', 'wrong_class', 'low_score', 'class_nms', 'limit', 'poor_mask'
+REASONS = ('no_anchor', 'not_proposed', 'proposal_nms', 'proposal_limit', 'poor_box',
+           'wrong_class', 'low_score', 'class_nms', 'limit', 'poor_mask')
 
 # %% ../nbs/077_misses.ipynb #63c20cad
 # what a false alarm is
@@ -104,7 +114,8 @@ class Miss:
     mend: str       # the smallest single change that would have saved it
     score: float    # that its detection would have
     worth: float    # what AP gains if this truth alone is found
-    detection: int|None = None  # the detection that would have been the right one, if mended: now a false alarm
+    # the detection that would have been the right one, if mended: now a false alarm
+    detection: int|None = None
 
 @dataclass
 class Alarm:
@@ -128,7 +139,8 @@ def _best(overlap, rows=None):
     return (int(i), float(v)) if v >= 0 else (-1, 0.)
 
 def _choice_loss(c, near, names, words):
-    "Where a round of suppression lost the last candidate that is near: a reason and a mend, or None."
+    """Where a round of suppression lost the last candidate
+    that is near: a reason and a mend, or None."""
     kept = near & c.kept
     if kept.any():
         if torch.isin(kept.nonzero()[:,0], c.chosen).any(): return None
@@ -138,75 +150,114 @@ def _choice_loss(c, near, names, words):
         return names[1], f'{words} {rank} (now {c.limit})', float(c.scores[kept].max())
     gone = (near & c.valid).nonzero()[:,0]
     if not len(gone): return None
-    return names[0], _looser(c, gone, 'proposals' if names[0] == 'proposal_nms' else 'classes'), float(c.scores[gone].max())
+    return (names[0],
+            _looser(c, gone, 'proposals' if names[0] == 'proposal_nms' else 'classes'),
+            float(c.scores[gone].max()))
 
 def _looser(c, gone, whose):
-    "The lowest threshold of suppression, in steps of 0.01, at which one of these candidates is kept. At the latest it is where no better one of its group overlaps it by more, but for those that are near the truth as well."
-    better = (c.scores >= c.scores[gone][:,None]) & (c.groups == c.groups[gone][:,None]) & c.valid.index_fill(0, gone, False)
-    need = iou_matrix(c.boxes[gone].double(), c.boxes.double()).masked_fill(~better, 0.).amax(1).min()
+    """The lowest threshold of suppression, in steps of 0.01, at which one of these
+    candidates is kept. At the latest it is where no better one of its group overlaps it
+    by more, but for those that are near the truth as well."""
+    better = ((c.scores >= c.scores[gone][:,None]) & (c.groups == c.groups[gone][:,None])
+              & c.valid.index_fill(0, gone, False))
+    need = iou_matrix(c.boxes[gone].double(),
+                      c.boxes.double()).masked_fill(~better, 0.).amax(1).min()
     least, rows = math.ceil(float(need)*100 - 1e-9), c.valid.nonzero()[:,0]
     if c.iou is not None:       # a better one may itself be suppressed before
-        kept  = lambda n: rows[nms_groups(c.boxes[rows], c.scores[rows], c.groups[rows], n/100)]
-        least = next((n for n in range(math.floor(c.iou*100) + 1, least) if torch.isin(gone, kept(n)).any()), least)
-    return f'iou of the {whose} {least / 100:.2f}' + ('' if c.iou is None else f' (now {c.iou:g})')
+        kept = (lambda n:
+                rows[nms_groups(c.boxes[rows], c.scores[rows], c.groups[rows], n/100)])
+        least = next((n for n in range(math.floor(c.iou*100) + 1, least)
+                      if torch.isin(gone, kept(n)).any()), least)
+    return (f'iou of the {whose} {least / 100:.2f}'
+            + ('' if c.iou is None else f' (now {c.iou:g})'))
 
 # %% ../nbs/077_misses.ipynb #f5cf54f5
 def _first_loss(t, box, least, model):
     "Did the first stage lose a truth? A reason, a mend and a score, or None."
-    a, c = t.anchors, t.proposals if t.proposals is not None and t.final is not t.proposals else None
+    a, c = (t.anchors,
+            t.proposals if t.proposals is not None and t.final is not t.proposals
+            else None)
     if t.final is t.proposals and t.proposals is not None: c = t.proposals
     head = getattr(model, 'rpn_head', None) or getattr(model, 'bbox_head', None)
     if a is not None and not (iou_matrix(a.decoded, box)[:,0] >= least).any():
         floor = getattr(getattr(head, 'matcher', None), 'neg_iou', None)
-        if a.points is not None: lost = not ((a.points > box[:,:2]) & (a.points < box[:,2:])).all(1).any()
+        if a.points is not None:
+            lost = not ((a.points > box[:,:2]) & (a.points < box[:,2:])).all(1).any()
         else: lost = floor is not None and float(iou_matrix(a.boxes, box).max()) < floor
         if lost:
             w, h = (float(v) for v in (box[0,2:] - box[0,:2]))
-            what = 'a point inside: a finer level' if a.points is not None else f'an anchor of {w:.0f}x{h:.0f}: the best overlaps by {float(iou_matrix(a.boxes, box).max()):.2f}, the matcher asks for {floor:g}'
+            what = ('a point inside: a finer level' if a.points is not None
+                    else f'an anchor of {w:.0f}x{h:.0f}: the best overlaps by '
+                         f'{float(iou_matrix(a.boxes, box).max()):.2f}, '
+                         f'the matcher asks for {floor:g}')
             return 'no_anchor', what, 1.
     if c is None and t.rois is not None:
         rois = t.rois.boxes[0][t.rois.valid[0]]
         best = _best(iou_matrix(rois, box)[:,0])[1]
-        return None if best >= least else ('not_proposed', f'a proposal that overlaps by {least:g} (best {best:.2f})', 1.)
+        return (None if best >= least
+                else ('not_proposed',
+                      f'a proposal that overlaps by {least:g} (best {best:.2f})', 1.))
     if c is None: return None
     near = iou_matrix(c.boxes, box)[:,0] >= least
-    if (near & c.valid).any(): return _choice_loss(c, near, ('proposal_nms', 'proposal_limit'), 'max_per_img of the proposals')
+    if (near & c.valid).any():
+        return _choice_loss(c, near, ('proposal_nms', 'proposal_limit'),
+                            'max_per_img of the proposals')
     able = iou_matrix(a.decoded, box)[:,0] >= least
-    if not able.any(): return 'not_proposed', f'an answer that leads to it (best overlap {float(iou_matrix(a.decoded, box).max()):.2f})', 1.
-    ranks = [int((a.objectness[a.level == a.level[i]] >= a.objectness[i]).sum()) for i in able.nonzero()[:,0].tolist()]
+    if not able.any():
+        return ('not_proposed',
+                'an answer that leads to it (best overlap '
+                f'{float(iou_matrix(a.decoded, box).max()):.2f})', 1.)
+    ranks = [int((a.objectness[a.level == a.level[i]] >= a.objectness[i]).sum())
+             for i in able.nonzero()[:,0].tolist()]
     return 'not_proposed', f'nms_pre {min(ranks)}', float(a.objectness[able].max())
 
 # %% ../nbs/077_misses.ipynb #affbab59
 def _class_loss(t, box, label, least, f):
     "Where the classes lost a truth that had a place near: a reason, a mend and a score."
-    if t.scores is None: boxes, scores = t.anchors.decoded, t.anchors.scores                        # a dense head
+    if t.scores is None:
+        boxes, scores = t.anchors.decoded, t.anchors.scores  # a dense head
     else: boxes, scores = t.class_boxes, t.scores[:,:-1]
-    own = boxes if boxes.ndim == 2 else boxes[:,label] if boxes.shape[1] > 1 else boxes[:,0]
-    if t.scores is not None: own, scores, boxes = (x[t.rois.valid[0][:len(x)]] for x in (own, scores, boxes))
+    own = (boxes if boxes.ndim == 2 else boxes[:,label] if boxes.shape[1] > 1
+           else boxes[:,0])
+    if t.scores is not None:
+        own, scores, boxes = (x[t.rois.valid[0][:len(x)]] for x in (own, scores, boxes))
     share = iou_matrix(own, box)[:,0]
     near  = share >= least
     c, asked = t.final, getattr(f, 'score_thr', 0.)
     if not near.any():
         i, best = _best(share, scores[:,label] > asked)
         if i < 0: i, best = _best(share)
-        return 'poor_box', f'an overlap of {least:g} (best {best:.2f})', float(scores[i,label]) if i >= 0 else 1.
+        return ('poor_box', f'an overlap of {least:g} (best {best:.2f})',
+                float(scores[i,label]) if i >= 0 else 1.)
     if c is not None:
         close = (iou_matrix(c.boxes, box)[:,0] >= least) & (c.labels == label)
         if (close & c.valid).any():
-            if lost := _choice_loss(c, close, ('class_nms', 'limit'), 'max_per_img'): return lost
-            gone = close & c.valid & ~c.kept                                            # what is left has found another truth
-            if gone.any(): return 'class_nms', _looser(c, gone.nonzero()[:,0], 'classes'), float(c.scores[gone].max())
-            return 'poor_box', 'a box of its own: the one near has found another truth', float(c.scores[close].max())
+            if lost := _choice_loss(c, close, ('class_nms', 'limit'), 'max_per_img'):
+                return lost
+            gone = close & c.valid & ~c.kept  # what is left has found another truth
+            if gone.any():
+                return ('class_nms', _looser(c, gone.nonzero()[:,0], 'classes'),
+                        float(c.scores[gone].max()))
+            return ('poor_box', 'a box of its own: the one near has found another truth',
+                    float(c.scores[close].max()))
     best = float(scores[near,label].max())
-    every = boxes.expand(-1, scores.shape[1], 4) if boxes.ndim == 3 else boxes[:,None].expand(-1, scores.shape[1], 4)
-    other = (iou_matrix(every.reshape(-1, 4), box)[:,0].view(scores.shape) >= least) & (scores > asked)
-    if best > asked: return 'not_proposed', 'nms_pre: it scores enough, and is not among the best of its level', best
+    every = (boxes.expand(-1, scores.shape[1], 4) if boxes.ndim == 3
+             else boxes[:,None].expand(-1, scores.shape[1], 4))
+    other = ((iou_matrix(every.reshape(-1, 4), box)[:,0].view(scores.shape) >= least)
+             & (scores > asked))
+    if best > asked:
+        return ('not_proposed',
+                'nms_pre: it scores enough, and is not among the best of its level', best)
     if other.any():
         k = int(scores.masked_fill(~other, -1.).amax(0).argmax())
-        return 'wrong_class', f'{_name(t, label)} ({best:.2f}) above {_name(t, k)} ({float(scores[:,k][other[:,k]].max()):.2f})', float(scores[:,k][other[:,k]].max())
+        return ('wrong_class',
+                f'{_name(t, label)} ({best:.2f}) above {_name(t, k)} '
+                f'({float(scores[:,k][other[:,k]].max()):.2f})',
+                float(scores[:,k][other[:,k]].max()))
     return 'low_score', f'score_thr {best:.3f} (now {asked:g})', best
 
-def _name(t, label): return t.classes[label] if label < len(t.classes) else f'class {label}'
+def _name(t, label):
+    return t.classes[label] if label < len(t.classes) else f'class {label}'
 
 # %% ../nbs/077_misses.ipynb #8907fbeb
 @checked
@@ -221,7 +272,8 @@ def find_loss(
     check('box finite (4), label int 0.., least 0..1', box, label, least)
     box = box.reshape(1, 4).to(t.detections['boxes'])
     if lost := _first_loss(t, box, least, model): return lost
-    if t.final is t.proposals and t.final is not None: return 'poor_box', 'a box of its own: the one near has found another truth', 1.
+    if t.final is t.proposals and t.final is not None:
+        return 'poor_box', 'a box of its own: the one near has found another truth', 1.
     head = getattr(model, 'roi_head', None) or model.bbox_head
     return _class_loss(t, box, label, least, getattr(head, 'test_filter', None))
 
@@ -236,7 +288,9 @@ class Ledger:
     truths: int         # how many are to be found
     misses: list        # a Miss for each that was not
     alarms: list        # an Alarm for each detection that found none
-    groups: dict        # what each group of misses and alarms is worth, in the order of the repair: they add up to 1 - ap
+    # what each group of misses and alarms is worth, in
+    # the order of the repair: they add up to 1 - ap
+    groups: dict
     classes: tuple      # names, or empty
     items: Any = None   # the pictures and their truths, for `show`
     found: list|None = None     # detections of each picture
@@ -244,22 +298,31 @@ class Ledger:
     def counts(self)->dict: # reason -> how many truths
         "How many truths each stage lost."
         have = Counter(m.reason for m in self.misses)
-        return dict(found=self.truths - len(self.misses)) | {r: have[r] for r in REASONS if have[r]}
+        return (dict(found=self.truths - len(self.misses))
+                | {r: have[r] for r in REASONS if have[r]})
 
     def table(self)->str: # a line for each group
         "The groups, their sizes and what they are worth."
-        number = Counter(f'missed: {m.reason}' for m in self.misses) + Counter(f'false: {a.kind}' for a in self.alarms)
-        rows = [f'{self.metric} AP at IoU {self.iou:g}: {self.ap:.3f}; {self.truths - len(self.misses)} of {self.truths} truths found in {self.pictures} pictures, {len(self.alarms)} false alarms']
-        rows += [f'{k:<24} {number[k]:>6}   {v:+.3f}' for k,v in self.groups.items() if number[k] or abs(v) > 5e-4]
-        return '\n'.join([*rows, f'{"all that is missing":<24} {"":>6}   {1 - self.ap:+.3f}'])
+        number = (Counter(f'missed: {m.reason}' for m in self.misses)
+                  + Counter(f'false: {a.kind}' for a in self.alarms))
+        rows = [f'{self.metric} AP at IoU {self.iou:g}: {self.ap:.3f}; '
+                f'{self.truths - len(self.misses)} of {self.truths} truths found in '
+                f'{self.pictures} pictures, {len(self.alarms)} false alarms']
+        rows += [f'{k:<24} {number[k]:>6}   {v:+.3f}' for k,v in self.groups.items()
+                 if number[k] or abs(v) > 5e-4]
+        return '\n'.join([*rows,
+                          f'{"all that is missing":<24} {"":>6}   {1 - self.ap:+.3f}'])
 
     def __str__(self): return self.table()
     def __repr__(self): return self.table()
 
     def to_json(self)->str: # text
         "Everything but the pictures, as JSON."
-        plain = dict(ap=None if math.isnan(self.ap) else self.ap, iou=self.iou, metric=self.metric, pictures=self.pictures, truths=self.truths, classes=list(self.classes), groups=self.groups,
-                     misses=[asdict(m) for m in self.misses], alarms=[asdict(a) for a in self.alarms])
+        plain = dict(ap=None if math.isnan(self.ap) else self.ap, iou=self.iou,
+                     metric=self.metric, pictures=self.pictures, truths=self.truths,
+                     classes=list(self.classes), groups=self.groups,
+                     misses=[asdict(m) for m in self.misses],
+                     alarms=[asdict(a) for a in self.alarms])
         return json.dumps(plain, allow_nan=False, indent=1)
 
     @checked
@@ -278,7 +341,8 @@ class Ledger:
         ax.barh(0, self.ap, color=PALETTE['truth'])
         at, names = self.ap, [f'AP as it is {self.ap:.2f}']
         for i,(k,v) in enumerate(rows, 1):
-            ax.barh(i, v, left=at, color=PALETTE['proposal' if k.startswith('missed') else 'prediction'])
+            ax.barh(i, v, left=at,
+                    color=PALETTE['proposal' if k.startswith('missed') else 'prediction'])
             at += v
             names.append(f'{k.replace("_", " ")} {v:+.2f}')
         ax.set_yticks(range(len(names)), names, fontsize=7)
@@ -292,45 +356,61 @@ class Ledger:
         i:int=0,        # which picture
         ax:Any=None,    # matplotlib Axes to draw on; None: a new figure
     )->Any:             # the Axes
-        "Draw the truths of a picture that were missed, with their reasons, and its false alarms."
+        """Draw the truths of a picture that were missed,
+        with their reasons, and its false alarms."""
         check(f'i int 0..{max(self.pictures - 1, 0)}', i)
         image, target = self.items[i][:2]
-        ax = show_image(image, ax, f'{sum(m.picture == i for m in self.misses)} missed, {sum(a.picture == i for a in self.alarms)} false alarms')
+        ax = show_image(image, ax,
+                        f'{sum(m.picture == i for m in self.misses)} missed, '
+                        f'{sum(a.picture == i for a in self.alarms)} false alarms')
         lost = {m.truth: m for m in self.misses if m.picture == i}
         for j, box in enumerate(target['boxes']):
             if j not in lost: show_boxes(box, 'truth', ax=ax, width=1)
-            else: show_boxes(box, 'ignored', [lost[j].reason.replace('_', ' ')], ax=ax, width=2)
+            else:
+                show_boxes(box, 'ignored', [lost[j].reason.replace('_', ' ')], ax=ax,
+                           width=2)
         own = [a for a in self.alarms if a.picture == i]
-        if own: show_boxes([a.box for a in own], 'prediction', [a.kind.replace('_', ' ') for a in own], ax=ax, width=1)
+        if own:
+            show_boxes([a.box for a in own], 'prediction',
+                       [a.kind.replace('_', ' ') for a in own], ax=ax, width=1)
         return ax
 
 # %% ../nbs/077_misses.ipynb #e0f16709
 _CELLS = 4_000_000      # repairs times detections at once
 
 class _Book:
-    "The rows that average precision is computed of. A repair gives some of them another weight."
+    """The rows that average precision is computed of.
+    A repair gives some of them another weight."""
     def __init__(self): self.entries, self.rows, self.truths = [], {}, Counter()
-    def add(self, key, score, hit, label): self.rows[key] = len(self.entries); self.entries.append((float(score), bool(hit), int(label)))
+    def add(self, key, score, hit, label):
+        self.rows[key] = len(self.entries)
+        self.entries.append((float(score), bool(hit), int(label)))
 
     def close(self, misses):
-        "Add a row for each miss, which counts once it is mended, and sort by class and score."
+        """Add a row for each miss, which counts once
+        it is mended, and sort by class and score."""
         counted = len(self.entries)
         for m in misses: self.add(('miss', m.picture, m.truth), m.score, True, m.label)
         score, hit, self.label = np.array(self.entries, float).reshape(-1, 3).T
-        self.hit, self.weight, self.place = hit.astype(int), (np.arange(len(hit)) < counted).astype(float), np.zeros(len(hit), int)
+        self.hit, self.weight, self.place = (hit.astype(int),
+                                             (np.arange(len(hit)) < counted).astype(float),
+                                             np.zeros(len(hit), int))
         self.own, self.aps = {}, {}
         for c, n in self.truths.items():
             rows = np.flatnonzero(self.label == c)
             self.own[c] = rows = rows[np.argsort(-score[rows], kind='stable')]
             self.place[rows] = np.arange(len(rows))
-            self.aps[c] = float(weighted_ap(self.hit[rows], self.weight[None, rows], np.array([n]))[0])
+            self.aps[c] = float(weighted_ap(self.hit[rows], self.weight[None, rows],
+                                            np.array([n]))[0])
         self.ap = sum(self.aps.values()) / len(self.aps) if self.aps else math.nan
 
     def gains(self, repairs):
-        "How much AP each repair, a dict of rows and their new weights, gains; only classes that it touches are measured again."
+        """How much AP each repair, a dict of rows and their new weights, gains;
+        only classes that it touches are measured again."""
         out, touched = np.zeros(len(repairs)), {}
         for e, changes in enumerate(repairs):
-            for row, w in changes.items(): touched.setdefault(self.label[row], {}).setdefault(e, []).append((row, w))
+            for row, w in changes.items():
+                touched.setdefault(self.label[row], {}).setdefault(e, []).append((row, w))
         for c, some in touched.items():
             if c not in self.own: continue
             rows = self.own[c]
@@ -338,73 +418,103 @@ class _Book:
                 weight = np.repeat(self.weight[None, rows], len(part), 0)
                 for i, e in enumerate(part.tolist()):
                     for row, w in some[e]: weight[i, self.place[row]] = w
-                out[part] += (weighted_ap(self.hit[rows], weight, np.full(len(part), self.truths[c])) - self.aps[c]) / len(self.aps)
+                out[part] += ((weighted_ap(self.hit[rows], weight,
+                                           np.full(len(part), self.truths[c]))
+                               - self.aps[c]) / len(self.aps))
         return out
 
 @checked
 def alarm_kind(
-    label:int,          # class of a detection that found nothing
-    overlap:Tensor,     # (G,) with each truth
-    target:dict,        # labels (G,), perhaps ignore (G,)
-    least:float=.5,     # an overlap below this finds nothing
-)->tuple:               # one of ALARMS, the truth that it overlaps most or None, the overlap
+    label:int,       # class of a detection that found nothing
+    overlap:Tensor,  # (G,) with each truth
+    target:dict,     # labels (G,), perhaps ignore (G,)
+    least:float=.5,  # an overlap below this finds nothing
+)->tuple:            # one of ALARMS, the truth that it overlaps most or None, the overlap
     "Say what a false alarm is."
     check('overlap (G), least 0..1', overlap, least)
     real, mine = ~_ignored(target, len(overlap)), target['labels'].cpu() == label
     (a, x), (b, y) = _best(overlap * mine * real), _best(overlap * ~mine * real)
-    kind = 'duplicate' if x >= least else 'wrong_class' if y >= least else 'poor_box' if x >= .1 else 'background'
+    kind = ('duplicate' if x >= least else 'wrong_class' if y >= least else 'poor_box'
+            if x >= .1 else 'background')
     j, share = max((x, a), (y, b))[::-1]
     return kind, j if share > 0 else None, share
 
 def _alarm_of(i, k, d, target, table, least):
     kind, truth, share = alarm_kind(int(d['labels'][k]), table[k], target, least)
-    return Alarm(i, k, int(d['labels'][k]), [round(v, 2) for v in d['boxes'][k].tolist()], float(d['scores'][k]), kind, truth, share, 0.)
+    return Alarm(i, k, int(d['labels'][k]), [round(v, 2) for v in d['boxes'][k].tolist()],
+                 float(d['scores'][k]), kind, truth, share, 0.)
 
 # %% ../nbs/077_misses.ipynb #7dfc0a94
 def _mended_by(reason, j, d, of, table, target, least):
-    "The false alarm that becomes the right detection when a miss is mended: the one of another class, or the nearest poor box."
+    """The false alarm that becomes the right detection when a miss is mended:
+    the one of another class, or the nearest poor box."""
     free = of == -1
-    if reason == 'wrong_class': i, share = _best(table[:,j], free & (d['labels'].cpu() != target['labels'][j].cpu())); return i if share >= least else None
-    if reason in ('poor_box', 'poor_mask'): i, share = _best(table[:,j], free & (d['labels'].cpu() == target['labels'][j].cpu())); return i if .1 <= share else None
+    if reason == 'wrong_class':
+        i, share = _best(table[:,j],
+                         free & (d['labels'].cpu() != target['labels'][j].cpu()))
+        return i if share >= least else None
+    if reason in ('poor_box', 'poor_mask'):
+        i, share = _best(table[:,j],
+                         free & (d['labels'].cpu() == target['labels'][j].cpu()))
+        return i if .1 <= share else None
     return None
 
 def _look(i, model, image, target, proposals, least, metric, book, used):
     "The misses and alarms of one picture."
     t = explain(model, image, proposals=proposals)
     d = t.detections
-    if t.final is t.proposals and t.final is not None: target = target | dict(labels=torch.zeros_like(target['labels']))     # one class, object
+    if t.final is t.proposals and t.final is not None:
+        # one class, object
+        target = target | dict(labels=torch.zeros_like(target['labels']))
     table = overlaps(d, target, metric)
     plain = {k: d[k].cpu() for k in ('boxes', 'scores', 'labels')}
-    of, by = match_found(plain, {k: v.cpu() for k,v in target.items() if isinstance(v, Tensor)}, table, least)
+    of, by = match_found(plain,
+                         {k: v.cpu() for k,v in target.items() if isinstance(v, Tensor)},
+                         table, least)
     real = ~_ignored(target)
     for c in target['labels'].cpu()[real].tolist(): book.truths[c] += 1
     for k in range(len(of)):
-        if of[k] != -2: book.add((i, k), plain['scores'][k], of[k] >= 0, plain['labels'][k])
+        if of[k] != -2:
+            book.add((i, k), plain['scores'][k], of[k] >= 0, plain['labels'][k])
     misses = []
     for j in (real & (by < 0)).nonzero()[:,0].tolist():
         box, label = target['boxes'][j], int(target['labels'][j])
-        near = (iou_matrix(plain['boxes'].double(), box[None].double().cpu())[:,0] >= least) & (plain['labels'] == label) & (of == -1)
-        if metric == 'segm' and near.any(): reason, mend, score = 'poor_mask', f'a mask that overlaps by {least:g} (best {float(table[near,j].max()):.2f})', float(plain['scores'][near].max())
+        near = ((iou_matrix(plain['boxes'].double(), box[None].double().cpu())[:,0]
+                 >= least) & (plain['labels'] == label) & (of == -1))
+        if metric == 'segm' and near.any():
+            reason, mend, score = ('poor_mask',
+                                   f'a mask that overlaps by {least:g} (best '
+                                   f'{float(table[near,j].max()):.2f})',
+                                   float(plain['scores'][near].max()))
         else: reason, mend, score = find_loss(model, t, box, label, least)
-        k = _mended_by('poor_box' if reason == 'low_score' else reason, j, plain, of, table, target, least)
-        if reason == 'low_score' and k is not None: reason, mend = 'poor_box', f'an overlap of {least:g} (best {float(table[k,j]):.2f})'
+        k = _mended_by('poor_box' if reason == 'low_score' else reason, j, plain, of,
+                       table, target, least)
+        if reason == 'low_score' and k is not None:
+            reason, mend = ('poor_box',
+                            f'an overlap of {least:g} (best {float(table[k,j]):.2f})')
         if k is not None and (i, k) in used: k = None
         if k is not None: used.add((i, k)); score = float(plain['scores'][k])
-        misses.append(Miss(i, j, label, [round(v, 2) for v in box.tolist()], reason, mend, score, 0., k))
-    alarms = [_alarm_of(i, k, plain, target, table, least) for k in (of == -1).nonzero()[:,0].tolist()]
+        misses.append(Miss(i, j, label, [round(v, 2) for v in box.tolist()], reason, mend,
+                           score, 0., k))
+    alarms = [_alarm_of(i, k, plain, target, table, least)
+              for k in (of == -1).nonzero()[:,0].tolist()]
     return misses, alarms, plain, t.classes
 
 # %% ../nbs/077_misses.ipynb #3d6f21e6
 def _worths(book, misses, alarms):
-    "Fill in what each row is worth by itself, and give what the groups are worth one after the other."
+    """Fill in what each row is worth by itself, and give
+    what the groups are worth one after the other."""
     book.close(misses)
     if math.isnan(book.ap): return book.ap, {}
-    found = lambda m: {book.rows['miss', m.picture, m.truth]: 1} | ({} if m.detection is None else {book.rows[m.picture, m.detection]: 0})
+    found = lambda m: {book.rows['miss', m.picture, m.truth]: 1} | (
+        {} if m.detection is None else {book.rows[m.picture, m.detection]: 0})
     gone  = lambda a: {book.rows[a.picture, a.detection]: 0}
     for m, v in zip(misses, book.gains([found(m) for m in misses])): m.worth = float(v)
     for a, v in zip(alarms, book.gains([gone(a) for a in alarms])): a.cost = float(v)
     groups, repair, last = {}, {}, 0.
-    for name, rows in [*((f'missed: {r}', [found(m) for m in misses if m.reason == r]) for r in REASONS), *((f'false: {k}', [gone(a) for a in alarms if a.kind == k]) for k in ALARMS)]:
+    for name, rows in [
+        *((f'missed: {r}', [found(m) for m in misses if m.reason == r]) for r in REASONS),
+        *((f'false: {k}', [gone(a) for a in alarms if a.kind == k]) for k in ALARMS)]:
         if not rows: continue
         for changes in rows: repair |= changes
         worth = float(book.gains([repair])[0])
@@ -415,23 +525,38 @@ def _worths(book, misses, alarms):
 @checked('iou >0..1')
 def misses(
     model:nn.Module,        # a detector
-    data:Iterable,          # pairs of a picture (3,H,W) and its target: a CocoDataset, or a list
-    proposals:list|None=None,   # (P,4) or (P,5) of each picture, for a detector without a first stage
+    data:Iterable,  # pairs of a picture (3,H,W) and its target: a CocoDataset, or a list
+    # (P,4) or (P,5) of each picture, for a detector without a first stage
+    proposals:list|None=None,
     iou:float=.5,           # an overlap below this finds nothing
     metric:str='bbox',      # 'bbox', or 'segm': masks have to overlap
 )->Ledger:                  # with a row for each miss and each false alarm
-    "Say for every truth that was not found which stage lost it, what would have saved it, and what that is worth in AP. ValueError for another metric."
-    if metric not in ('bbox', 'segm'): raise ValueError(f"metric must be 'bbox' or 'segm', not {metric!r}{nearest(metric, ('bbox', 'segm'))}")
-    items = data if hasattr(data, '__getitem__') and hasattr(data, '__len__') else list(data)
+    """Say for every truth that was not found which stage lost it, what would have saved
+    it, and what that is worth in AP. ValueError for another metric."""
+    if metric not in ('bbox', 'segm'):
+        raise ValueError("metric must be 'bbox' or 'segm', "
+                         f"not {metric!r}{nearest(metric, ('bbox', 'segm'))}")
+    items = (data if hasattr(data, '__getitem__') and hasattr(data, '__len__')
+             else list(data))
     n = len(items)          # type: ignore[arg-type]
-    if proposals is not None and len(proposals) != n: raise ValueError(f'proposals are of {len(proposals)} pictures; expected as many as there are in data, {n}')
+    if proposals is not None and len(proposals) != n:
+        raise ValueError(f'proposals are of {len(proposals)} pictures; '
+                         f'expected as many as there are in data, {n}')
     book, lost, false, found, used, names = _Book(), [], [], [], set(), ()
     for i in range(n):
         item = items[i]     # type: ignore[index]
-        if not isinstance(item, (tuple, list)) or len(item) < 2 or not isinstance(item[1], dict): raise TypeError(f'data[{i}] is a {type(item).__name__}; expected a pair of a picture and a target')
-        check('boxes (N,4), labels int (N)', item[1].get('boxes'), item[1].get('labels'), where=f'data[{i}]')
-        if metric == 'segm' and not isinstance(item[1].get('masks'), Tensor): raise ValueError(f"data[{i}] is without 'masks', which metric='segm' compares")
-        m, a, d, names = _look(i, model, item[0], item[1], None if proposals is None else proposals[i], iou, metric, book, used)
+        if (not isinstance(item, (tuple, list)) or len(item) < 2
+            or not isinstance(item[1], dict)):
+            raise TypeError(f'data[{i}] is a {type(item).__name__}; '
+                            'expected a pair of a picture and a target')
+        check('boxes (N,4), labels int (N)', item[1].get('boxes'), item[1].get('labels'),
+              where=f'data[{i}]')
+        if metric == 'segm' and not isinstance(item[1].get('masks'), Tensor):
+            raise ValueError(f"data[{i}] is without 'masks', which metric='segm' compares")
+        m, a, d, names = _look(i, model, item[0], item[1],
+                               None if proposals is None else proposals[i], iou, metric,
+                               book, used)
         lost += m; false += a; found.append(d)
     ap, groups = _worths(book, lost, false)
-    return Ledger(ap, iou, metric, n, sum(book.truths.values()), lost, false, groups, tuple(names), items, found)
+    return Ledger(ap, iou, metric, n, sum(book.truths.values()), lost, false, groups,
+                  tuple(names), items, found)

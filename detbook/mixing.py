@@ -19,18 +19,28 @@ from .transforms import Augment, Flip, RandomResize, check_sample, keep_rows
 
 # %% ../nbs/058_mixing.ipynb #a4fcb362
 class MixedDataset(Dataset):
-    "A data set whose pictures are mixed with further ones of it; chance comes from torch alone."
+    """A data set whose pictures are mixed with further
+    ones of it; chance comes from torch alone."""
     @checked('steps list callable, max_refetch int 1..')
     def __init__(self,
-        dataset:Dataset,        # gives (image, target), or None where another picture is wanted; with classes and sizes
+        # gives (image, target), or None where another
+        # picture is wanted; with classes and sizes
+        dataset:Dataset,
         steps:list,             # Mosaic, MixUp, CopyPaste, and steps on (image, target)
-        max_refetch:int=15,     # a step that gives None, or finds no further picture, is tried so often; then the item is None
+        # a step that gives None, or finds no further picture,
+        # is tried so often; then the item is None
+        max_refetch:int=15,
     ):
         for k in ('classes', 'sizes'):
-            if not hasattr(dataset, k): raise TypeError(f'dataset is a {type(dataset).__name__} without {k}; expected a data set with classes and sizes')
+            if not hasattr(dataset, k):
+                raise TypeError(f'dataset is a {type(dataset).__name__} without {k}; '
+                                'expected a data set with classes and sizes')
         self.dataset, self.steps, self.max_refetch = dataset, list(steps), max_refetch
-        self.classes, self.sizes, self.name = getattr(dataset, 'classes'), getattr(dataset, 'sizes'), getattr(dataset, 'name', 'a data set')
-        self.test_mode, self.skeleton = getattr(dataset, 'test_mode', False), getattr(dataset, 'skeleton', ())
+        self.classes, self.sizes, self.name = (
+            getattr(dataset, 'classes'), getattr(dataset, 'sizes'),
+            getattr(dataset, 'name', 'a data set'))
+        self.test_mode, self.skeleton = (getattr(dataset, 'test_mode', False),
+                                         getattr(dataset, 'skeleton', ()))
 
     def __len__(self): return len(self.dataset)
 
@@ -41,7 +51,8 @@ class MixedDataset(Dataset):
             if None not in found: return found
 
     def _one(self, step):
-        "One further picture; for a step that needs objects, the first with some, or the last that was tried."
+        """One further picture; for a step that needs objects,
+        the first with some, or the last that was tried."""
         for _ in range(step.max_iters if getattr(step, 'needs_objects', False) else 1):
             item = self.dataset[draw_below(len(self))]
             if item is not None and len(item[1]['boxes']): break
@@ -58,12 +69,15 @@ class MixedDataset(Dataset):
         item = self.dataset[i]
         for step in self.steps:
             if item is None: return
-            item = next((new for _ in range(self.max_refetch) if (new := self._apply(step, item)) is not None), None)
+            item = next((new for _ in range(self.max_refetch)
+                         if (new := self._apply(step, item)) is not None), None)
         return item
 
     def summary(self)->str: # some lines of text
         "Tell what was read, and how it is mixed."
-        return f'{getattr(self.dataset, "summary", lambda: self.name)()}\nmixed by {", ".join(type(s).__name__ for s in self.steps)}'
+        return (
+            f'{getattr(self.dataset, "summary", lambda: self.name)()}\nmixed by '
+            f'{", ".join(type(s).__name__ for s in self.steps)}')
 
     def __repr__(self): return self.summary()
 
@@ -75,23 +89,36 @@ def _join(targets):
         if not isinstance(v, Tensor): continue
         parts = [t.get(k) for t in targets]
         if any(not isinstance(p, Tensor) or p.shape[1:] != v.shape[1:] for p in parts):
-            raise ValueError(f'target[{k!r}] of one picture is {tuple(v.shape)}, of another {[None if p is None else tuple(p.shape) for p in parts][1:]}; expected the same fields in all of them')
+            raise ValueError(
+                f'target[{k!r}] of one picture is {tuple(v.shape)}, '
+                'of another '
+                f'{[None if p is None else tuple(p.shape) for p in parts][1:]}; '
+                'expected the same fields in all of them')
         joined = torch.cat([p.as_subclass(Tensor) for p in parts])
-        rows[k] = tv_tensors.wrap(joined, like=v) if isinstance(v, tv_tensors.TVTensor) else joined
+        rows[k] = (tv_tensors.wrap(joined, like=v) if isinstance(v, tv_tensors.TVTensor)
+                   else joined)
     for t in targets[1:]:
-        if more := [k for k,v in t.items() if isinstance(v, Tensor) and k not in rows]: raise ValueError(f'target[{more[0]!r}] is there for one picture and not for another; expected the same fields in all of them')
+        if more := [k for k,v in t.items() if isinstance(v, Tensor) and k not in rows]:
+            raise ValueError(f'target[{more[0]!r}] is there for one picture and not for '
+                             'another; expected the same fields in all of them')
     return {**first, **rows, 'mixed': True}
 
 # %% ../nbs/058_mixing.ipynb #9e695cbf
 def _fitted(image, target, scale):
-    "A sample in a frame of (width, height), by mmdetection's rounding: sides are cut down to whole pixels, boxes are not."
+    """A sample in a frame of (width, height), by mmdetection's rounding:
+    sides are cut down to whole pixels, boxes are not."""
     h, w = image.shape[-2:]
     s = min(scale[1]/h, scale[0]/w)
-    image, moved = RandomResize([(max(int(w*s), 1), max(int(h*s), 1))], keep_ratio=False, antialias=False)(image, target)
-    return image, {**moved, 'boxes': tv_tensors.wrap(target['boxes'].as_subclass(Tensor)*s, like=moved['boxes'])}, s
+    image, moved = RandomResize([(max(int(w*s), 1), max(int(h*s), 1))], keep_ratio=False,
+                                antialias=False)(image, target)
+    return (image,
+            {**moved,
+             'boxes': tv_tensors.wrap(target['boxes'].as_subclass(Tensor)*s,
+                                      like=moved['boxes'])}, s)
 
 def _pasted(canvas, image, target, place):
-    "The target of a picture that `place` puts on the canvas; what is not on it is dropped."
+    """The target of a picture that `place` puts on
+    the canvas; what is not on it is dropped."""
     def step(image, target):
         image, target, left, top = place(image, target)
         return canvas, paste_sample(canvas, image, target, left, top)
@@ -101,17 +128,23 @@ def _check_mix(image, target, others, need):
     check_sample(image, target, 'boxes', 'labels')
     if 'proposals' in target: raise ValueError('pictures with proposals cannot be mixed')
     check('others list pair', others)
-    if len(others) != need or not all(isinstance(i, Tensor) and isinstance(t, dict) for i,t in others): raise ValueError(f'others is a list of {len(others)}; expected {need} of pairs, each a picture and its target')
+    if (len(others) != need
+        or not all(isinstance(i, Tensor) and isinstance(t, dict) for i,t in others)):
+        raise ValueError(f'others is a list of {len(others)}; expected {need} of pairs, '
+                         'each a picture and its target')
     for i, t in others: check_sample(i, t, 'boxes', 'labels')
 
 # %% ../nbs/058_mixing.ipynb #7ad1d3aa
 class Mosaic:
     "Four pictures around a point of a canvas twice as large, with probability `prob`."
     others = 3      # so many further pictures
-    @checked('img_scale pair int 1.., center_ratio_range pair 0..2, pad_val 0.., prob 0..1')
+    @checked('img_scale pair int 1.., center_ratio_range pair 0..2, pad_val 0.., '
+             'prob 0..1')
     def __init__(self,
-        img_scale:tuple=(640, 640),             # (width, height) that each picture is fitted into; the canvas is twice as large
-        center_ratio_range:tuple=(.5, 1.5),     # where the point is, in these widths and heights
+        # (width, height) that each picture is fitted into; the canvas is twice as large
+        img_scale:tuple=(640, 640),
+        # where the point is, in these widths and heights
+        center_ratio_range:tuple=(.5, 1.5),
         pad_val:float=114.,                     # what is between the pictures
         prob:float=1.,                          # how often
     ): self.img_scale, self.center_ratio_range, self.pad_val, self.prob = tuple(img_scale), tuple(center_ratio_range), pad_val, prob
@@ -125,11 +158,14 @@ class Mosaic:
         _check_mix(image, target, others, self.others)
         if (point := self._draw()) is None: return image, target
         (x, y), (w, h) = point, self.img_scale
-        canvas, targets = torch.full((len(image), 2*h, 2*w), self.pad_val).to(image.dtype), []
-        for i, sample in enumerate([(image, target), *others]):     # upper left, upper right, lower left, lower right
+        canvas, targets = (torch.full((len(image), 2*h, 2*w), self.pad_val).to(
+                               image.dtype), [])
+        for i, sample in enumerate([(image, target), *others]):
+            # upper left, upper right, lower left, lower right
             def place(image, target, i=i):
                 image, target, _ = _fitted(image, target, self.img_scale)
-                return image, target, x - (0 if i % 2 else image.shape[-1]), y - (0 if i > 1 else image.shape[-2])
+                return (image, target, x - (0 if i % 2 else image.shape[-1]),
+                        y - (0 if i > 1 else image.shape[-2]))
             targets.append(_pasted(canvas, *sample, place))
         return canvas.as_subclass(type(image)), _join(targets)
 
@@ -138,9 +174,11 @@ class MixUp:
     "The mean of a picture and another one, with the objects of both."
     others = 1              # so many further pictures
     needs_objects = True    # another one is drawn where it has none
-    @checked('img_scale pair int 1.., ratio_range pair >0.., flip_ratio 0..1, pad_val 0.., max_iters int 1..')
+    @checked('img_scale pair int 1.., ratio_range pair >0.., flip_ratio 0..1, '
+             'pad_val 0.., max_iters int 1..')
     def __init__(self,
-        img_scale:tuple=(640, 640),     # (width, height) that the other picture is fitted into
+        # (width, height) that the other picture is fitted into
+        img_scale:tuple=(640, 640),
         ratio_range:tuple=(.5, 1.5),    # least and most of a factor on that
         flip_ratio:float=.5,            # how often the other picture is not mirrored
         pad_val:float=114.,             # what is around it
@@ -164,55 +202,70 @@ class MixUp:
         image, moved, s = _fitted(image, target, self.img_scale)
         moved = paste_sample(frame, image.float(), moved, 0, 0)
         new = max(int(high*factor), 1), max(int(wide*factor), 1)
-        frame, moved = RandomResize([new[::-1]], keep_ratio=False, antialias=False)(tv_tensors.Image(frame), moved)
+        frame, moved = RandomResize([new[::-1]], keep_ratio=False, antialias=False)(
+            tv_tensors.Image(frame), moved)
         boxes = target['boxes'].as_subclass(Tensor)*(s*factor)
-        moved['boxes'] = F.clamp_bounding_boxes(tv_tensors.BoundingBoxes(boxes, format='XYXY', canvas_size=new))
+        moved['boxes'] = F.clamp_bounding_boxes(tv_tensors.BoundingBoxes(
+                                                    boxes, format='XYXY', canvas_size=new))
         if mirror: frame, moved = Flip(1.)(frame, moved)
         y, x = self._offset(*(a - b for a,b in zip(new, size)))
         canvas = torch.full((len(image), *size), self.pad_val).to(torch.uint8)
-        moved = paste_sample(canvas, (frame.as_subclass(Tensor) + 1e-3).clamp(0, 255).to(torch.uint8), moved, -x, -y)
+        moved = paste_sample(canvas,
+                             (frame.as_subclass(Tensor) + 1e-3).clamp(0, 255).to(
+                                 torch.uint8), moved, -x, -y)
         return canvas, moved
 
     def __call__(self, image, target, others):
         _check_mix(image, target, others, self.others)
         if len(others[0][1]['boxes']) == 0: return image, target
-        other, moved = Augment([lambda i, t: self._other(i, t, image.shape[-2:])], min_size=0)(*others[0])
+        other, moved = Augment([lambda i, t: self._other(i, t, image.shape[-2:])],
+                               min_size=0)(*others[0])
         mean = (image.as_subclass(Tensor).float() + other.float())/2
-        return mean.clamp(0, 255).to(torch.uint8).as_subclass(type(image)), _join([target, moved])
+        return (mean.clamp(0, 255).to(torch.uint8).as_subclass(type(image)),
+                _join([target, moved]))
 
 # %% ../nbs/058_mixing.ipynb #f0f7764b
 def _pick(v, rows):
     "Rows of a tensor; other values stay."
     if not isinstance(v, Tensor): return v
-    return tv_tensors.wrap(v.as_subclass(Tensor)[rows], like=v) if isinstance(v, tv_tensors.TVTensor) else v[rows]
+    return (tv_tensors.wrap(v.as_subclass(Tensor)[rows], like=v)
+            if isinstance(v, tv_tensors.TVTensor) else v[rows])
 
 def _hidden(points, cover):
     "Keypoints in view under the cover are hidden from now on: 2 becomes 1."
     h, w = cover.shape
     x, y = (points[..., i].long().clamp(0, n-1) for i,n in ((0, w), (1, h)))
-    return torch.cat([points[..., :2], torch.where(cover[y, x], points[..., 2].clamp(max=1), points[..., 2])[..., None]], -1)
+    return torch.cat([points[..., :2],
+                      torch.where(cover[y, x], points[..., 2].clamp(max=1),
+                                  points[..., 2])[..., None]], -1)
 
 # %% ../nbs/058_mixing.ipynb #6adeb4dd
 class CopyPaste:
-    "Objects of another picture of the same size on this one: what they hide is taken out of its masks, and boxes are drawn anew around the masks."
+    """Objects of another picture of the same size on this one: what they hide is taken out
+    of its masks, and boxes are drawn anew around the masks."""
     others = 1      # so many further pictures
     @checked('max_num_pasted int 1.., bbox_occluded_thr 0.., mask_occluded_thr 0..')
     def __init__(self,
         max_num_pasted:int=100,         # fewer than this are pasted
-        bbox_occluded_thr:float=10,     # an object stays where no side of its box moves further than this, pixels
-        mask_occluded_thr:float=300,    # or where more than so many pixels of its mask are left
+        # an object stays where no side of its box moves further than this, pixels
+        bbox_occluded_thr:float=10,
+        # or where more than so many pixels of its mask are left
+        mask_occluded_thr:float=300,
         selected:bool=True,             # a random number of objects; False: all of them
         paste_by_box:bool=False,        # where there are no masks, cut out boxes
     ): self.max_num_pasted, self.bbox_occluded_thr, self.mask_occluded_thr, self.selected, self.paste_by_box = max_num_pasted, bbox_occluded_thr, mask_occluded_thr, selected, paste_by_box
 
     def _draw(self, n):
         "Which of `n` objects are pasted."
-        return torch.randperm(n)[:draw_below(min(n + 1, self.max_num_pasted))] if self.selected else torch.arange(n)
+        return (torch.randperm(n)[:draw_below(min(n + 1, self.max_num_pasted))]
+                if self.selected else torch.arange(n))
 
     def _masks(self, target, size):
         "(N,H,W) bool: the masks, or the whole pixels of the boxes."
         if 'masks' in target: return target['masks'].as_subclass(Tensor).bool()
-        if not self.paste_by_box: raise ValueError('target is without masks, and paste_by_box is False; expected masks, or paste_by_box=True')
+        if not self.paste_by_box:
+            raise ValueError('target is without masks, and paste_by_box is False; '
+                             'expected masks, or paste_by_box=True')
         x1, y1, x2, y2 = target['boxes'].as_subclass(Tensor).long().unbind(1)
         ys, xs = torch.arange(size[0])[:, None], torch.arange(size[1])
         y1, y2, x1, x2 = (v[:, None, None] for v in (y1, y2, x1, x2))
@@ -221,7 +274,10 @@ class CopyPaste:
     def __call__(self, image, target, others):
         _check_mix(image, target, others, self.others)
         (source, new), size = others[0], tuple(image.shape[-2:])
-        if tuple(source.shape[-2:]) != size: raise ValueError(f'CopyPaste: one picture is {size}, the other {tuple(source.shape[-2:])}; expected one size: a crop and a Pad(size=...) before it')
+        if tuple(source.shape[-2:]) != size:
+            raise ValueError(f'CopyPaste: one picture is {size}, '
+                             f'the other {tuple(source.shape[-2:])}; expected one size: '
+                             'a crop and a Pad(size=...) before it')
         own, pasted = self._masks(target, size), self._masks(new, size)
         rows = self._draw(len(pasted))
         if len(rows) == 0: return image, target
@@ -229,9 +285,13 @@ class CopyPaste:
         cover = pasted.any(0)
         left, before = own & ~cover, target['boxes'].as_subclass(Tensor)
         boxes = mask_boxes(left).to(before.dtype)
-        keep = ((boxes - before).abs() <= self.bbox_occluded_thr).all(1) | (left.flatten(1).sum(1) > self.mask_occluded_thr)
+        keep = (((boxes - before).abs() <= self.bbox_occluded_thr).all(1)
+                | (left.flatten(1).sum(1) > self.mask_occluded_thr))
         target = {**target, 'boxes': tv_tensors.wrap(boxes, like=target['boxes'])}
-        if 'masks' in target: target['masks'] = tv_tensors.wrap(left.to(target['masks'].dtype), like=target['masks'])
+        if 'masks' in target:
+            target['masks'] = tv_tensors.wrap(left.to(target['masks'].dtype),
+                                              like=target['masks'])
         if 'keypoints' in target: target['keypoints'] = _hidden(target['keypoints'], cover)
-        mixed = torch.where(cover, source.as_subclass(Tensor).to(image.dtype), image.as_subclass(Tensor))
+        mixed = torch.where(cover, source.as_subclass(Tensor).to(image.dtype),
+                            image.as_subclass(Tensor))
         return mixed.as_subclass(type(image)), _join([keep_rows(target, keep), new])

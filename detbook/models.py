@@ -24,17 +24,22 @@ from .fcos import FCOS
 from .c4 import resnet, rpn_c4, faster_rcnn_c4, mask_rcnn_c4, faster_rcnn_dc5
 
 # %% ../nbs/035_models.ipynb #47b3f15a
-_all_ = ['RPN', 'FastRCNN', 'FasterRCNN', 'MaskRCNN', 'CascadeRCNN', 'KeypointRCNN', 'RetinaNet', 'FCOS',
-         'rpn_c4', 'faster_rcnn_c4', 'mask_rcnn_c4', 'faster_rcnn_dc5']
+_all_ = ['RPN', 'FastRCNN', 'FasterRCNN', 'MaskRCNN', 'CascadeRCNN', 'KeypointRCNN',
+         'RetinaNet', 'FCOS', 'rpn_c4', 'faster_rcnn_c4', 'mask_rcnn_c4',
+         'faster_rcnn_dc5']
 
 # %% ../nbs/035_models.ipynb #5c7d9a32
 @checked('channels int 1..')
 def resnet_fpn(
     depth:int=50,           # 18, 34, 50, 101 or 152
-    style:str='pytorch',    # 'pytorch' (torchvision's weights) or 'caffe' (Detectron's: stride in the first 1x1, BGR)
+    # 'pytorch' (torchvision's weights) or 'caffe'
+    # (Detectron's: stride in the first 1x1, BGR)
+    style:str='pytorch',
     channels:int=256,       # of the pyramid
-    scratch:bool=False,     # train everything, norms included? else stem, first stage and norm statistics stay as loaded
-)->dict:                    # backbone, neck, preprocess: keywords that every detector takes
+    # train everything, norms included? else stem,
+    # first stage and norm statistics stay as loaded
+    scratch:bool=False,
+)->dict:  # backbone, neck, preprocess: keywords that every detector takes
     "A ResNet, a pyramid on it, and the colours it wants."
     parts = resnet(depth, style, scratch)
     return parts | dict(neck=FPN(parts['backbone'].out_channels, channels))
@@ -52,7 +57,8 @@ def fast_rcnn(
 )->FastRCNN:                            # the detector
     "Fast R-CNN on a ResNet pyramid."
     parts = resnet_fpn(depth, style, channels, scratch)
-    return FastRCNN(num_classes, **parts, weights=weights, weights_backbone=weights_backbone)
+    return FastRCNN(num_classes, **parts, weights=weights,
+                    weights_backbone=weights_backbone)
 
 # %% ../nbs/035_models.ipynb #8c864518
 @checked('channels int 1..')
@@ -67,7 +73,8 @@ def faster_rcnn(
 )->FasterRCNN:                          # the detector
     "Faster R-CNN on a ResNet pyramid."
     parts = resnet_fpn(depth, style, channels, scratch)
-    return FasterRCNN(num_classes, **parts, weights=weights, weights_backbone=weights_backbone)
+    return FasterRCNN(num_classes, **parts, weights=weights,
+                      weights_backbone=weights_backbone)
 
 # %% ../nbs/035_models.ipynb #c9cae19b
 @checked('channels int 1..')
@@ -82,7 +89,8 @@ def mask_rcnn(
 )->MaskRCNN:                            # the detector
     "Mask R-CNN on a ResNet pyramid."
     parts = resnet_fpn(depth, style, channels, scratch)
-    return MaskRCNN(num_classes, **parts, weights=weights, weights_backbone=weights_backbone)
+    return MaskRCNN(num_classes, **parts, weights=weights,
+                    weights_backbone=weights_backbone)
 
 # %% ../nbs/035_models.ipynb #38e7c256
 @checked('channels int 1..')
@@ -97,8 +105,10 @@ def retinanet(
 )->RetinaNet:                           # the detector
     "RetinaNet on a ResNet pyramid that starts at the second stage."
     parts = resnet_fpn(depth, style, channels, scratch)
-    parts['neck'] = FPN(parts['backbone'].out_channels, channels, start_level=1, extra='on_input')
-    return RetinaNet(num_classes, **parts, weights=weights, weights_backbone=weights_backbone)
+    parts['neck'] = FPN(parts['backbone'].out_channels, channels, start_level=1,
+                        extra='on_input')
+    return RetinaNet(num_classes, **parts, weights=weights,
+                     weights_backbone=weights_backbone)
 
 # %% ../nbs/035_models.ipynb #dd9d2dab
 @checked('channels int 1..')
@@ -113,7 +123,8 @@ def fcos(
 )->FCOS:                                # the detector
     "FCOS on a ResNet pyramid that starts at the second stage."
     parts = resnet_fpn(depth, style, channels, scratch)
-    parts['neck'] = FPN(parts['backbone'].out_channels, channels, start_level=1, extra='on_output', relu_before_extra=True)
+    parts['neck'] = FPN(parts['backbone'].out_channels, channels, start_level=1,
+                        extra='on_output', relu_before_extra=True)
     return FCOS(num_classes, **parts, weights=weights, weights_backbone=weights_backbone)
 
 # %% ../nbs/035_models.ipynb #1b3cd144
@@ -127,7 +138,8 @@ def rpn(
     weights_backbone:str|None=None,     # ImageNet weights for the backbone alone
 )->RPN:                                 # the detector
     "A region proposal network on a ResNet pyramid."
-    return RPN(**resnet_fpn(depth, style, channels, scratch), weights=weights, weights_backbone=weights_backbone)
+    return RPN(**resnet_fpn(depth, style, channels, scratch), weights=weights,
+               weights_backbone=weights_backbone)
 
 # %% ../nbs/035_models.ipynb #675f3ee0
 @checked('channels int 1..')
@@ -143,7 +155,9 @@ def cascade_rcnn(
 )->CascadeRCNN:                         # the detector
     "Cascade R-CNN on a ResNet pyramid."
     head = MaskHead(num_classes, channels) if masks else None
-    return CascadeRCNN(num_classes, mask_head=head, **resnet_fpn(depth, style, channels, scratch), weights=weights, weights_backbone=weights_backbone)
+    return CascadeRCNN(num_classes, mask_head=head,
+                       **resnet_fpn(depth, style, channels, scratch), weights=weights,
+                       weights_backbone=weights_backbone)
 
 # %% ../nbs/035_models.ipynb #4c1b5d0c
 @checked('channels int 1..')
@@ -158,4 +172,6 @@ def keypoint_rcnn(
     weights_backbone:str|None=None,     # ImageNet weights for the backbone alone
 )->KeypointRCNN:                        # the detector
     "Keypoint R-CNN on a ResNet pyramid."
-    return KeypointRCNN(num_classes, num_keypoints, **resnet_fpn(depth, style, channels, scratch), weights=weights, weights_backbone=weights_backbone)
+    return KeypointRCNN(num_classes, num_keypoints,
+                        **resnet_fpn(depth, style, channels, scratch), weights=weights,
+                        weights_backbone=weights_backbone)

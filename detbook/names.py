@@ -14,7 +14,8 @@ from .core import checked
 
 # %% ../nbs/017_names.ipynb #1cdd7d5f
 def _rename(tensors, *rules):
-    "The tensors by the name that the first fitting rule gives; a rule to None drops the tensor, a key without a rule stays."
+    """The tensors by the name that the first fitting rule gives; a rule to None drops the
+    tensor, a key without a rule stays."""
     out, rules = {}, [(re.compile(pattern), to) for pattern,to in rules]
     for k,v in tensors.items():
         for pattern,to in rules:
@@ -27,32 +28,42 @@ def _rename(tensors, *rules):
 # %% ../nbs/017_names.ipynb #4d4922b8
 _TORCHVISION = (
     (r'backbone\.body\.(.*)', r'backbone.\1'),
-    (r'backbone\.fpn\.inner_blocks\.(\d)\.(?:0\.)?(\w+)', r'neck.lateral_convs.\1.conv.\2'),
+    (r'backbone\.fpn\.inner_blocks\.(\d)\.(?:0\.)?(\w+)',
+     r'neck.lateral_convs.\1.conv.\2'),
     (r'backbone\.fpn\.layer_blocks\.(\d)\.(?:0\.)?(\w+)', r'neck.fpn_convs.\1.conv.\2'),
-    (r'backbone\.fpn\.extra_blocks\.p(\d)\.(\w+)', lambda n,x: f'neck.fpn_convs.{int(n)-3}.conv.{x}'),
+    (r'backbone\.fpn\.extra_blocks\.p(\d)\.(\w+)',
+     lambda n,x: f'neck.fpn_convs.{int(n)-3}.conv.{x}'),
     (r'rpn\.head\.conv\.(?:0\.0\.)?(\w+)', r'rpn_head.rpn_conv.\1'),
     (r'rpn\.head\.cls_logits\.(\w+)', r'rpn_head.rpn_cls.\1'),
     (r'rpn\.head\.bbox_pred\.(\w+)', r'rpn_head.rpn_reg.\1'),
-    (r'roi_heads\.box_head\.fc([67])\.(\w+)', lambda n,x: f'roi_head.bbox_head.shared_fcs.{int(n)-6}.{x}'),
+    (r'roi_heads\.box_head\.fc([67])\.(\w+)',
+     lambda n,x: f'roi_head.bbox_head.shared_fcs.{int(n)-6}.{x}'),
     (r'roi_heads\.box_predictor\.cls_score\.(\w+)', r'roi_head.bbox_head.fc_cls.\1'),
     (r'roi_heads\.box_predictor\.bbox_pred\.(\w+)', r'roi_head.bbox_head.fc_reg.\1'),
     (r'roi_heads\.mask_head\.(\d)\.0\.(\w+)', r'roi_head.mask_head.convs.\1.conv.\2'),
-    (r'roi_heads\.mask_head\.mask_fcn(\d)\.(\w+)', lambda n,x: f'roi_head.mask_head.convs.{int(n)-1}.conv.{x}'),
+    (r'roi_heads\.mask_head\.mask_fcn(\d)\.(\w+)',
+     lambda n,x: f'roi_head.mask_head.convs.{int(n)-1}.conv.{x}'),
     (r'roi_heads\.mask_predictor\.conv5_mask\.(\w+)', r'roi_head.mask_head.upsample.\1'),
-    (r'roi_heads\.mask_predictor\.mask_fcn_logits\.(\w+)', r'roi_head.mask_head.conv_logits.\1'),
-    (r'roi_heads\.keypoint_head\.(\d+)\.(\w+)', lambda n,x: f'roi_head.keypoint_head.convs.{int(n)//2}.conv.{x}'),
-    (r'roi_heads\.keypoint_predictor\.kps_score_lowres\.(\w+)', r'roi_head.keypoint_head.upsample.\1'))
+    (r'roi_heads\.mask_predictor\.mask_fcn_logits\.(\w+)',
+     r'roi_head.mask_head.conv_logits.\1'),
+    (r'roi_heads\.keypoint_head\.(\d+)\.(\w+)',
+     lambda n,x: f'roi_head.keypoint_head.convs.{int(n)//2}.conv.{x}'),
+    (r'roi_heads\.keypoint_predictor\.kps_score_lowres\.(\w+)',
+     r'roi_head.keypoint_head.upsample.\1'))
 
 # %% ../nbs/017_names.ipynb #c78a3cb0
 _BRANCH = dict(classification='cls_convs', regression='reg_convs')
 _TORCHVISION_RETINANET = (
-    (r'head\.(\w+)_head\.conv\.(\d)\.0\.(\w+)', lambda b,n,x: f'bbox_head.{_BRANCH[b]}.{n}.conv.{x}'),
-    (r'head\.(\w+)_head\.conv\.(\d)\.(\w+)', lambda b,n,x: f'bbox_head.{_BRANCH[b]}.{int(n)//2}.conv.{x}'),
+    (r'head\.(\w+)_head\.conv\.(\d)\.0\.(\w+)',
+     lambda b,n,x: f'bbox_head.{_BRANCH[b]}.{n}.conv.{x}'),
+    (r'head\.(\w+)_head\.conv\.(\d)\.(\w+)',
+     lambda b,n,x: f'bbox_head.{_BRANCH[b]}.{int(n)//2}.conv.{x}'),
     (r'head\.classification_head\.cls_logits\.(\w+)', r'bbox_head.retina_cls.\1'),
     (r'head\.regression_head\.bbox_reg\.(\w+)', r'bbox_head.retina_reg.\1'))
 
 _TORCHVISION_FCOS = (
-    (r'head\.(\w+)_head\.conv\.(\d+)\.(\w+)', lambda b,n,x: f'bbox_head.{_BRANCH[b]}.{int(n)//3}.{("conv", "gn")[int(n)%3]}.{x}'),
+    (r'head\.(\w+)_head\.conv\.(\d+)\.(\w+)',
+     lambda b,n,x: f'bbox_head.{_BRANCH[b]}.{int(n)//3}.{("conv", "gn")[int(n)%3]}.{x}'),
     (r'head\.classification_head\.cls_logits\.(\w+)', r'bbox_head.conv_cls.\1'),
     (r'head\.regression_head\.bbox_reg\.(\w+)', r'bbox_head.conv_reg.\1'),
     (r'head\.regression_head\.bbox_ctrness\.(\w+)', r'bbox_head.conv_centerness.\1'))
@@ -63,7 +74,8 @@ def _background_last(x, groups=1):
     return x.unflatten(0, (groups, -1)).roll(-1, 1).flatten(0, 1)
 
 def _turned(k, v):
-    "A tensor of a two-stage detector: background from first to last, without a box and a mask."
+    """A tensor of a two-stage detector: background
+    from first to last, without a box and a mask."""
     if '.fc_cls.' in k: return _background_last(v)
     return v[4:] if '.fc_reg.' in k else v[1:] if '.conv_logits.' in k else v
 
@@ -77,25 +89,33 @@ def _without_eps(state, eps=1e-5):
 def from_torchvision(
     tensors:dict,   # state of one of torchvision's five detectors
 )->dict:            # the same weights under the names, and in the order, of this book
-    "Translate torchvision's detectors: background from first to last, without a box and a mask."
+    """Translate torchvision's detectors: background
+    from first to last, without a box and a mask."""
     fcos   = 'head.regression_head.bbox_ctrness.weight' in tensors
     frozen = not any(k.endswith('num_batches_tracked') for k in tensors)
-    out = _rename(tensors, *_TORCHVISION, *(_TORCHVISION_FCOS if fcos else _TORCHVISION_RETINANET))
+    out = _rename(tensors, *_TORCHVISION,
+                  *(_TORCHVISION_FCOS if fcos else _TORCHVISION_RETINANET))
     anchors = len(out.get('bbox_head.retina_reg.bias', '1234')) // 4
     for k,v in out.items():
         one_stage = '.conv_cls.' in k or '.retina_cls.' in k
         out[k] = _background_last(v, anchors) if one_stage else _turned(k, v)
-    if fcos: out |= {f'bbox_head.scales.{i}.scale': torch.tensor(1.) for i in range(5)}      # here each level may stretch its distances
+    if fcos:
+        # here each level may stretch its distances
+        out |= {f'bbox_head.scales.{i}.scale': torch.tensor(1.) for i in range(5)}
     return _without_eps(out) if frozen and not fcos else out
 
 # %% ../nbs/017_names.ipynb #dc91c40a
 _STAGE = lambda n: f'layer{int(n)-1}'
-_TRUNK = (
-    (r'stem\.conv1\.(\w+)', r'conv1.\1'), (r'stem\.conv1\.norm\.(\w+)', r'bn1.\1'), (r'(?:linear|fc1000)\.(\w+)', r'fc.\1'),
-    (r'res(\d)\.(\d+)\.conv(\d)\.(\w+)',       lambda s,b,n,x: f'{_STAGE(s)}.{b}.conv{n}.{x}'),
-    (r'res(\d)\.(\d+)\.conv(\d)\.norm\.(\w+)', lambda s,b,n,x: f'{_STAGE(s)}.{b}.bn{n}.{x}'),
-    (r'res(\d)\.(\d+)\.shortcut\.(\w+)',       lambda s,b,x: f'{_STAGE(s)}.{b}.downsample.0.{x}'),
-    (r'res(\d)\.(\d+)\.shortcut\.norm\.(\w+)', lambda s,b,x: f'{_STAGE(s)}.{b}.downsample.1.{x}'))
+_TRUNK = ((r'stem\.conv1\.(\w+)', r'conv1.\1'), (r'stem\.conv1\.norm\.(\w+)', r'bn1.\1'),
+          (r'(?:linear|fc1000)\.(\w+)', r'fc.\1'),
+          (r'res(\d)\.(\d+)\.conv(\d)\.(\w+)',
+           lambda s,b,n,x: f'{_STAGE(s)}.{b}.conv{n}.{x}'),
+          (r'res(\d)\.(\d+)\.conv(\d)\.norm\.(\w+)',
+           lambda s,b,n,x: f'{_STAGE(s)}.{b}.bn{n}.{x}'),
+          (r'res(\d)\.(\d+)\.shortcut\.(\w+)',
+           lambda s,b,x: f'{_STAGE(s)}.{b}.downsample.0.{x}'),
+          (r'res(\d)\.(\d+)\.shortcut\.norm\.(\w+)',
+           lambda s,b,x: f'{_STAGE(s)}.{b}.downsample.1.{x}'))
 
 def _translate_trunk(tensors):
     "Translate what lies below the places where a backbone, or its last stage, can be."
@@ -103,25 +123,34 @@ def _translate_trunk(tensors):
     for k,v in tensors.items():
         m = re.match(r'(backbone\.bottom_up\.|backbone\.|roi_heads\.|)(?=(stem|res\d|linear|fc1000)\.)', k)
         if not m: out[k] = v; continue
-        place = 'roi_head.shared_head.' if m[1] == 'roi_heads.' else 'backbone.' if m[1] else ''
+        place = ('roi_head.shared_head.' if m[1] == 'roi_heads.' else 'backbone.' if m[1]
+                 else '')
         out |= {place + new: v for new in _rename({k[m.end():]: v}, *_TRUNK)}
     return out
 
 # %% ../nbs/017_names.ipynb #6a746e08
+# constants, kept elsewhere here
 _DETECTRON2 = (
-    (r'(pixel_mean|pixel_std|.*anchor_generator\.cell_anchors.*)', None),                   # constants, kept elsewhere here
+    (r'(pixel_mean|pixel_std|.*anchor_generator\.cell_anchors.*)', None),
     (r'proposal_generator\.rpn_head\.conv\.(\w+)', r'rpn_head.rpn_conv.\1'),
     (r'proposal_generator\.rpn_head\.objectness_logits\.(\w+)', r'rpn_head.rpn_cls.\1'),
     (r'proposal_generator\.rpn_head\.anchor_deltas\.(\w+)', r'rpn_head.rpn_reg.\1'),
-    (r'roi_heads\.box_head\.(\d\.|)fc(\d)\.(\w+)', lambda s,n,x: f'roi_head.bbox_head.{s}shared_fcs.{int(n)-1}.{x}'),
-    (r'roi_heads\.box_predictor\.(\d\.|)cls_score\.(\w+)', r'roi_head.bbox_head.\1fc_cls.\2'),
-    (r'roi_heads\.box_predictor\.(\d\.|)bbox_pred\.(\w+)', r'roi_head.bbox_head.\1fc_reg.\2'),
-    (r'roi_heads\.mask_head\.mask_fcn(\d)\.(\w+)', lambda n,x: f'roi_head.mask_head.convs.{int(n)-1}.conv.{x}'),
+    (r'roi_heads\.box_head\.(\d\.|)fc(\d)\.(\w+)',
+     lambda s,n,x: f'roi_head.bbox_head.{s}shared_fcs.{int(n)-1}.{x}'),
+    (r'roi_heads\.box_predictor\.(\d\.|)cls_score\.(\w+)',
+     r'roi_head.bbox_head.\1fc_cls.\2'),
+    (r'roi_heads\.box_predictor\.(\d\.|)bbox_pred\.(\w+)',
+     r'roi_head.bbox_head.\1fc_reg.\2'),
+    (r'roi_heads\.mask_head\.mask_fcn(\d)\.(\w+)',
+     lambda n,x: f'roi_head.mask_head.convs.{int(n)-1}.conv.{x}'),
     (r'roi_heads\.mask_head\.deconv\.(\w+)', r'roi_head.mask_head.upsample.\1'),
     (r'roi_heads\.mask_head\.predictor\.(\w+)', r'roi_head.mask_head.conv_logits.\1'),
-    (r'roi_heads\.keypoint_head\.conv_fcn(\d)\.(\w+)', lambda n,x: f'roi_head.keypoint_head.convs.{int(n)-1}.conv.{x}'),
-    (r'roi_heads\.keypoint_head\.score_lowres\.(\w+)', r'roi_head.keypoint_head.upsample.\1'),
-    (r'head\.(cls|bbox)_subnet\.(\d)\.(\w+)', lambda b,n,x: f'bbox_head.{b.replace("bbox", "reg")}_convs.{int(n)//2}.conv.{x}'),
+    (r'roi_heads\.keypoint_head\.conv_fcn(\d)\.(\w+)',
+     lambda n,x: f'roi_head.keypoint_head.convs.{int(n)-1}.conv.{x}'),
+    (r'roi_heads\.keypoint_head\.score_lowres\.(\w+)',
+     r'roi_head.keypoint_head.upsample.\1'),
+    (r'head\.(cls|bbox)_subnet\.(\d)\.(\w+)',
+     lambda b,n,x: f'bbox_head.{b.replace("bbox", "reg")}_convs.{int(n)//2}.conv.{x}'),
     (r'head\.cls_score\.(\w+)', r'bbox_head.retina_cls.\1'),
     (r'head\.bbox_pred\.(\w+)', r'bbox_head.retina_reg.\1'))
 
@@ -136,54 +165,73 @@ def from_detectron2(
     tensors:dict,   # state of one of Detectron2's detectors, or of a backbone alone
 )->dict:            # the same weights under the names, and in the order, of this book
     "Translate Detectron2's detectors; a cascade's mask head becomes its first."
-    first   = min((int(m[1]) for k in tensors if (m := re.match(r'backbone\.fpn_lateral(\d)', k))), default=2)
-    pyramid = ((r'backbone\.fpn_lateral(\d)\.(\w+)', lambda n,x: f'neck.lateral_convs.{int(n)-first}.conv.{x}'),
-               (r'backbone\.(?:fpn_output|top_block\.p)(\d)\.(\w+)', lambda n,x: f'neck.fpn_convs.{int(n)-first}.conv.{x}'))
+    first = min((int(m[1]) for k in tensors
+                 if (m := re.match(r'backbone\.fpn_lateral(\d)', k))), default=2)
+    pyramid = ((r'backbone\.fpn_lateral(\d)\.(\w+)',
+                lambda n,x: f'neck.lateral_convs.{int(n)-first}.conv.{x}'),
+               (r'backbone\.(?:fpn_output|top_block\.p)(\d)\.(\w+)',
+                lambda n,x: f'neck.fpn_convs.{int(n)-first}.conv.{x}'))
     out = _rename(_translate_trunk(tensors), *pyramid, *_DETECTRON2)
     for head in ('rpn_head.rpn', 'bbox_head.retina'):
         anchors = len(out.get(f'{head}_reg.bias', '')) // 4
-        if anchors % 3 == 0: out |= {k: _sizes_last(v, anchors) for k,v in out.items() if re.match(rf'{head}_(cls|reg)\.', k)}
+        if anchors % 3 == 0:
+            out |= {k: _sizes_last(v, anchors) for k,v in out.items()
+                    if re.match(rf'{head}_(cls|reg)\.', k)}
     if 'roi_head.bbox_head.1.fc_cls.weight' in out:
-        out = {k.replace('roi_head.mask_head.', 'roi_head.mask_head.0.'): v for k,v in out.items()}
+        out = {k.replace('roi_head.mask_head.', 'roi_head.mask_head.0.'): v
+               for k,v in out.items()}
     return out
 
 # %% ../nbs/017_names.ipynb #42f897fe
 _WB = dict(w='weight', b='bias')
-_BN = dict(s='weight', b='bias', gamma='weight', beta='bias', rm='running_mean', riv='running_var',
-           running_mean='running_mean', running_var='running_var')
+_BN = dict(s='weight', b='bias', gamma='weight', beta='bias', rm='running_mean',
+           riv='running_var', running_mean='running_mean', running_var='running_var')
 _bn = f'bn_({"|".join(_BN)})'
-_DETECTRON = tuple((pattern, lambda *found, to=to: to.format(*found[:-1], x=_WB[found[-1]])) for pattern,to in (
-    (r'(?:pred|fc1000)_([wb])', 'backbone.fc.{x}'),
-    (r'conv_rpn(?:_fpn2)?_([wb])', 'rpn_head.rpn_conv.{x}'),
-    (r'rpn_cls_logits(?:_fpn2)?_([wb])', 'rpn_head.rpn_cls.{x}'),
-    (r'rpn_bbox_pred(?:_fpn2)?_([wb])', 'rpn_head.rpn_reg.{x}'),
-    (r'fc6_([wb])', 'roi_head.bbox_head.shared_fcs.0.{x}'),
-    (r'fc7_([wb])', 'roi_head.bbox_head.shared_fcs.1.{x}'),
-    (r'cls_score_([wb])', 'roi_head.bbox_head.fc_cls.{x}'),
-    (r'bbox_pred_([wb])', 'roi_head.bbox_head.fc_reg.{x}'),
-    (r'conv5_mask_([wb])', 'roi_head.mask_head.upsample.{x}'),
-    (r'mask_fcn_logits_([wb])', 'roi_head.mask_head.conv_logits.{x}'),
-    (r'kps_score_lowres_([wb])', 'roi_head.keypoint_head.upsample.{x}'),
-    (r'retnet_cls_conv_n(\d)_fpn3_([wb])', 'bbox_head.cls_convs.{0}.conv.{x}'),
-    (r'retnet_bbox_conv_n(\d)_fpn3_([wb])', 'bbox_head.reg_convs.{0}.conv.{x}'),
-    (r'retnet_cls_pred_fpn3_([wb])', 'bbox_head.retina_cls.{x}'),
-    (r'retnet_bbox_pred_fpn3_([wb])', 'bbox_head.retina_reg.{x}'))) + (
-    (r'conv1_w', 'backbone.conv1.weight'), (rf'res_conv1_{_bn}', lambda x: f'backbone.bn1.{_BN[x]}'),
-    (r'res(\d)_(\d+)_branch2([abc])_w', lambda s,b,n: f'backbone.{_STAGE(s)}.{b}.conv{"abc".index(n)+1}.weight'),
-    (rf'res(\d)_(\d+)_branch2([abc])_{_bn}', lambda s,b,n,x: f'backbone.{_STAGE(s)}.{b}.bn{"abc".index(n)+1}.{_BN[x]}'),
-    (r'res(\d)_(\d+)_branch1_w', lambda s,b: f'backbone.{_STAGE(s)}.{b}.downsample.0.weight'),
-    (rf'res(\d)_(\d+)_branch1_{_bn}', lambda s,b,x: f'backbone.{_STAGE(s)}.{b}.downsample.1.{_BN[x]}'),
-    (r'_?(?:\[mask\]_|mask_)fcn(\d)_([wb])', lambda n,x: f'roi_head.mask_head.convs.{int(n)-1}.conv.{_WB[x]}'),
-    (r'conv_fcn(\d)_([wb])', lambda n,x: f'roi_head.keypoint_head.convs.{int(n)-1}.conv.{_WB[x]}'),
-    (r'(kps_score_[wb]|conv1_b|lr|.*_momentum)', None))       # a fixed interpolation; folded in below; what training left
+# a fixed interpolation; folded in below; what training left
+_DETECTRON = (
+    tuple((pattern, lambda *found, to=to: to.format(*found[:-1], x=_WB[found[-1]]))
+          for pattern,
+          to
+          in ((r'(?:pred|fc1000)_([wb])', 'backbone.fc.{x}'),
+              (r'conv_rpn(?:_fpn2)?_([wb])', 'rpn_head.rpn_conv.{x}'),
+              (r'rpn_cls_logits(?:_fpn2)?_([wb])', 'rpn_head.rpn_cls.{x}'),
+              (r'rpn_bbox_pred(?:_fpn2)?_([wb])', 'rpn_head.rpn_reg.{x}'),
+              (r'fc6_([wb])', 'roi_head.bbox_head.shared_fcs.0.{x}'),
+              (r'fc7_([wb])', 'roi_head.bbox_head.shared_fcs.1.{x}'),
+              (r'cls_score_([wb])', 'roi_head.bbox_head.fc_cls.{x}'),
+              (r'bbox_pred_([wb])', 'roi_head.bbox_head.fc_reg.{x}'),
+              (r'conv5_mask_([wb])', 'roi_head.mask_head.upsample.{x}'),
+              (r'mask_fcn_logits_([wb])', 'roi_head.mask_head.conv_logits.{x}'),
+              (r'kps_score_lowres_([wb])', 'roi_head.keypoint_head.upsample.{x}'),
+              (r'retnet_cls_conv_n(\d)_fpn3_([wb])', 'bbox_head.cls_convs.{0}.conv.{x}'),
+              (r'retnet_bbox_conv_n(\d)_fpn3_([wb])', 'bbox_head.reg_convs.{0}.conv.{x}'),
+              (r'retnet_cls_pred_fpn3_([wb])', 'bbox_head.retina_cls.{x}'),
+              (r'retnet_bbox_pred_fpn3_([wb])', 'bbox_head.retina_reg.{x}')))
+    + ((r'conv1_w', 'backbone.conv1.weight'),
+       (rf'res_conv1_{_bn}', lambda x: f'backbone.bn1.{_BN[x]}'),
+       (r'res(\d)_(\d+)_branch2([abc])_w',
+        lambda s,b,n: f'backbone.{_STAGE(s)}.{b}.conv{"abc".index(n)+1}.weight'),
+       (rf'res(\d)_(\d+)_branch2([abc])_{_bn}',
+        lambda s,b,n,x: f'backbone.{_STAGE(s)}.{b}.bn{"abc".index(n)+1}.{_BN[x]}'),
+       (r'res(\d)_(\d+)_branch1_w',
+        lambda s,b: f'backbone.{_STAGE(s)}.{b}.downsample.0.weight'),
+       (rf'res(\d)_(\d+)_branch1_{_bn}',
+        lambda s,b,x: f'backbone.{_STAGE(s)}.{b}.downsample.1.{_BN[x]}'),
+       (r'_?(?:\[mask\]_|mask_)fcn(\d)_([wb])',
+        lambda n,x: f'roi_head.mask_head.convs.{int(n)-1}.conv.{_WB[x]}'),
+       (r'conv_fcn(\d)_([wb])',
+        lambda n,x: f'roi_head.keypoint_head.convs.{int(n)-1}.conv.{_WB[x]}'),
+       (r'(kps_score_[wb]|conv1_b|lr|.*_momentum)', None)))
 
 # %% ../nbs/017_names.ipynb #a0d8755d
 def _complete_norms(out, shift=None):
-    "Give norms without statistics those under which they only scale and shift, and fold the stem's bias into its norm."
+    """Give norms without statistics those under which they only scale and shift, and fold
+    the stem's bias into its norm."""
     for k in [k for k in out if re.search(r'(bn\d|downsample\.1)\.weight$', k)]:
         out.setdefault(k[:-6] + 'running_mean', torch.zeros_like(out[k]))
         out.setdefault(k[:-6] + 'running_var', torch.full_like(out[k], 1 - 1e-5))
-    if shift is not None and 'backbone.bn1.weight' in out: out['backbone.bn1.running_mean'] = out['backbone.bn1.running_mean'] - shift
+    if shift is not None and 'backbone.bn1.weight' in out:
+        out['backbone.bn1.running_mean'] = out['backbone.bn1.running_mean'] - shift
 
 @checked
 def from_detectron(
@@ -192,45 +240,67 @@ def from_detectron(
     "Translate Caffe2's blobs: background from first to last, without a box and a mask."
     levels = [int(m[1]) for k in tensors if (m := re.match(r'fpn_res(\d)', k))]
     first  = min(levels, default=2)
-    pyramid = ((r'fpn_inner_res(\d)_\d+_sum(?:_lateral)?_([wb])', lambda n,x: f'neck.lateral_convs.{int(n)-first}.conv.{_WB[x]}'),
-               (r'fpn_(?:res)?(\d)(?:_\d+_sum)?_([wb])', lambda n,x: f'neck.fpn_convs.{int(n)-first}.conv.{_WB[x]}'))
+    pyramid = ((r'fpn_inner_res(\d)_\d+_sum(?:_lateral)?_([wb])',
+                lambda n,x: f'neck.lateral_convs.{int(n)-first}.conv.{_WB[x]}'),
+               (r'fpn_(?:res)?(\d)(?:_\d+_sum)?_([wb])',
+                lambda n,x: f'neck.fpn_convs.{int(n)-first}.conv.{_WB[x]}'))
     out = _rename(tensors, *pyramid, *_DETECTRON)
     _complete_norms(out, tensors.get('conv1_b'))
-    if all(k.startswith('backbone.') for k in out): return {k.removeprefix('backbone.'): v for k,v in out.items()}
+    if all(k.startswith('backbone.') for k in out):
+        return {k.removeprefix('backbone.'): v for k,v in out.items()}
     out = {k: v for k,v in out.items() if not k.startswith('backbone.fc.')}
-    if not levels and 'fc6_w' not in tensors: out = {k.replace('backbone.layer4', 'roi_head.shared_head.layer4'): v for k,v in out.items()}
+    if not levels and 'fc6_w' not in tensors:
+        out = {k.replace('backbone.layer4', 'roi_head.shared_head.layer4'): v
+               for k,v in out.items()}
     anchors = len(out.get('bbox_head.retina_reg.bias', '')) // 4
-    return {k: _sizes_last(v, anchors) if re.search(r'\.retina_(cls|reg)\.', k) else _turned(k, v) for k,v in out.items()}
+    return {k: _sizes_last(v, anchors) if re.search(r'\.retina_(cls|reg)\.', k)
+            else _turned(k, v) for k,v in out.items()}
 
 # %% ../nbs/017_names.ipynb #ff3e273d
 _LITE_BLOCKS = {16: (3,2,6,5), 21: (4,3,8,6)}     # of each layer, by their sum
-_LITE = dict(_conv_stem='conv1', _bn0='bn1', _conv_head='conv_head', _bn1='bn_head', _fc='fc')
-_LITE_BLOCK = dict(_expand_conv='conv1', _bn0='bn1', _depthwise_conv='conv2', _bn1='bn2', _project_conv='conv3', _bn2='bn3')
+_LITE = dict(_conv_stem='conv1', _bn0='bn1', _conv_head='conv_head', _bn1='bn_head',
+             _fc='fc')
+_LITE_BLOCK = dict(_expand_conv='conv1', _bn0='bn1', _depthwise_conv='conv2', _bn1='bn2',
+                   _project_conv='conv3', _bn2='bn3')
 
 def _from_efficientnet(tensors):
     "Translate the classifiers of EfficientNet-Lite."
-    number = 1 + max((int(m[1]) for k in tensors if (m := re.match(r'_blocks\.(\d+)\.', k))), default=-1)
-    if number not in _LITE_BLOCKS: raise ValueError(f'{number} blocks, and an EfficientNet-Lite has {" or ".join(map(str, _LITE_BLOCKS))}')
-    places = [f'layer{i+1}.{j}' for i,n in enumerate(_LITE_BLOCKS[number]) for j in range(n)]
-    return _rename(tensors, (r'_blocks\.(\d+)\.(\w+)\.(\w+)', lambda i,part,x: f'{places[int(i)]}.{_LITE_BLOCK.get(part, part)}.{x}'),
+    number = (1 + max((int(m[1]) for k in tensors
+                       if (m := re.match(r'_blocks\.(\d+)\.', k))), default=-1))
+    if number not in _LITE_BLOCKS:
+        raise ValueError(f'{number} blocks, and an EfficientNet-Lite has '
+                         f'{" or ".join(map(str, _LITE_BLOCKS))}')
+    places = [f'layer{i+1}.{j}' for i,n in enumerate(_LITE_BLOCKS[number])
+              for j in range(n)]
+    return _rename(tensors,
+                   (r'_blocks\.(\d+)\.(\w+)\.(\w+)',
+                    lambda i,part,x:
+                    f'{places[int(i)]}.{_LITE_BLOCK.get(part, part)}.{x}'),
                    (rf'({"|".join(_LITE)})\.(\w+)', lambda part,x: f'{_LITE[part]}.{x}'))
 
 # %% ../nbs/017_names.ipynb #e5333651
-_MARKS = dict(torchvision=r'backbone\.body\.', detectron2=r'(backbone\.(bottom_up\.)?)?(stem\.conv1|res2\.0)\.', detectron=r'res2_0_branch2a_w$',
-              efficientnet=r'_conv_stem\.')
+_MARKS = dict(torchvision=r'backbone\.body\.',
+              detectron2=r'(backbone\.(bottom_up\.)?)?(stem\.conv1|res2\.0)\.',
+              detectron=r'res2_0_branch2a_w$', efficientnet=r'_conv_stem\.')
 
 @checked
 def weights_kind(
     tensors:dict,   # weights by name
-)->str:             # 'torchvision', 'detectron2', 'detectron', 'efficientnet' or, for the names of this book, 'mmdetection'
+    # 'torchvision', 'detectron2', 'detectron', 'efficientnet' or,
+    # for the names of this book, 'mmdetection'
+)->str:
     "Tell whose names these are."
-    return next((kind for kind,mark in _MARKS.items() if any(re.match(mark, k) for k in tensors)), 'mmdetection')
+    return next((kind for kind,mark in _MARKS.items()
+                 if any(re.match(mark, k) for k in tensors)), 'mmdetection')
 
 # %% ../nbs/017_names.ipynb #aeb73e18
 @checked
 def convert(
     tensors:dict,   # weights by name, whoever's
 )->dict:            # under the names, and in the order, of this book
-    "Give weights the names and the order that they have here; those that have them already come back as they are."
-    kinds = dict(torchvision=from_torchvision, detectron2=from_detectron2, detectron=from_detectron, efficientnet=_from_efficientnet, mmdetection=dict)
+    """Give weights the names and the order that they have here;
+    those that have them already come back as they are."""
+    kinds = dict(torchvision=from_torchvision, detectron2=from_detectron2,
+                 detectron=from_detectron, efficientnet=_from_efficientnet,
+                 mmdetection=dict)
     return kinds[weights_kind(tensors)](tensors)

@@ -15,7 +15,8 @@ from .core import check, component
 
 # %% ../nbs/015_neck.ipynb #ee289fb5
 class Conv(nn.Module):
-    "A convolution under the name `conv`, as mmdetection's checkpoints have it, with an optional ReLU."
+    """A convolution under the name `conv`, as mmdetection's
+    checkpoints have it, with an optional ReLU."""
     def __init__(self,
         in_channels:int,    # of the input
         out_channels:int,   # of the output
@@ -23,10 +24,11 @@ class Conv(nn.Module):
         stride:int=1,       # step, pixels
         relu:bool=False,    # clip below zero at the end?
     ):
-        check('in_channels int 1.., out_channels int 1.., kernel int 1.., stride int 1.., relu flag',
-              in_channels, out_channels, kernel, stride, relu)
+        check('in_channels int 1.., out_channels int 1.., kernel int 1.., stride int 1.., '
+              'relu flag', in_channels, out_channels, kernel, stride, relu)
         super().__init__()
-        self.conv, self.relu = nn.Conv2d(in_channels, out_channels, kernel, stride, padding=kernel//2), relu
+        self.conv, self.relu = (nn.Conv2d(in_channels, out_channels, kernel, stride,
+                                          padding=kernel//2), relu)
 
     def forward(self,
         x:Tensor,   # (B,C,H,W)
@@ -38,26 +40,31 @@ class Conv(nn.Module):
 # %% ../nbs/015_neck.ipynb #8422485c
 @component
 class FPN(nn.Module):
-    "Feature pyramid network (FPN, section 3). Raises ValueError for bad settings and for another number of stages."
+    """Feature pyramid network (FPN, section 3). Raises ValueError for bad settings and for
+    another number of stages."""
     def __init__(self,
         in_channels:tuple=(256,512,1024,2048),  # of the backbone's stages
         out_channels:int=256,                   # of every level
         num_outs:int=5,                         # levels to return
         start_level:int=0,                      # first stage to use
-        extra:str='pool',                       # levels on top: 'pool', 'on_input', 'on_lateral', 'on_output'
-        relu_before_extra:bool=False,           # clip below zero between extra convolutions?
+        extra:str='pool',  # levels on top: 'pool', 'on_input', 'on_lateral', 'on_output'
+        relu_before_extra:bool=False,  # clip below zero between extra convolutions?
     ):
         super().__init__()
         kinds = ('pool', 'on_input', 'on_lateral', 'on_output')
         if extra not in kinds:
-            raise ValueError(f'FPN has no extra={extra!r}; there are {kinds}{nearest(extra, kinds)}')
+            raise ValueError(f'FPN has no extra={extra!r}; '
+                             f'there are {kinds}{nearest(extra, kinds)}')
         check('in_channels some int 1..', in_channels)
         if not 0 <= start_level < len(in_channels):
-            raise ValueError(f'FPN: start_level must name one of {len(in_channels)} stages, from 0, not {start_level}')
+            raise ValueError(f'FPN: start_level must name one of {len(in_channels)} '
+                             f'stages, from 0, not {start_level}')
         used = in_channels[start_level:]
         if num_outs < len(used):
-            raise ValueError(f'FPN gives a level for each of {len(used)} stages, so num_outs cannot be {num_outs}')
-        self.out_channels, self.num_outs, self.start_level = out_channels, num_outs, start_level
+            raise ValueError(f'FPN gives a level for each of {len(used)} stages, '
+                             f'so num_outs cannot be {num_outs}')
+        self.out_channels, self.num_outs, self.start_level = (
+            out_channels, num_outs, start_level)
         self.extra, self.relu_before_extra = extra, relu_before_extra
         self.lateral_convs = nn.ModuleList(Conv(c, out_channels, 1) for c in used)
         self.fpn_convs = nn.ModuleList(Conv(out_channels, out_channels) for _ in used)
@@ -65,37 +72,47 @@ class FPN(nn.Module):
             wide = used[-1] if i == 0 and extra == 'on_input' else out_channels
             self.fpn_convs.append(Conv(wide, out_channels, stride=2))
         for m in self.modules():
-            if isinstance(m, nn.Conv2d): nn.init.xavier_uniform_(m.weight); nn.init.zeros_(m.bias)
+            if isinstance(m, nn.Conv2d):
+                nn.init.xavier_uniform_(m.weight); nn.init.zeros_(m.bias)
 
     def forward(self,
-        stages:tuple,   # tensors (B,C_i,H_i,W_i), finest first, one for each of `in_channels`
+        # tensors (B,C_i,H_i,W_i), finest first, one for each of `in_channels`
+        stages:tuple,
     )->tuple:           # `num_outs` tensors (B,out_channels,H_l,W_l), finest first
         "Add from the top down, then smooth."
         check('stages some float (B,C,H,W)', stages)
         n = self.start_level + len(self.lateral_convs)
-        if len(stages) != n: raise ValueError(f'FPN was built for {n} stages and is given {len(stages)}')
+        if len(stages) != n:
+            raise ValueError(f'FPN was built for {n} stages and is given {len(stages)}')
         stages = stages[self.start_level:]
         laterals = [conv(s) for conv,s in zip(self.lateral_convs, stages)]
         for i in range(len(laterals)-1, 0, -1):
-            laterals[i-1] = laterals[i-1] + F.interpolate(laterals[i], size=laterals[i-1].shape[-2:], mode='nearest')
+            laterals[i-1] = laterals[i-1] + F.interpolate(
+                laterals[i], size=laterals[i-1].shape[-2:], mode='nearest')
         outs = [conv(l) for conv,l in zip(self.fpn_convs, laterals)]
-        last = {'pool':outs[-1], 'on_input':stages[-1], 'on_lateral':laterals[-1], 'on_output':outs[-1]}[self.extra]
+        last = {'pool':outs[-1], 'on_input':stages[-1], 'on_lateral':laterals[-1],
+                'on_output':outs[-1]}[self.extra]
         for i in range(self.num_outs - len(outs)):
             if self.extra == 'pool': last = F.max_pool2d(last, 1, 2)
-            else: last = self.fpn_convs[len(laterals)+i](F.relu(last) if i > 0 and self.relu_before_extra else last)
+            else:
+                last = self.fpn_convs[len(laterals)+i](
+                    F.relu(last) if i > 0 and self.relu_before_extra else last)
             outs.append(last)
         return tuple(outs)
 
 # %% ../nbs/015_neck.ipynb #4b7dee82
 @component
 class NoNeck(nn.Module):
-    "Hand the backbone's stages to the heads as they are. Raises ValueError if they differ in channels, for one head reads them all."
+    """Hand the backbone's stages to the heads as they are. Raises ValueError if they
+    differ in channels, for one head reads them all."""
     def __init__(self,
         in_channels:int|tuple|list=1024,    # of the backbone's stages, or of its only one
     ):
         super().__init__()
         widths = [in_channels] if isinstance(in_channels, int) else list(in_channels)
-        if len(set(widths)) != 1: raise ValueError(f'NoNeck: stages of {widths} channels need a neck that makes them alike, such as FPN')
+        if len(set(widths)) != 1:
+            raise ValueError(f'NoNeck: stages of {widths} channels need a neck that makes '
+                             'them alike, such as FPN')
         self.out_channels = widths[0]
 
     def forward(self,

@@ -16,7 +16,8 @@ from .core import check, component, on_host
 
 # %% ../nbs/012_nms.ipynb #60c7e756
 def _no_nan(boxes, scores):
-    "Boxes and scores, empty and the lowest where a number is nan or endless: what is no box overlaps nothing and comes last."
+    """Boxes and scores, empty and the lowest where a number is nan or endless:
+    what is no box overlaps nothing and comes last."""
     bad = ~boxes.isfinite().all(-1) | scores.isnan()
     if not scores.is_floating_point(): scores = scores.float()
     return boxes.masked_fill(bad[...,None], 0), scores.masked_fill(bad, -torch.inf)
@@ -26,7 +27,8 @@ def nms_plain(
     scores:Tensor,  # (N,)
     iou:float=.5,   # boxes that overlap a better one by more are dropped
 )->Tensor:          # (K,) int64 indices of the kept boxes, best first
-    "Take the best box, drop those it overlaps, repeat, in a loop; a box with nan overlaps nothing and comes last."
+    """Take the best box, drop those it overlaps, repeat, in a loop;
+    a box with nan overlaps nothing and comes last."""
     check('boxes (N,4), scores (N), iou 0..1', boxes, scores, iou)
     boxes, scores = _no_nan(boxes, scores)
     order, kept = scores.argsort(descending=True, stable=True), []
@@ -45,15 +47,18 @@ def has_compiled_ops()->bool: # can torchvision's own operations be called?
 # %% ../nbs/012_nms.ipynb #a8f36e29
 def _suppress(boxes, scores, iou):
     "What `nms` does with numbers that are numbers."
-    exact = torch.float64 if torch.float64 in (boxes.dtype, scores.dtype) else torch.float32
-    return (torchvision.ops.nms if has_compiled_ops() else nms_plain)(boxes.to(exact), scores.to(exact), iou)
+    exact = (torch.float64 if torch.float64 in (boxes.dtype, scores.dtype)
+             else torch.float32)
+    return (torchvision.ops.nms if has_compiled_ops() else nms_plain)(
+        boxes.to(exact), scores.to(exact), iou)
 
 def nms(
     boxes:Tensor,   # (N,4) xyxy, pixels
     scores:Tensor,  # (N,)
     iou:float=.5,   # boxes that overlap a better one by more are dropped
 )->Tensor:          # (K,) int64 indices of the kept boxes, best first
-    "Suppress by torchvision's operation where it is there, else by the plain loop; a box with nan comes last."
+    """Suppress by torchvision's operation where it is there,
+    else by the plain loop; a box with nan comes last."""
     check('boxes (N,4), scores (N), iou 0..1', boxes, scores, iou)
     return _suppress(*_no_nan(boxes, scores), iou)
 
@@ -64,13 +69,15 @@ def nms_groups(
     groups:Tensor,  # (N,) int64: boxes of different groups never suppress each other
     iou:float=.5,   # boxes that overlap a better one of their group by more are dropped
 )->Tensor:          # (K,) int64 indices of the kept boxes, best first
-    "Suppress within every group, in one call: each group is moved to a place of its own; a box with nan comes last."
+    """Suppress within every group, in one call: each group is moved to a place of its own;
+    a box with nan comes last."""
     check('boxes (N,4), scores (N), groups int (N), iou 0..1', boxes, scores, groups, iou)
     if len(boxes) == 0: return groups.long()
     boxes, scores = _no_nan(boxes.double(), scores)
     if on_host(boxes) and len(boxes) > 1000:     # a CPU is faster group by group
         members = [torch.nonzero(groups == g)[:,0] for g in groups.unique()]
-        found = torch.cat([i[_suppress(boxes[i], scores[i], iou)] for i in members]).sort()[0]
+        found = torch.cat([i[_suppress(boxes[i], scores[i], iou)]
+                           for i in members]).sort()[0]
         return found[scores[found].argsort(descending=True, stable=True)]
     span = boxes.max() - boxes.min() + 1
     return _suppress(boxes + (groups * span)[:,None], scores, iou)
@@ -81,21 +88,29 @@ def find_suppressors(
     scores:Tensor,  # (K,)
     groups:Tensor,  # (K,) int64: boxes of different groups do not suppress each other
     kept:Tensor,    # (M,) int64: the survivors, best first
-    iou:float|None, # boxes that overlapped a better one by more were dropped; None: no such threshold
-)->tuple:           # (K,) int64 who removed it, -1: nobody; (K,) the overlap of the two, 0: nobody
+    # boxes that overlapped a better one by more were dropped; None: no such threshold
+    iou:float|None,
+)->tuple:  # (K,) int64 who removed it, -1: nobody; (K,) the overlap of the two, 0: nobody
     "Name for each box the one that suppressed it."
-    check('boxes (K,4), scores (K), groups int (K), kept int (M), iou? 0..1', boxes, scores, groups, kept, iou)
-    if len(kept) and not 0 <= int(kept.min()) <= int(kept.max()) < len(boxes): raise ValueError(f'kept is a tensor with {int(kept.max() if kept.min() >= 0 else kept.min())}; expected rows of the {len(boxes)} boxes')
+    check('boxes (K,4), scores (K), groups int (K), kept int (M), iou? 0..1', boxes,
+          scores, groups, kept, iou)
+    if len(kept) and not 0 <= int(kept.min()) <= int(kept.max()) < len(boxes):
+        raise ValueError('kept is a tensor with '
+                         f'{int(kept.max() if kept.min() >= 0 else kept.min())}; '
+                         f'expected rows of the {len(boxes)} boxes')
     by, overlap = torch.full_like(groups, -1), torch.zeros(len(boxes), device=boxes.device)
     lost = torch.ones_like(by, dtype=torch.bool).index_fill(0, kept, False).nonzero()[:,0]
     if not len(lost) or not len(kept): return by, overlap
-    table = iou_matrix(boxes[lost].double(), boxes[kept].double())                              # (lost, kept)
-    able  = (groups[lost][:,None] == groups[kept]) & (scores[kept] >= scores[lost][:,None]) & (table > 0)
+    table = iou_matrix(boxes[lost].double(), boxes[kept].double())  # (lost, kept)
+    able = ((groups[lost][:,None] == groups[kept]) & (scores[kept] >= scores[lost][:,None])
+            & (table > 0))
     table = table.masked_fill(~able, 0.)
     most, who = table.max(1)
-    if iou is not None: who = torch.where((table > iou).any(1), (table > iou).int().argmax(1), who)
+    if iou is not None:
+        who = torch.where((table > iou).any(1), (table > iou).int().argmax(1), who)
     found = most > 0
-    by[lost[found]], overlap[lost[found]] = kept[who[found]], table.gather(1, who[:,None])[found,0].to(overlap)
+    by[lost[found]], overlap[lost[found]] = (
+        kept[who[found]], table.gather(1, who[:,None])[found,0].to(overlap))
     return by, overlap
 
 # %% ../nbs/012_nms.ipynb #200f58b6
@@ -103,26 +118,34 @@ def nms_fixed(
     boxes:Tensor,       # (B,N,4) xyxy, pixels
     scores:Tensor,      # (B,N)
     valid:Tensor,       # (B,N) bool: the others are neither kept nor suppress
-    splits:list,        # lengths of the runs of N (pyramid levels) that do not suppress each other
+    # lengths of the runs of N (pyramid levels) that do not suppress each other
+    splits:list,
     iou:float,          # boxes that overlap a better one by more are dropped
     max_out:int,        # slots an image
-)->tuple:               # index (B,P) int64 best first, kept (B,P) bool; P = min(max_out, N)
-    "Suppress within every image and run, in a fixed shape; a box with nan is not kept. Raises a ValueError if the runs do not add up to N."
-    check('boxes (B,N,4), scores (B,N), valid bool (B,N), splits list int 0.., iou 0..1, max_out int 1..',
-          boxes, scores, valid, splits, iou, max_out)
+)->tuple:  # index (B,P) int64 best first, kept (B,P) bool; P = min(max_out, N)
+    """Suppress within every image and run, in a fixed shape; a box with nan is not kept.
+    Raises a ValueError if the runs do not add up to N."""
+    check('boxes (B,N,4), scores (B,N), valid bool (B,N), splits list int 0.., iou 0..1, '
+          'max_out int 1..', boxes, scores, valid, splits, iou, max_out)
     B, N = scores.shape
-    if sum(splits) != N: raise ValueError(f'splits {list(splits)} add up to {sum(splits)}, but there are {N} boxes an image')
+    if sum(splits) != N:
+        raise ValueError(f'splits {list(splits)} add up to {sum(splits)}, '
+                         f'but there are {N} boxes an image')
     boxes, ranked = _no_nan(boxes.double(), scores)
     ranked = ranked.masked_fill(~valid, -torch.inf)
     if not on_host(boxes):
-        run = torch.cat([torch.full((n,), i, device=boxes.device) for i,n in enumerate(splits)])
+        run = torch.cat([torch.full((n,), i, device=boxes.device)
+                         for i,n in enumerate(splits)])
         groups = run + torch.arange(B, device=boxes.device)[:,None] * len(splits)
         found = nms_groups(boxes.flatten(0, 1), ranked.flatten(), groups.flatten(), iou)
     else:
         runs  = [int(n) for n in splits] * B
         start = [sum(runs[:i]) for i in range(len(runs))]
-        found = torch.cat([_suppress(b, r, iou) + i for b,r,i in zip(boxes.flatten(0, 1).split(runs), ranked.flatten().split(runs), start)])
-    kept = torch.zeros(B*N, dtype=torch.bool, device=boxes.device).index_fill(0, found, True).view(B, N)
+        found = torch.cat(
+            [_suppress(b, r, iou) + i for b,r,i in zip(
+                 boxes.flatten(0, 1).split(runs), ranked.flatten().split(runs), start)])
+    kept = torch.zeros(B*N, dtype=torch.bool, device=boxes.device).index_fill(
+        0, found, True).view(B, N)
     best, index = ranked.masked_fill(~kept, -torch.inf).topk(min(max_out, N), 1)
     return index, best > -torch.inf
 
@@ -134,26 +157,32 @@ def _check_method(method):
         raise ValueError(f'Soft-NMS has no method {method!r}{nearest(method, _METHODS) or "; it takes: " + ", ".join(_METHODS)}')
 
 def _table(groups):
-    "Row and column of each box in a table with a row a group, the largest group first; and the sizes of the groups."
+    """Row and column of each box in a table with a row a group,
+    the largest group first; and the sizes of the groups."""
     _, own, sizes = groups.unique(return_inverse=True, return_counts=True)
     sizes, rows = sizes.sort(descending=True, stable=True)
     row = rows.argsort()[own]
     order = row.argsort(stable=True)
     first = (sizes.cumsum(0) - sizes)[row[order]]
-    column = torch.empty_like(row).index_copy(0, order, torch.arange(len(row), device=row.device) - first)
+    column = torch.empty_like(row).index_copy(
+        0, order, torch.arange(len(row), device=row.device) - first)
     return row, column, sizes.tolist()
 
 # %% ../nbs/012_nms.ipynb #d4863539
 def soft_nms(
     boxes:Tensor,           # (N,4) xyxy, pixels
     scores:Tensor,          # (N,)
-    iou:float=.3,           # from this overlap on scores are lowered ('linear') or zeroed ('naive')
+    iou:float=.3,  # from this overlap on scores are lowered ('linear') or zeroed ('naive')
     sigma:float=.5,         # width of the bell of 'gaussian'
-    min_score:float=1e-3,   # boxes whose score falls below are dropped; the best of all never is
+    # boxes whose score falls below are dropped; the best of all never is
+    min_score:float=1e-3,
     method:str='linear',    # 'linear', 'gaussian' or 'naive'
-    groups:Tensor|None=None, # (N,) int64: boxes of different groups never touch each other's scores; default: one group
+    # (N,) int64: boxes of different groups never
+    # touch each other's scores; default: one group
+    groups:Tensor|None=None,
 )->tuple:                   # index (K,) int64, best first; their new scores (K,)
-    "Lower scores by the overlap with better boxes of the same group (Bodla et al. 2017); a box with nan is dropped. Raises a ValueError for another method."
+    """Lower scores by the overlap with better boxes of the same group (Bodla et al. 2017);
+    a box with nan is dropped. Raises a ValueError for another method."""
     check('boxes (N,4), scores (N), groups? int (N), iou 0..1, sigma >0.., min_score ..',
           boxes, scores, groups, iou, sigma, min_score)
     _check_method(method)
@@ -161,18 +190,23 @@ def soft_nms(
     if len(boxes) == 0: return groups.long(), scores
     boxes, scores = _no_nan(boxes, scores)
     row, column, sizes = _table(groups)
-    box  = boxes.new_zeros(len(sizes), sizes[0], 4, dtype=torch.float64).index_put((row, column), boxes.double())
-    live = box.new_full(box.shape[:2], -torch.inf).index_put((row, column), scores.double())
+    box = boxes.new_zeros(len(sizes), sizes[0], 4, dtype=torch.float64).index_put(
+        (row, column), boxes.double())
+    live = box.new_full(box.shape[:2], -torch.inf).index_put(
+        (row, column), scores.double())
     live = live.where((live >= min_score) | (live == live.max()), -torch.inf)
-    done = torch.full_like(live, -torch.inf)                        # scores of the boxes that were taken
+    done = torch.full_like(live, -torch.inf)  # scores of the boxes that were taken
     for i in range(sizes[0]):
-        k = sum(n > i for n in sizes)                               # groups with boxes left
+        k = sum(n > i for n in sizes)  # groups with boxes left
         best = live[:k].argmax(1, keepdim=True)
         done[:k] = done[:k].scatter_reduce(1, best, live[:k].gather(1, best), 'amax')
         live[:k] = live[:k].scatter(1, best, -torch.inf)
-        overlap = iou_matrix(box[:k].gather(1, best[...,None].expand(-1, -1, 4)), box[:k])[:,0]
+        overlap = iou_matrix(box[:k].gather(1, best[...,None].expand(-1, -1, 4)),
+                             box[:k])[:,0]
         if method == 'gaussian': factor = (-overlap**2 / sigma).exp()
-        else: factor = torch.where(overlap >= iou, 1 - overlap if method == 'linear' else 0., 1.)
+        else:
+            factor = torch.where(overlap >= iou, 1 - overlap if method == 'linear' else 0.,
+                                 1.)
         lower = live[:k] * factor
         live[:k] = lower.where(lower >= min_score, -torch.inf)
     new = done[row, column]
@@ -184,7 +218,7 @@ def soft_nms(
 class NMS:
     "Non-maximum suppression within groups."
     def __init__(self,
-        iou:float=.5,   # boxes that overlap a better one of their group by more are dropped
+        iou:float=.5,  # boxes that overlap a better one of their group by more are dropped
     ):
         self.iou = iou
 
@@ -202,9 +236,11 @@ class NMS:
 class SoftNMS:
     "Soft-NMS within groups (Bodla et al. 2017)."
     def __init__(self,
-        iou:float=.3,           # from this overlap on scores are lowered ('linear') or zeroed ('naive')
+        # from this overlap on scores are lowered ('linear') or zeroed ('naive')
+        iou:float=.3,
         sigma:float=.5,         # width of the bell of 'gaussian'
-        min_score:float=1e-3,   # boxes whose score falls below are dropped; the best of all never is
+        # boxes whose score falls below are dropped; the best of all never is
+        min_score:float=1e-3,
         method:str='linear',    # 'linear', 'gaussian' or 'naive'
     ):
         _check_method(method)
@@ -213,7 +249,9 @@ class SoftNMS:
     def __call__(self,
         boxes:Tensor,   # (N,4) xyxy, pixels
         scores:Tensor,  # (N,)
-        groups:Tensor,  # (N,) int64: boxes of different groups never touch each other's scores
+        # (N,) int64: boxes of different groups never touch each other's scores
+        groups:Tensor,
     )->tuple:           # index (K,) int64, best first; their new scores (K,)
         "Lower the scores of boxes that overlap a better one; a box with nan is dropped."
-        return soft_nms(boxes, scores, self.iou, self.sigma, self.min_score, self.method, groups)
+        return soft_nms(boxes, scores, self.iou, self.sigma, self.min_score, self.method,
+                        groups)

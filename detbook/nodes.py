@@ -15,21 +15,27 @@ from .files import Budget
 
 # %% ../nbs/038_nodes.ipynb #800d7116
 class ConfigError(ValueError):
-    "A config that cannot be read, merged or built; the message says where and what was found."
+    """A config that cannot be read, merged or built;
+    the message says where and what was found."""
 
 # %% ../nbs/038_nodes.ipynb #39e8ae2d
 class Origin(NamedTuple):
     "Where a value was written."
     file: str           # path of the config, or what else set the value
     line: int|None      # from 1; None where there are no lines
-    def __str__(self): return self.file if self.line is None else f'{self.file}:{self.line}'
+    def __str__(self):
+        return self.file if self.line is None else f'{self.file}:{self.line}'
 
 class Spot(NamedTuple):
-    "What is kept of a value beside it: its origin and, for a list, the spots of its items."
+    """What is kept of a value beside it: its origin and,
+    for a list, the spots of its items."""
     origin: Origin          # of the value as a whole
     items: tuple = ()         # of Spot
-    used: bool = False      # has a line of the config read this name since it was last changed?
-    imported: bool = False  # is it the name of a class, as from torch.optim import SGD gives it? that is no setting
+    # has a line of the config read this name since it was last changed?
+    used: bool = False
+    # is it the name of a class, as from torch.optim
+    # import SGD gives it? that is no setting
+    imported: bool = False
 
 SET_BY_PROGRAM = Spot(Origin('set by the program', None))     # of what was written nowhere
 
@@ -40,22 +46,33 @@ MAX_DEPTH = 100      # dicts and lists within each other; mmdetection's own conf
 def copy_node(
     value:object,               # whatever a config can hold
     spot:Spot=SET_BY_PROGRAM,   # where it was written
-    lines:dict={},              # of containers that are no nodes yet: id -> (the container, {key or index: Spot})
+    # of containers that are no nodes yet: id -> (the container, {key or index: Spot})
+    lines:dict={},
     budget:Budget|None=None,    # pays for each value
     depth:int=0,                # dicts and lists around it
 )->tuple:                       # the copy, and its Spot
-    "Copy at every depth, with dicts as nodes. Raises ConfigError for what is nested too deeply, and for a number that is too large."
+    """Copy at every depth, with dicts as nodes. Raises ConfigError for what is nested too
+    deeply, and for a number that is too large."""
     if budget: budget.spend()
-    if depth > MAX_DEPTH: raise ConfigError(f'{spot.origin}: nested more than {MAX_DEPTH} deep')
-    if isinstance(value, int) and value.bit_length() > MAX_BITS: raise ConfigError(f'{spot.origin}: the number is too large')
+    if depth > MAX_DEPTH:
+        raise ConfigError(f'{spot.origin}: nested more than {MAX_DEPTH} deep')
+    if isinstance(value, int) and value.bit_length() > MAX_BITS:
+        raise ConfigError(f'{spot.origin}: the number is too large')
     if isinstance(value, dict):
-        node, known = ConfigDict(), value._spots if isinstance(value, ConfigDict) else lines.get(id(value), (0, {}))[1]
-        for k,v in value.items(): node._put(k, *copy_node(v, known.get(k, Spot(spot.origin)), lines, budget, depth + 1))
+        node, known = (ConfigDict(),
+                       value._spots if isinstance(value, ConfigDict)
+                       else lines.get(id(value), (0, {}))[1])
+        for k,v in value.items():
+            node._put(k,
+                      *copy_node(v, known.get(k, Spot(spot.origin)), lines, budget,
+                                 depth + 1))
         return node, spot
     if isinstance(value, (list, tuple)):
         known = lines[id(value)][1] if id(value) in lines else dict(enumerate(spot.items))
-        pairs = [copy_node(v, known.get(i, Spot(spot.origin)), lines, budget, depth + 1) for i,v in enumerate(value)]
-        return type(value)(v for v,_ in pairs), spot._replace(items=tuple(s for _,s in pairs))
+        pairs = [copy_node(v, known.get(i, Spot(spot.origin)), lines, budget, depth + 1)
+                 for i,v in enumerate(value)]
+        return (type(value)(v for v,_ in pairs),
+                spot._replace(items=tuple(s for _,s in pairs)))
     return (set(value) if isinstance(value, set) else value), spot
 
 def to_plain(
@@ -67,7 +84,8 @@ def to_plain(
 
 # %% ../nbs/038_nodes.ipynb #539da4be
 class ConfigDict(dict):
-    "A dict whose keys are attributes too, at every depth; a wrong attribute raises AttributeError and names the nearest key."
+    """A dict whose keys are attributes too, at every depth; a wrong attribute raises
+    AttributeError and names the nearest key."""
     __slots__ = ('_spots', '_file')
     @checked
     def __init__(self,
@@ -96,7 +114,9 @@ class ConfigDict(dict):
         if name in self: return self[name]
         raise AttributeError(f'the config has no {name!r} here{nearest(name, self)}')
     def __setattr__(self, name, value):
-        if hasattr(type(self), name): raise AttributeError(f"{name!r} is something that every config can do: write cfg[{name!r}] = ...")
+        if hasattr(type(self), name):
+            raise AttributeError(f"{name!r} is something that every config can do: "
+                                 f"write cfg[{name!r}] = ...")
         self[name] = value
     def __delattr__(self, name):
         getattr(self, name)
@@ -107,9 +127,11 @@ class ConfigDict(dict):
         out = self.__deepcopy__({})
         out.update(other)
         return out
-    def __ror__(self, other): return ConfigDict(other) | self if isinstance(other, dict) else NotImplemented
+    def __ror__(self, other):
+        return ConfigDict(other) | self if isinstance(other, dict) else NotImplemented
     def __reduce__(self): return self._again, (dict(self), self._spots, self._file)
-    def __deepcopy__(self, memo): return self._again(copy_node(self)[0], self._spots, self._file)
+    def __deepcopy__(self, memo):
+        return self._again(copy_node(self)[0], self._spots, self._file)
 
     def copy(self): # ConfigDict: other keys, the same values
         "A shallow copy."
@@ -136,20 +158,28 @@ class ConfigDict(dict):
         /,
         **more,         # takes precedence over both
     ):
-        "Take over the items of another dict; where both have a dict the two are joined, as mmengine's nodes do."
+        """Take over the items of another dict; where both have
+        a dict the two are joined, as mmengine's nodes do."""
         known = getattr(other, '_spots', {})
         for k,v in dict(other, **more).items():
-            if isinstance(v, dict) and isinstance(self.get(k), ConfigDict): self[k].update(v)
-            else: self._put(k, *copy_node(v, SET_BY_PROGRAM if k in more else known.get(k, SET_BY_PROGRAM)))
+            if isinstance(v, dict) and isinstance(self.get(k), ConfigDict):
+                self[k].update(v)
+            else:
+                self._put(k,
+                          *copy_node(v,
+                                     SET_BY_PROGRAM if k in more
+                                     else known.get(k, SET_BY_PROGRAM)))
 
     def merge(self,
         other:dict, # takes precedence
     ):
-        "Update, and let a dict with `_delete_=True` replace the one that is here, as mmengine's nodes do."
+        """Update, and let a dict with `_delete_=True` replace
+        the one that is here, as mmengine's nodes do."""
         known, other = getattr(other, '_spots', {}), dict(other)
         if other.pop('_delete_', False): self.clear()
         for k,v in other.items():
-            if isinstance(v, dict) and isinstance(self.get(k), ConfigDict): self[k].merge(v); continue
+            if isinstance(v, dict) and isinstance(self.get(k), ConfigDict):
+                self[k].merge(v); continue
             self._put(k, *copy_node(v, known.get(k, SET_BY_PROGRAM)))
             if isinstance(v, dict): self[k].pop('_delete_')
 

@@ -17,16 +17,20 @@ from .core import checked
 
 # %% ../nbs/003_outputs.ipynb #b4e0fa2c
 def _identity(path):
-    "What a path leads to, through all links: device and number of the file; None where there is nothing."
+    """What a path leads to, through all links: device and
+    number of the file; None where there is nothing."""
     try: found = os.stat(path)
     except (OSError, ValueError): return None
     return found.st_dev, found.st_ino
 
 def _parts(name):
-    "The parts of a name that may stand in a path below a folder: no drive, root, '..' or letters that a file system refuses."
+    """The parts of a name that may stand in a path below a folder: no drive,
+    root, '..' or letters that a file system refuses."""
     name  = re.sub(r'^[A-Za-z]:', '', str(name))
-    parts = [re.sub(r'[\x00-\x1f\x7f\ud800-\udfff<>:"|?*]', '_', p).rstrip('. ') for p in re.split(r'[\\/]+', name)]
-    short = lambda p: p if len(p.encode()) <= 150 else f'{p[:30]}_{hashlib.sha256(p.encode()).hexdigest()[:12]}'
+    parts = [re.sub(r'[\x00-\x1f\x7f\ud800-\udfff<>:"|?*]', '_', p).rstrip('. ')
+             for p in re.split(r'[\\/]+', name)]
+    short = (lambda p: p if len(p.encode()) <= 150
+             else f'{p[:30]}_{hashlib.sha256(p.encode()).hexdigest()[:12]}')
     parts = [short(p) for p in parts if p]
     return parts if sum(map(len, parts)) <= 1000 else parts[-3:]
 
@@ -37,10 +41,14 @@ def never_over(
     sources:list[str|Path], # files that the same command reads
     flag:str='the output',  # what the user calls it, such as '--out'
 ):
-    "Raise ValueError where writing `path` would replace a file that is read, also by another name or a link."
+    """Raise ValueError where writing `path` would replace
+    a file that is read, also by another name or a link."""
     where = None if path is None else _identity(path)
     for s in sources if where else ():
-        if where == _identity(s): raise ValueError(f'{flag} {path} is {"" if str(s) == str(path) else f"{s}, "}a file that is read here, and would be replaced')
+        if where == _identity(s):
+            raise ValueError(f'{flag} {path} is '
+                             f'{"" if str(s) == str(path) else f"{s}, "}a file that is '
+                             'read here, and would be replaced')
 
 @checked
 def free_path(
@@ -48,18 +56,21 @@ def free_path(
 )->Path:            # the same, or with _2, _3, ... where that is taken
     "Name a file that is not there yet."
     path, n = Path(path), 1
-    while os.path.lexists(name := path if n == 1 else path.with_name(f'{path.stem}_{n}{path.suffix}')): n += 1
+    while os.path.lexists(name := path if n == 1
+                          else path.with_name(f'{path.stem}_{n}{path.suffix}')):
+        n += 1
     return name
 
 # %% ../nbs/003_outputs.ipynb #a239e015
 def _one_each(names, suffix):
-    "A relative path for each name, as parts; no two alike, also where a file system does not tell capitals from small letters."
+    """A relative path for each name, as parts; no two alike, also where a file system does
+    not tell capitals from small letters."""
     files, taken, number, out = set(), set(), {}, []
     low = lambda parts: tuple(p.casefold() for p in parts)
     for n in names:
         *above, last = _parts(n) or ['picture']
         for j in range(len(above)):
-            while low(above[:j+1]) in files: above[j] += '_'           # a picture has this name
+            while low(above[:j+1]) in files: above[j] += '_'  # a picture has this name
         stem, own = os.path.splitext(last)
         name, end, key = stem, suffix or own, low((*above, stem))
         while low((*above, name + end)) in taken:
@@ -77,46 +88,65 @@ def keep_pictures(
     sources:list[str|Path], # pictures that are read, and stay as they are
     flag:str='the folder',  # what the user calls the folder, such as '--show_dir'
 ):
-    "Raise ValueError where `folder` is that of the pictures themselves, where a link leads out of it, or a file has the name of a picture."
+    """Raise ValueError where `folder` is that of the pictures themselves,
+    where a link leads out of it, or a file has the name of a picture."""
     top = Path(folder).resolve()
-    if os.path.lexists(folder) and not Path(folder).is_dir(): raise NotADirectoryError(f'{flag} {folder} is no folder')
-    homes = {_identity(p): p for p in {os.path.dirname(s) or '.' for s in map(str, sources)}}
+    if os.path.lexists(folder) and not Path(folder).is_dir():
+        raise NotADirectoryError(f'{flag} {folder} is no folder')
+    homes = {_identity(p): p
+             for p in {os.path.dirname(s) or '.' for s in map(str, sources)}}
     for parent in {Path(p).parent for p in paths}:
-        if not parent.resolve().is_relative_to(top): raise ValueError(f'{flag} {folder}: {parent} leads to {parent.resolve()}, outside of that folder')
-        if own := homes.get(_identity(parent) or ()): raise ValueError(f'{flag} {folder} would put drawings into {own}, the folder of the pictures themselves: name another folder')
+        if not parent.resolve().is_relative_to(top):
+            raise ValueError(f'{flag} {folder}: {parent} leads to {parent.resolve()}, '
+                             'outside of that folder')
+        if own := homes.get(_identity(parent) or ()):
+            raise ValueError(f'{flag} {folder} would put drawings into {own}, '
+                             'the folder of the pictures themselves: name another folder')
     taken = [(p, i) for p in paths if (i := _identity(p))]
     reads = {_identity(s): s for s in sources} if taken else {}
     for p, i in taken:
-        if i in reads: raise ValueError(f'{flag} {folder}: {p} is the picture {reads[i]} by another name, and would be replaced')
-        if Path(p).is_dir(): raise ValueError(f'{flag} {folder}: {p} is a folder, and a picture is to be written there')
+        if i in reads:
+            raise ValueError(f'{flag} {folder}: {p} is the picture {reads[i]} by another '
+                             'name, and would be replaced')
+        if Path(p).is_dir():
+            raise ValueError(f'{flag} {folder}: {p} is a folder, and a picture is to be '
+                             'written there')
 
 @checked
 def place_below(
     folder:str|Path,        # that was asked for
     names:list[str|Path],   # of pictures: text of any kind, or paths
-    sources:list[str|Path], # the files that they are, in the same order: these stay as they are
+    # the files that they are, in the same order: these stay as they are
+    sources:list[str|Path],
     suffix:str|None=None,   # of what is written; None: that of each name
     flag:str='the folder',  # what the user calls it, such as '--show_dir'
 )->list:                    # paths, all different, all below the folder
-    "Give each picture a place below `folder`. ValueError where that is the folder of the pictures themselves, or a link leads elsewhere."
-    if len(names) != len(sources): raise ValueError(f'names are {len(names)} and sources {len(sources)}; expected as many')
+    """Give each picture a place below `folder`. ValueError where that is the folder of the
+    pictures themselves, or a link leads elsewhere."""
+    if len(names) != len(sources):
+        raise ValueError(f'names are {len(names)} and sources {len(sources)}; '
+                         'expected as many')
     whole = [os.path.abspath(s) for s in sources]
     root  = os.path.commonpath([os.path.dirname(s) for s in whole]) if whole else ''
     plain = lambda n: not os.path.isabs(n) and '/'.join(_parts(n)) == str(n)
-    paths = [Path(folder, *p) for p in _one_each([n if plain(n) else os.path.relpath(s, root) for n,s in zip(map(str, names), whole)], suffix)]
+    paths = [Path(folder, *p)
+             for p in _one_each([n if plain(n) else os.path.relpath(s, root)
+                                 for n,s in zip(map(str, names), whole)], suffix)]
     keep_pictures(paths, folder, sources, flag)
     return paths
 
 # %% ../nbs/003_outputs.ipynb #fad982b8
 class Progress:
-    "A line that counts work, once it has taken more than a few seconds and where somebody looks on."
+    """A line that counts work, once it has taken more
+    than a few seconds and where somebody looks on."""
     @checked('total? 0..')
     def __init__(self,
         total:float|None,       # how much there is, from 0; None: not known
         what:str='pictures',    # what is counted
         wanted:bool=True,       # show it at all?
     ):
-        self.total, self.what, self.n, self.begun, self.said = total, what, 0, time.monotonic(), 0.
+        self.total, self.what, self.n, self.begun, self.said = (
+            total, what, 0, time.monotonic(), 0.)
         self.wanted = wanted and (sys.stderr.isatty() or 'ipykernel' in sys.modules)
 
     @checked('count 0..')
@@ -126,11 +156,15 @@ class Progress:
     ):
         "Count, and write the line at most twice a second."
         self.n, now = self.n + count, time.monotonic()
-        if not self.wanted or now - self.begun < 3 or not last and now - self.said < .5 or last and not self.said: return
+        if (not self.wanted or now - self.begun < 3 or not last and now - self.said < .5
+            or last and not self.said):
+            return
         self.said = now
         number = lambda n: f'{n:.1f}' if isinstance(n, float) else str(n)
-        of = f' of {number(self.total)} |{"#"*int(20*self.n//self.total):20}|' if self.total else ''
-        print(f'\r{number(self.n)}{of} {self.what}, {self.n/(now - self.begun):.1f} a second', end='\n' if last else '', file=sys.stderr, flush=True)
+        of = (f' of {number(self.total)} |{"#"*int(20*self.n//self.total):20}|'
+              if self.total else '')
+        print(f'\r{number(self.n)}{of} {self.what}, {self.n/(now - self.begun):.1f} a '
+              'second', end='\n' if last else '', file=sys.stderr, flush=True)
 
 # %% ../nbs/003_outputs.ipynb #2a60b01a
 def _named(f, item):
@@ -138,19 +172,26 @@ def _named(f, item):
     try: return f(item)
     except Exception as e:
         if str(item) in str(e): raise
-        kind = next((k for k in type(e).__mro__ if k in (FileNotFoundError, OSError, ValueError, TypeError)), RuntimeError)
-        raise kind(f'{item}: {e}' if kind is not RuntimeError else f'{item}: {type(e).__name__}: {e}') from e
+        kind = next((k for k in type(e).__mro__
+                     if k in (FileNotFoundError, OSError, ValueError, TypeError)),
+                    RuntimeError)
+        raise kind(f'{item}: {e}' if kind is not RuntimeError
+                   else f'{item}: {type(e).__name__}: {e}') from e
 
 @checked('workers? int 0..')
 def map_files(
     f:Callable,             # takes one of the items
     items:list|tuple,       # paths, mostly
-    workers:int|None=None,  # at once; None: one more than there are processors; 0: one after the other, in this thread
-    processes:bool=False,   # processes in place of threads? for work in Python itself; `f` stands in a module then
+    # at once; None: one more than there are processors; 0:
+    # one after the other, in this thread
+    workers:int|None=None,
+    # processes in place of threads? for work in Python itself; `f` stands in a module then
+    processes:bool=False,
     what:str='files',       # what is counted
     progress:bool=True,     # count aloud when it takes more than a few seconds?
 )->list:                    # what `f` gave, in the order of the items
-    "Call a function for each of many files, several at once; the first error, in the order of the items, ends it and names its file."
+    """Call a function for each of many files, several at once; the first error,
+    in the order of the items, ends it and names its file."""
     workers = (os.cpu_count() or 1) + 1 if workers is None else workers
     bar, out = Progress(len(items), what, progress), []
     with (ProcessPoolExecutor if processes else ThreadPoolExecutor)(workers) as pool:

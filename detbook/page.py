@@ -23,18 +23,26 @@ from .tiny import toy_detector
 from .export import export, load_onnx
 
 # %% ../nbs/080_page.ipynb #d7d3b05f
-RUNTIME = 'onnxruntime-web', '1.30.0', 'q0y+JrrtukXSzsBWEMccVfqX25LRmosXHF+CaRJmg8pZClzcV7svNc4rKY3jL02Vb7QmRMDs1SigqR4CXAfKYQ=='    # package, version, SHA-512
+# package, version, SHA-512
+RUNTIME = 'onnxruntime-web', '1.30.0', 'q0y+JrrtukXSzsBWEMccVfqX25LRmosXHF+CaRJmg8pZClzcV7svNc4rKY3jL02Vb7QmRMDs1SigqR4CXAfKYQ=='
 _FILES = 'ort.wasm.min.mjs', 'ort-wasm-simd-threaded.mjs', 'ort-wasm-simd-threaded.wasm'
 
 # %% ../nbs/080_page.ipynb #8d86d3f2
 def fetch_runtime(
     folder:str|Path,    # where to put it
 )->Path:                # the package, a .tgz
-    "Fetch the package of the runtime from npm. Raises FileNotFoundError where there is no npm, ValueError for what npm says."
+    """Fetch the package of the runtime from npm. Raises FileNotFoundError where there is
+    no npm, ValueError for what npm says."""
     name, version, _ = RUNTIME
-    if shutil.which('npm') is None: raise FileNotFoundError(f'npm is not there, which fetches {name} {version}; install it, or pass runtime= with the package')
-    done = subprocess.run([str(shutil.which('npm')), 'pack', f'{name}@{version}', '--silent'], cwd=folder, capture_output=True, text=True, timeout=300)
-    if done.returncode: raise ValueError(f'npm could not fetch {name} {version}: {shown(done.stderr.strip() or done.stdout.strip(), 200)}')
+    if shutil.which('npm') is None:
+        raise FileNotFoundError(f'npm is not there, which fetches {name} {version}; '
+                                'install it, or pass runtime= with the package')
+    done = subprocess.run([str(shutil.which('npm')), 'pack', f'{name}@{version}',
+                           '--silent'], cwd=folder, capture_output=True, text=True,
+                          timeout=300)
+    if done.returncode:
+        raise ValueError(f'npm could not fetch {name} {version}: '
+                         f'{shown(done.stderr.strip() or done.stdout.strip(), 200)}')
     return Path(folder)/f'{name}-{version}.tgz'
 
 @checked
@@ -42,17 +50,19 @@ def unpack_runtime(
     package:str|Path,   # a .tgz, as npm packs it
     folder:str|Path,    # where its files go
 ):
-    "Put the files of the runtime that a page needs into a folder. Raises ValueError unless the package is the one that is pinned, to the last bit."
+    """Put the files of the runtime that a page needs into a folder. Raises ValueError
+    unless the package is the one that is pinned, to the last bit."""
     name, version, digest = RUNTIME
     data = check_file(package, 'package').read_bytes()
-    if base64.b64encode(hashlib.sha512(data).digest()).decode() != digest: raise ValueError(f'{package} is not {name} {version}: its SHA-512 is another')
+    if base64.b64encode(hashlib.sha512(data).digest()).decode() != digest:
+        raise ValueError(f'{package} is not {name} {version}: its SHA-512 is another')
     with tarfile.open(fileobj=BytesIO(data)) as tar:
         for f in _FILES:
             entry:Any = tar.extractfile(f'package/dist/{f}')
             with whole_file(Path(folder)/f) as part: part.write_bytes(entry.read())
 
 # %% ../nbs/080_page.ipynb #41c77d06
-_MARK = '<title>A detector in this page</title>'      # a page of ours, which may be replaced
+_MARK = '<title>A detector in this page</title>'  # a page of ours, which may be replaced
 _PAGE = """<!doctype html>
 <html lang="en"><meta charset="utf-8"><meta name="viewport" content="width=device-width"><title>A detector in this page</title>
 <style>
@@ -180,24 +190,38 @@ def _data_url(picture):
 # %% ../nbs/080_page.ipynb #b2a1b1aa
 @checked
 def write_page(
-    detector:str|Path,          # a whole detector in ONNX, for one picture at a time, as `export` writes it
+    # a whole detector in ONNX, for one picture at a time, as `export` writes it
+    detector:str|Path,
     folder:str|Path,            # where the page goes; it is made if it is not there
     scenes:list=[],             # pictures of any kind that the reader may choose
-    dense:str|Path|None=None,   # the dense part of the same detector, whose proposals are shown as well
-    runtime:str|Path|None=None, # the npm package of onnxruntime-web, a .tgz; None: it is fetched by npm
+    # the dense part of the same detector, whose proposals are shown as well
+    dense:str|Path|None=None,
+    # the npm package of onnxruntime-web, a .tgz; None: it is fetched by npm
+    runtime:str|Path|None=None,
 )->Path:                        # the page, index.html
-    "Write a page in which a detector runs: the page, the detector and its runtime. Raises ValueError for a file that no page can run."
+    """Write a page in which a detector runs: the page, the detector and its runtime.
+    Raises ValueError for a file that no page can run."""
     twin, notes = load_onnx(detector), load_onnx(detector).notes
-    if notes['format'] != 'onnx' or notes['part'] != 'whole' or twin.batch != 1 or twin.dynamic: raise ValueError(f'{detector} is {twin!r}; a page takes a whole detector in ONNX for one picture of one size, as export(model, path) writes it')
-    if dense is not None and ((d := load_onnx(dense)).notes['part'] != 'dense' or d.size != twin.size or d.notes['outputs'][1:3] != ['deltas', 'anchors']):
-        raise ValueError(f'{dense} is {d!r}; expected the dense part of the same detector, for pictures of the same size')
+    if (notes['format'] != 'onnx' or notes['part'] != 'whole' or twin.batch != 1
+        or twin.dynamic):
+        raise ValueError(f'{detector} is {twin!r}; a page takes a whole detector in ONNX '
+                         'for one picture of one size, as export(model, path) writes it')
+    if (dense is not None
+        and ((d := load_onnx(dense)).notes['part'] != 'dense' or d.size != twin.size
+             or d.notes['outputs'][1:3] != ['deltas', 'anchors'])):
+        raise ValueError(f'{dense} is {d!r}; expected the dense part of the same '
+                         'detector, for pictures of the same size')
     page = Path(folder)/'index.html'
-    if page.exists() and _MARK not in page.read_text(encoding='utf-8', errors='replace'): raise FileExistsError(f'{page} is there already and is no page of a detector: choose another folder')
-    with tempfile.TemporaryDirectory() as tmp: unpack_runtime(fetch_runtime(tmp) if runtime is None else runtime, folder)
+    if page.exists() and _MARK not in page.read_text(encoding='utf-8', errors='replace'):
+        raise FileExistsError(f'{page} is there already and is no page of a detector: '
+                              'choose another folder')
+    with tempfile.TemporaryDirectory() as tmp:
+        unpack_runtime(fetch_runtime(tmp) if runtime is None else runtime, folder)
     for source, name in (detector, 'detector.onnx'), (dense, 'dense.onnx'):
         if source is None: continue
-        with whole_file(Path(folder)/name) as part: part.write_bytes(Path(source).read_bytes())
-    safe = lambda x: json.dumps(x).replace('<', '\\u003c')              # a class may have any name
+        with whole_file(Path(folder)/name) as part:
+            part.write_bytes(Path(source).read_bytes())
+    safe = lambda x: json.dumps(x).replace('<', '\\u003c')  # a class may have any name
     text = _PAGE.replace('NOTES', safe({k: notes[k] for k in ('classes', 'size')})).replace('SCENES', safe([_data_url(s) for s in scenes])).replace('DENSE', json.dumps(dense is not None))
     with whole_file(page) as part: part.write_text(text, encoding='utf-8')
     return page
@@ -205,7 +229,8 @@ def write_page(
 # %% ../nbs/080_page.ipynb #4bd43148
 def write_demo(
     folder:str|Path,            # where the page goes
-    runtime:str|Path|None=None, # the npm package of onnxruntime-web, a .tgz; None: it is fetched by npm
+    # the npm package of onnxruntime-web, a .tgz; None: it is fetched by npm
+    runtime:str|Path|None=None,
     half:bool=True,             # weights as float16?
 )->Path:                        # the page, index.html
     "Write the page in which the toy detector runs."
@@ -213,10 +238,12 @@ def write_demo(
     model = toy_detector()
     scenes = [scene(i, size=96, objects=(2, 3), crowd=0, empty=0)[0] for i in range(3)]
     with tempfile.TemporaryDirectory() as tmp:
-        whole, dense = (export(model, Path(tmp)/f'{part}.onnx', size=(128, 128), part=part, half=half) for part in ('whole', 'dense'))
+        whole, dense = (export(model, Path(tmp)/f'{part}.onnx', size=(128, 128), part=part,
+                               half=half) for part in ('whole', 'dense'))
         return write_page(whole, folder, scenes, dense, runtime)
 
 # %% ../nbs/080_page.ipynb #3c800b58
-if __name__ == '__main__' and '__file__' in globals():     # python -m detbook.page FOLDER: not in a notebook
+if __name__ == '__main__' and '__file__' in globals():
+    # python -m detbook.page FOLDER: not in a notebook
     import sys
     say(write_demo(*sys.argv[1:3]))

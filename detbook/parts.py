@@ -15,22 +15,28 @@ from .nodes import ConfigError, SET_BY_PROGRAM, to_plain
 
 # %% ../nbs/039_parts.ipynb #dee03082
 _NOTHING = object()
-_TORCH_NAMES = dict(BatchNorm2d='BN', GroupNorm='GN')   # as configs name them that import their classes
+# as configs name them that import their classes
+_TORCH_NAMES = dict(BatchNorm2d='BN', GroupNorm='GN')
 
 class OwnClass(NamedTuple):
     "A class of the user's that a config may name, and what it is a kind of."
     cls: type       # the class
     extends: type   # the class of detbook's that it extends; object where there is none
-    kind: str       # the type that mmdetection's configs call that; the class's own name where it extends none
+    # the type that mmdetection's configs call that;
+    # the class's own name where it extends none
+    kind: str
 
 class ConfigPart:
-    "A dict of a config on its way to a constructor: what is asked for is known, what is left over is a mistake."
+    """A dict of a config on its way to a constructor: what
+    is asked for is known, what is left over is a mistake."""
     def __init__(self,
         value:dict,     # the settings
         path:str,       # where they stand in the config, for messages
-        own:dict|None=None, # name -> OwnClass: classes of the user's, which the config may name
+        # name -> OwnClass: classes of the user's, which the config may name
+        own:dict|None=None,
     ):
-        if not isinstance(value, dict): raise ConfigError(f'{path} is {value!r:.60}; expected a dict')
+        if not isinstance(value, dict):
+            raise ConfigError(f'{path} is {value!r:.60}; expected a dict')
         self.value, self.path, self.known = value, path, {'type', 'init_cfg', '_scope_'}
         self.kind, self.own = str(value.get('type', '')).removeprefix('mmdet.'), own or {}
         self.kind = _TORCH_NAMES.get(self.kind, self.kind)
@@ -42,7 +48,9 @@ class ConfigPart:
         "The value of a setting."
         self.known.add(key)
         if key in self.value: return self.value[key]
-        if default is _NOTHING: raise ConfigError(f'{self.path}.{key} is missing{f"; {self.kind} needs it" if self.kind else ""}')
+        if default is _NOTHING:
+            raise ConfigError(f'{self.path}.{key} is '
+                              f'missing{f"; {self.kind} needs it" if self.kind else ""}')
         return default
 
     def part(self,
@@ -59,38 +67,47 @@ class ConfigPart:
     )->list:        # ConfigParts
         "Give one part for each stage, from a list of them or one for all."
         value = self(key)
-        if not isinstance(value, (list, tuple)): return [ConfigPart(value, f'{self.path}.{key}', self.own) for _ in range(count)]
+        if not isinstance(value, (list, tuple)):
+            return [ConfigPart(value, f'{self.path}.{key}', self.own)
+                    for _ in range(count)]
         if len(value) != count: self.fail(key, f'{len(value)} for {count} stages')
-        return [ConfigPart(v, f'{self.path}.{key}.{i}', self.own) for i,v in enumerate(value)]
+        return [ConfigPart(v, f'{self.path}.{key}.{i}', self.own)
+                for i,v in enumerate(value)]
 
     def make(self,
         cls:type,   # a class of detbook's
         *values,    # arguments of its constructor
         **more,     # likewise, by name
     ):              # an instance
-        "Build `cls` with these arguments, or the user's own kind of it, with the settings that only that has."
+        """Build `cls` with these arguments, or the user's own kind of it, with the
+        settings that only that has."""
         own = self.own.get(self.kind)
         if own is None or not issubclass(own.cls, cls): return cls(*values, **more)
-        return own.cls(**inspect.signature(cls).bind(*values, **more).arguments, **{k: self.value_of(k) for k in self.extra(cls) if k in self.value})
+        return own.cls(**inspect.signature(cls).bind(*values, **more).arguments,
+                       **{k: self.value_of(k) for k in self.extra(cls) if k in self.value})
 
     def extra(self,
         cls:type,   # a class of detbook's
     )->list:        # names
         "Settings that the user's own class takes and `cls` does not."
         if self.kind not in self.own: return []
-        return [k for k,v in inspect.signature(self.own[self.kind].cls).parameters.items() if v.kind is not v.VAR_KEYWORD and k not in inspect.signature(cls).parameters]
+        return [k for k,v in inspect.signature(self.own[self.kind].cls).parameters.items()
+                if v.kind is not v.VAR_KEYWORD
+                and k not in inspect.signature(cls).parameters]
 
     def value_of(self,
         key:str,    # of the setting
     ):              # its value
-        "A setting of the user's own class; a part in it that is of a class of theirs is built."
+        """A setting of the user's own class; a part in
+        it that is of a class of theirs is built."""
         value = self(key)
         if not isinstance(value, dict) or 'type' not in value: return value
         return build_part(self.part(key), {}, 'part')
 
     @property
     def base(self)->str: # a type of mmdetection's
-        "What this part is a kind of: its type, or for a class of the user's the type of the class that it extends."
+        """What this part is a kind of: its type, or for a class of the user's the type of
+        the class that it extends."""
         return self.own[self.kind].kind if self.kind in self.own else self.kind
 
     def only(self,
@@ -99,14 +116,16 @@ class ConfigPart:
         "Name settings that have one value here: another one is refused, not ignored."
         extra = self.extra(self.own[self.kind].extends) if self.kind in self.own else []
         for key,v in settings.items():
-            if key not in extra and self(key, v) != v: self.fail(key, f'detbook has {v!r} alone')
+            if key not in extra and self(key, v) != v:
+                self.fail(key, f'detbook has {v!r} alone')
 
     def renamed(self,
         names:dict, # old name -> what to write today
     ):
         "Refuse settings of mmdetection 2.x, with their names of today."
         for key,now in names.items():
-            if key in self.value: self.fail(key, f'a setting of mmdetection 2.x; here it is {now}')
+            if key in self.value:
+                self.fail(key, f'a setting of mmdetection 2.x; here it is {now}')
 
     def unused(self, *keys):
         "Name settings that change no number here, whatever their value."
@@ -118,15 +137,20 @@ class ConfigPart:
     ):
         "Raise ConfigError with the path of a setting, its value and where it was written."
         spot = getattr(self.value, '_spots', {}).get(key)
-        written = f' ({spot.origin})' if spot and spot.origin != SET_BY_PROGRAM.origin else ''
-        raise ConfigError(f'{self.path}.{key} = {to_plain(self.value.get(key))!r:.80}{written}: {problem}')
+        written = (f' ({spot.origin})' if spot and spot.origin != SET_BY_PROGRAM.origin
+                   else '')
+        raise ConfigError(f'{self.path}.{key} = '
+                          f'{to_plain(self.value.get(key))!r:.80}{written}: {problem}')
 
     def finish(self):
         "Raise ConfigError for a setting that nobody has asked for."
         for key in self.value:
             if key in self.known: continue
             options = sorted(self.known - {'_scope_'})
-            self.fail(key, f'{self.kind or "this part"} has no such setting{nearest(key, options) or "; it has " + ", ".join(options)}')
+            self.fail(
+                key,
+                f'{self.kind or "this part"} has no such '
+                f'setting{nearest(key, options) or "; it has " + ", ".join(options)}')
 
 # %% ../nbs/039_parts.ipynb #224a2453
 def build_part(
@@ -135,14 +159,22 @@ def build_part(
     what:str,           # what it is, for messages
     *more,              # handed on to the function
 ):                      # what the function makes
-    "Build a part by its type; ConfigError for a type that there is not, and for a setting that is left over."
+    """Build a part by its type; ConfigError for a type that there is not, and for a
+    setting that is left over."""
     if p is None: return None
     known = [*builders, *p.own]
     if not p.kind: raise ConfigError(f'{p.path} has no type; it can be {", ".join(known)}')
-    if p.kind not in known: p.fail('type', f'there is no such {what}{nearest(p.kind, known) or "; there are " + ", ".join(known)}')
-    try: built = builders[p.base](p, *more) if p.base in builders else p.own[p.kind].cls(**{k: p.value_of(k) for k in p.value if k not in ('type', 'init_cfg', '_scope_')})
+    if p.kind not in known:
+        p.fail('type',
+               'there is no such '
+               f'{what}{nearest(p.kind, known) or "; there are " + ", ".join(known)}')
+    try:
+        built = (builders[p.base](p, *more) if p.base in builders
+                 else p.own[p.kind].cls(**{k: p.value_of(k) for k in p.value
+                                           if k not in ('type', 'init_cfg', '_scope_')}))
     except ConfigError: raise
-    except (ValueError, TypeError, KeyError, IndexError, AttributeError) as e: raise ConfigError(f'{p.path}: {e}') from e
+    except (ValueError, TypeError, KeyError, IndexError, AttributeError) as e:
+        raise ConfigError(f'{p.path}: {e}') from e
     return finish_part(built, p)
 
 def finish_part(
@@ -164,7 +196,9 @@ def refuse_type(
 def one_value(
     value:object,   # a number, or one for each axis
 ):                  # the number
-    "Give the one value of a setting that mmdetection takes for each axis; ValueError where they differ."
+    """Give the one value of a setting that mmdetection
+    takes for each axis; ValueError where they differ."""
     if not isinstance(value, (list, tuple)): return value
-    if len(set(value)) != 1: raise ValueError(f'{tuple(value)}: detbook has one value for both axes')
+    if len(set(value)) != 1:
+        raise ValueError(f'{tuple(value)}: detbook has one value for both axes')
     return value[0]

@@ -28,53 +28,68 @@ from .proposals import read_proposals
 from .steps import Pipeline, add_steps, build_transforms
 
 # %% ../nbs/086_pipeline.ipynb #58fb202d
-def _is_box(b): return isinstance(b, (list, tuple)) and len(b) == 4 and all(isinstance(x, (int, float)) and abs(x) < 1e12 for x in b)
+def _is_box(b):
+    return (isinstance(b, (list, tuple)) and len(b) == 4
+            and all(isinstance(x, (int, float)) and abs(x) < 1e12 for x in b))
 
 def _fit(a, w, h):
     "An annotation as it is kept on a picture of w x h, or the reason why it is not."
     (x, y, bw, bh), area = a['bbox'], a.get('area', 1)
-    if min(x+bw, w) <= max(x, 0) or min(y+bh, h) <= max(y, 0): return 'boxes outside of their image'
-    if bw < 1 or bh < 1 or isinstance(area, (int, float)) and area <= 0: return 'boxes of less than one pixel'
+    if min(x+bw, w) <= max(x, 0) or min(y+bh, h) <= max(y, 0):
+        return 'boxes outside of their image'
+    if bw < 1 or bh < 1 or isinstance(area, (int, float)) and area <= 0:
+        return 'boxes of less than one pixel'
     if min(x, y, w-x-bw, h-y-bh) >= -2: return a
     x1, y1 = max(x, 0), max(y, 0)
     return dict(a, bbox=[x1, y1, min(x+bw, w)-x1, min(y+bh, h)-y1])
 
 def _prune(d, wanted, keypoints):
-    "The annotations that mmdetection would keep; how many were left out; and how many were cut to their pictures."
-    size, keep, left, cut = {plain_id(r.get('id')): (r.get('width'), r.get('height')) for r in d['images']}, [], Counter(), 0
+    """The annotations that mmdetection would keep; how many were left out; and how many
+    were cut to their pictures."""
+    size, keep, left, cut = ({plain_id(r.get('id')): (r.get('width'), r.get('height'))
+                              for r in d['images']}, [], Counter(), 0)
     for a in d['annotations']:
-        if not keypoints and 'keypoints' in a: a = {k:v for k,v in a.items() if k not in ('keypoints', 'num_keypoints')}
+        if not keypoints and 'keypoints' in a:
+            a = {k:v for k,v in a.items() if k not in ('keypoints', 'num_keypoints')}
         i, c = plain_id(a.get('image_id')), plain_id(a.get('category_id'))
         w, h = size.get(i, (None, None)) if i is not None else (None, None)
-        if isinstance(w, int) and isinstance(h, int) and _is_box(a.get('bbox')) and c is not None and c in wanted:
+        if (isinstance(w, int) and isinstance(h, int) and _is_box(a.get('bbox'))
+            and c is not None and c in wanted):
             fitted = _fit(a, w, h)
             if isinstance(fitted, str): left[fitted] += 1; continue
             cut += fitted is not a
             a = fitted
-        keep.append(a)                      # whatever is wrong with the others, the data set says it
+        keep.append(a)  # whatever is wrong with the others, the data set says it
     return keep, left, cut
 
 def _choose_images(d, wanted, empty, min_size):
     "The records of the images to train on, and how many were left out."
-    full = {plain_id(a.get('image_id')) for a in d['annotations'] if plain_id(a.get('category_id')) in wanted} if empty else ()
+    full = ({plain_id(a.get('image_id')) for a in d['annotations']
+             if plain_id(a.get('category_id')) in wanted} if empty else ())
     keep, left = [], Counter()
     for r in d['images']:
         if empty and plain_id(r.get('id')) not in full: left['images without objects'] += 1
-        elif min(v if isinstance(v := r.get(k), int) and v else min_size for k in ('width', 'height')) < min_size: left[f'images of less than {min_size} pixels'] += 1
+        elif (min(v if isinstance(v := r.get(k), int) and v else min_size
+                  for k in ('width', 'height')) < min_size):
+            left[f'images of less than {min_size} pixels'] += 1
         else: keep.append(r)
     return keep, left
 
 
 
 # %% ../nbs/086_pipeline.ipynb #d68b9ee3
-def _join(root, path): return str(path) if os.path.isabs(path) or '://' in str(path) or not root else os.path.join(root, path)
+def _join(root, path):
+    return (str(path) if os.path.isabs(path) or '://' in str(path) or not root
+            else os.path.join(root, path))
 
 def _classes(p):
     meta = p.part('metainfo')
     if meta is None: return None
     meta.unused('palette', 'dataset_type', 'task_name')
     names = meta('classes', None)
-    if isinstance(names, str): meta.fail('classes', f'expected a list of names; one name is ({names!r},), with a comma')
+    if isinstance(names, str):
+        meta.fail('classes',
+                  f'expected a list of names; one name is ({names!r},), with a comma')
     meta.finish()
     return None if names is None else list(names)
 
@@ -88,7 +103,8 @@ def _folder(p, root):
 def _filters(p, smallest=False):
     "Which images stay; with `smallest` also the side below which a box is ignored."
     rules = p.part('filter_cfg', {})
-    found = rules('filter_empty_gt', False), rules('min_size', 0), *[rules('bbox_min_size', None) or 0]*smallest
+    found = (rules('filter_empty_gt', False), rules('min_size', 0),
+             *[rules('bbox_min_size', None) or 0]*smallest)
     rules.finish()
     return found
 
@@ -96,29 +112,40 @@ def _filters(p, smallest=False):
 
 # %% ../nbs/086_pipeline.ipynb #ddba049a
 def _selected(d, classes, keypoints, test, empty, min_size, some):
-    "What of a file's content is wanted, how many of what was left out, and how many boxes were cut."
-    fine   = [c for c in d['categories'] if plain_id(c.get('id')) is not None and isinstance(c.get('name'), str)]
-    wanted = {plain_id(i) for i, c in class_names(fine, d['annotations']).items() if classes is None or c in classes}
-    if classes is not None and len(wanted) < len(set(classes)): empty = False           # a name that is not there: the data set says so
+    """What of a file's content is wanted, how many of
+    what was left out, and how many boxes were cut."""
+    fine = [c for c in d['categories']
+            if plain_id(c.get('id')) is not None and isinstance(c.get('name'), str)]
+    wanted = {plain_id(i) for i, c in class_names(fine, d['annotations']).items()
+              if classes is None or c in classes}
+    if classes is not None and len(wanted) < len(set(classes)):
+        empty = False  # a name that is not there: the data set says so
     keep, left, cut = _prune(d, wanted, keypoints)
-    images, less = (d['images'], Counter()) if test else _choose_images(d, wanted, empty, min_size)
+    images, less = ((d['images'], Counter()) if test
+                    else _choose_images(d, wanted, empty, min_size))
     if not images:
         why = ', '.join(f'{n} {kind}' for kind,n in less.items()) or 'the file has none'
-        raise ValueError(f'no image is left: {why}' + (f' (classes: {", ".join(classes)})' if classes and empty else ''))
-    if some is not None: images = images[:some] if isinstance(some, int) else [images[i] for i in some]
+        raise ValueError(f'no image is left: {why}' + (f' (classes: {", ".join(classes)})'
+                                                       if classes and empty else ''))
+    if some is not None:
+        images = images[:some] if isinstance(some, int) else [images[i] for i in some]
     if len(images) < len(d['images']):
-        gone  = {plain_id(r.get('id')) for r in d['images']} - {plain_id(r.get('id')) for r in images} - {None}
+        gone = ({plain_id(r.get('id')) for r in d['images']}
+                - {plain_id(r.get('id')) for r in images} - {None})
         there = [a for a in keep if plain_id(a.get('image_id')) not in gone]
-        if len(there) < len(keep): less['boxes on images left out'] = len(keep) - len(there)
+        if len(there) < len(keep):
+            less['boxes on images left out'] = len(keep) - len(there)
         keep = there
     return dict(d, images=images, annotations=keep), left + less, cut
 
 
 
 # %% ../nbs/086_pipeline.ipynb #2f4b3382
-_OLD_SETTINGS = dict(classes='metainfo=dict(classes=(...))', CLASSES='metainfo=dict(classes=(...))', img_prefix="data_prefix=dict(img='...')",
-                     seg_prefix="data_prefix=dict(seg='...')", filter_empty_gt='filter_cfg=dict(filter_empty_gt=...)',
-                     min_size='filter_cfg=dict(min_size=...)')
+_OLD_SETTINGS = dict(
+    classes='metainfo=dict(classes=(...))', CLASSES='metainfo=dict(classes=(...))',
+    img_prefix="data_prefix=dict(img='...')", seg_prefix="data_prefix=dict(seg='...')",
+    filter_empty_gt='filter_cfg=dict(filter_empty_gt=...)',
+    min_size='filter_cfg=dict(min_size=...)')
 
 def _named(error, path):
     "What is wrong, with the file that it is wrong in."
@@ -141,32 +168,46 @@ def _wanted(p):
     p.renamed(_OLD_SETTINGS)
     p.only(dict(backend_args=None, file_client_args=None))
     p.unused('serialize_data', 'lazy_init', 'max_refetch')
-    root, test, classes, proposals = p('data_root', '') or '', p('test_mode', False), _classes(p), p('proposal_file', None)
+    root, test, classes, proposals = (p('data_root', '') or '', p('test_mode', False),
+                                      _classes(p), p('proposal_file', None))
     pipe = build_transforms(p('pipeline', []), f'{p.path}.pipeline', test)
-    if pipe.reads_proposals and not proposals: p.fail('proposal_file', 'LoadProposals, in the pipeline, needs a file of boxes that an RPN has found')
+    if pipe.reads_proposals and not proposals:
+        p.fail('proposal_file',
+               'LoadProposals, in the pipeline, needs a file of boxes that an RPN has '
+               'found')
     on_bad, ways = p('on_bad', 'raise'), ('raise', 'skip', 'clip')
-    if on_bad not in ways: p.fail('on_bad', f'expected one of {", ".join(ways)}{nearest(str(on_bad), ways)}')
-    return _Wanted(root, _join(root, p('ann_file', '')), test, classes, proposals, pipe, on_bad, p('indices', None))
+    if on_bad not in ways:
+        p.fail('on_bad', f'expected one of {", ".join(ways)}{nearest(str(on_bad), ways)}')
+    return _Wanted(root, _join(root, p('ann_file', '')), test, classes, proposals, pipe,
+                   on_bad, p('indices', None))
 
 def _finished(ds, w, d, left, cut, where):
     "A data set with its name, its counts and its proposals."
     ds.test_mode = w.test
-    ds.report.update(left_out=dict(Counter(ds.report['left_out']) + left), clipped=ds.report['clipped'] + cut)
+    ds.report.update(left_out=dict(Counter(ds.report['left_out']) + left),
+                     clipped=ds.report['clipped'] + cut)
     if w.pipe.reads_proposals:
-        names = [(r['id'], '/'.join(Path(where, r['file_name']).parts[-2:])) for r in d['images']]
-        w.pipe.table = read_proposals(_join(w.root, w.proposals), names, w.pipe.max_proposals)
+        names = [(r['id'], '/'.join(Path(where, r['file_name']).parts[-2:]))
+                 for r in d['images']]
+        w.pipe.table = read_proposals(_join(w.root, w.proposals), names,
+                                      w.pipe.max_proposals)
     return ds
 
 def _coco(p):
     w = _wanted(p)
     p.only(dict(return_classes=False, caption_prompt=None, seg_map_suffix='.png'))
-    where, offset, rules = _folder(p, w.root), p('keypoint_offset', .5 if w.pipe.keypoints else 0.), _filters(p)
+    where, offset, rules = (_folder(p, w.root),
+                            p('keypoint_offset', .5 if w.pipe.keypoints else 0.),
+                            _filters(p))
     p.finish()
     try:
         d = read_coco(w.path)
-        chosen, left, cut = _selected(d, w.classes, w.pipe.keypoints, w.test, *rules, w.some)
-        ds = CocoDataset(chosen, where, classes=w.classes, transforms=w.pipe, masks=w.pipe.masks, keypoint_offset=offset, on_bad=w.on_bad)
-    except FileNotFoundError as e: raise FileNotFoundError(f'{p.path}: {_named(e, w.path)}') from None
+        chosen, left, cut = _selected(d, w.classes, w.pipe.keypoints, w.test, *rules,
+                                      w.some)
+        ds = CocoDataset(chosen, where, classes=w.classes, transforms=w.pipe,
+                         masks=w.pipe.masks, keypoint_offset=offset, on_bad=w.on_bad)
+    except FileNotFoundError as e:
+        raise FileNotFoundError(f'{p.path}: {_named(e, w.path)}') from None
     except ValueError as e: raise ValueError(_named(e, w.path)) from None
     ds.name = w.path
     return _finished(ds, w, d, left, cut, where)
@@ -179,34 +220,55 @@ _VOC_CLASSES = """aeroplane bicycle bird boat bottle bus car cat chair cow dinin
 
 def _voc_folders(p, root):
     "Where VOC's files lie, and where the pictures do if that is no usual place."
-    prefix, annotations, pictures = p.part('data_prefix', {}), p('ann_subdir', 'Annotations'), p('img_subdir', 'JPEGImages')
+    prefix, annotations, pictures = (p.part('data_prefix', {}),
+                                     p('ann_subdir', 'Annotations'),
+                                     p('img_subdir', 'JPEGImages'))
     prefix.unused('seg', 'img_path')
     year, img = prefix('sub_data_root', None), prefix('img', None)
     prefix.finish()
-    if year is None and img is not None and os.path.isdir(os.path.join(_join(root, img), annotations)): year, img = img, None
+    if (year is None and img is not None
+        and os.path.isdir(os.path.join(_join(root, img), annotations))):
+        year, img = img, None
     home = _join(root, year or '') or '.'
-    images = _join(root, img) if img is not None else os.path.join(home, pictures) if (annotations, pictures) != ('Annotations', 'JPEGImages') else None
-    return home if annotations == 'Annotations' else os.path.join(home, annotations), images
+    images = (_join(root, img) if img is not None else os.path.join(home, pictures)
+              if (annotations, pictures) != ('Annotations', 'JPEGImages') else None)
+    return (home if annotations == 'Annotations' else os.path.join(home, annotations),
+            images)
 
 def _numbered(d, classes):
-    "COCO's records with categories of these names, numbered in this order, those that have no objects included."
-    ids, names = {c: n for n, c in enumerate(classes, 1)}, {c['id']: c['name'] for c in d['categories']}
-    return dict(d, categories=[dict(id=n, name=c) for c, n in ids.items()], annotations=[dict(a, category_id=ids[names[a['category_id']]]) for a in d['annotations']])
+    """COCO's records with categories of these names, numbered in this order, those that
+    have no objects included."""
+    ids, names = ({c: n for n, c in enumerate(classes, 1)},
+                  {c['id']: c['name'] for c in d['categories']})
+    return dict(d, categories=[dict(id=n, name=c) for c, n in ids.items()],
+                annotations=[dict(a, category_id=ids[names[a['category_id']]])
+                             for a in d['annotations']])
 
 def _voc(p):
     w = _wanted(p)
-    if not p('ann_file', ''): p.fail('ann_file', 'expected a list of pictures, a stem on each line')
-    (home, images), (empty, min_size, smallest) = _voc_folders(p, w.root), _filters(p, True)
+    if not p('ann_file', ''):
+        p.fail('ann_file', 'expected a list of pictures, a stem on each line')
+    (home,
+     images), (empty, min_size, smallest) = _voc_folders(p, w.root), _filters(p, True)
     p.finish()
-    if smallest and w.test: p.fail('filter_cfg', 'bbox_min_size would take objects away that are to be measured; it is for training')
+    if smallest and w.test:
+        p.fail('filter_cfg',
+               'bbox_min_size would take objects away that are to be measured; '
+               'it is for training')
     try:
         every = read_dataset(home, images, 'voc', w.path, w.classes, on_bad=w.on_bad)
-        classes = w.classes or (_VOC_CLASSES if p.kind == 'VOCDataset' and set(every.classes) <= set(_VOC_CLASSES) else every.classes)
+        classes = (w.classes
+                   or (_VOC_CLASSES
+                       if p.kind == 'VOCDataset'
+                       and set(every.classes) <= set(_VOC_CLASSES) else every.classes))
         d = _numbered(every.to_coco(), classes)
-        for a in d['annotations']: a['iscrowd'] = int(a['iscrowd'] or min(a['bbox'][2:]) < smallest)
+        for a in d['annotations']:
+            a['iscrowd'] = int(a['iscrowd'] or min(a['bbox'][2:]) < smallest)
         chosen, left, cut = _selected(d, classes, False, w.test, empty, min_size, w.some)
-        ds = CocoDataset(chosen, every.folder, classes=classes, transforms=w.pipe, masks=w.pipe.masks)
-    except FileNotFoundError as e: raise FileNotFoundError(f'{p.path}: {_named(e, w.path)}') from None
+        ds = CocoDataset(chosen, every.folder, classes=classes, transforms=w.pipe,
+                         masks=w.pipe.masks)
+    except FileNotFoundError as e:
+        raise FileNotFoundError(f'{p.path}: {_named(e, w.path)}') from None
     except ValueError as e: raise ValueError(_named(e, w.path)) from None
     ds.name = every.name
     ds.report.update({k: every.report[k] for k in ('dropped', 'problems')})
@@ -216,20 +278,29 @@ def _voc(p):
 
 # %% ../nbs/086_pipeline.ipynb #87696969
 class JoinedDataset(Dataset):
-    "Data sets one after another; one that is in the list several times is gone through as often."
+    """Data sets one after another; one that is in the
+    list several times is gone through as often."""
     @checked
     def __init__(self,
         parts:list, # data sets with `classes` and `sizes`
     ):
         if not parts: raise ValueError('parts is empty; expected one data set or more')
         for i,d in enumerate(parts):
-            if not (hasattr(d, 'classes') and hasattr(d, 'sizes')): raise TypeError(f'parts[{i}] is a {type(d).__name__}; expected a data set with classes and sizes')
+            if not (hasattr(d, 'classes') and hasattr(d, 'sizes')):
+                raise TypeError(f'parts[{i}] is a {type(d).__name__}; '
+                                'expected a data set with classes and sizes')
         for d in parts[1:]:
-            if d.classes != parts[0].classes: raise ValueError(f'data sets of other classes cannot be joined: {parts[0].classes} and {d.classes}')
-        parts = [q for d in parts for q in getattr(d, 'parts', [d])]        # of what is joined itself, its parts
-        self.parts, self.ends, self.classes = parts, list(accumulate(map(len, parts))), parts[0].classes
-        self.name = ' and '.join(dict.fromkeys(getattr(d, 'name', 'a data set') for d in parts))
-        self.sizes, self.test_mode = torch.cat([d.sizes for d in parts]), getattr(parts[0], 'test_mode', False)
+            if d.classes != parts[0].classes:
+                raise ValueError('data sets of other classes cannot be joined: '
+                                 f'{parts[0].classes} and {d.classes}')
+        # of what is joined itself, its parts
+        parts = [q for d in parts for q in getattr(d, 'parts', [d])]
+        self.parts, self.ends, self.classes = (
+            parts, list(accumulate(map(len, parts))), parts[0].classes)
+        self.name = ' and '.join(dict.fromkeys(getattr(d, 'name', 'a data set')
+                                               for d in parts))
+        self.sizes, self.test_mode = (torch.cat([d.sizes for d in parts]),
+                                      getattr(parts[0], 'test_mode', False))
 
     def __len__(self): return self.ends[-1]
 
@@ -241,7 +312,8 @@ class JoinedDataset(Dataset):
     def summary(self)->str: # some lines of text
         "Tell what was read, each part once."
         times = Counter(map(id, self.parts))
-        return '\n'.join(f'{times[id(d)]} x {d.summary()}' for d in {id(d):d for d in self.parts}.values())
+        return '\n'.join(f'{times[id(d)]} x {d.summary()}'
+                         for d in {id(d):d for d in self.parts}.values())
 
     def __repr__(self): return self.summary()
 
@@ -251,14 +323,17 @@ class JoinedDataset(Dataset):
 def _repeat(p):
     times = p('times')
     p.unused('lazy_init')
-    if not isinstance(times, int) or times < 1: p.fail('times', 'expected a whole number above 0')
+    if not isinstance(times, int) or times < 1:
+        p.fail('times', 'expected a whole number above 0')
     return JoinedDataset([build_part(p.part('dataset'), _DATASETS, 'data set')] * times)
 
 def _concat(p):
     p.unused('lazy_init', 'verify_meta', 'ignore_keys')
     parts = p('datasets')
-    if not isinstance(parts, (list, tuple)): p.fail('datasets', 'expected a list of data sets')
-    return JoinedDataset([build_part(ConfigPart(d, f'{p.path}.datasets.{i}'), _DATASETS, 'data set') for i,d in enumerate(parts)])
+    if not isinstance(parts, (list, tuple)):
+        p.fail('datasets', 'expected a list of data sets')
+    return JoinedDataset([build_part(ConfigPart(d, f'{p.path}.datasets.{i}'), _DATASETS,
+                                     'data set') for i,d in enumerate(parts)])
 
 @checked
 def class_balanced(
@@ -267,30 +342,40 @@ def class_balanced(
 )->JoinedDataset:       # each picture as often as `ds.repeat_factors` says, rounded up
     "Repeat the pictures of rare classes, as mmdetection's ClassBalancedDataset does."
     times = ds.repeat_factors(threshold).ceil().long()
-    return JoinedDataset([*(ds.subset((times > n).nonzero().flatten().tolist()) for n in range(1, int(times.max()))), ds])
+    return JoinedDataset([*(ds.subset((times > n).nonzero().flatten().tolist())
+                            for n in range(1, int(times.max()))), ds])
 
 def _balanced(p):
     p.unused('lazy_init')
-    threshold, ds = p('oversample_thr'), build_part(p.part('dataset'), _DATASETS, 'data set')
-    if not isinstance(threshold, (int, float)) or not 0 <= threshold <= 1: p.fail('oversample_thr', 'expected a share of pictures, from 0 to 1')
+    threshold, ds = (p('oversample_thr'),
+                     build_part(p.part('dataset'), _DATASETS, 'data set'))
+    if not isinstance(threshold, (int, float)) or not 0 <= threshold <= 1:
+        p.fail('oversample_thr', 'expected a share of pictures, from 0 to 1')
     if not isinstance(ds, CocoDataset): p.fail('dataset', 'expected one CocoDataset')
     return class_balanced(ds, threshold)
 
 def _first_part(ds):
     "The data set that loads, or the first of several."
-    while hasattr(ds, 'parts') or isinstance(ds, MixedDataset): ds = ds.dataset if isinstance(ds, MixedDataset) else ds.parts[0]
+    while hasattr(ds, 'parts') or isinstance(ds, MixedDataset):
+        ds = ds.dataset if isinstance(ds, MixedDataset) else ds.parts[0]
     return ds
 
 def _mix(p):
     p.unused('lazy_init')
-    inner, skipped = build_part(p.part('dataset'), _DATASETS, 'data set'), p('skip_type_keys', None) or ()
-    made, read = Pipeline(getattr(inner, 'test_mode', False)), getattr(_first_part(inner), 'transforms', None)
-    made.mixes, made.masks, made.keypoints = True, getattr(read, 'masks', False), getattr(read, 'keypoints', False)
+    inner, skipped = (build_part(p.part('dataset'), _DATASETS, 'data set'),
+                      p('skip_type_keys', None) or ())
+    made, read = (Pipeline(getattr(inner, 'test_mode', False)),
+                  getattr(_first_part(inner), 'transforms', None))
+    made.mixes, made.masks, made.keypoints = (
+        True, getattr(read, 'masks', False), getattr(read, 'keypoints', False))
     add_steps(made, p('pipeline'), f'{p.path}.pipeline', skipped)
     return MixedDataset(inner, made.steps, p('max_refetch', 15))
 
-_OTHER = refuse_type('detbook reads COCO and VOC files: write the annotations as COCO instances')
-_DATASETS = dict(CocoDataset=_coco, VOCDataset=_voc, XMLDataset=_voc, RepeatDataset=_repeat, ConcatDataset=_concat, ClassBalancedDataset=_balanced, MultiImageMixDataset=_mix)
+_OTHER = refuse_type('detbook reads COCO and VOC files: write the annotations as COCO '
+                     'instances')
+_DATASETS = dict(CocoDataset=_coco, VOCDataset=_voc, XMLDataset=_voc,
+                 RepeatDataset=_repeat, ConcatDataset=_concat,
+                 ClassBalancedDataset=_balanced, MultiImageMixDataset=_mix)
 _DATASETS |= dict.fromkeys(('LVISDataset', 'CityscapesDataset'), _OTHER)
 
 
@@ -299,12 +384,18 @@ _DATASETS |= dict.fromkeys(('LVISDataset', 'CityscapesDataset'), _OTHER)
 def build_dataset(
     dataset:dict,           # of a config: `cfg.train_dataloader.dataset`, or a plain dict
     path:str='dataset',     # what messages call it
-)->Dataset:                 # a CocoDataset, or a JoinedDataset or MixedDataset of some: with classes, sizes, summary()
-    "Build the data set that a config describes. Raises ConfigError, ValueError or FileNotFoundError that say where, what, and what was expected."
+    # a CocoDataset, or a JoinedDataset or MixedDataset
+    # of some: with classes, sizes, summary()
+)->Dataset:
+    """Build the data set that a config describes. Raises ConfigError, ValueError or
+    FileNotFoundError that say where, what, and what was expected."""
     return build_part(ConfigPart(dataset, path), _DATASETS, 'data set')
 
 
 
 # %% ../nbs/086_pipeline.ipynb #85884dd3
-__getattr__ = moved(__name__, dict(loader='item_seed drawn_from SeededItems group_by_shape BatchPlan build_plan PlannedBatches build_loader',
-                                   settings='SETTINGS inner_dataset check_names', proposals='ProposalTable'))
+__getattr__ = moved(__name__,
+                    dict(loader='item_seed drawn_from SeededItems group_by_shape '
+                                'BatchPlan build_plan PlannedBatches build_loader',
+                         settings='SETTINGS inner_dataset check_names',
+                         proposals='ProposalTable'))

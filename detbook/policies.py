@@ -24,19 +24,29 @@ def _bytes(x):
     return x if x.dtype == torch.uint8 else x.round().clamp(0, 255).to(torch.uint8)
 
 def _magnitude(level, low, high):
-    "mmdetection's way from a level of 0 to 10, or from chance, to a strength: one digit after the point."
-    return round((torch.rand((), dtype=torch.float64).item() if level is None else level/10)*(high - low) + low, 1)
+    """mmdetection's way from a level of 0 to 10, or from chance,
+    to a strength: one digit after the point."""
+    return round((torch.rand((), dtype=torch.float64).item() if level is None
+                  else level/10)*(high - low) + low, 1)
 
 def _bounds(kind, kinds, low, high):
     "The least and most strength: those asked for, or those of the kind."
-    if kind not in kinds: raise ValueError(f'kind is {kind!r}{nearest(kind, list(kinds)) or "; there are " + ", ".join(kinds)}')
+    if kind not in kinds:
+        raise ValueError(
+            'kind is '
+            f'{kind!r}{nearest(kind, list(kinds)) or "; there are " + ", ".join(kinds)}')
     *own, limit = kinds[kind][-3:]
     low, high = (d if m is None else m for m,d in zip((low, high), own))
-    if not 0 <= low <= high <= limit: raise ValueError(f'{kind}: min_mag is {low} and max_mag {high}; expected 0 <= min_mag <= max_mag <= {limit}')
+    if not 0 <= low <= high <= limit:
+        raise ValueError(f'{kind}: min_mag is {low} and max_mag {high}; '
+                         f'expected 0 <= min_mag <= max_mag <= {limit}')
     return low, high
 
 # %% ../nbs/057_policies.ipynb #dea0b1d1
-def _grey(x): return (x.int()*torch.tensor([9798, 19235, 3735])[:, None, None]).sum(0).add(16384) >> 15     # as OpenCV: 15 bits after the point
+def _grey(x):
+    # as OpenCV: 15 bits after the point
+    return (x.int()*torch.tensor([9798, 19235, 3735])[:, None, None]).sum(0).add(
+        16384) >> 15
 def _mix(x, other, share): return (x*share + other*(1 - share)).clamp(0, 255)
 def _smooth(x):
     "Each pixel five times and its eight neighbours once, divided by 13."
@@ -45,40 +55,50 @@ def _smooth(x):
     return ((nnf.avg_pool2d(around, 3, 1)*9 + 4*x.float())/13).round()
 def _stretch(x):
     "The darkest value of each channel becomes 0, the brightest 255."
-    low, high = (f(x.flatten(1), 1).double()[:, None, None] for f in (torch.amin, torch.amax))
+    low, high = (f(x.flatten(1), 1).double()[:, None, None]
+                 for f in (torch.amin, torch.amax))
     scale = 255/(high - low).clamp(min=1)
     return torch.where(high > low, (x.double()*scale - low*scale).clamp(0, 255), x)
 
-_COLOURS = dict(            # (picture of bytes, magnitude) -> numbers that are cut down to bytes; least, most, limit of the magnitude
-    Color       =(lambda x, m: _mix(x, _grey(x), m).round(), .1, 1.9, 2),
-    Brightness  =(lambda x, m: _mix(x, 0, m), .1, 1.9, 2),
-    Contrast    =(lambda x, m: _mix(x, round(_grey(x).double().mean().item()), m), .1, 1.9, 2),
-    Sharpness   =(lambda x, m: _mix(x, _smooth(x), m), .1, 1.9, 2),
-    Solarize    =(lambda x, m: torch.where(x < m, x, 255 - x), 0., 256., 256),
-    SolarizeAdd =(lambda x, m: torch.where(x < 128, (x + m).clamp(max=255), x), 0., 110., 110),
-    Posterize   =(lambda x, m: F.posterize(x, math.ceil(m)), 0., 4., 8),
-    Equalize    =(lambda x, m: F.equalize(x), .1, 1.9, math.inf),
+# (picture of bytes, magnitude) -> numbers that are cut
+# down to bytes; least, most, limit of the magnitude
+_COLOURS = dict(
+    Color =(lambda x, m: _mix(x, _grey(x), m).round(), .1, 1.9, 2),
+    Brightness =(lambda x, m: _mix(x, 0, m), .1, 1.9, 2),
+    Contrast =(lambda x, m: _mix(x, round(_grey(x).double().mean().item()), m), .1, 1.9,
+               2), Sharpness =(lambda x, m: _mix(x, _smooth(x), m), .1, 1.9, 2),
+    Solarize =(lambda x, m: torch.where(x < m, x, 255 - x), 0., 256., 256),
+    SolarizeAdd =(lambda x, m: torch.where(x < 128, (x + m).clamp(max=255), x), 0., 110.,
+                  110), Posterize =(lambda x, m: F.posterize(x, math.ceil(m)), 0., 4., 8),
+    Equalize =(lambda x, m: F.equalize(x), .1, 1.9, math.inf),
     AutoContrast=(lambda x, m: _stretch(x), .1, 1.9, math.inf),
-    Invert      =(lambda x, m: 255 - x, .1, 1.9, math.inf))
+    Invert =(lambda x, m: 255 - x, .1, 1.9, math.inf))
 
 # %% ../nbs/057_policies.ipynb #954d7f48
 class ColorTransform:
-    "Change the colours of a picture with probability `prob` in one of mmdetection's ten ways; a float picture is rounded to bytes first."
+    """Change the colours of a picture with probability `prob` in one of mmdetection's ten
+    ways; a float picture is rounded to bytes first."""
     @checked('prob 0..1, level? int 0..10, min_mag? 0.., max_mag? 0..')
     def __init__(self,
-        kind:str,                   # 'Color', 'Brightness', 'Contrast', 'Sharpness', 'Solarize', 'SolarizeAdd', 'Posterize', 'Equalize', 'AutoContrast', 'Invert'
+        # 'Color', 'Brightness', 'Contrast', 'Sharpness', 'Solarize', 'SolarizeAdd',
+        # 'Posterize', 'Equalize', 'AutoContrast', 'Invert'
+        kind:str,
         prob:float=1.,              # how often
         level:int|None=None,        # how strongly, from 0 to 10; None: as chance has it
         min_mag:float|None=None,    # what level 0 means; None: as usual for the kind
         max_mag:float|None=None,    # what level 10 means; likewise
     ): self.kind, self.prob, self.level, (self.min_mag, self.max_mag) = kind, prob, level, _bounds(kind, _COLOURS, min_mag, max_mag)
 
-    def _draw(self): return None if draw_between(0, 1) > self.prob else _magnitude(self.level, self.min_mag, self.max_mag)
+    def _draw(self):
+        return (None if draw_between(0, 1) > self.prob
+                else _magnitude(self.level, self.min_mag, self.max_mag))
 
     def __call__(self, image, target):
         check_sample(image, target)
         if (mag := self._draw()) is None: return image, target
-        return _COLOURS[self.kind][0](_bytes(image.as_subclass(Tensor)), mag).to(torch.uint8).as_subclass(type(image)), target
+        return (_COLOURS[self.kind][0](_bytes(image.as_subclass(Tensor)),
+                                       mag).to(torch.uint8).as_subclass(type(image)),
+                target)
 
 # %% ../nbs/057_policies.ipynb #86a4246e
 def _matrix(*rows): return torch.tensor([*rows, (0, 0, 1)], dtype=torch.float64)
@@ -89,7 +109,9 @@ def _turn(h, w, m):
     return _matrix((c, -s, x - c*x + s*y), (s, c, y - s*x - c*y))
 def _slope(m): return math.tan(math.radians(m))
 
-_MOVES = dict(              # (height, width, magnitude) -> matrix on pixel numbers; least, most, limit of the magnitude
+# (height, width, magnitude) -> matrix on pixel numbers;
+# least, most, limit of the magnitude
+_MOVES = dict(
     ShearX    =(lambda h, w, m: _matrix((1, _slope(m), 0), (0, 1, 0)), 0., 30., 90),
     ShearY    =(lambda h, w, m: _matrix((1, 0, 0), (_slope(m), 1, 0)), 0., 30., 90),
     Rotate    =(_turn, 0., 30., 180),
@@ -97,19 +119,26 @@ _MOVES = dict(              # (height, width, magnitude) -> matrix on pixel numb
     TranslateY=(lambda h, w, m: _matrix((1, 0, 0), (0, 1, int(h*m))), 0., .1, 1))
 
 class GeomTransform:
-    "Shear, turn or shift a picture with probability `prob`, by the magnitude of a level, either way."
+    """Shear, turn or shift a picture with probability `prob`,
+    by the magnitude of a level, either way."""
     @checked('prob 0..1, level? int 0..10, min_mag? 0.., max_mag? 0.., reversal_prob 0..1')
     def __init__(self,
-        kind:str,                           # 'ShearX', 'ShearY', 'Rotate': degrees; 'TranslateX', 'TranslateY': sides of the picture
+        # 'ShearX', 'ShearY', 'Rotate': degrees; 'TranslateX',
+        # 'TranslateY': sides of the picture
+        kind:str,
         prob:float=1.,                      # how often
         level:int|None=None,                # how far, from 0 to 10; None: as chance has it
         min_mag:float|None=None,            # what level 0 means; None: 0
-        max_mag:float|None=None,            # what level 10 means; None: 30 degrees, or a tenth of the picture
-        reversal_prob:float=.5,             # how often it stays as it is, and is not turned to the other side
+        # what level 10 means; None: 30 degrees, or a tenth of the picture
+        max_mag:float|None=None,
+        # how often it stays as it is, and is not turned to the other side
+        reversal_prob:float=.5,
         img_border_value:float|tuple=128,   # what comes in: a number, or red, green, blue
     ):
-        check('img_border_value three ..' if isinstance(img_border_value, (list, tuple)) else 'img_border_value ..', img_border_value)
-        self.kind, self.prob, self.level, (self.min_mag, self.max_mag) = kind, prob, level, _bounds(kind, _MOVES, min_mag, max_mag)
+        check('img_border_value three ..' if isinstance(img_border_value, (list, tuple))
+              else 'img_border_value ..', img_border_value)
+        self.kind, self.prob, self.level, (self.min_mag, self.max_mag) = (
+            kind, prob, level, _bounds(kind, _MOVES, min_mag, max_mag))
         self.reversal_prob, self.img_border_value = reversal_prob, img_border_value
 
     def _draw(self):
@@ -121,7 +150,8 @@ class GeomTransform:
         check_sample(image, target)
         if (mag := self._draw()) is None: return image, target
         h, w = image.shape[-2:]
-        return warp_sample(image, target, _MOVES[self.kind][0](h, w, mag), (h, w), self.img_border_value)
+        return warp_sample(image, target, _MOVES[self.kind][0](h, w, mag), (h, w),
+                           self.img_border_value)
 
 # %% ../nbs/057_policies.ipynb #0dc91fba
 def _run(steps, image, target):
@@ -140,15 +170,22 @@ class RandomChoice:
         transforms:list,        # lists of steps on (image, target)
         prob:list|None=None,    # how often each; their sum is 1. None: all alike
     ):
-        self.transforms = [list(t) if isinstance(t, (list, tuple)) else [t] for t in transforms]
-        if not self.transforms or not all(callable(s) for t in self.transforms for s in t): raise TypeError('transforms: expected lists of steps, callables on (image, target)')
-        if prob is not None and (len(prob) != len(self.transforms) or abs(sum(prob) - 1) > 1e-6): raise ValueError(f'prob is {prob}; expected {len(self.transforms)} numbers whose sum is 1')
+        self.transforms = [list(t) if isinstance(t, (list, tuple)) else [t]
+                           for t in transforms]
+        if not self.transforms or not all(callable(s) for t in self.transforms for s in t):
+            raise TypeError('transforms: expected lists of steps, callables on (image, '
+                            'target)')
+        if (prob is not None
+            and (len(prob) != len(self.transforms) or abs(sum(prob) - 1) > 1e-6)):
+            raise ValueError(f'prob is {prob}; expected {len(self.transforms)} numbers '
+                             'whose sum is 1')
         self.prob = prob
 
     def _draw(self, n):
         "Which of them, `n` without repetition."
         if n == 0: return []
-        return torch.multinomial(torch.tensor(self.prob or [1.]*len(self.transforms), dtype=torch.float64), n).tolist()
+        return torch.multinomial(torch.tensor(self.prob or [1.]*len(self.transforms),
+                                              dtype=torch.float64), n).tolist()
 
     def __call__(self, image, target):
         for i in self._draw(1): return _run(self.transforms[i], image, target)
@@ -159,12 +196,15 @@ _V0 = '''Equalize .8 1 ShearY .8 4, Color .4 9 Equalize .6 3, Color .4 1 Rotate 
     Equalize 1 9 ShearY .6 3, Color .4 7 Equalize .6 0, Posterize .4 6 AutoContrast .4 7, Solarize .6 8 Color .6 9, Solarize .2 4 Rotate .8 9,
     Rotate 1 7 TranslateY .8 9, ShearX 0 0 Solarize .8 4, ShearY .8 0 Color .6 4, Color 1 0 Rotate .6 2, Equalize .8 4 Equalize 0 8,
     Equalize 1 4 AutoContrast .6 2, ShearY .4 7 SolarizeAdd .6 7, Posterize .8 2 Solarize .6 10, Solarize .6 8 Equalize .6 1, Color .8 6 Rotate .4 5'''
-_SPACE = ('AutoContrast', 'Equalize', 'Invert', 'Rotate', 'Posterize', 'Solarize', 'SolarizeAdd', 'Color', 'Contrast', 'Brightness', 'Sharpness', *_MOVES)
+_SPACE = ('AutoContrast', 'Equalize', 'Invert', 'Rotate', 'Posterize', 'Solarize',
+          'SolarizeAdd', 'Color', 'Contrast', 'Brightness', 'Sharpness', *_MOVES)
 
-def _of_kind(kind, *more): return (ColorTransform if kind in _COLOURS else GeomTransform)(kind, *more)
+def _of_kind(kind, *more):
+    return (ColorTransform if kind in _COLOURS else GeomTransform)(kind, *more)
 
 class AutoAugment(RandomChoice):
-    "Draw one policy for each picture and run its steps; by default the 25 policies of v0, which were searched for on images of ImageNet."
+    """Draw one policy for each picture and run its steps; by default the 25 policies of
+    v0, which were searched for on images of ImageNet."""
     @checked
     def __init__(self,
         policies:list|None=None,    # lists of steps on (image, target); None: v0
@@ -172,53 +212,81 @@ class AutoAugment(RandomChoice):
     ):
         if policies is None:
             words = [line.split() for line in _V0.split(',')]
-            policies = [[_of_kind(w[k], float(w[k+1]), int(w[k+2])) for k in (0, 3)] for w in words]
+            policies = [[_of_kind(w[k], float(w[k+1]), int(w[k+2])) for k in (0, 3)]
+                        for w in words]
         super().__init__(policies, prob)
 
 class RandAugment(RandomChoice):
-    "Draw `aug_num` different steps for each picture and run them; by default out of fifteen."
+    """Draw `aug_num` different steps for each picture
+    and run them; by default out of fifteen."""
     @checked('aug_num int 0..')
     def __init__(self,
-        aug_space:list|None=None,   # lists of steps on (image, target); None: five moves and ten changes of colour, of any level
+        # lists of steps on (image, target); None: five
+        # moves and ten changes of colour, of any level
+        aug_space:list|None=None,
         aug_num:int=2,              # so many of them
         prob:list|None=None,        # how often each; their sum is 1. None: all alike
     ):
-        super().__init__([[_of_kind(k)] for k in dict.fromkeys(_SPACE)] if aug_space is None else aug_space, prob)
-        if aug_num > len(self.transforms): raise ValueError(f'aug_num is {aug_num}; expected at most {len(self.transforms)}, the number of steps to draw from')
+        super().__init__([[_of_kind(k)] for k in dict.fromkeys(_SPACE)]
+                         if aug_space is None else aug_space, prob)
+        if aug_num > len(self.transforms):
+            raise ValueError(f'aug_num is {aug_num}; expected at most '
+                             f'{len(self.transforms)}, the number of steps to draw from')
         self.aug_num = aug_num
 
-    def __call__(self, image, target): return _run([s for i in self._draw(self.aug_num) for s in self.transforms[i]], image, target)
+    def __call__(self, image, target):
+        return _run([s for i in self._draw(self.aug_num) for s in self.transforms[i]],
+                    image, target)
 
 # %% ../nbs/057_policies.ipynb #c7a82140
 def _albumentations():
     try: import albumentations
-    except ImportError: raise ModuleNotFoundError('Albu needs the package albumentations, which is not installed: pip install albumentations') from None
+    except ImportError:
+        raise ModuleNotFoundError('Albu needs the package albumentations, '
+                                  'which is not installed: '
+                                  'pip install albumentations') from None
     return albumentations
 
 def _albu_step(cfg, lib):
-    "A transform of Albumentations from a dict with a type; other objects are what they are."
+    """A transform of Albumentations from a dict
+    with a type; other objects are what they are."""
     if not isinstance(cfg, dict): return cfg
     more, kind = dict(cfg), cfg.get('type')
     more.pop('type', None)
-    if not isinstance(kind, str) or not hasattr(lib, kind): raise ValueError(f'Albumentations {getattr(lib, "__version__", "")} has no transform {kind!r}{nearest(str(kind), [k for k in dir(lib) if k[0].isupper()])}')
-    if 'transforms' in more: more['transforms'] = [_albu_step(o, lib) for o in more['transforms']]
+    if not isinstance(kind, str) or not hasattr(lib, kind):
+        raise ValueError(
+            f'Albumentations {getattr(lib, "__version__", "")} has no transform '
+            f'{kind!r}{nearest(str(kind), [k for k in dir(lib) if k[0].isupper()])}')
+    if 'transforms' in more:
+        more['transforms'] = [_albu_step(o, lib) for o in more['transforms']]
     return getattr(lib, kind)(**more)
 
 # %% ../nbs/057_policies.ipynb #ba657026
 class Albu:
-    "Run transforms of Albumentations on bytes, boxes, masks and keypoints; objects that they drop leave every field. Raises ModuleNotFoundError where the package is missing."
+    """Run transforms of Albumentations on bytes, boxes, masks
+    and keypoints; objects that they drop leave every field.
+    Raises ModuleNotFoundError where the package is missing."""
     @checked
     def __init__(self,
-        transforms:list|Callable,       # dicts with a type, or transforms of Albumentations; or something that is called as its Compose is
-        bbox_params:dict|None=None,     # settings of its BboxParams, such as min_visibility
-        skip_img_without_anno:bool=False,   # answer None, for another picture, where no object is left
+        # dicts with a type, or transforms of Albumentations;
+        # or something that is called as its Compose is
+        transforms:list|Callable,
+        bbox_params:dict|None=None,  # settings of its BboxParams, such as min_visibility
+        # answer None, for another picture, where no object is left
+        skip_img_without_anno:bool=False,
     ):
         self.skip_img_without_anno, self.aug = skip_img_without_anno, transforms
         if callable(transforms): return
-        lib, more = _albumentations(), {k: v for k,v in (bbox_params or {}).items() if k not in ('type', 'label_fields', 'filter_lost_elements')}
-        if more.setdefault('format', 'pascal_voc') != 'pascal_voc': raise ValueError(f'bbox_params: format is {more["format"]!r}; expected pascal_voc, which is x1, y1, x2, y2')
-        self.aug = lib.Compose([_albu_step(t, lib) for t in transforms], bbox_params=lib.BboxParams(label_fields=['index'], **more),
-                               keypoint_params=lib.KeypointParams(format='xy', remove_invisible=False))
+        lib, more = (_albumentations(),
+                     {k: v for k,v in (bbox_params or {}).items()
+                      if k not in ('type', 'label_fields', 'filter_lost_elements')})
+        if more.setdefault('format', 'pascal_voc') != 'pascal_voc':
+            raise ValueError(f'bbox_params: format is {more["format"]!r}; '
+                             'expected pascal_voc, which is x1, y1, x2, y2')
+        self.aug = lib.Compose([_albu_step(t, lib) for t in transforms],
+                               bbox_params=lib.BboxParams(label_fields=['index'], **more),
+                               keypoint_params=lib.KeypointParams(
+                                   format='xy', remove_invisible=False))
 
     def __call__(self, image, target):
         check_sample(image, target, 'boxes')
@@ -226,17 +294,28 @@ class Albu:
         boxes = target['boxes'].as_subclass(Tensor)
         target = keep_rows(target, (boxes[:, 2:] > boxes[:, :2]).all(1))
         given = self._given(image, target)
-        if hasattr(self.aug, 'set_random_seed'): self.aug.set_random_seed(draw_below(2**31))       # versions that draw from a generator of their own
+        if hasattr(self.aug, 'set_random_seed'):
+            # versions that draw from a generator of their own
+            self.aug.set_random_seed(draw_below(2**31))
         out = self.aug(**given)
         image, target = self._taken(out, image, target)
-        return None if self.skip_img_without_anno and not len(target['boxes']) else (image, target)
+        return (None if self.skip_img_without_anno and not len(target['boxes'])
+                else (image, target))
 
     def _given(self, image, target):
-        "What Albumentations is called with; it numbers pixels by their middles, so keypoints are half a pixel less."
-        boxes, points = F.clamp_bounding_boxes(target['boxes']).as_subclass(Tensor), target.get('keypoints')
-        given = dict(image=_bytes(image.as_subclass(Tensor)).permute(1, 2, 0).contiguous().numpy(), bboxes=boxes.tolist(), index=list(range(len(boxes))))
-        if 'masks' in target and len(boxes): given['masks'] = list(target['masks'].as_subclass(Tensor).to(torch.uint8).numpy())
-        return {**given, 'keypoints': [] if points is None else (points.as_subclass(Tensor).reshape(-1, 2) - .5).tolist()}
+        """What Albumentations is called with; it numbers pixels by their middles, so
+        keypoints are half a pixel less."""
+        boxes, points = (F.clamp_bounding_boxes(target['boxes']).as_subclass(Tensor),
+                         target.get('keypoints'))
+        given = dict(image=_bytes(image.as_subclass(
+                                      Tensor)).permute(1, 2, 0).contiguous().numpy(),
+                     bboxes=boxes.tolist(), index=list(range(len(boxes))))
+        if 'masks' in target and len(boxes):
+            given['masks'] = list(target['masks'].as_subclass(Tensor).to(
+                                      torch.uint8).numpy())
+        return {**given,
+                'keypoints': [] if points is None
+                else (points.as_subclass(Tensor).reshape(-1, 2) - .5).tolist()}
 
     def _taken(self, out, image, target):
         "The picture and target of what Albumentations gives."
@@ -244,12 +323,18 @@ class Albu:
         size, n, before = tuple(new.shape[-2:]), len(target['boxes']), target
         rows = torch.tensor([int(i) for i in out['index']], dtype=torch.int64)
         keep = torch.zeros(n, dtype=torch.bool).index_fill(0, rows, True)
-        boxes = torch.tensor([list(b)[:4] for b in out['bboxes']], dtype=torch.float32).reshape(-1, 4)[rows.argsort()]
-        target = {**keep_rows(target, keep), 'boxes': tv_tensors.BoundingBoxes(boxes.to(before['boxes'].dtype), format='XYXY', canvas_size=size), 'moved': True}
+        boxes = torch.tensor([list(b)[:4] for b in out['bboxes']],
+                             dtype=torch.float32).reshape(-1, 4)[rows.argsort()]
+        target = {**keep_rows(target, keep),
+                  'boxes': tv_tensors.BoundingBoxes(boxes.to(before['boxes'].dtype),
+                                                    format='XYXY', canvas_size=size),
+                  'moved': True}
         if 'masks' in target:
-            masks = torch.stack([torch.as_tensor(m) for m in out['masks']]) if n else torch.zeros(0, *size)
+            masks = (torch.stack([torch.as_tensor(m) for m in out['masks']]) if n
+                     else torch.zeros(0, *size))
             target['masks'] = tv_tensors.Mask(masks[keep].to(before['masks'].dtype))
         if 'keypoints' in target:
-            xy = torch.tensor([list(p)[:2] for p in out['keypoints']], dtype=torch.float32).reshape(before['keypoints'].shape) + .5
+            xy = torch.tensor([list(p)[:2] for p in out['keypoints']],
+                              dtype=torch.float32).reshape(before['keypoints'].shape) + .5
             target['keypoints'] = tv_tensors.KeyPoints(xy[keep], canvas_size=size)
         return new.as_subclass(type(image)), target

@@ -22,36 +22,52 @@ from .coco import link_record, plain_id, plain_record, spellings
 def _key(i):
     "A number for an id: its own, and for a text one made of its letters."
     i = plain_id(i)
-    return i if isinstance(i, int) else int.from_bytes(hashlib.blake2b(str(i).encode(errors='surrogatepass'), digest_size=8).digest()) >> 1
+    return (i if isinstance(i, int)
+            else int.from_bytes(hashlib.blake2b(str(i).encode(errors='surrogatepass'),
+                                                digest_size=8).digest()) >> 1)
 
 def _check_rows(ids, rows):
-    "Raise a ValueError unless each id has a row of boxes, all of them with scores or none."
-    if len(rows) != len(ids): raise ValueError(f'rows has {len(rows)} entries, ids has {len(ids)}; expected one for each image')
+    """Raise a ValueError unless each id has a row
+    of boxes, all of them with scores or none."""
+    if len(rows) != len(ids):
+        raise ValueError(f'rows has {len(rows)} entries, ids has {len(ids)}; '
+                         'expected one for each image')
     for i,r in zip(ids, rows):
-        if plain_id(i) is None: raise ValueError(f'ids has {i!r:.60}; expected ids of images, whole numbers or texts')
-        if r.ndim != 2 or r.shape[1] not in (4, 5): raise ValueError(f'rows of image {i} is of shape {tuple(r.shape)}; expected (P,4) or (P,5)')
+        if plain_id(i) is None:
+            raise ValueError(f'ids has {i!r:.60}; expected ids of images, '
+                             'whole numbers or texts')
+        if r.ndim != 2 or r.shape[1] not in (4, 5):
+            raise ValueError(f'rows of image {i} is of shape {tuple(r.shape)}; '
+                             'expected (P,4) or (P,5)')
     wide = {r.shape[1]: i for i,r in zip(ids, rows) if len(r)}
-    if len(wide) == 2: raise ValueError(f'rows of image {wide[5]} have scores, those of image {wide[4]} have none; expected scores for all or for none')
+    if len(wide) == 2:
+        raise ValueError(f'rows of image {wide[5]} have scores, those of image {wide[4]} '
+                         'have none; expected scores for all or for none')
 
 class ProposalTable:
-    "Proposals of many images, end to end in one tensor: nothing to copy for a worker, and rows by image id."
+    """Proposals of many images, end to end in one tensor:
+    nothing to copy for a worker, and rows by image id."""
     @checked
     def __init__(self,
         ids:list,           # of the images
-        rows:list[Tensor],  # (P,4) or (P,5) for each: boxes xyxy in pixels of the original picture, perhaps a score
+        # (P,4) or (P,5) for each: boxes xyxy in pixels
+        # of the original picture, perhaps a score
+        rows:list[Tensor],
     ):
         _check_rows(ids, rows)
         self.ids, order = torch.tensor([_key(i) for i in ids], dtype=torch.int64).sort()
         rows = [rows[i] for i in order.tolist()]
         self.first = torch.tensor([0, *accumulate(map(len, rows))])
-        self.data  = torch.cat([r for r in rows if len(r)] or rows[:1] or [torch.zeros(0, 4)])
+        self.data = torch.cat([r for r in rows if len(r)] or rows[:1]
+                              or [torch.zeros(0, 4)])
 
     def __len__(self): return len(self.ids)
 
     def __getitem__(self, image_id):
         key = _key(image_id)
         k = int(torch.searchsorted(self.ids, key))
-        if k == len(self) or self.ids[k] != key: raise KeyError(f'there are no proposals for image {image_id}')
+        if k == len(self) or self.ids[k] != key:
+            raise KeyError(f'there are no proposals for image {image_id}')
         return self.data[self.first[k]:self.first[k+1]].clone()
 
 
@@ -61,85 +77,125 @@ class _Instances(dict):
     "Stands in for mmengine's InstanceData: its fields."
     def __setstate__(self, state): self.update(state)
 
-_INSTANCES = {f'mmengine.structures{m}.InstanceData': _Instances for m in ('', '.instance_data')}    # what mmdetection's DumpProposals writes
+# what mmdetection's DumpProposals writes
+_INSTANCES = {f'mmengine.structures{m}.InstanceData': _Instances
+              for m in ('', '.instance_data')}
 
 def _read_file(path):
     "The content of a JSON file or of a pickle of arrays."
     if not Path(path).is_file():
-        beside = [o.name for o in Path(path).parent.glob('*') if o.suffix in ('.pkl', '.json')] if Path(path).parent.is_dir() else []
-        raise FileNotFoundError(f'{path}: no such file of proposals{nearest(Path(path).name, beside)}')
+        beside = ([o.name for o in Path(path).parent.glob('*')
+                   if o.suffix in ('.pkl', '.json')] if Path(path).parent.is_dir() else [])
+        raise FileNotFoundError(f'{path}: no such file of '
+                                f'proposals{nearest(Path(path).name, beside)}')
     if Path(path).suffix != '.json': return read_arrays(path, _INSTANCES)
     try: return json.loads(Path(path).read_bytes())
-    except (ValueError, RecursionError) as e: raise ValueError(f'{path} is no file of proposals, or damaged: {e}'[:200]) from None
+    except (ValueError, RecursionError) as e:
+        raise ValueError(f'{path} is no file of proposals, or damaged: '
+                         f'{e}'[:200]) from None
 
 def _numbers(x, where, what):
     try: return torch.as_tensor(x, dtype=torch.float32)
-    except (TypeError, ValueError, RuntimeError): raise ValueError(f'{where}: its {what} are {str(x)[:60]!r}, no table of numbers') from None
+    except (TypeError, ValueError, RuntimeError):
+        raise ValueError(f'{where}: its {what} are {str(x)[:60]!r}, '
+                         'no table of numbers') from None
 
 def _boxes_and_scores(found, where):
     "What a file holds for one image: boxes, and their scores if these stand apart."
     if not isinstance(found, dict): return found, None
     key = next((k for k in ('bboxes', 'boxes') if k in found), None)
-    if key is None: raise ValueError(f'{where}: it has no bboxes{nearest("bboxes", found)}; it has {", ".join(map(str, list(found)[:6])) or "nothing"}')
+    if key is None:
+        raise ValueError(f'{where}: it has no bboxes{nearest("bboxes", found)}; '
+                         f'it has {", ".join(map(str, list(found)[:6])) or "nothing"}')
     return found[key], found.get('scores')
 
 def _as_rows(found, most, where):
     "(P,4) or (P,5) float32 of what a file holds for one image."
-    if most is not None and (type(most) is not int or most < 0): raise ValueError(f'{where}: asked for {most!r} proposals, expected a whole number from 0')
+    if most is not None and (type(most) is not int or most < 0):
+        raise ValueError(f'{where}: asked for {most!r} proposals, '
+                         'expected a whole number from 0')
     boxes, scores = _boxes_and_scores(found, where)
     boxes = _numbers(boxes, where, 'boxes')
     if boxes.numel() == 0 and boxes.ndim < 2: boxes = torch.zeros(0, 4)
-    if boxes.ndim != 2 or boxes.shape[1] not in (4, 5): raise ValueError(f'{where}: proposals of shape {tuple(boxes.shape)}, expected (P,4) or (P,5)')
+    if boxes.ndim != 2 or boxes.shape[1] not in (4, 5):
+        raise ValueError(f'{where}: proposals of shape {tuple(boxes.shape)}, '
+                         'expected (P,4) or (P,5)')
     if scores is not None:
         scores = _numbers(scores, where, 'scores').reshape(-1, 1)
-        if len(scores) != len(boxes) or boxes.shape[1] == 5: raise ValueError(f'{where}: {len(scores)} scores beside boxes of shape {tuple(boxes.shape)}, expected one for each of (P,4)')
+        if len(scores) != len(boxes) or boxes.shape[1] == 5:
+            raise ValueError(f'{where}: {len(scores)} scores beside boxes of shape '
+                             f'{tuple(boxes.shape)}, expected one for each of (P,4)')
         boxes = torch.cat([boxes, scores], 1)
     bad = ~boxes.isfinite().all(1) | (boxes[:, 2:4] < boxes[:, :2]).any(1)
     if bad.any():
         n = int(bad.nonzero()[0])
-        raise ValueError(f'{where}: row {n} is {[round(v, 3) for v in boxes[n].tolist()]}, expected finite numbers x1, y1, x2, y2 with x1 <= x2 and y1 <= y2')
+        raise ValueError(
+            f'{where}: row {n} is {[round(v, 3) for v in boxes[n].tolist()]}, '
+            'expected finite numbers x1, y1, x2, y2 with x1 <= x2 and y1 <= y2')
     return boxes[:most]
 
 
 
 # %% ../nbs/084_proposals.ipynb #529fc6ca
-def _are_numbers(*values): return all(isinstance(v, (int, float)) and abs(v) < 1e12 for v in values)
+def _are_numbers(*values):
+    return all(isinstance(v, (int, float)) and abs(v) < 1e12 for v in values)
 
 def _from_results(found, ids, most, path):
     "Rows for each image of a list of COCO results."
     rows, known = {i: [] for i in ids}, spellings([dict(id=i) for i in ids])
     for n, r in enumerate(found):
-        if not isinstance(r, dict): raise ValueError(f'{path}: result {n} is a {type(r).__name__}, expected a dict with image_id, bbox and score')
+        if not isinstance(r, dict):
+            raise ValueError(f'{path}: result {n} is a {type(r).__name__}, '
+                             'expected a dict with image_id, bbox and score')
         r = link_record(plain_record(r), known, {})
         i, b, s = r.get('image_id'), r.get('bbox'), r.get('score')
-        if plain_id(i) is None or i not in rows: raise ValueError(f'{path}: result {n} is for image {str(i)[:60]!r}, which is not among the {len(ids)} images')
-        if not (isinstance(b, (list, tuple)) and len(b) == 4 and _are_numbers(*b, s)): raise ValueError(f'{path}: result {n} has the bbox {str(b)[:60]} and the score {str(s)[:60]!r}, expected four finite numbers and one')
+        if plain_id(i) is None or i not in rows:
+            raise ValueError(f'{path}: result {n} is for image {str(i)[:60]!r}, '
+                             f'which is not among the {len(ids)} images')
+        if not (isinstance(b, (list, tuple)) and len(b) == 4 and _are_numbers(*b, s)):
+            raise ValueError(f'{path}: result {n} has the bbox {str(b)[:60]} and the '
+                             f'score {str(s)[:60]!r}, expected four finite numbers and '
+                             'one')
         x, y, w, h = b
         rows[i].append((x, y, x + w, y + h, s))
-    return [torch.tensor(sorted(rows[i], key=lambda r: -r[4])[:most], dtype=torch.float32).reshape(-1, 5) for i in ids]
+    return [torch.tensor(sorted(rows[i], key=lambda r: -r[4])[:most],
+                         dtype=torch.float32).reshape(-1, 5) for i in ids]
 
 def _keys(found, images, path):
     "What a dict of proposals calls each image."
     for _,name in images:
         key = name if name in found else name.split('/')[-1]
-        if key not in found: raise ValueError(f'{path}: no proposals for {name}{nearest(name, list(found)[:5000])}; it has those of {len(found)} images')
+        if key not in found:
+            raise ValueError(f'{path}: no proposals for '
+                             f'{name}{nearest(name, list(found)[:5000])}; '
+                             f'it has those of {len(found)} images')
         yield key
 
 def read_proposals(
-    path:str|Path,          # .json, or .pkl: a dict by 'folder/file name'; a list in the order of the images; or a list of COCO results
-    images:list,            # (id, 'folder/file name') of each image of the annotations, in their order
+    # .json, or .pkl: a dict by 'folder/file name'; a list
+    # in the order of the images; or a list of COCO results
+    path:str|Path,
+    # (id, 'folder/file name') of each image of the annotations, in their order
+    images:list,
     most:int|None=None,     # keep so many for each image, the first; None: all
 )->ProposalTable:           # rows by image id
-    "Read proposals that were written before; nothing in a pickle is run. ValueError where they are those of other images."
+    """Read proposals that were written before; nothing in a pickle is run.
+    ValueError where they are those of other images."""
     found, ids = _read_file(path), [i for i,_ in images]
-    if isinstance(found, list) and found and isinstance(found[0], dict) and 'image_id' in found[0]:
+    if (isinstance(found, list) and found and isinstance(found[0], dict)
+        and 'image_id' in found[0]):
         rows = _from_results(found, ids, most, path)
     elif isinstance(found, list):
-        if len(found) != len(ids): raise ValueError(f'{path}: a list of proposals for {len(found)} images; the annotations have {len(ids)}')
+        if len(found) != len(ids):
+            raise ValueError(f'{path}: a list of proposals for {len(found)} images; '
+                             f'the annotations have {len(ids)}')
         rows = [_as_rows(o, most, f'{path}, number {n}') for n,o in enumerate(found)]
     elif isinstance(found, dict):
-        rows = [_as_rows(found[k], most, f'{path}, {k}') for k in _keys(found, images, path)]
-    else: raise ValueError(f'{path}: expected a dict or a list of proposals, found a {type(found).__name__}')
+        rows = [_as_rows(found[k], most, f'{path}, {k}')
+                for k in _keys(found, images, path)]
+    else:
+        raise ValueError(f'{path}: expected a dict or a list of proposals, '
+                         f'found a {type(found).__name__}')
     try: return ProposalTable(ids, rows)
     except ValueError as e: raise ValueError(f'{path}: {e}') from None
 

@@ -21,12 +21,19 @@ def _kind(path):
     "Name the kind of file from its first bytes, or raise and say what it is instead."
     with open(path, 'rb') as f: head = f.read(512)
     if not head: raise ValueError(f'{path} is empty: 0 bytes')
-    if head[8:9] == b'{' and int.from_bytes(head[:8], 'little') < 2**27: return 'safetensors'
-    if head.startswith(b'PK\x03\x04') or b'\x8a\nl\xfc\x9cF\xf9 j\xa8P\x19.' in head[:16]: return 'torch'
+    if head[8:9] == b'{' and int.from_bytes(head[:8], 'little') < 2**27:
+        return 'safetensors'
+    if head.startswith(b'PK\x03\x04') or b'\x8a\nl\xfc\x9cF\xf9 j\xa8P\x19.' in head[:16]:
+        return 'torch'
     if re.match(rb'\x80[\x01-\x05]|\(d|\}q|c[\w.]{1,99}\n\w+\n', head): return 'arrays'
-    if head.startswith(b'version https://git-lfs'): what = 'a Git LFS pointer to a checkpoint: git lfs pull fetches the file itself'
-    elif head.lstrip(b'\xef\xbb\xbf \t\r\n').startswith(b'<'): what = 'a web page, not a checkpoint: its address answered with HTML'
-    else: what = f'not a checkpoint of a known kind (safetensors, torch, NumPy arrays): it begins with {head[:12]!r}'
+    if head.startswith(b'version https://git-lfs'):
+        what = 'a Git LFS pointer to a checkpoint: git lfs pull fetches the file itself'
+    elif head.lstrip(b'\xef\xbb\xbf \t\r\n').startswith(b'<'):
+        what = 'a web page, not a checkpoint: its address answered with HTML'
+    else:
+        what = (
+            'not a checkpoint of a known kind (safetensors, torch, NumPy arrays): '
+            f'it begins with {head[:12]!r}')
     raise ValueError(f'{path} is {what}')
 
 # %% ../nbs/016_reading.ipynb #6bd4e297
@@ -41,18 +48,23 @@ def _memory():
 def file_budget(
     path:str,   # of a file that is there
 )->Budget:      # of bytes
-    "What the arrays in a file may take in memory: 8 times its size and 16 MB, at most this machine's memory."
+    """What the arrays in a file may take in memory: 8 times
+    its size and 16 MB, at most this machine's memory."""
     size = os.path.getsize(path)
-    unit = lambda n: _TooMuch(f'would take more than {n/1e6:,.0f} MB of memory, from {size:,} bytes')
+    unit = lambda n: _TooMuch(f'would take more than {n/1e6:,.0f} MB of memory, '
+                              f'from {size:,} bytes')
     return Budget(min(8 * size + 2**24, _memory()), unit)
 
 @checked
 def notes_budget(
     path:str,   # of a file that is there
 )->Budget:      # of items; a text counts one for every 8 letters
-    "What the plain data in a file may unfold into: one item for a byte of the file and a million, at most ten million."
+    """What the plain data in a file may unfold into: one item for a byte of the file and a
+    million, at most ten million."""
     size = os.path.getsize(path)
-    return Budget(min(size + 10**6, 10**7), lambda n: _TooMuch(f'unfolds into more than {n:,} items, from {size:,} bytes'))
+    return Budget(min(size + 10**6, 10**7),
+                  lambda n:
+                  _TooMuch(f'unfolds into more than {n:,} items, from {size:,} bytes'))
 
 # %% ../nbs/016_reading.ipynb #94a0583f
 def _product(sizes):
@@ -60,7 +72,8 @@ def _product(sizes):
     n = 1
     if len(sizes) > 32: raise ValueError(f'an array of {len(sizes)} dimensions')
     for s in sizes:
-        if type(s) is not int or not 0 <= s < 2**63: raise ValueError(f'an array of shape {shown(tuple(sizes))}')
+        if type(s) is not int or not 0 <= s < 2**63:
+            raise ValueError(f'an array of shape {shown(tuple(sizes))}')
         n *= s
     return n
 
@@ -72,37 +85,49 @@ class _Dtype:
 class _Array:
     "Stands in for a NumPy array: remembers shape, dtype and bytes."
     def __init__(self, *parts): self.parts = parts if len(parts) == 4 else None
-    def __setstate__(self, state): self.parts = state[-4:]      # shape, dtype, column major?, bytes
+    def __setstate__(self, state):
+        self.parts = state[-4:]  # shape, dtype, column major?, bytes
 
     def tensor(self, budget):
-        "Make the tensor, from a real number type and as many bytes as it takes; None for arrays of strings or objects."
+        """Make the tensor, from a real number type and as many bytes as it takes; None for
+        arrays of strings or objects."""
         import numpy as np
         shape, dtype, columns, raw = self.parts
         code = dtype.code.decode('latin1') if isinstance(dtype.code, bytes) else dtype.code
         if not re.fullmatch(r'f[248]|[iu][1248]|b1', code): return None
-        budget.spend(len(raw))                                  # several arrays may name the same bytes
+        budget.spend(len(raw))  # several arrays may name the same bytes
         raw = raw.encode('latin1') if isinstance(raw, str) else bytes(raw)
         _product(shape)
-        x = np.frombuffer(raw, ('>' if dtype.order == '>' else '<') + code).reshape(shape, order='F' if columns else 'C')
+        x = np.frombuffer(raw, ('>' if dtype.order == '>' else '<') + code).reshape(
+            shape, order='F' if columns else 'C')
         return torch.from_numpy(np.array(x, x.dtype.newbyteorder('='), order='C'))
 
 class _View:
     "Stands in for a tensor: a window on a storage, which many tensors may share."
     def __init__(self, storage, offset, size, stride, *more):
-        self.storage, self.offset, self.size, self.stride = storage, offset, tuple(size), tuple(stride)
+        self.storage, self.offset, self.size, self.stride = (
+            storage, offset, tuple(size), tuple(stride))
         self.dtype = next((m for m in more if isinstance(m, torch.dtype)), None)
 
     def tensor(self, budget):
-        "Make the tensor; a window that repeats its storage, or reaches beyond it, costs what it would take in full."
-        if not isinstance(self.storage, _Storage): raise ValueError('a tensor without a storage')
+        """Make the tensor; a window that repeats its storage, or reaches beyond it, costs
+        what it would take in full."""
+        if not isinstance(self.storage, _Storage):
+            raise ValueError('a tensor without a storage')
         dtype = self.dtype or self.storage.dtype
-        if len(self.size) != len(self.stride) or type(self.offset) is not int or self.offset < 0: raise ValueError('a tensor without a shape')
+        if (len(self.size) != len(self.stride) or type(self.offset) is not int
+            or self.offset < 0):
+            raise ValueError('a tensor without a shape')
         _product(self.stride)
         budget.spend(_product(self.size) * dtype.itemsize)
-        flat = torch.frombuffer(self.storage.raw, dtype=torch.uint8) if self.storage.raw else torch.empty(0, dtype=torch.uint8)
+        flat = (torch.frombuffer(self.storage.raw, dtype=torch.uint8) if self.storage.raw
+                else torch.empty(0, dtype=torch.uint8))
         flat = flat[:len(flat) // dtype.itemsize * dtype.itemsize].view(dtype)
-        last = self.offset + sum((n - 1) * s for n,s in zip(self.size, self.stride)) if 0 not in self.size else -1
-        if last >= len(flat): raise ValueError(f'a tensor of shape {shown(self.size)} reaches beyond its storage')
+        last = (self.offset + sum((n - 1) * s for n,s in zip(self.size, self.stride))
+                if 0 not in self.size else -1)
+        if last >= len(flat):
+            raise ValueError(f'a tensor of shape {shown(self.size)} reaches beyond its '
+                             'storage')
         return flat.as_strided(self.size, self.stride, self.offset if last >= 0 else 0)
 
 class _Storage:
@@ -123,7 +148,8 @@ class _Fields(dict):
         if isinstance(state, dict): self.update(state)
 
 class _Curve:
-    "Stands in for mmengine's curves of losses, and for types that stand about: holds nothing."
+    """Stands in for mmengine's curves of losses, and
+    for types that stand about: holds nothing."""
     def __init__(self, *_): pass
     def __setstate__(self, state): pass
 
@@ -132,36 +158,59 @@ class _Text(str):
     def __new__(cls, text='', *_): return text if isinstance(text, str) else ''
 
 def _method(owner, name):
-    if owner is not _Curve or name not in ('min', 'max', 'current', 'mean'): raise _Refused('builtins.getattr')
+    if owner is not _Curve or name not in ('min', 'max', 'current', 'mean'):
+        raise _Refused('builtins.getattr')
 
 def _latin1(text, encoding):
-    if encoding not in ('latin1', 'latin-1'): raise pickle.UnpicklingError(f'encoding {encoding!r}')
+    if encoding not in ('latin1', 'latin-1'):
+        raise pickle.UnpicklingError(f'encoding {encoding!r}')
     return text.encode('latin1')
 
-def _rebuilt(function, kind, args, state): return _View(*args) if function is _View else None
+def _rebuilt(function, kind, args, state):
+    return _View(*args) if function is _View else None
 
-_DTYPES = {str(d).partition('.')[2]: d for d in vars(torch).values() if isinstance(d, torch.dtype) and not str(d).startswith('torch.q')}
-_STORAGES = dict(Float='float32', Double='float64', Half='float16', BFloat16='bfloat16', Long='int64', Int='int32', Short='int16', Char='int8',
-                 Byte='uint8', Bool='bool', ComplexFloat='complex64', ComplexDouble='complex128')
+_DTYPES = {str(d).partition('.')[2]: d for d in vars(torch).values()
+           if isinstance(d, torch.dtype) and not str(d).startswith('torch.q')}
+_STORAGES = dict(Float='float32', Double='float64', Half='float16', BFloat16='bfloat16',
+                 Long='int64', Int='int32', Short='int16', Char='int8', Byte='uint8',
+                 Bool='bool', ComplexFloat='complex64', ComplexDouble='complex128')
 _SAFE = {   # every name that a file may mention -> what it gets instead
-    **{f'{m}.{n}': x for m in ('numpy', 'numpy.core.multiarray', 'numpy._core.multiarray', 'numpy.core.numeric', 'numpy._core.numeric')
-       for n,x in dict(ndarray=_Array, dtype=_Dtype, _reconstruct=_Array, scalar=lambda dtype, raw: _Array((), dtype, False, raw),
-                       _frombuffer=lambda raw, dtype, shape, order: _Array(shape, dtype, order == 'F', raw)).items()},
+    **{f'{m}.{n}': x for m in ('numpy', 'numpy.core.multiarray', 'numpy._core.multiarray',
+                               'numpy.core.numeric', 'numpy._core.numeric')
+       for n,
+       x in dict(ndarray=_Array, dtype=_Dtype, _reconstruct=_Array, scalar=lambda dtype,
+                 raw: _Array((), dtype, False, raw),
+                       _frombuffer=lambda raw, dtype, shape,
+                       order: _Array(shape, dtype, order == 'F', raw)).items()},
     **{f'torch.{n}': d for n,d in _DTYPES.items()},
-    **{f'torch.{c}{n}Storage': _DTYPES[d] for c in ('', 'cuda.') for n,d in _STORAGES.items()},
-    **dict.fromkeys(('torch.storage.UntypedStorage', 'torch.storage.TypedStorage'), torch.uint8),
-    **dict.fromkeys(('torch._utils._rebuild_tensor', 'torch._utils._rebuild_tensor_v2', 'torch._utils._rebuild_tensor_v3'), _View),
-    **dict.fromkeys(('torch._utils._rebuild_parameter', 'torch._utils._rebuild_parameter_with_state',
-                     'torch._utils._rebuild_device_tensor_from_numpy'), lambda data, *_: data),
-    'torch._tensor._rebuild_from_type_v2': _rebuilt, 'torch.Size': lambda sizes=(): sizes, 'torch.torch_version.TorchVersion': _Text,
-    **dict.fromkeys(('torch.Tensor', 'torch.nn.parameter.Parameter', 'torch.device', 'builtins.complex', 'builtins.bytearray', 'builtins.int',
-                     'builtins.float', 'builtins.list', 'builtins.dict', 'builtins.str', 'mmengine.logging.history_buffer.HistoryBuffer'), _Curve),
-    **dict.fromkeys(('collections.OrderedDict', 'collections.Counter', 'mmengine.config.config.ConfigDict', 'mmcv.utils.config.ConfigDict',
-                     'addict.addict.Dict', 'easydict.EasyDict', 'yacs.config.CfgNode', 'fvcore.common.config.CfgNode', 'detectron2.config.config.CfgNode',
-                     'lightning.fabric.utilities.data.AttributeDict', 'lightning_fabric.utilities.data.AttributeDict',
-                     'pytorch_lightning.utilities.parsing.AttributeDict', 'lightning.pytorch.utilities.parsing.AttributeDict'), _Node),
-    'collections.defaultdict': lambda *_: _Node(), **dict.fromkeys(('argparse.Namespace', 'types.SimpleNamespace'), _Fields),
-    **{f'{m}.{n}': lambda *parts: '/'.join(p for p in parts if isinstance(p, str)) for m in ('pathlib', 'pathlib._local')
+    **{f'torch.{c}{n}Storage': _DTYPES[d] for c in ('', 'cuda.')
+       for n,d in _STORAGES.items()},
+    **dict.fromkeys(('torch.storage.UntypedStorage', 'torch.storage.TypedStorage'),
+                    torch.uint8),
+    **dict.fromkeys(('torch._utils._rebuild_tensor', 'torch._utils._rebuild_tensor_v2',
+                     'torch._utils._rebuild_tensor_v3'), _View),
+    **dict.fromkeys(('torch._utils._rebuild_parameter',
+                     'torch._utils._rebuild_parameter_with_state',
+                     'torch._utils._rebuild_device_tensor_from_numpy'), lambda data,
+                     *_: data),
+    'torch._tensor._rebuild_from_type_v2': _rebuilt, 'torch.Size': lambda sizes=(): sizes,
+    'torch.torch_version.TorchVersion': _Text,
+    **dict.fromkeys(('torch.Tensor', 'torch.nn.parameter.Parameter', 'torch.device',
+                     'builtins.complex', 'builtins.bytearray', 'builtins.int',
+                     'builtins.float', 'builtins.list', 'builtins.dict', 'builtins.str',
+                     'mmengine.logging.history_buffer.HistoryBuffer'), _Curve),
+    **dict.fromkeys(('collections.OrderedDict', 'collections.Counter',
+                     'mmengine.config.config.ConfigDict', 'mmcv.utils.config.ConfigDict',
+                     'addict.addict.Dict', 'easydict.EasyDict', 'yacs.config.CfgNode',
+                     'fvcore.common.config.CfgNode', 'detectron2.config.config.CfgNode',
+                     'lightning.fabric.utilities.data.AttributeDict',
+                     'lightning_fabric.utilities.data.AttributeDict',
+                     'pytorch_lightning.utilities.parsing.AttributeDict',
+                     'lightning.pytorch.utilities.parsing.AttributeDict'), _Node),
+    'collections.defaultdict': lambda *_: _Node(),
+    **dict.fromkeys(('argparse.Namespace', 'types.SimpleNamespace'), _Fields),
+    **{f'{m}.{n}': lambda *parts: '/'.join(p for p in parts if isinstance(p,
+                                                                          str)) for m in ('pathlib', 'pathlib._local')
        for n in ('PosixPath', 'PurePosixPath', 'WindowsPath', 'PureWindowsPath')},
     **dict.fromkeys(('builtins.set', 'builtins.frozenset'), lambda items=(): items),
     'builtins.bytes': lambda: b'',      # how older protocols write no bytes
@@ -186,43 +235,59 @@ class _Unpickler(pickle._Unpickler):
         self.budget, self.names, self.storages = budget, _SAFE | dict(names), storages
 
     def find_class(self, module, name):
-        full = f'{"builtins" if module == "__builtin__" else module}.{name}'     # as Python 2 called it
+        # as Python 2 called it
+        full = f'{"builtins" if module == "__builtin__" else module}.{name}'
         if full in self.names: return self.names[full]
         raise _Refused(full)
 
     def persistent_load(self, pid):
-        if self.storages is None or not isinstance(pid, tuple) or len(pid) < 5 or pid[0] != 'storage': raise pickle.UnpicklingError('a persistent id')
+        if (self.storages is None or not isinstance(pid, tuple) or len(pid) < 5
+            or pid[0] != 'storage'):
+            raise pickle.UnpicklingError('a persistent id')
         _, dtype, key, _, numel = pid[:5]
-        if not isinstance(dtype, torch.dtype) or not isinstance(key, (str, int)) or _product([numel]) < 0 or (pid[5:] and pid[5] is not None):
+        if (not isinstance(dtype, torch.dtype) or not isinstance(key, (str, int))
+            or _product([numel]) < 0 or (pid[5:] and pid[5] is not None)):
             raise pickle.UnpicklingError('an odd storage')
         return self.storages.setdefault((str(key), dtype), _Storage(dtype, numel))
 
     def _hashable(self, items):
         for k in items:
-            if not isinstance(k, _ATOMS) and not (type(k) is tuple and all(isinstance(x, _ATOMS) for x in k)):
+            if (not isinstance(k, _ATOMS)
+                and not (type(k) is tuple and all(isinstance(x, _ATOMS) for x in k))):
                 raise pickle.UnpicklingError(f'a {type(k).__name__} as key')
 
     def load_call(self):
         args = self.stack[-1]
-        if not isinstance(args, tuple): raise pickle.UnpicklingError('a call without arguments')
-        self.budget.spend(1 + sum(16 * len(a) for a in args if isinstance(a, (list, tuple, dict, set))) + sum(len(a) for a in args if isinstance(a, (str, bytes))))
+        if not isinstance(args, tuple):
+            raise pickle.UnpicklingError('a call without arguments')
+        self.budget.spend(
+            1 + sum(16 * len(a) for a in args if isinstance(a, (list, tuple, dict, set)))
+            + sum(len(a) for a in args if isinstance(a, (str, bytes))))
         return args
     def load_reduce(self): self.load_call(); super().load_reduce()
     def load_newobj(self):
-        if not isinstance(self.stack[-2], type): raise pickle.UnpicklingError('an object without a class')
+        if not isinstance(self.stack[-2], type):
+            raise pickle.UnpicklingError('an object without a class')
         self.load_call(); super().load_newobj()
     def load_build(self):
-        if not hasattr(type(self.stack[-2]), '__setstate__'): raise pickle.UnpicklingError('state where none can be')
+        if not hasattr(type(self.stack[-2]), '__setstate__'):
+            raise pickle.UnpicklingError('state where none can be')
         super().load_build()
     def load_setitem(self): self._hashable(self.stack[-2:-1]); super().load_setitem()
     def load_setitems(self): self._hashable(self.stack[::2]); super().load_setitems()
     def load_dict(self): self._hashable(self.stack[::2]); super().load_dict()
     def load_additems(self): self._hashable(self.stack); super().load_additems()
     def load_frozenset(self): self._hashable(self.stack); super().load_frozenset()
-    def load_nothing(self): raise pickle.UnpicklingError('an object of a kind that no checkpoint holds')
-    dispatch |= {pickle.REDUCE[0]: load_reduce, pickle.NEWOBJ[0]: load_newobj, pickle.BUILD[0]: load_build, pickle.SETITEM[0]: load_setitem,
-                 pickle.SETITEMS[0]: load_setitems, pickle.DICT[0]: load_dict, pickle.ADDITEMS[0]: load_additems, pickle.FROZENSET[0]: load_frozenset,
-                 **dict.fromkeys((c[0] for c in (pickle.INST, pickle.OBJ, pickle.NEWOBJ_EX, pickle.EXT1, pickle.EXT2, pickle.EXT4)), load_nothing)}
+    def load_nothing(self):
+        raise pickle.UnpicklingError('an object of a kind that no checkpoint holds')
+    dispatch |= {pickle.REDUCE[0]: load_reduce, pickle.NEWOBJ[0]: load_newobj,
+                 pickle.BUILD[0]: load_build, pickle.SETITEM[0]: load_setitem,
+                 pickle.SETITEMS[0]: load_setitems, pickle.DICT[0]: load_dict,
+                 pickle.ADDITEMS[0]: load_additems, pickle.FROZENSET[0]: load_frozenset,
+                 **dict.fromkeys((c[0]
+                                  for c in (pickle.INST, pickle.OBJ, pickle.NEWOBJ_EX,
+                                            pickle.EXT1, pickle.EXT2, pickle.EXT4)),
+                                 load_nothing)}
 
 def _tensors(x, budget, done=None):
     "Turn the stand-ins within `x` into tensors; what is mentioned twice is made once."
@@ -240,7 +305,8 @@ def _tensors(x, budget, done=None):
 
 # %% ../nbs/016_reading.ipynb #42df6249
 def _refusal(path, name):
-    return ValueError(f'{path} was refused: opening it would call {shown(name, 99)}, and only tensors and plain data are read; nothing in it was run')
+    return ValueError(f'{path} was refused: opening it would call {shown(name, 99)}, '
+                      'and only tensors and plain data are read; nothing in it was run')
 
 def _damaged(path, why):
     why = shown(' '.join(str(why).split('. ')[0].split()), 120)
@@ -251,14 +317,20 @@ def _explained(path):
     "Say in one sentence, with the name of the file, what goes wrong as it is read."
     try: yield
     except _Refused as e: raise _refusal(path, e) from None
-    except _TooMuch as e: raise ValueError(f'{path} was refused: what it holds {e}') from None
-    except MemoryError: raise ValueError(f'{path} needs more memory than this process may have') from None
-    except Exception as e: raise _damaged(path, e.args[0] if isinstance(e, KeyError) else str(e) or type(e).__name__) from None
+    except _TooMuch as e:
+        raise ValueError(f'{path} was refused: what it holds {e}') from None
+    except MemoryError:
+        raise ValueError(f'{path} needs more memory than this process may have') from None
+    except Exception as e:
+        raise _damaged(path,
+                       e.args[0] if isinstance(e, KeyError)
+                       else str(e) or type(e).__name__) from None
 
 def _read_safetensors(path):
     from safetensors import SafetensorError, safe_open
     try:
-        with safe_open(path, 'pt') as f: return {k: f.get_tensor(k) for k in f.keys()}, f.metadata() or {}
+        with safe_open(path, 'pt') as f:
+            return {k: f.get_tensor(k) for k in f.keys()}, f.metadata() or {}
     except SafetensorError as e: raise _damaged(path, str(e).split(': ')[-1]) from None
     except Exception as e: raise _damaged(path, str(e) or type(e).__name__) from None
 
@@ -266,24 +338,30 @@ def _read_zip(path, budget):
     "The content of a torch file since 1.6."
     with zipfile.ZipFile(path) as z:
         entries = {i.filename: i for i in z.infolist()}
-        top = next((n.removesuffix('data.pkl') for n in entries if n.count('/') < 2 and n.split('/')[-1] == 'data.pkl'), None)
+        top = next((n.removesuffix('data.pkl') for n in entries
+                    if n.count('/') < 2 and n.split('/')[-1] == 'data.pkl'), None)
         if top is None: raise ValueError('a zip without data.pkl')
         if f'{top}constants.pkl' in entries: raise _Script
         def unpacked(name):
-            if (i := entries.get(top + name)) is None: raise ValueError(f'{shown(top + name)} is missing')
-            if i.compress_type not in (zipfile.ZIP_STORED, zipfile.ZIP_DEFLATED): raise ValueError(f'{shown(name)} is packed in an unknown way')
+            if (i := entries.get(top + name)) is None:
+                raise ValueError(f'{shown(top + name)} is missing')
+            if i.compress_type not in (zipfile.ZIP_STORED, zipfile.ZIP_DEFLATED):
+                raise ValueError(f'{shown(name)} is packed in an unknown way')
             budget.spend(i.file_size)
             raw = bytearray(i.file_size)
             with z.open(i) as f:
-                if f.readinto(raw) != len(raw) or f.read(1): raise ValueError(f'{shown(name)} is not as long as it says')
+                if f.readinto(raw) != len(raw) or f.read(1):
+                    raise ValueError(f'{shown(name)} is not as long as it says')
             return raw
-        if f'{top}byteorder' in entries and unpacked('byteorder') != b'little': raise ValueError('it was written on a big-endian machine')
+        if f'{top}byteorder' in entries and unpacked('byteorder') != b'little':
+            raise ValueError('it was written on a big-endian machine')
         raw, storages, bytes_of = unpacked('data.pkl'), {}, {}
         found = _Unpickler(io.BytesIO(raw), len(raw), budget, storages=storages).load()
         for (key,dtype),s in storages.items():
             if key not in bytes_of: bytes_of[key] = unpacked(f'data/{key}')
             s.raw = bytes_of[key]
-            if s.numel * dtype.itemsize > len(s.raw): raise ValueError(f'data/{shown(key)} is shorter than its tensors')
+            if s.numel * dtype.itemsize > len(s.raw):
+                raise ValueError(f'data/{shown(key)} is shorter than its tensors')
     return found
 
 class _Script(Exception): pass
@@ -292,8 +370,9 @@ def _read_stream(f, size, budget):
     "The content of a torch file before 1.6: pickles, then the bytes of each storage."
     storages = {}
     part = lambda: _Unpickler(f, size, budget, storages=storages).load()
-    part(); part()                                              # the magic number and the version
-    if not (part() or {}).get('little_endian', True): raise ValueError('it was written on a big-endian machine')
+    part(); part()  # the magic number and the version
+    if not (part() or {}).get('little_endian', True):
+        raise ValueError('it was written on a big-endian machine')
     found, keys = part(), part()
     for key in keys:
         same = [s for (k,_),s in storages.items() if k == str(key)]
@@ -302,38 +381,48 @@ def _read_stream(f, size, budget):
         if not 0 <= n <= size: raise ValueError(f'a storage of {n:,} bytes')
         budget.spend(n)
         raw = bytearray(n)
-        if f.readinto(raw) != n or any(s.numel * s.dtype.itemsize > n for s in same): raise EOFError('a storage ends early')
+        if f.readinto(raw) != n or any(s.numel * s.dtype.itemsize > n for s in same):
+            raise EOFError('a storage ends early')
         for s in same: s.raw = raw
-    if any(s.raw is None for s in storages.values()): raise EOFError('the bytes of a storage are missing')
+    if any(s.raw is None for s in storages.values()):
+        raise EOFError('the bytes of a storage are missing')
     return found
 
 def _read_torch(path):
     budget = file_budget(path)
     with _explained(path), open(path, 'rb') as f:
-        try: found = _read_zip(f, budget) if f.read(2) == b'PK' else (f.seek(0), _read_stream(f, os.path.getsize(path), budget))[1]
+        try:
+            found = (_read_zip(f, budget) if f.read(2) == b'PK'
+                     else (f.seek(0), _read_stream(f, os.path.getsize(path), budget))[1])
         except _Script: found = _Script
         if found is not _Script: return _tensors(found, budget), {}
-    raise ValueError(f'{path} is a TorchScript program, not weights: save model.state_dict() instead')
+    raise ValueError(f'{path} is a TorchScript program, not weights: '
+                     'save model.state_dict() instead')
 
 def _read_pickle(path): return read_arrays(path), {}
 
 @checked
 def read_arrays(
     path:str|Path,  # a pickle of NumPy arrays and plain data
-    names:dict=(),  # what else it may mention: {'module.name': the class that stands in for it}
+    # what else it may mention: {'module.name': the class that stands in for it}
+    names:dict=(),
 ):                  # what it holds, arrays as tensors
-    "Read a pickle without running anything in it; one that would run or unfold is refused (ValueError), as is a damaged one."
+    """Read a pickle without running anything in it; one that would run or unfold is
+    refused (ValueError), as is a damaged one."""
     path = check_file(path, 'pickle')
     budget = file_budget(path)
     with _explained(path), open(path, 'rb') as f:
         return _tensors(_Unpickler(f, os.path.getsize(path), budget, names).load(), budget)
 
 # %% ../nbs/016_reading.ipynb #7d20dcab
-_WRAPPERS = ('state_dict', 'model_state_dict', 'model', 'blobs', 'module', 'net', 'network', 'net_state_dict', 'params', 'weights', 'detector',
-             'ema_state_dict', 'model_ema', 'ema', 'ema_model', 'model_ema_state_dict', 'state_dict_ema', 'params_ema', 'shadow')
+_WRAPPERS = ('state_dict', 'model_state_dict', 'model', 'blobs', 'module', 'net',
+             'network', 'net_state_dict', 'params', 'weights', 'detector',
+             'ema_state_dict', 'model_ema', 'ema', 'ema_model', 'model_ema_state_dict',
+             'state_dict_ema', 'params_ema', 'shadow')
 _AVERAGES = _WRAPPERS[_WRAPPERS.index('ema_state_dict'):]
 # names of numbers that count steps, beside weights
-COUNTERS = 'n_averaged', 'steps', 'step', 'iter', 'epoch', 'updates', 'num_updates', 'decay', 'global_step'
+COUNTERS = ('n_averaged', 'steps', 'step', 'iter', 'epoch', 'updates', 'num_updates',
+            'decay', 'global_step')
 
 @checked
 def strip_wrappers(
@@ -346,7 +435,8 @@ def strip_wrappers(
 def _plain(x, budget):
     "Keep of `x` what JSON could hold; None stands for the rest."
     budget.spend(1 + len(x) // 8 if isinstance(x, str) else 1)
-    if isinstance(x, dict): return {k: _plain(v, budget) for k,v in x.items() if isinstance(k, str)}
+    if isinstance(x, dict):
+        return {k: _plain(v, budget) for k,v in x.items() if isinstance(k, str)}
     if isinstance(x, (list, tuple)): return [_plain(v, budget) for v in x]
     if isinstance(x, int) and x.bit_length() > 1023: return None
     return x if isinstance(x, (bool, int, float, str)) else None
@@ -365,10 +455,12 @@ def _clean(found):
     "The tensors of a dict, by clean names."
     tensors = {str(k): v for k,v in found.items() if isinstance(v, Tensor)}
     clean = {strip_wrappers(k): v for k,v in tensors.items()}
-    if len(clean) < len(tensors): return tensors                        # names that differ in their prefix alone
+    if len(clean) < len(tensors): return tensors  # names that differ in their prefix alone
     below = [k for k in tensors if strip_wrappers(k) != k]
-    if below and all(k in below or k in COUNTERS and tensors[k].numel() == 1 for k in tensors):
-        for k in tensors.keys() - set(below): del clean[k]              # the counters of torch's AveragedModel and of mmengine's
+    if (below
+        and all(k in below or k in COUNTERS and tensors[k].numel() == 1 for k in tensors)):
+        for k in tensors.keys() - set(below):
+            del clean[k]  # the counters of torch's AveragedModel and of mmengine's
     return clean
 
 @checked
@@ -376,19 +468,27 @@ def unwrap(
     found:dict,     # what a file held, at its top
     budget:Budget,  # of items, for the plain data
 )->tuple:           # tensors by name, plain data, {name: other tensors by name}
-    "Split what a file held into its tensors by clean name, the plain data beside them, and other sets of weights."
+    """Split what a file held into its tensors by clean name,
+    the plain data beside them, and other sets of weights."""
     inner, way = _inner(found)
     rest, others, tensors = {}, {}, _clean(inner)
-    if not tensors:                                                     # several dicts under names of their own: one flat dict
-        parts = {str(k): _clean(_inner(v)[0]) for k,v in inner.items() if isinstance(v, dict)}
+    if not tensors:  # several dicts under names of their own: one flat dict
+        parts = {str(k): _clean(_inner(v)[0]) for k,v in inner.items()
+                 if isinstance(v, dict)}
         parts = {k: v for k,v in parts.items() if v}
-        tensors = next(iter(parts.values())) if len(parts) == 1 else {f'{p}.{k}': v for p,some in parts.items() for k,v in some.items()}
+        tensors = (next(iter(parts.values())) if len(parts) == 1
+                   else {f'{p}.{k}': v for p,some in parts.items()
+                         for k,v in some.items()})
     for level,name in way:
         for k in _AVERAGES:
-            if k != name and isinstance(level.get(k), dict) and (some := _clean(_inner(level[k])[0])): others[k] = some
+            if (k != name and isinstance(level.get(k), dict)
+                and (some := _clean(_inner(level[k])[0]))):
+                others[k] = some
         rest.update({k: v for k,v in level.items() if k != name and k not in others})
     rest.update({k: v for k,v in inner.items() if not isinstance(v, Tensor)})
-    return tensors, {k: v for k,v in _plain(rest, budget).items() if v not in (None, {}, [])}, others
+    return (tensors,
+            {k: v for k,v in _plain(rest, budget).items() if v not in (None, {}, [])},
+            others)
 
 # %% ../nbs/016_reading.ipynb #17adbe23
 class Checkpoint(dict):
@@ -399,21 +499,31 @@ class Checkpoint(dict):
         path:str='',        # of the file
         kind:str='',        # 'safetensors', 'torch' or 'arrays'
         metadata:dict=None, # plain data that the file held beside its tensors
-        others:dict=None,   # other weights of the same file, such as running averages: {'model_ema': {name: tensor}}
+        # other weights of the same file, such as running
+        # averages: {'model_ema': {name: tensor}}
+        others:dict=None,
     ):
         super().__init__(tensors)
-        self.path, self.kind, self.metadata, self.others = str(path), kind, metadata or {}, others or {}
+        self.path, self.kind, self.metadata, self.others = (
+            str(path), kind, metadata or {}, others or {})
 
     def __repr__(self):
         groups = {}
         for k,v in self.items():
             parts = k.split('.')
-            groups.setdefault(shown('.'.join(parts[:min(2, len(parts)-1)]) or k), []).append(v)
-        def row(name, vs): return f'{name:28} {len(vs):5} tensors {sum(v.numel() for v in vs):12,} numbers {sum(v.nbytes for v in vs)/1e6:8.2f} MB'
-        lines = [f'{Path(self.path).name} ({self.kind})', *(row(name, vs) for name,vs in list(groups.items())[:24])]
+            groups.setdefault(shown('.'.join(parts[:min(2, len(parts)-1)]) or k),
+                              []).append(v)
+        def row(name, vs):
+            return (
+                f'{name:28} {len(vs):5} tensors {sum(v.numel() for v in vs):12,} numbers '
+                f'{sum(v.nbytes for v in vs)/1e6:8.2f} MB')
+        lines = [f'{Path(self.path).name} ({self.kind})',
+                 *(row(name, vs) for name,vs in list(groups.items())[:24])]
         if len(groups) > 24: lines.append(f'... and {len(groups)-24} more groups')
-        lines += [row('together', list(self.values())), 'metadata: ' + shown(', '.join(self.metadata) or 'none', 400)]
-        return '\n'.join(lines + [f'and the weights {shown(n)!r}: load_checkpoint(..., prefix={shown(n) + "."!r})' for n in self.others])
+        lines += [row('together', list(self.values())),
+                  'metadata: ' + shown(', '.join(self.metadata) or 'none', 400)]
+        return '\n'.join(lines + [f'and the weights {shown(n)!r}: load_checkpoint(..., '
+                                  f'prefix={shown(n) + "."!r})' for n in self.others])
 
 # %% ../nbs/016_reading.ipynb #dd187f8c
 def _notes(text):
@@ -421,19 +531,26 @@ def _notes(text):
     try: notes = parse_json(text)
     except RecursionError: raise ValueError('its notes are nested too deeply') from None
     except DoubleKey as e: raise ValueError(f'its notes: {e}') from None
-    except json.JSONDecodeError as e: raise ValueError(f'its notes are no JSON: {e}') from None
-    if not isinstance(notes, dict): raise ValueError(f'its notes are a {type(notes).__name__}, not a dict')
+    except json.JSONDecodeError as e:
+        raise ValueError(f'its notes are no JSON: {e}') from None
+    if not isinstance(notes, dict):
+        raise ValueError(f'its notes are a {type(notes).__name__}, not a dict')
     return notes
 
 @checked
 def read_checkpoint(
-    path:str,       # a file of weights: safetensors, torch or a pickle of NumPy arrays, whatever its suffix
+    # a file of weights: safetensors, torch or a
+    # pickle of NumPy arrays, whatever its suffix
+    path:str,
 )->Checkpoint:      # name -> tensor on the CPU, and the file's `metadata`
-    "Read weights from a file without running anything in it; one that would run or unfold is refused (ValueError), as is a damaged one."
+    """Read weights from a file without running anything in it; one that would run or
+    unfold is refused (ValueError), as is a damaged one."""
     path = check_file(path)
     kind = _kind(path)
-    found, metadata = {'safetensors': _read_safetensors, 'torch': _read_torch, 'arrays': _read_pickle}[kind](path)
-    if not isinstance(found, dict): raise ValueError(f'{path} holds one {type(found).__name__}, not tensors by name')
+    found, metadata = {'safetensors': _read_safetensors, 'torch': _read_torch,
+                       'arrays': _read_pickle}[kind](path)
+    if not isinstance(found, dict):
+        raise ValueError(f'{path} holds one {type(found).__name__}, not tensors by name')
     with _explained(path):
         tensors, rest, others = unwrap(found, notes_budget(path))
         if 'detbook' in metadata: metadata = _notes(metadata['detbook'])

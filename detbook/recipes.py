@@ -59,10 +59,11 @@ keypoint_rcnn     | fpn_1x                   | r50
 # irregular name -> the regular one it changes
 _IRREGULAR = {'faster-rcnn_r50-caffe_fpn_ms-1x_coco-person':              'faster-rcnn_r50-caffe_fpn_ms-1x_coco',
               'faster-rcnn_r50-caffe_fpn_ms-1x_coco-person-bicycle-car':  'faster-rcnn_r50-caffe_fpn_ms-1x_coco',
-              'mask-rcnn_r50-caffe_fpn_poly-1x_coco_v1':                  'mask-rcnn_r50-caffe_fpn_1x_coco',
-              'mask-rcnn_r50_fpn_1x-wandb_coco':                          'mask-rcnn_r50_fpn_1x_coco',
+              'mask-rcnn_r50-caffe_fpn_poly-1x_coco_v1': 'mask-rcnn_r50-caffe_fpn_1x_coco',
+              'mask-rcnn_r50_fpn_1x-wandb_coco': 'mask-rcnn_r50_fpn_1x_coco',
               'retinanet_tta':                                            None}
-_SPELLED = ('faster-rcnn_r50-caffe_c4-1x_coco', 'mask-rcnn_x101-64x4d_fpn_ms-poly_3x_coco', 'cascade-rcnn_x101_64x4d_fpn_20e_coco')
+_SPELLED = ('faster-rcnn_r50-caffe_c4-1x_coco', 'mask-rcnn_x101-64x4d_fpn_ms-poly_3x_coco',
+            'cascade-rcnn_x101_64x4d_fpn_20e_coco')
 
 def _alike(name): return re.sub(r'\.py$', '', str(name).lower()).replace('-', '_')
 
@@ -74,7 +75,8 @@ def _rules():
             for t in backbones: yield family, t, s
 
 _RULES = {_alike('{}_{}_{}_coco'.format(*rule)): rule for rule in _rules()}
-_NAMES = {k: '{}_{}_{}_coco'.format(*rule) for k,rule in _RULES.items()} | {_alike(n): n for n in (*_SPELLED, *_IRREGULAR)}
+_NAMES = ({k: '{}_{}_{}_coco'.format(*rule) for k,rule in _RULES.items()}
+          | {_alike(n): n for n in (*_SPELLED, *_IRREGULAR)})
 
 # %% ../nbs/037_recipes.ipynb #22d5948e
 def recipe_names()->list: # of str, sorted
@@ -91,32 +93,43 @@ def recipe_name(
 
 # %% ../nbs/037_recipes.ipynb #4f589e2b
 _RGB_MEAN, _RGB_STD = [123.675, 116.28, 103.53], [58.395, 57.12, 57.375]
-_CHECKPOINTS = {'r18': 'torchvision://resnet18', 'r50': 'torchvision://resnet50', 'r101': 'torchvision://resnet101',
-                'r50-caffe': 'open-mmlab://detectron2/resnet50_caffe', 'r101-caffe': 'open-mmlab://detectron2/resnet101_caffe',
-                'x101-32x4d': 'open-mmlab://resnext101_32x4d', 'x101-64x4d': 'open-mmlab://resnext101_64x4d',
+_CHECKPOINTS = {'r18': 'torchvision://resnet18', 'r50': 'torchvision://resnet50',
+                'r101': 'torchvision://resnet101',
+                'r50-caffe': 'open-mmlab://detectron2/resnet50_caffe',
+                'r101-caffe': 'open-mmlab://detectron2/resnet101_caffe',
+                'x101-32x4d': 'open-mmlab://resnext101_32x4d',
+                'x101-64x4d': 'open-mmlab://resnext101_64x4d',
                 'x101-32x8d': 'open-mmlab://detectron2/resnext101_32x8d',
                 'r50-tnr-pre': 'https://download.pytorch.org/models/resnet50-11ad3fa6.pth'}
 
 def _preprocessor(backbone, masks=False):
-    if 'caffe' in backbone:   colours = dict(mean=_RGB_MEAN[::-1], std=[1., 1., 1.], bgr_to_rgb=False)
-    elif '32x8d' in backbone: colours = dict(mean=_RGB_MEAN[::-1], std=_RGB_STD[::-1], bgr_to_rgb=False)
+    if 'caffe' in backbone:
+        colours = dict(mean=_RGB_MEAN[::-1], std=[1., 1., 1.], bgr_to_rgb=False)
+    elif '32x8d' in backbone:
+        colours = dict(mean=_RGB_MEAN[::-1], std=_RGB_STD[::-1], bgr_to_rgb=False)
     else:                  colours = dict(mean=_RGB_MEAN, std=_RGB_STD, bgr_to_rgb=True)
-    return dict(type='DetDataPreprocessor', **colours, pad_size_divisor=32) | (dict(pad_mask=True) if masks else {})
+    return (dict(type='DetDataPreprocessor', **colours, pad_size_divisor=32)
+            | (dict(pad_mask=True) if masks else {}))
 
-def _weights(backbone): return dict(type='Pretrained', checkpoint=_CHECKPOINTS[re.sub('-(c4|dc5)$', '', backbone)])
+def _weights(backbone):
+    return dict(type='Pretrained',
+                checkpoint=_CHECKPOINTS[re.sub('-(c4|dc5)$', '', backbone)])
 
 # %% ../nbs/037_recipes.ipynb #94999d2e
 def _backbone(backbone):
     kind, depth = re.match(r'([rx])(\d+)', backbone).groups()
     detectron = 'caffe' in backbone or '32x8d' in backbone
-    net = dict(type='ResNet', depth=int(depth), num_stages=4, out_indices=(0, 1, 2, 3), frozen_stages=1,
-               norm_cfg=dict(type='BN', requires_grad=not detectron), norm_eval=True,
-               style='caffe' if 'caffe' in backbone else 'pytorch', init_cfg=_weights(backbone))
+    net = dict(type='ResNet', depth=int(depth), num_stages=4, out_indices=(0, 1, 2, 3),
+               frozen_stages=1, norm_cfg=dict(type='BN', requires_grad=not detectron),
+               norm_eval=True, style='caffe' if 'caffe' in backbone else 'pytorch',
+               init_cfg=_weights(backbone))
     if kind == 'x':
         groups, width = map(int, re.search(r'(\d+)x(\d+)d', backbone).groups())
         net |= dict(type='ResNeXt', groups=groups, base_width=width)
-    if backbone.endswith('c4'):  net |= dict(num_stages=3, strides=(1, 2, 2), dilations=(1, 1, 1), out_indices=(2,))
-    if backbone.endswith('dc5'): net |= dict(strides=(1, 2, 2, 1), dilations=(1, 1, 1, 2), out_indices=(3,))
+    if backbone.endswith('c4'):
+        net |= dict(num_stages=3, strides=(1, 2, 2), dilations=(1, 1, 1), out_indices=(2,))
+    if backbone.endswith('dc5'):
+        net |= dict(strides=(1, 2, 2, 1), dilations=(1, 1, 1, 2), out_indices=(3,))
     return net
 
 def _neck(backbone):
@@ -124,92 +137,129 @@ def _neck(backbone):
     return dict(type='FPN', in_channels=channels, out_channels=256, num_outs=5)
 
 # %% ../nbs/037_recipes.ipynb #ad3069e2
-def _coder(*stds): return dict(type='DeltaXYWHBBoxCoder', target_means=[0.]*4, target_stds=list(stds))
+def _coder(*stds):
+    return dict(type='DeltaXYWHBBoxCoder', target_means=[0.]*4, target_stds=list(stds))
 def _cross_entropy(**how): return dict(type='CrossEntropyLoss', **how, loss_weight=1.)
 def _smooth_l1(beta): return dict(type='SmoothL1Loss', beta=beta, loss_weight=1.)
 def _nms(iou): return dict(type='nms', iou_threshold=iou)
 _L1 = dict(type='L1Loss', loss_weight=1.)
 _FOCAL = dict(type='FocalLoss', use_sigmoid=True, gamma=2., alpha=.25, loss_weight=1.)
-_PYRAMID, _ONE_LEVEL = dict(scales=[8], strides=[4, 8, 16, 32, 64]), dict(scales=[2, 4, 8, 16, 32], strides=[16])
+_PYRAMID, _ONE_LEVEL = (dict(scales=[8], strides=[4, 8, 16, 32, 64]),
+                        dict(scales=[2, 4, 8, 16, 32], strides=[16]))
 
 def _rpn_head(channels, anchors, loss_bbox=_L1):
     return dict(type='RPNHead', in_channels=channels, feat_channels=channels,
-                anchor_generator=dict(type='AnchorGenerator', ratios=[.5, 1., 2.], **anchors), bbox_coder=_coder(1., 1., 1., 1.),
+                anchor_generator=dict(type='AnchorGenerator', ratios=[.5, 1., 2.],
+                                      **anchors), bbox_coder=_coder(1., 1., 1., 1.),
                 loss_cls=_cross_entropy(use_sigmoid=True), loss_bbox=loss_bbox)
 
 def _extractor(size, channels=256, strides=(4, 8, 16, 32)):
-    return dict(type='SingleRoIExtractor', roi_layer=dict(type='RoIAlign', output_size=size, sampling_ratio=0),
+    return dict(type='SingleRoIExtractor',
+                roi_layer=dict(type='RoIAlign', output_size=size, sampling_ratio=0),
                 out_channels=channels, featmap_strides=list(strides))
 
 def _box_head(stds=(.1, .1, .2, .2), loss_bbox=_L1, agnostic=False, channels=256):
-    return dict(type='Shared2FCBBoxHead', in_channels=channels, fc_out_channels=1024, roi_feat_size=7, num_classes=80,
-                bbox_coder=_coder(*stds), reg_class_agnostic=agnostic, loss_cls=_cross_entropy(use_sigmoid=False), loss_bbox=loss_bbox)
+    return dict(type='Shared2FCBBoxHead', in_channels=channels, fc_out_channels=1024,
+                roi_feat_size=7, num_classes=80, bbox_coder=_coder(*stds),
+                reg_class_agnostic=agnostic, loss_cls=_cross_entropy(use_sigmoid=False),
+                loss_bbox=loss_bbox)
 
 def _mask_head(convs=4, channels=256):
-    return dict(type='FCNMaskHead', num_convs=convs, in_channels=channels, conv_out_channels=256, num_classes=80,
+    return dict(type='FCNMaskHead', num_convs=convs, in_channels=channels,
+                conv_out_channels=256, num_classes=80,
                 loss_mask=_cross_entropy(use_mask=True))
 
 # %% ../nbs/037_recipes.ipynb #56baa03e
 def _assigner(pos, neg, least, **more):
-    return dict(type='MaxIoUAssigner', pos_iou_thr=pos, neg_iou_thr=neg, min_pos_iou=least, **more, ignore_iof_thr=-1)
+    return dict(type='MaxIoUAssigner', pos_iou_thr=pos, neg_iou_thr=neg, min_pos_iou=least,
+                **more, ignore_iof_thr=-1)
 
-def _sampler(num, fraction, add): return dict(type='RandomSampler', num=num, pos_fraction=fraction, neg_pos_ub=-1, add_gt_as_proposals=add)
-def _proposals(pre, keep): return dict(nms_pre=pre, max_per_img=keep, nms=_nms(.7), min_bbox_size=0)
+def _sampler(num, fraction, add):
+    return dict(type='RandomSampler', num=num, pos_fraction=fraction, neg_pos_ub=-1,
+                add_gt_as_proposals=add)
+def _proposals(pre, keep):
+    return dict(nms_pre=pre, max_per_img=keep, nms=_nms(.7), min_bbox_size=0)
 
 def _rpn_train(border=-1, **more):
-    return dict(assigner=_assigner(.7, .3, .3, **more), sampler=_sampler(256, .5, False), allowed_border=border, pos_weight=-1, debug=False)
+    return dict(assigner=_assigner(.7, .3, .3, **more), sampler=_sampler(256, .5, False),
+                allowed_border=border, pos_weight=-1, debug=False)
 
 def _box_train(iou=.5, low_quality=False, mask_size=None):
-    return dict(assigner=_assigner(iou, iou, iou, match_low_quality=low_quality), sampler=_sampler(512, .25, True),
-                **(dict(mask_size=mask_size) if mask_size else {}), pos_weight=-1, debug=False)
+    return dict(assigner=_assigner(iou, iou, iou, match_low_quality=low_quality),
+                sampler=_sampler(512, .25, True),
+                **(dict(mask_size=mask_size) if mask_size else {}), pos_weight=-1,
+                debug=False)
 
-def _detections(masks): return dict(score_thr=.05, nms=_nms(.5), max_per_img=100) | (dict(mask_thr_binary=.5) if masks else {})
+def _detections(masks):
+    return (dict(score_thr=.05, nms=_nms(.5), max_per_img=100)
+            | (dict(mask_thr_binary=.5) if masks else {}))
 
 # %% ../nbs/037_recipes.ipynb #20556ea0
 def _rpn_model(backbone):
     one = backbone.endswith('c4')
-    return dict(type='RPN', data_preprocessor=_preprocessor(backbone), backbone=_backbone(backbone), neck=None if one else _neck(backbone),
+    return dict(type='RPN', data_preprocessor=_preprocessor(backbone),
+                backbone=_backbone(backbone), neck=None if one else _neck(backbone),
                 rpn_head=_rpn_head(1024, _ONE_LEVEL) if one else _rpn_head(256, _PYRAMID),
-                train_cfg=dict(rpn=_rpn_train()), test_cfg=dict(rpn=_proposals(12000, 2000) if one else _proposals(2000, 1000)))
+                train_cfg=dict(rpn=_rpn_train()),
+                test_cfg=dict(rpn=_proposals(12000, 2000) if one
+                              else _proposals(2000, 1000)))
 
 def _retinanet_model(backbone):
-    octaves = dict(type='AnchorGenerator', octave_base_scale=4, scales_per_octave=3, ratios=[.5, 1., 2.], strides=[8, 16, 32, 64, 128])
-    head = dict(type='RetinaHead', num_classes=80, in_channels=256, stacked_convs=4, feat_channels=256, anchor_generator=octaves,
+    octaves = dict(type='AnchorGenerator', octave_base_scale=4, scales_per_octave=3,
+                   ratios=[.5, 1., 2.], strides=[8, 16, 32, 64, 128])
+    head = dict(type='RetinaHead', num_classes=80, in_channels=256, stacked_convs=4,
+                feat_channels=256, anchor_generator=octaves,
                 bbox_coder=_coder(1., 1., 1., 1.), loss_cls=_FOCAL, loss_bbox=_L1)
-    return dict(type='RetinaNet', data_preprocessor=_preprocessor(backbone), backbone=_backbone(backbone),
-                neck=_neck(backbone) | dict(start_level=1, add_extra_convs='on_input'), bbox_head=head,
-                train_cfg=dict(assigner=_assigner(.5, .4, 0), sampler=dict(type='PseudoSampler'), allowed_border=-1, pos_weight=-1,
-                               debug=False),
-                test_cfg=dict(nms_pre=1000, min_bbox_size=0, score_thr=.05, nms=_nms(.5), max_per_img=100))
+    return dict(type='RetinaNet', data_preprocessor=_preprocessor(backbone),
+                backbone=_backbone(backbone),
+                neck=_neck(backbone) | dict(start_level=1, add_extra_convs='on_input'),
+                bbox_head=head,
+                train_cfg=dict(assigner=_assigner(.5, .4, 0),
+                               sampler=dict(type='PseudoSampler'), allowed_border=-1,
+                               pos_weight=-1, debug=False),
+                test_cfg=dict(nms_pre=1000, min_bbox_size=0, score_thr=.05, nms=_nms(.5),
+                              max_per_img=100))
 
 # %% ../nbs/037_recipes.ipynb #086df34a
 def _fast_model(backbone):
-    return dict(type='FastRCNN', data_preprocessor=_preprocessor(backbone), backbone=_backbone(backbone), neck=_neck(backbone),
-                roi_head=dict(type='StandardRoIHead', bbox_roi_extractor=_extractor(7), bbox_head=_box_head()),
-                train_cfg=dict(rcnn=_box_train()), test_cfg=dict(rcnn=_detections(False)))
+    return dict(type='FastRCNN', data_preprocessor=_preprocessor(backbone),
+                backbone=_backbone(backbone), neck=_neck(backbone),
+                roi_head=dict(type='StandardRoIHead', bbox_roi_extractor=_extractor(7),
+                              bbox_head=_box_head()), train_cfg=dict(rcnn=_box_train()),
+                test_cfg=dict(rcnn=_detections(False)))
 
 def _two_stage_model(backbone, masks):
     model = _fast_model(backbone)
-    if masks: model['roi_head'] |= dict(mask_roi_extractor=_extractor(14), mask_head=_mask_head())
-    return model | dict(type='MaskRCNN' if masks else 'FasterRCNN', data_preprocessor=_preprocessor(backbone, masks),
-        rpn_head=_rpn_head(256, _PYRAMID),
-        train_cfg=dict(rpn=_rpn_train(match_low_quality=True), rpn_proposal=_proposals(2000, 1000),
-                       rcnn=_box_train(low_quality=masks, mask_size=28 if masks else None)),
-        test_cfg=dict(rpn=_proposals(1000, 1000), rcnn=_detections(masks)))
+    if masks:
+        model['roi_head'] |= dict(mask_roi_extractor=_extractor(14),
+                                  mask_head=_mask_head())
+    return model | dict(type='MaskRCNN' if masks else 'FasterRCNN',
+                        data_preprocessor=_preprocessor(backbone, masks),
+                        rpn_head=_rpn_head(256, _PYRAMID),
+                        train_cfg=dict(rpn=_rpn_train(match_low_quality=True),
+                                       rpn_proposal=_proposals(2000, 1000),
+                                       rcnn=_box_train(low_quality=masks,
+                                                       mask_size=28 if masks else None)),
+                        test_cfg=dict(rpn=_proposals(1000, 1000), rcnn=_detections(masks)))
 
 # %% ../nbs/037_recipes.ipynb #f0eda75a
 def _one_level_model(backbone, masks):
     model, c4 = _two_stage_model(backbone, masks), backbone.endswith('c4')
     del model['neck']
-    roi = dict(type='StandardRoIHead', bbox_roi_extractor=_extractor(7, 2048, [16]), bbox_head=_box_head(channels=2048))
+    roi = dict(type='StandardRoIHead', bbox_roi_extractor=_extractor(7, 2048, [16]),
+               bbox_head=_box_head(channels=2048))
     if c4:
-        shared = dict(type='ResLayer', depth=50, stage=3, stride=2, dilation=1, style='caffe',
-                      norm_cfg=dict(type='BN', requires_grad=False), norm_eval=True, **({} if masks else dict(init_cfg=_weights(backbone))))
+        shared = dict(type='ResLayer', depth=50, stage=3, stride=2, dilation=1,
+                      style='caffe', norm_cfg=dict(type='BN', requires_grad=False),
+                      norm_eval=True,
+                      **({} if masks else dict(init_cfg=_weights(backbone))))
         roi |= dict(shared_head=shared, bbox_roi_extractor=_extractor(14, 1024, [16]))
         roi['bbox_head'] |= dict(type='BBoxHead', with_avg_pool=True)
         del roi['bbox_head']['fc_out_channels']
         if masks: roi |= dict(mask_roi_extractor=None, mask_head=_mask_head(0, 2048))
-    model['train_cfg'] |= dict(rpn=_rpn_train(-1 if c4 and not masks else 0, match_low_quality=True), rpn_proposal=_proposals(12000, 2000),
+    model['train_cfg'] |= dict(rpn=_rpn_train(-1 if c4 and not masks else 0,
+                                              match_low_quality=True),
+                               rpn_proposal=_proposals(12000, 2000),
                                rcnn=_box_train(mask_size=14 if masks else None))
     model['test_cfg']['rpn'] = _proposals(6000, 1000)
     return model | dict(rpn_head=_rpn_head(1024 if c4 else 2048, _ONE_LEVEL), roi_head=roi)
@@ -218,17 +268,23 @@ def _one_level_model(backbone, masks):
 def _cascade_model(backbone, masks):
     model = _two_stage_model(backbone, masks)
     stds = (.1, .1, .2, .2), (.05, .05, .1, .1), (.033, .033, .067, .067)
-    roi = model['roi_head'] | dict(type='CascadeRoIHead', num_stages=3, stage_loss_weights=[1, .5, .25],
-                                   bbox_head=[_box_head(s, _smooth_l1(1.), agnostic=True) for s in stds])
-    model['train_cfg'] |= dict(rpn=_rpn_train(0, match_low_quality=True), rpn_proposal=_proposals(2000, 2000),
-                               rcnn=[_box_train(iou, mask_size=28 if masks else None) for iou in (.5, .6, .7)])
-    return model | dict(type='CascadeRCNN', rpn_head=_rpn_head(256, _PYRAMID, _smooth_l1(1/9)), roi_head=roi)
+    roi = (model['roi_head']
+           | dict(type='CascadeRoIHead', num_stages=3, stage_loss_weights=[1, .5, .25],
+                  bbox_head=[_box_head(s, _smooth_l1(1.), agnostic=True) for s in stds]))
+    model['train_cfg'] |= dict(
+        rpn=_rpn_train(0, match_low_quality=True), rpn_proposal=_proposals(2000, 2000),
+        rcnn=[_box_train(iou, mask_size=28 if masks else None) for iou in (.5, .6, .7)])
+    return (model | dict(type='CascadeRCNN',
+                         rpn_head=_rpn_head(256, _PYRAMID, _smooth_l1(1/9)), roi_head=roi))
 
 # %% ../nbs/037_recipes.ipynb #af6b270f
 def _keypoint_model(backbone):
     model = _two_stage_model(backbone, False)
-    model['roi_head'] |= dict(bbox_head=_box_head(loss_bbox=_smooth_l1(.5)) | dict(num_classes=1), keypoint_roi_extractor=_extractor(14),
-                              keypoint_head=dict(type='KeypointHead', num_keypoints=17, in_channels=256, num_convs=8, conv_out_channels=512))
+    model['roi_head'] |= dict(bbox_head=_box_head(loss_bbox=_smooth_l1(.5))
+                              | dict(num_classes=1), keypoint_roi_extractor=_extractor(14),
+                              keypoint_head=dict(type='KeypointHead', num_keypoints=17,
+                                                 in_channels=256, num_convs=8,
+                                                 conv_out_channels=512))
     model['train_cfg']['rpn_proposal'] = _proposals(2000, 1500)
     return model | dict(type='KeypointRCNN')
 
@@ -243,17 +299,23 @@ def _model(family, backbone):
     return _two_stage_model(backbone, masks)
 
 # %% ../nbs/037_recipes.ipynb #766ff460
-_LOAD, _FLIP, _PACK = dict(type='LoadImageFromFile', backend_args=None), dict(type='RandomFlip', prob=.5), dict(type='PackDetInputs')
-_PACK_TEST = _PACK | dict(meta_keys=('img_id', 'img_path', 'ori_shape', 'img_shape', 'scale_factor'))
+_LOAD, _FLIP, _PACK = (dict(type='LoadImageFromFile', backend_args=None),
+                       dict(type='RandomFlip', prob=.5), dict(type='PackDetInputs'))
+_PACK_TEST = (_PACK | dict(meta_keys=('img_id', 'img_path', 'ori_shape', 'img_shape',
+                                      'scale_factor')))
 _RESIZE    = dict(type='Resize', scale=(1333, 800), keep_ratio=True)
-_ONE_OF    = dict(type='RandomChoiceResize', scales=[(1333, s) for s in range(640, 801, 32)], keep_ratio=True)
+_ONE_OF = dict(type='RandomChoiceResize', scales=[(1333, s) for s in range(640, 801, 32)],
+               keep_ratio=True)
 _BETWEEN   = dict(type='RandomResize', scale=[(1333, 640), (1333, 800)], keep_ratio=True)
-_JITTER    = [dict(type='RandomResize', scale=(1024, 1024), ratio_range=(.1, 2.), keep_ratio=True),
-              dict(type='RandomCrop', crop_type='absolute_range', crop_size=(1024, 1024), recompute_bbox=True, allow_negative_crop=True),
-              dict(type='FilterAnnotations', min_gt_bbox_wh=(.01, .01))]
+_JITTER = [dict(type='RandomResize', scale=(1024, 1024), ratio_range=(.1, 2.),
+                keep_ratio=True),
+           dict(type='RandomCrop', crop_type='absolute_range', crop_size=(1024, 1024),
+                recompute_bbox=True, allow_negative_crop=True),
+           dict(type='FilterAnnotations', min_gt_bbox_wh=(.01, .01))]
 
 def _labels(masks, words=()):
-    more = (dict(with_mask=True) if masks else {}) | (dict(poly2mask=False) if 'poly' in words else {})
+    more = ((dict(with_mask=True) if masks else {})
+            | (dict(poly2mask=False) if 'poly' in words else {}))
     return dict(type='LoadAnnotations', with_bbox=True) | more
 
 # %% ../nbs/037_recipes.ipynb #3e3713b2
@@ -263,21 +325,30 @@ def _apart(x):
     return type(x)(map(_apart, x)) if isinstance(x, (list, tuple)) else x
 
 def _dataset(part, pipeline, kind='instances', **more):
-    for_part = dict(filter_cfg=dict(filter_empty_gt=True, min_size=32)) if part == 'train' else dict(test_mode=True)
-    return dict(type='CocoDataset', data_root='data/coco/', ann_file=f'annotations/{kind}_{part}2017.json',
-                data_prefix=dict(img=f'{part}2017/'), **for_part, **more, pipeline=pipeline, backend_args=None)
+    for_part = (dict(filter_cfg=dict(filter_empty_gt=True, min_size=32)) if part == 'train'
+                else dict(test_mode=True))
+    return dict(type='CocoDataset', data_root='data/coco/',
+                ann_file=f'annotations/{kind}_{part}2017.json',
+                data_prefix=dict(img=f'{part}2017/'), **for_part, **more,
+                pipeline=pipeline, backend_args=None)
 
 def _loader(batch_size, dataset, shuffle, **more):
-    return dict(batch_size=batch_size, num_workers=2, persistent_workers=True, sampler=dict(type='DefaultSampler', shuffle=shuffle),
-                **more, dataset=dataset)
+    return dict(batch_size=batch_size, num_workers=2, persistent_workers=True,
+                sampler=dict(type='DefaultSampler', shuffle=shuffle), **more,
+                dataset=dataset)
 
 def _data(train, test, metric, kind='instances', test_batch=1, **judge):
-    "Loaders and evaluators, and the names under which mmdetection's files keep their parts."
-    train_loader = _loader(2, _dataset('train', train, kind), True, batch_sampler=dict(type='AspectRatioBatchSampler'))
+    """Loaders and evaluators, and the names under
+    which mmdetection's files keep their parts."""
+    train_loader = _loader(2, _dataset('train', train, kind), True,
+                           batch_sampler=dict(type='AspectRatioBatchSampler'))
     test_loader  = _loader(test_batch, _dataset('val', test, kind), False, drop_last=False)
-    evaluator = dict(type='CocoMetric', ann_file=f'data/coco/annotations/{kind}_val2017.json', metric=metric, **judge, backend_args=None)
-    return dict(dataset_type='CocoDataset', data_root='data/coco/', backend_args=None, train_pipeline=train, test_pipeline=test,
-                train_dataloader=train_loader, val_dataloader=test_loader, test_dataloader=_apart(test_loader),
+    evaluator = dict(type='CocoMetric',
+                     ann_file=f'data/coco/annotations/{kind}_val2017.json', metric=metric,
+                     **judge, backend_args=None)
+    return dict(dataset_type='CocoDataset', data_root='data/coco/', backend_args=None,
+                train_pipeline=train, test_pipeline=test, train_dataloader=train_loader,
+                val_dataloader=test_loader, test_dataloader=_apart(test_loader),
                 val_evaluator=evaluator, test_evaluator=_apart(evaluator))
 
 def _repeated(cfg, times):
@@ -290,21 +361,26 @@ def _repeated(cfg, times):
 def _fast_data():
     moved = lambda *steps: dict(type='ProposalBroadcaster', transforms=list(steps))
     load  = lambda most: dict(type='LoadProposals', num_max_proposals=most)
-    cfg = _data([_LOAD, load(2000), _labels(False), moved(_RESIZE, _FLIP), _PACK], [_LOAD, load(None), moved(_RESIZE), _PACK_TEST],
-                'bbox', format_only=False)
+    cfg = _data([_LOAD, load(2000), _labels(False), moved(_RESIZE, _FLIP), _PACK],
+                [_LOAD, load(None), moved(_RESIZE), _PACK_TEST], 'bbox', format_only=False)
     for part in ('train', 'val', 'test'):
-        cfg[f'{part}_dataloader']['dataset']['proposal_file'] = f'proposals/rpn_r50_fpn_1x_{"train" if part == "train" else "val"}2017.pkl'
+        cfg[f'{part}_dataloader']['dataset']['proposal_file'] = (
+            f'proposals/rpn_r50_fpn_1x_{"train" if part == "train" else "val"}2017.pkl')
     return cfg
 
 def _keypoint_data():
     labels = _labels(False) | dict(with_keypoints=True)
-    cfg = _data([_LOAD, labels, _ONE_OF, _FLIP, _PACK], [_LOAD, _RESIZE, labels, _PACK_TEST], ['bbox', 'keypoints'], 'person_keypoints')
-    for part in ('train', 'val', 'test'): cfg[f'{part}_dataloader']['dataset']['metainfo'] = dict(classes=('person',))
+    cfg = _data([_LOAD, labels, _ONE_OF, _FLIP, _PACK],
+                [_LOAD, _RESIZE, labels, _PACK_TEST], ['bbox', 'keypoints'],
+                'person_keypoints')
+    for part in ('train', 'val', 'test'):
+        cfg[f'{part}_dataloader']['dataset']['metainfo'] = dict(classes=('person',))
     return cfg
 
 # %% ../nbs/037_recipes.ipynb #a36c6cf7
 def _goes_thrice(family, backbone, words):
-    older = backbone.endswith('dc5') or (family == 'retinanet' and 'caffe' in backbone) or (family, backbone) == ('mask-rcnn', 'r50-caffe')
+    older = (backbone.endswith('dc5') or (family == 'retinanet' and 'caffe' in backbone)
+             or (family, backbone) == ('mask-rcnn', 'r50-caffe'))
     return '3x' in words and not older
 
 def _coco(family, backbone, words):
@@ -312,22 +388,28 @@ def _coco(family, backbone, words):
     if family == 'fast-rcnn':     return _fast_data()
     if family == 'keypoint_rcnn': return _keypoint_data()
     masks = 'mask' in family
-    labels, plain_test = _labels(masks, words), [_LOAD, _RESIZE, _labels(masks), _PACK_TEST]
+    labels, plain_test = (_labels(masks, words),
+                          [_LOAD, _RESIZE, _labels(masks), _PACK_TEST])
     metric = 'proposal_fast' if family == 'rpn' else ['bbox', 'segm'] if masks else 'bbox'
     if 'lsj' in words:
-        cfg = _data([_LOAD, labels, *_JITTER, _FLIP, _PACK], plain_test, metric, format_only=False)
+        cfg = _data([_LOAD, labels, *_JITTER, _FLIP, _PACK], plain_test, metric,
+                    format_only=False)
         del cfg['train_dataloader']['batch_sampler']
         return _repeated(cfg, 4 if masks else 8)
     if _goes_thrice(family, backbone, words):
-        train, test = [_LOAD, labels, _BETWEEN, _FLIP, _PACK], [_LOAD, _RESIZE, labels, _PACK_TEST]
-        return _repeated(_data(train, test, metric, test_batch=2) if 'poly' in words else _data(train, test, 'bbox'), 3)
-    load = dict(type='LoadImageFromFile') if family == 'retinanet' and 'ms' in words else _LOAD
-    return _data([load, labels, _ONE_OF if 'ms' in words else _RESIZE, _FLIP, _PACK], plain_test, metric, format_only=False)
+        train, test = ([_LOAD, labels, _BETWEEN, _FLIP, _PACK],
+                       [_LOAD, _RESIZE, labels, _PACK_TEST])
+        return _repeated(_data(train, test, metric, test_batch=2) if 'poly' in words
+                         else _data(train, test, 'bbox'), 3)
+    load = (dict(type='LoadImageFromFile') if family == 'retinanet' and 'ms' in words
+            else _LOAD)
+    return _data([load, labels, _ONE_OF if 'ms' in words else _RESIZE, _FLIP, _PACK],
+                 plain_test, metric, format_only=False)
 
 # %% ../nbs/037_recipes.ipynb #efe8877d
 # word -> epochs, where the learning-rate schedule ends, where the rate drops
-_EPOCHS = {'1x': (12, 12, [8, 11]), '2x': (24, 24, [16, 22]), '20e': (20, 20, [16, 19]), '3x': (36, 36, [28, 34]),
-           '200e': (25, 25, [22, 24])}
+_EPOCHS = {'1x': (12, 12, [8, 11]), '2x': (24, 24, [16, 22]), '20e': (20, 20, [16, 19]),
+           '3x': (36, 36, [28, 34]), '200e': (25, 25, [22, 24])}
 
 def _milestones(family, backbone, words):
     if _goes_thrice(family, backbone, words):                      return 12, 12, [9, 11]
@@ -337,28 +419,43 @@ def _milestones(family, backbone, words):
     return next((e for w,e in _EPOCHS.items() if w in words), _EPOCHS['1x'])
 
 def _schedule(epochs, end, milestones, lr):
-    return dict(train_cfg=dict(type='EpochBasedTrainLoop', max_epochs=epochs, val_interval=1),
-                val_cfg=dict(type='ValLoop'), test_cfg=dict(type='TestLoop'),
-                param_scheduler=[dict(type='LinearLR', start_factor=.001, by_epoch=False, begin=0, end=500),
-                                 dict(type='MultiStepLR', begin=0, end=end, by_epoch=True, milestones=milestones, gamma=.1)],
-                optim_wrapper=dict(type='OptimWrapper', optimizer=dict(type='SGD', lr=lr, momentum=.9, weight_decay=.0001)),
+    return dict(train_cfg=dict(type='EpochBasedTrainLoop', max_epochs=epochs,
+                               val_interval=1), val_cfg=dict(type='ValLoop'),
+                test_cfg=dict(type='TestLoop'),
+                param_scheduler=[dict(type='LinearLR', start_factor=.001, by_epoch=False,
+                                      begin=0, end=500),
+                                 dict(type='MultiStepLR', begin=0, end=end, by_epoch=True,
+                                      milestones=milestones, gamma=.1)],
+                optim_wrapper=dict(type='OptimWrapper',
+                                   optimizer=dict(type='SGD', lr=lr, momentum=.9,
+                                                  weight_decay=.0001)),
                 auto_scale_lr=dict(enable=False, base_batch_size=16))
 
 # %% ../nbs/037_recipes.ipynb #281d72b1
 def _runtime():
     return dict(default_scope='mmdet',
-        default_hooks=dict(timer=dict(type='IterTimerHook'), logger=dict(type='LoggerHook', interval=50),
-                           param_scheduler=dict(type='ParamSchedulerHook'), checkpoint=dict(type='CheckpointHook', interval=1),
-                           sampler_seed=dict(type='DistSamplerSeedHook'), visualization=dict(type='DetVisualizationHook')),
-        env_cfg=dict(cudnn_benchmark=False, mp_cfg=dict(mp_start_method='fork', opencv_num_threads=0), dist_cfg=dict(backend='nccl')),
-        vis_backends=[dict(type='LocalVisBackend')],
-        visualizer=dict(type='DetLocalVisualizer', vis_backends=[dict(type='LocalVisBackend')], name='visualizer'),
-        log_processor=dict(type='LogProcessor', window_size=50, by_epoch=True), log_level='INFO', load_from=None, resume=False)
+                default_hooks=dict(timer=dict(type='IterTimerHook'),
+                                   logger=dict(type='LoggerHook', interval=50),
+                                   param_scheduler=dict(type='ParamSchedulerHook'),
+                                   checkpoint=dict(type='CheckpointHook', interval=1),
+                                   sampler_seed=dict(type='DistSamplerSeedHook'),
+                                   visualization=dict(type='DetVisualizationHook')),
+                env_cfg=dict(cudnn_benchmark=False,
+                             mp_cfg=dict(mp_start_method='fork', opencv_num_threads=0),
+                             dist_cfg=dict(backend='nccl')),
+                vis_backends=[dict(type='LocalVisBackend')],
+                visualizer=dict(type='DetLocalVisualizer',
+                                vis_backends=[dict(type='LocalVisBackend')],
+                                name='visualizer'),
+                log_processor=dict(type='LogProcessor', window_size=50, by_epoch=True),
+                log_level='INFO', load_from=None, resume=False)
 
 # %% ../nbs/037_recipes.ipynb #874dd0c9
 def _box_loss(kind, weight):
     "Compare boxes, not deltas."
-    def change(cfg): cfg['model']['roi_head']['bbox_head'] |= dict(reg_decoded_bbox=True, loss_bbox=dict(type=kind, loss_weight=weight))
+    def change(cfg):
+        cfg['model']['roi_head']['bbox_head'] |= dict(
+            reg_decoded_bbox=True, loss_bbox=dict(type=kind, loss_weight=weight))
     return change
 
 def _ohem(cfg): cfg['model']['train_cfg']['rcnn']['sampler']['type'] = 'OHEMSampler'
@@ -367,11 +464,15 @@ def _amp(cfg): cfg['optim_wrapper']['type'] = 'AmpOptimWrapper'
 
 def _fcos_rpn(cfg):
     "An FCOS head proposes, on levels 3 to 7; the boxes are read from these too."
-    cfg['model']['neck'] |= dict(start_level=1, add_extra_convs='on_output', relu_before_extra_convs=True)
-    cfg['model']['rpn_head'] = dict(type='FCOSHead', num_classes=1, in_channels=256, stacked_convs=4, feat_channels=256,
-        strides=[8, 16, 32, 64, 128], loss_cls=_FOCAL, loss_bbox=dict(type='IoULoss', loss_weight=1.),
-        loss_centerness=_cross_entropy(use_sigmoid=True))
-    cfg['model']['roi_head']['bbox_roi_extractor']['featmap_strides'] = [8, 16, 32, 64, 128]
+    cfg['model']['neck'] |= dict(start_level=1, add_extra_convs='on_output',
+                                 relu_before_extra_convs=True)
+    cfg['model']['rpn_head'] = dict(type='FCOSHead', num_classes=1, in_channels=256,
+                                    stacked_convs=4, feat_channels=256,
+                                    strides=[8, 16, 32, 64, 128], loss_cls=_FOCAL,
+                                    loss_bbox=dict(type='IoULoss', loss_weight=1.),
+                                    loss_centerness=_cross_entropy(use_sigmoid=True))
+    cfg['model']['roi_head']['bbox_roi_extractor']['featmap_strides'] = [
+        8, 16, 32, 64, 128]
     cfg['param_scheduler'][0]['end'] = 1000
 
 def _classes(names, palette):
@@ -379,7 +480,8 @@ def _classes(names, palette):
     def change(cfg):
         cfg['model']['roi_head']['bbox_head']['num_classes'] = len(names)
         cfg['metainfo'] = dict(classes=names, palette=palette)
-        for part in ('train', 'val', 'test'): cfg[f'{part}_dataloader']['dataset']['metainfo'] = cfg['metainfo']
+        for part in ('train', 'val', 'test'):
+            cfg[f'{part}_dataloader']['dataset']['metainfo'] = cfg['metainfo']
         cfg['load_from'] = ('https://download.openmmlab.com/mmdetection/v2.0/faster_rcnn/faster_rcnn_r50_caffe_fpn_mstrain_3x_coco/'
                             'faster_rcnn_r50_caffe_fpn_mstrain_3x_coco_bbox_mAP-0.398_20200504_163323-30042637.pth')
     return change
@@ -395,76 +497,103 @@ def _by_step(cfg):
 def _large_jitter(cfg):
     "25 epochs of many passes each, in mixed precision, 64 images a step."
     masks = 'mask_head' in cfg['model'].get('roi_head', {})
-    pad = [dict(type='BatchFixedSizePad', size=(1024, 1024)) | (dict(pad_mask=True) if masks else {})]
-    cfg |= dict(max_epochs=25, image_size=(1024, 1024), batch_augments=pad, auto_scale_lr=dict(base_batch_size=64))
+    pad = [dict(type='BatchFixedSizePad', size=(1024, 1024))
+           | (dict(pad_mask=True) if masks else {})]
+    cfg |= dict(max_epochs=25, image_size=(1024, 1024), batch_augments=pad,
+                auto_scale_lr=dict(base_batch_size=64))
     cfg['model']['data_preprocessor']['batch_augments'] = pad
     cfg['train_dataloader'] |= dict(batch_size=8, num_workers=4)
-    cfg['train_cfg']['val_interval'], cfg['default_hooks']['checkpoint']['max_keep_ckpts'] = 5, 2
+    cfg['train_cfg']['val_interval'], cfg['default_hooks']['checkpoint'][
+        'max_keep_ckpts'] = 5, 2
     cfg['param_scheduler'][0] |= dict(start_factor=.067, end=500 if masks else 1000)
-    cfg['optim_wrapper'] = dict(type='AmpOptimWrapper', optimizer=cfg['optim_wrapper']['optimizer'] | dict(weight_decay=.00004))
+    cfg['optim_wrapper'] = dict(type='AmpOptimWrapper',
+                                optimizer=cfg['optim_wrapper']['optimizer']
+                                | dict(weight_decay=.00004))
     cfg['optim_wrapper']['optimizer']['lr'] *= 4
-    if 'rpn' in cfg['model']['train_cfg']: cfg['model']['train_cfg']['rpn']['allowed_border'] = -1
+    if 'rpn' in cfg['model']['train_cfg']:
+        cfg['model']['train_cfg']['rpn']['allowed_border'] = -1
 
 def _before_2019(cfg):
-    "RoIAlign half a pixel off with two samples a bin, smooth L1: Detectron's first Mask R-CNN."
+    """RoIAlign half a pixel off with two samples a bin,
+    smooth L1: Detectron's first Mask R-CNN."""
     old, roi = dict(sampling_ratio=2, aligned=False), cfg['model']['roi_head']
-    cfg['model']['rpn_head']['loss_bbox'], roi['bbox_head']['loss_bbox'] = _smooth_l1(1/9), _smooth_l1(1.)
+    cfg['model']['rpn_head']['loss_bbox'], roi['bbox_head']['loss_bbox'] = (
+        _smooth_l1(1/9), _smooth_l1(1.))
     for part in ('bbox', 'mask'): roi[f'{part}_roi_extractor']['roi_layer'] |= old
 
 def _adamw(cfg):
     "Weights from torchvision's newer training, and the optimiser that suits them."
     cfg['checkpoint'] = cfg['model']['backbone']['init_cfg']['checkpoint']
-    cfg['optim_wrapper'] = dict(type='OptimWrapper', optimizer=dict(type='AdamW', lr=.0001, weight_decay=.1),
-                                paramwise_cfg=dict(norm_decay_mult=0., bypass_duplicate=True))
+    cfg['optim_wrapper'] = dict(
+        type='OptimWrapper', optimizer=dict(type='AdamW', lr=.0001, weight_decay=.1),
+        paramwise_cfg=dict(norm_decay_mult=0., bypass_duplicate=True))
 
 def _wandb(cfg):
-    cfg['vis_backends'] = cfg['visualizer']['vis_backends'] = [dict(type='LocalVisBackend'), dict(type='WandbVisBackend')]
+    cfg['vis_backends'] = cfg['visualizer']['vis_backends'] = [
+        dict(type='LocalVisBackend'), dict(type='WandbVisBackend')]
     cfg['default_hooks']['checkpoint']['interval'], cfg['train_cfg']['val_interval'] = 4, 2
 
 # %% ../nbs/037_recipes.ipynb #59954614
 def _augmented_tests():
     scales, labels = [(1333, 800), (666, 400), (2000, 1200)], _labels(False)
     pack = _PACK | dict(meta_keys=(*_PACK_TEST['meta_keys'], 'flip', 'flip_direction'))
-    ways = [[_RESIZE | dict(scale=s) for s in scales], [_FLIP | dict(prob=1.), _FLIP | dict(prob=0.)], [labels], [pack]]
-    return dict(tta_model=dict(type='DetTTAModel', tta_cfg=dict(nms=_nms(.5), max_per_img=100)), img_scales=scales,
-                tta_pipeline=[_LOAD, dict(type='TestTimeAug', transforms=ways)])
+    ways = [[_RESIZE | dict(scale=s) for s in scales],
+            [_FLIP | dict(prob=1.), _FLIP | dict(prob=0.)], [labels], [pack]]
+    return dict(
+        tta_model=dict(type='DetTTAModel', tta_cfg=dict(nms=_nms(.5), max_per_img=100)),
+        img_scales=scales, tta_pipeline=[_LOAD, dict(type='TestTimeAug', transforms=ways)])
 
 def _left_over(family, backbone, words):
-    "Names that the published files use on their way and leave behind; a config built on them may read them."
+    """Names that the published files use on their way and
+    leave behind; a config built on them may read them."""
     out = {}
-    if backbone.endswith(('c4', 'dc5')) and family != 'rpn':   out['norm_cfg'] = dict(type='BN', requires_grad=False)
+    if backbone.endswith(('c4', 'dc5')) and family != 'rpn':
+        out['norm_cfg'] = dict(type='BN', requires_grad=False)
     if family == 'rpn' and '2x' in words:                   out['max_epochs'] = 24
     if family == 'faster-rcnn' and '90k' in words:          out['max_iter'] = 90000
     return out
 
 # pattern in a name -> what it changes
-_CHANGES = {'fpn_iou': _box_loss('IoULoss', 10.), 'giou': _box_loss('GIoULoss', 10.), 'ciou': _box_loss('CIoULoss', 12.),
-            'bounded_iou': _box_loss('BoundedIoULoss', 10.), 'ohem': _ohem, 'soft_nms': _soft_nms, 'fcos_rpn': _fcos_rpn,
-            'amp_1x': _amp, 'amp_lsj': _large_jitter, '90k': _by_step, 'v1': _before_2019, 'tnr_pre': _adamw, 'wandb': _wandb,
-            'coco_person$': _classes(('person',), [(220, 20, 60)]),
-            'coco_person_bicycle_car': _classes(('person', 'bicycle', 'car'), [(220, 20, 60), (119, 11, 32), (0, 0, 142)])}
+_CHANGES = {
+    'fpn_iou': _box_loss('IoULoss', 10.), 'giou': _box_loss('GIoULoss', 10.),
+    'ciou': _box_loss('CIoULoss', 12.), 'bounded_iou': _box_loss('BoundedIoULoss', 10.),
+    'ohem': _ohem, 'soft_nms': _soft_nms, 'fcos_rpn': _fcos_rpn, 'amp_1x': _amp,
+    'amp_lsj': _large_jitter, '90k': _by_step, 'v1': _before_2019, 'tnr_pre': _adamw,
+    'wandb': _wandb, 'coco_person$': _classes(('person',), [(220, 20, 60)]),
+    'coco_person_bicycle_car': _classes(('person', 'bicycle', 'car'),
+                                        [(220, 20, 60), (119, 11, 32), (0, 0, 142)])}
 
 # %% ../nbs/037_recipes.ipynb #d348306d
 def _only_here(name, cfg):
     "What holds for one recipe alone."
-    if name == 'faster-rcnn_r101-caffe_fpn_ms-3x_coco': cfg['model']['data_preprocessor'] = _preprocessor('r101')
-    if name == 'retinanet_r50_fpn_90k_coco':            cfg['train_dataloader']['sampler']['type'] = 'InfiniteSampler'
-    if name == 'retinanet_r18_fpn_1xb8-1x_coco':        cfg['train_dataloader']['batch_size'] = 8
+    if name == 'faster-rcnn_r101-caffe_fpn_ms-3x_coco':
+        cfg['model']['data_preprocessor'] = _preprocessor('r101')
+    if name == 'retinanet_r50_fpn_90k_coco':
+        cfg['train_dataloader']['sampler']['type'] = 'InfiniteSampler'
+    if name == 'retinanet_r18_fpn_1xb8-1x_coco':
+        cfg['train_dataloader']['batch_size'] = 8
 
 # %% ../nbs/037_recipes.ipynb #c7620ca3
 @checked
 def recipe(
     name:str,   # in any spelling that `recipe_name` understands
-)->dict:        # model, train_dataloader, optim_wrapper, ...: plain dicts, lists and tuples, all the caller's own
-    "The settings of a published schedule. Raises a KeyError that names the nearest if there is none."
+    # model, train_dataloader, optim_wrapper, ...: plain dicts,
+    # lists and tuples, all the caller's own
+)->dict:
+    """The settings of a published schedule. Raises a
+    KeyError that names the nearest if there is none."""
     own = recipe_name(name)
-    if own is None: raise KeyError(f'there is no recipe {name!r}{nearest(name, recipe_names())}')
+    if own is None:
+        raise KeyError(f'there is no recipe {name!r}{nearest(name, recipe_names())}')
     if own == 'retinanet_tta': return _apart(_augmented_tests())
     family, backbone, schedule = _RULES[_alike(_IRREGULAR.get(own, own))]
     words = set(re.split('[-_]', f'{backbone}_{schedule}'))
     lr = .005 if '1xb8' in words else .01 if family == 'retinanet' else .02
-    cfg = _runtime() | _coco(family, backbone, words) | _schedule(*_milestones(family, backbone, words), lr) | dict(model=_model(family, backbone))
-    if family == 'retinanet' and backbone != 'r18' and ('caffe' in words or not words & {'2x', '640', 'lsj'}): cfg |= _augmented_tests()
+    cfg = _runtime() | _coco(family, backbone, words) | _schedule(
+        *_milestones(family, backbone, words), lr) | dict(model=_model(family, backbone))
+    if (family == 'retinanet' and backbone != 'r18'
+        and ('caffe' in words or not words & {'2x', '640', 'lsj'})):
+        cfg |= _augmented_tests()
     cfg = _apart(cfg | _left_over(family, backbone, words))
     for pattern,change in _CHANGES.items():
         if re.search(f'_{pattern}', _alike(own)): change(cfg)

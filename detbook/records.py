@@ -20,64 +20,90 @@ from .images import read_image, upright_size
 from .coco import check_mask, check_size, plain_id, source_name, whole_number
 
 # %% ../nbs/047_records.ipynb #bc09f0a1
-_SLACK, _THIN = 2., .01     # pixels: how far a box may stick out as a matter of rounding; how thin counts as nothing
+# pixels: how far a box may stick out as a matter of rounding; how thin counts as nothing
+_SLACK, _THIN = 2., .01
 
-def _is_number(x): return isinstance(x, (int, float)) and -1e12 < x < 1e12      # neither NaN nor infinite
+def _is_number(x):
+    return isinstance(x, (int, float)) and -1e12 < x < 1e12  # neither NaN nor infinite
 
 def _check_box(b, h, w):
     "What is wrong with an xywh box on a picture of h x w: (kind, words), or None."
     if not isinstance(b, (list, tuple)) or len(b) != 4 or not all(map(_is_number, b)):
-        return 'not a box', f'bbox is {shown(b, 80)}, expected four finite numbers x, y, width, height'
+        return ('not a box',
+                f'bbox is {shown(b, 80)}, expected four finite numbers x, y, width, '
+                'height')
     x, y, bw, bh = b
-    if min(x, y) >= 0 and min(bw, bh) > 1 and x+bw <= w and y+bh <= h: return       # most are
+    if min(x, y) >= 0 and min(bw, bh) > 1 and x+bw <= w and y+bh <= h: return  # most are
     at = f'its image, which is {w} wide and {h} high'
-    if max(b) <= 1: return 'not a box', f'bbox {list(b)} is of less than one pixel: shares of the picture? Expected pixels'
-    if min(bw, bh) < _THIN: return 'zero-size box', f'bbox {list(b)} is {bw:g} wide and {bh:g} high, expected both to be above 0'
-    if min(x+bw, w) - max(x, 0) < _THIN or min(y+bh, h) - max(y, 0) < _THIN: return 'box outside', f'bbox {list(b)} lies outside {at}'
+    if max(b) <= 1:
+        return ('not a box',
+                f'bbox {list(b)} is of less than one pixel: '
+                'shares of the picture? Expected pixels')
+    if min(bw, bh) < _THIN:
+        return ('zero-size box',
+                f'bbox {list(b)} is {bw:g} wide and {bh:g} high, '
+                'expected both to be above 0')
+    if min(x+bw, w) - max(x, 0) < _THIN or min(y+bh, h) - max(y, 0) < _THIN:
+        return 'box outside', f'bbox {list(b)} lies outside {at}'
     if min(x, y) < -_SLACK or x+bw > w+_SLACK or y+bh > h+_SLACK:
-        hint = ' (it would fit as x1, y1, x2, y2, but COCO boxes are x, y, width, height)' if 0 <= x < bw <= w and 0 <= y < bh <= h else ''
-        return 'box sticking out', f'bbox {list(b)} sticks out by {max(-x, -y, x+bw-w, y+bh-h):g} pixels of {at}{hint}'
+        hint = (' (it would fit as x1, y1, x2, y2, but COCO boxes are x, y, width, height)'
+                if 0 <= x < bw <= w and 0 <= y < bh <= h else '')
+        return ('box sticking out',
+                f'bbox {list(b)} sticks out by {max(-x, -y, x+bw-w, y+bh-h):g} pixels of '
+                f'{at}{hint}')
 
 # %% ../nbs/047_records.ipynb #5d83952d
 class BadRecords:
-    "Where bad records go: raised at once, or dropped and remembered, as long as they are few."
+    """Where bad records go: raised at once, or dropped
+    and remembered, as long as they are few."""
     @checked('max_bad 0..1')
     def __init__(self,
         name:str,               # of the data set, before each sentence
-        on_bad:str='raise',     # 'raise'; 'skip': drop bad records; 'clip': likewise, but keep boxes that stick out
-        max_bad:float=.01,      # share of images, or of annotations, that may be dropped (up to 10 of each always, if at most half)
+        # 'raise'; 'skip': drop bad records; 'clip':
+        # likewise, but keep boxes that stick out
+        on_bad:str='raise',
+        # share of images, or of annotations, that may be
+        # dropped (up to 10 of each always, if at most half)
+        max_bad:float=.01,
     ):
         ways = ('raise', 'skip', 'clip')
-        if on_bad not in ways: raise ValueError(f'on_bad must be one of {", ".join(ways)}, not {on_bad!r}{nearest(on_bad, ways)}')
+        if on_bad not in ways:
+            raise ValueError(f'on_bad must be one of {", ".join(ways)}, '
+                             f'not {on_bad!r}{nearest(on_bad, ways)}')
         self.name, self.on_bad, self.max_bad = name, on_bad, max_bad
         self.found = []         # (kind, sentence) of each record that was dropped
         self.lost = set()       # ids of the images among them
         self.left = Counter()   # what was left out for no fault of its own
-        self.parts = []         # words about polygons that were left out while their objects stayed
+        # words about polygons that were left out while their objects stayed
+        self.parts = []
 
     @checked
     def __call__(self,
-        kind:str,               # a few words by which faults are counted, such as 'zero-size box'
+        kind:str,  # a few words by which faults are counted, such as 'zero-size box'
         words:str,              # which record, and what is wrong with it
         error:type=ValueError,  # what to raise
     ):
         "Raise a sentence, or remember it."
         sentence = f'{self.name}: {words}'
-        way = "on_bad='clip' would cut it" if kind == 'box sticking out' else "on_bad='skip' would drop and count it"
+        way = ("on_bad='clip' would cut it" if kind == 'box sticking out'
+               else "on_bad='skip' would drop and count it")
         if self.on_bad == 'raise': raise error(f'{sentence} ({way})')
         self.found.append((kind, sentence))
 
     def _check_share(self, what, dropped, total):
         "Stop where too much was dropped for it to be a few accidents."
         if dropped > max(self.max_bad*total, min(10, total/2)):
-            raise ValueError(f'{self.name}: {dropped} of {total} {what} are bad, more than max_bad={self.max_bad:g} allows; the first: {self.found[0][1]}')
+            raise ValueError(f'{self.name}: {dropped} of {total} {what} are bad, '
+                             f'more than max_bad={self.max_bad:g} allows; the first: '
+                             f'{self.found[0][1]}')
 
 # %% ../nbs/047_records.ipynb #abe7d8fb
 @checked
 def class_names(
     categories:list[dict],  # COCO's: dicts with 'id' and 'name'
-    annotations:list[dict]=(),  # COCO's; of equal names, categories that own some come first
-)->dict:                    # id -> a name that no other category has, in the order of the ids
+    # COCO's; of equal names, categories that own some come first
+    annotations:list[dict]=(),
+)->dict:  # id -> a name that no other category has, in the order of the ids
     "Name every category once: 'cat', 'cat (2)' where a file has two of that name."
     _look_at(categories)
     return _name_once(categories, annotations)
@@ -90,50 +116,74 @@ def _name_once(categories, annotations):
     for c in order:
         seen[c['name']] += 1
         name = c['name']
-        while seen[c['name']] > 1 and name in taken: name, seen[c['name']] = f"{c['name']} ({seen[c['name']]})", seen[c['name']] + 1
+        while seen[c['name']] > 1 and name in taken:
+            name, seen[c['name']] = f"{c['name']} ({seen[c['name']]})", seen[c['name']] + 1
         out[c['id']] = name
         taken.add(name)
-    return {c['id']: out[c['id']] for c in sorted(categories, key=lambda c: _order(c['id']))}
+    return {c['id']: out[c['id']]
+            for c in sorted(categories, key=lambda c: _order(c['id']))}
 
 def _look_at(categories):
     for c in categories:
-        if 'id' not in c or 'name' not in c: raise ValueError(f'categories: {c!r:.60} is without an id or a name')
+        if 'id' not in c or 'name' not in c:
+            raise ValueError(f'categories: {c!r:.60} is without an id or a name')
 
 def _order(i): return isinstance(i, str), i
 
-def _owned(anns): return {a.get('category_id') for a in anns if isinstance(a.get('category_id'), (int, str))}
+def _owned(anns):
+    return {a.get('category_id') for a in anns
+            if isinstance(a.get('category_id'), (int, str))}
 
 # %% ../nbs/047_records.ipynb #4744c062
 def _roots(cats, anns):
-    "Ids of categories that an exporter adds above a class of the same name, and that own nothing."
+    """Ids of categories that an exporter adds above a
+    class of the same name, and that own nothing."""
     owned = _owned(anns)
     above = {c['name'] for c in cats if c.get('supercategory') == c['name']}
-    return {c['id'] for c in cats if c['name'] in above and c.get('supercategory') != c['name'] and c['id'] not in owned}
+    return {c['id'] for c in cats
+            if c['name'] in above and c.get('supercategory') != c['name']
+            and c['id'] not in owned}
 
 @checked
 def pick_classes(
     categories:list[dict],  # COCO's
     name:str,               # of the data set, for messages
-    classes:list[str]|None=None,    # names in label order; None: all, in the order of their ids
+    # names in label order; None: all, in the order of their ids
+    classes:list[str]|None=None,
     annotations:list[dict]=(),      # COCO's, to tell which of equal names is in use
-)->tuple:                   # the names and the ids, both in label order; the ids of root categories that are left out
-    "Choose the classes of a data set by name; ValueError where a category is damaged, or a name is not there."
+    # the names and the ids, both in label order;
+    # the ids of root categories that are left out
+)->tuple:
+    """Choose the classes of a data set by name; ValueError
+    where a category is damaged, or a name is not there."""
     for c in categories:
         if plain_id(c.get('id')) is None or not isinstance(c.get('name'), str):
-            raise ValueError(f"{name}: a category needs a whole-number 'id' or a text, and a 'name', found {shown(c, 80)}")
-        if not isinstance(c.get('keypoints') or [], list) or not all(isinstance(k, str) for k in c.get('keypoints') or []):
-            raise ValueError(f"{name}: the keypoints of category {shown(c['name'], 80)!r} must be a list of names, found {shown(c['keypoints'], 80)}")
+            raise ValueError(f"{name}: a category needs a whole-number 'id' or a text, "
+                             f"and a 'name', found {shown(c, 80)}")
+        if (not isinstance(c.get('keypoints') or [], list)
+            or not all(isinstance(k, str) for k in c.get('keypoints') or [])):
+            raise ValueError(f"{name}: the keypoints of category {shown(c['name'], 80)!r} "
+                             f"must be a list of names, found {shown(c['keypoints'], 80)}")
     twice = [k for k,n in Counter(plain_id(c['id']) for c in categories).items() if n > 1]
-    if twice: raise ValueError(f'{name}: the id {shown(repr(twice[0]), 80)} belongs to more than one category')
+    if twice:
+        raise ValueError(f'{name}: the id {shown(repr(twice[0]), 80)} belongs to more '
+                         'than one category')
     roots = _roots(categories, annotations)
-    ids = {c: k for k,c in _name_once([c for c in categories if c['id'] not in roots], annotations).items()}
-    if isinstance(classes, (str, set, dict)): raise ValueError(f'classes must be a list of names in label order, not {classes!r}')
+    ids = {c: k for k,c in _name_once([c for c in categories if c['id'] not in roots],
+                                      annotations).items()}
+    if isinstance(classes, (str, set, dict)):
+        raise ValueError('classes must be a list of names in label order, '
+                         f'not {classes!r}')
     names = list(ids) if classes is None else list(classes)
     for c in names:
-        if c not in ids: raise ValueError(f'{name}: there is no class {shown(repr(c), 80)}{nearest(c, ids)}; asked for: {some_of(names, 80)}; '
-                                          f'the file has: {some_of(list(ids), 80)}')
-    if len(set(names)) < len(names): raise ValueError(f'classes names one class twice: {some_of(names, 80)}')
-    if not names: raise ValueError(f'{name}: no classes' + (": 'categories' is empty" if classes is None else ' were chosen'))
+        if c not in ids: raise ValueError(
+            f'{name}: there is no class {shown(repr(c), 80)}{nearest(c, ids)}; asked for: '
+            f'{some_of(names, 80)}; ' f'the file has: {some_of(list(ids), 80)}')
+    if len(set(names)) < len(names):
+        raise ValueError(f'classes names one class twice: {some_of(names, 80)}')
+    if not names:
+        raise ValueError(f'{name}: no classes' + (": 'categories' is empty"
+                                                  if classes is None else ' were chosen'))
     return names, [ids[n] for n in names], roots
 
 # %% ../nbs/047_records.ipynb #b5dd4155
@@ -142,41 +192,57 @@ def _exists(path):
     except OSError: return False            # a name of 5,000 letters
 
 def _spelled(file, folder):
-    "The ways to read a file name: as it stands, with slashes, without the folders that `folder` ends with."
+    """The ways to read a file name: as it stands, with slashes,
+    without the folders that `folder` ends with."""
     ways = [file, file.replace('\\', '/')]
     parts, at = ways[1].split('/'), folder.parts
-    ways += ['/'.join(parts[n:]) for n in range(1, min(len(parts), 5)) if at[-n:] == tuple(parts[:n])]
+    ways += ['/'.join(parts[n:]) for n in range(1, min(len(parts), 5))
+             if at[-n:] == tuple(parts[:n])]
     return list(dict.fromkeys(ways))
 
 # %% ../nbs/047_records.ipynb #2b48c196
 @checked
 def find_folder(
-    images:str|Path|None,       # the folder that was given; None: look in the usual places near the json
+    # the folder that was given; None: look in the usual places near the json
+    images:str|Path|None,
     annotations:str|Path|dict,  # path of the json, or its content
     files:list[str],            # names of pictures as the json has them
 )->Path:                        # the folder that holds one of the first 50
     "Find the pictures of a set; FileNotFoundError lists the places where they are not."
     name = source_name(annotations)
     if images is not None:
-        if not Path(images).is_dir(): raise FileNotFoundError(f'{images}: no such folder of pictures')
+        if not Path(images).is_dir():
+            raise FileNotFoundError(f'{images}: no such folder of pictures')
         places = [Path(images)]
-    elif isinstance(annotations, dict): raise ValueError(f'{name} has no place on disk: images= must name the folder of its pictures')
+    elif isinstance(annotations, dict):
+        raise ValueError(f'{name} has no place on disk: images= must name the folder of '
+                         'its pictures')
     else:
         at, split = Path(annotations).parent, Path(annotations).stem.split('_')[-1]
-        places = list(dict.fromkeys(o/s for o in (at, at.parent) for s in ('', 'images', split, f'images/{split}', 'JPEGImages')))
+        places = list(dict.fromkeys(o/s for o in (at, at.parent)
+                                    for s in ('', 'images', split, f'images/{split}',
+                                              'JPEGImages')))
     for p in places:
-        if not files or any(_exists(p/f) for file in files[:50] for f in _spelled(file, p)): return p
-    have = next((p.name for p in places[0].iterdir() if p.is_file()), 'no files') if places[0].is_dir() else 'nothing'
-    more = f'that folder has {have}' if images is not None else 'images= names their folder'
+        if (not files
+            or any(_exists(p/f) for file in files[:50] for f in _spelled(file, p))):
+            return p
+    have = (next((p.name for p in places[0].iterdir() if p.is_file()), 'no files')
+            if places[0].is_dir() else 'nothing')
+    more = (f'that folder has {have}' if images is not None
+            else 'images= names their folder')
     first = f' ({shown(places[0]/files[0], 200)} was tried first)' if files else ''
-    raise FileNotFoundError(f'{name}: its pictures ({some_of([shown(f, 80) for f in files[:2]] + files[2:], 2)}) are not in {some_of(places, 10)}{first}; {more}')
+    raise FileNotFoundError(
+        f'{name}: its pictures '
+        f'({some_of([shown(f, 80) for f in files[:2]] + files[2:], 2)}) are not in '
+        f'{some_of(places, 10)}{first}; {more}')
 
 # %% ../nbs/047_records.ipynb #65b33af2
 def _names_in(at, cache):
     "The names in a folder, read once."
     if at not in cache:
         try: cache[at] = set(os.listdir(at))
-        except (OSError, ValueError): cache[at] = set()     # no such folder, or no name of one
+        except (OSError, ValueError):
+            cache[at] = set()  # no such folder, or no name of one
     return cache[at]
 
 @checked
@@ -186,15 +252,18 @@ def find_file(
     cache:dict,     # folder -> the names in it, filled here
 )->str|None:        # the name below `folder` under which it lies there; None: it does not
     "Find a picture whose record may have backslashes, or some of the folders above it."
-    return next((f for f in _spelled(file, folder) if (p := folder/f).name in _names_in(p.parent, cache)), None)
+    return next((f for f in _spelled(file, folder)
+                 if (p := folder/f).name in _names_in(p.parent, cache)), None)
 
 # %% ../nbs/047_records.ipynb #04b9aa6d
 def _check_image(r, folder, cache):
-    "What is wrong with an image record: (kind, words), or None. Its file_name becomes that of the file which was found."
+    """What is wrong with an image record: (kind, words), or None.
+    Its file_name becomes that of the file which was found."""
     ways, file = _spelled(r['file_name'], folder), find_file(r['file_name'], folder, cache)
     if file is None:
         first, there = folder/ways[0], _names_in((folder/ways[-1]).parent, cache)
-        nor = f', nor {some_of([shown(f, 80) for f in ways[1:]])} there' if ways[1:] else ''
+        nor = (f', nor {some_of([shown(f, 80) for f in ways[1:]])} there' if ways[1:]
+               else '')
         return 'missing picture', f'there is no picture {shown(first, 300)}{nor}{nearest((folder/ways[-1]).name[:300], sorted(there)[:5000])}'
     r['file_name'] = file
     if 'height' not in r and 'width' not in r:          # some tools leave them out
@@ -209,12 +278,17 @@ def _check_images(records, folder, bad):
     for r in records:
         r, i, file = dict(r), r.get('id'), r.get('file_name')
         if plain_id(i) is None or not isinstance(file, str) or not file:
-            bad('image record', f"an image needs a whole-number 'id' or a text, and a 'file_name', found {shown(r, 80)}"); continue
+            bad('image record',
+                "an image needs a whole-number 'id' or a text, and a 'file_name', "
+                f"found {shown(r, 80)}")
+            continue
         where = f'image {shown(i, 80)} ({shown(file, 80)})'
-        if plain_id(i) in seen: bad('duplicate image id', f'{where}: another image has this id'); continue
+        if plain_id(i) in seen:
+            bad('duplicate image id', f'{where}: another image has this id'); continue
         seen[plain_id(i)] = i
         wrong = _check_image(r, folder, cache)
-        error = FileNotFoundError if wrong and wrong[0] == 'missing picture' else ValueError
+        error = (FileNotFoundError if wrong and wrong[0] == 'missing picture'
+                 else ValueError)
         if wrong: bad(wrong[0], f'{where}: {wrong[1]}', error)
         else: good.append((i, r['file_name'], r['height'], r['width']))
     bad.lost |= set(seen.values()) - {g[0] for g in good}
@@ -228,8 +302,11 @@ def wrong_size(
 )->str|None:                # words for a message; None: they are the same
     "Tell how the size of a picture differs from its record, and whether it is turned."
     if tuple(got) == tuple(want): return None
-    turned = ': turned by 90 degrees, as by an EXIF tag that the annotations do not know' if tuple(got) == tuple(want)[::-1] else ''
-    return f'the picture is {got[1]} wide and {got[0]} high, the annotations say {want[1]} and {want[0]}{turned}'
+    turned = (': turned by 90 degrees, as by an EXIF tag that the annotations do not know'
+              if tuple(got) == tuple(want)[::-1] else '')
+    return (
+        f'the picture is {got[1]} wide and {got[0]} high, '
+        f'the annotations say {want[1]} and {want[0]}{turned}')
 
 # %% ../nbs/047_records.ipynb #3bf70791
 def _scan(images, folder, bad):
@@ -249,7 +326,8 @@ def good_images(
     folder:Path,            # of the pictures
     bad:BadRecords,         # where the others go; unless it raises, every picture is read
 )->list:                    # of each good one (id, file name, height, width)
-    "Choose the image records that can be used; ValueError where there are none, or too many are bad."
+    """Choose the image records that can be used; ValueError
+    where there are none, or too many are bad."""
     good = _check_images(records, folder, bad)
     if bad.on_bad != 'raise': good = _scan(good, folder, bad)
     bad._check_share('images', len(records) - len(good), len(records))
@@ -258,24 +336,34 @@ def good_images(
 
 # %% ../nbs/047_records.ipynb #a72fef14
 def _check_annotation(a, h, w, on_bad, names=()):
-    "What is wrong with an annotation on a picture of h x w, its mask apart: (kind, words), or None."
+    """What is wrong with an annotation on a picture of h x w,
+    its mask apart: (kind, words), or None."""
     wrong = _check_box(a.get('bbox'), h, w)
     if wrong and not (wrong[0] == 'box sticking out' and on_bad == 'clip'): return wrong
     for key in ('iscrowd', 'ignore'):
-        if a.get(key, 0) not in (0, 1): return 'bad crowd flag', f'{key} is {shown(repr(a[key]), 80)}, expected 0 or 1'
-    if not _is_number(a.get('area', 0)): return 'bad area', f'area is {shown(repr(a["area"]), 80)}, expected a finite number, or none'
+        if a.get(key, 0) not in (0, 1):
+            return 'bad crowd flag', f'{key} is {shown(repr(a[key]), 80)}, expected 0 or 1'
+    if not _is_number(a.get('area', 0)):
+        return ('bad area',
+                f'area is {shown(repr(a["area"]), 80)}, expected a finite number, or none')
     kp = a.get('keypoints')
     if kp is None and 'keypoints' not in a: return
     if not isinstance(kp, list) or len(kp) % 3 or not all(map(_is_number, kp)):
-        return 'bad keypoints', f'keypoints {shown(kp, 60)}, expected finite x, y, flag for each'
-    if kp and names and len(kp) != 3*len(names): return 'bad keypoints', f'{len(kp)//3} keypoints, but its category names {len(names)}: {some_of(names, 6)}'
+        return ('bad keypoints',
+                f'keypoints {shown(kp, 60)}, expected finite x, y, flag for each')
+    if kp and names and len(kp) != 3*len(names):
+        return ('bad keypoints',
+                f'{len(kp)//3} keypoints, but its category names {len(names)}: '
+                f'{some_of(names, 6)}')
 
 def _keep_mask(a, h, w, where, bad):
-    "The annotation with what can be drawn of its mask, or None. A polygon of two points encloses nothing: it is left out and counted."
+    """The annotation with what can be drawn of its mask, or None. A polygon of two points
+    encloses nothing: it is left out and counted."""
     s, wrong = check_mask(a.get('segmentation', []), h, w)
     if s is None: return bad(wrong[0][0], f'{where()}: {wrong[0][1]}')
     for kind, words in wrong:
-        if kind != 'thin polygon' and bad.on_bad == 'raise': return bad(kind, f'{where()}: {words}')
+        if kind != 'thin polygon' and bad.on_bad == 'raise':
+            return bad(kind, f'{where()}: {words}')
         bad.parts.append(f'{where()}: {words}')
     return dict(a, segmentation=s) if wrong or s is not a['segmentation'] else a
 
@@ -287,35 +375,52 @@ def good_annotations(
     images:list[tuple],     # what `good_images` gave
     wanted:list,            # ids of the chosen categories
     masks:bool,             # is a mask needed?
-    bad:BadRecords,         # where the others go; also counts what is left out for no fault of its own
+    # where the others go; also counts what is left out for no fault of its own
+    bad:BadRecords,
 )->list:                    # of each good one (row of its image, its id, the record)
     "Choose the annotations that can be used; ValueError where too many are bad."
     _look_at(categories)
-    rows, known = {r[0]:k for k,r in enumerate(images)}, {c['id']: c['name'] for c in categories}
+    rows, known = ({r[0]:k for k,r in enumerate(images)},
+                   {c['id']: c['name'] for c in categories})
     named = {c['id']: c['keypoints'] for c in categories if c.get('keypoints')}
     good, seen, wanted = [], set(), set(wanted)
     def told(n):            # which record, in words: put together for a bad one alone
         a = annotations[n]
-        return shown(a['origin'], 120) if isinstance(a.get('origin'), str) else f'annotation {shown(repr(a.get("id", n)), 80)}'
-    def where(n): return f'{told(n)} ({shown(images[rows[annotations[n]["image_id"]]][1], 80)})'
+        return (shown(a['origin'], 120) if isinstance(a.get('origin'), str)
+                else f'annotation {shown(repr(a.get("id", n)), 80)}')
+    def where(n):
+        return f'{told(n)} ({shown(images[rows[annotations[n]["image_id"]]][1], 80)})'
     for n, a in enumerate(annotations):
         i, c, k = a.get('image_id'), a.get('category_id'), a.get('id', n)
         key, of = plain_id(k), plain_id(i)
-        if key is None: bad('annotation id', f'{told(n)}: the id must be a whole number or a text'); continue
+        if key is None:
+            bad('annotation id', f'{told(n)}: the id must be a whole number or a text')
+            continue
         if of is not None and i in bad.lost: bad.left['on dropped images'] += 1; continue
-        if of is None or i not in rows: bad('no such image', f'{told(n)}: image_id {shown(repr(i), 80)} is not among the {len(rows)} images'); continue
-        if key in seen: bad('duplicate annotation id', f'{where(n)}: another annotation has this id'); continue
+        if of is None or i not in rows:
+            bad('no such image',
+                f'{told(n)}: image_id {shown(repr(i), 80)} is not among the {len(rows)} '
+                'images')
+            continue
+        if key in seen:
+            bad('duplicate annotation id', f'{where(n)}: another annotation has this id')
+            continue
         seen.add(key)
         if plain_id(c) is None or c not in known:
-            some = [f'{shown(k, 80)} ({shown(known[k], 80)})' for k in sorted(known, key=_order)]
-            bad('no such category', f'{where(n)}: category_id {shown(repr(c), 80)} is not among {some_of(some, 12)}'); continue
+            some = [f'{shown(k, 80)} ({shown(known[k], 80)})'
+                    for k in sorted(known, key=_order)]
+            bad('no such category',
+                f'{where(n)}: category_id {shown(repr(c), 80)} is not among '
+                f'{some_of(some, 12)}')
+            continue
         if c not in wanted: bad.left['unselected'] += 1; continue
         _, _, h, w = images[rows[i]]
         wrong = _check_annotation(a, h, w, bad.on_bad, named.get(c, ()))
         if wrong: bad(wrong[0], f'{where(n)}: {wrong[1]}'); continue
         if masks: a = _keep_mask(a, h, w, partial(where, n), bad)
         if a is not None: good.append((rows[i], k, a))
-    bad._check_share('annotations', len(annotations) - len(good) - bad.left.total(), len(annotations))
+    bad._check_share('annotations', len(annotations) - len(good) - bad.left.total(),
+                     len(annotations))
     if bad.parts: bad.left['polygons that cannot be drawn'] = len(bad.parts)
     return good
 
@@ -325,9 +430,11 @@ def flip_pairs(
     names:list[str],    # of the keypoints
 )->tuple:       # (left, right) pairs of indices
     "Pair the keypoints whose names differ in left and right (or l and r) alone."
-    mirror = lambda n: re.sub(r'left|(?<![a-z])l(?![a-z])', lambda m: dict(left='right', l='r')[m[0]], n)
+    mirror = lambda n: re.sub(r'left|(?<![a-z])l(?![a-z])',
+                              lambda m: dict(left='right', l='r')[m[0]], n)
     plain = [n.lower() for n in names]
-    return tuple((i, plain.index(mirror(n))) for i,n in enumerate(plain) if mirror(n) != n and mirror(n) in plain)
+    return tuple((i, plain.index(mirror(n))) for i,n in enumerate(plain)
+                 if mirror(n) != n and mirror(n) in plain)
 
 # %% ../nbs/047_records.ipynb #0e80b273
 @checked
@@ -335,13 +442,18 @@ def read_keypoints(
     categories:list[dict],  # COCO's, looked at by `pick_classes`
     name:str,               # of the data set, for the warning
 )->tuple:                   # names, or None; pairs of the skeleton, from 0; flip pairs
-    "Read what the first category that names keypoints says of them; a skeleton that cannot be is left out with a warning."
+    """Read what the first category that names keypoints says of them;
+    a skeleton that cannot be is left out with a warning."""
     c = next((c for c in categories if c.get('keypoints')), {})
     names, bones = c.get('keypoints'), c.get('skeleton') or []
-    pair = lambda b: isinstance(b, list) and len(b) == 2 and all(type(k) is int and 1 <= k <= len(names or ()) for k in b)
-    if isinstance(bones, list): bones = [[n if (n := whole_number(k)) is not None else k for k in b] if isinstance(b, list) else b for b in bones]
+    pair = lambda b: (isinstance(b, list) and len(b) == 2
+                      and all(type(k) is int and 1 <= k <= len(names or ()) for k in b))
+    if isinstance(bones, list):
+        bones = [[n if (n := whole_number(k)) is not None else k for k in b]
+                 if isinstance(b, list) else b for b in bones]
     if not isinstance(bones, list) or not all(map(pair, bones)):
+        # for each data set
         warn_once(f"{name}: category {c.get('name')!r}: the skeleton must be pairs of numbers from 1 to {len(names or ())}, "
-                  f'found {some_of([tuple(b) if isinstance(b, list) else b for b in bones] if isinstance(bones, list) else [bones], 4)}; it is left out', key=object())     # for each data set
+                  f'found {some_of([tuple(b) if isinstance(b, list) else b for b in bones] if isinstance(bones, list) else [bones], 4)}; it is left out', key=object())
         bones = []
     return names, [(a-1, b-1) for a,b in bones], flip_pairs(names or ())

@@ -46,12 +46,14 @@ def draw_pair(
         FigureCanvasAgg(figure)
         axs = list(figure.subplots(1, 2))
     show_target(image, ds.target(i), ds.classes, axs[0], 'truth', ds.skeleton)
-    show_prediction(image, found, found.classes, min_score, axs[1], 'prediction', ds.skeleton)
+    show_prediction(image, found, found.classes, min_score, axs[1], 'prediction',
+                    ds.skeleton)
     if path is None:
         import matplotlib.pyplot as plt
         plt.show()
     else:
-        with whole_file(path) as part: figure.savefig(part, format='png' if Path(path).suffix == '.png' else 'jpeg')
+        with whole_file(path) as part:
+            figure.savefig(part, format='png' if Path(path).suffix == '.png' else 'jpeg')
 
 # %% ../nbs/090_report.ipynb #0d7aa0b9
 def _uri(data, kind): return f'data:image/{kind};base64,{base64.b64encode(data).decode()}'
@@ -64,17 +66,26 @@ def _figure(draw, size=(4.2, 2.9)):
     FigureCanvasAgg(figure)
     draw(figure.subplots())
     figure.savefig(out, format='png')
-    return f'<img src="{_uri(out.getvalue(), "png")}" style="width:{size[0]*96:.0f}px" alt="">'
+    return (
+        f'<img src="{_uri(out.getvalue(), "png")}" style="width:{size[0]*96:.0f}px" '
+        'alt="">')
 
 def _table(head, rows):
     "A table; numbers stand right, text is escaped."
     def cell(v):
-        if isinstance(v, float): return '<td class=n>' + ('-' if math.isnan(v) else f'{v:.3f}')
+        if isinstance(v, float):
+            return '<td class=n>' + ('-' if math.isnan(v) else f'{v:.3f}')
         return f'<td class=n>{v}' if isinstance(v, int) else f'<td>{html.escape(str(v))}'
     right = [isinstance(v, (int, float)) for v in rows[0]] if rows else [False]*len(head)
-    return '<table><tr>' + ''.join(f'<th{" class=n" if n else ""}>{html.escape(h)}' for h, n in zip(head, right)) + ''.join('<tr>' + ''.join(map(cell, r)) for r in rows) + '</table>'
+    return ('<table><tr>'
+            + ''.join(f'<th{" class=n" if n else ""}>{html.escape(h)}'
+                      for h, n in zip(head, right))
+            + ''.join('<tr>' + ''.join(map(cell, r)) for r in rows) + '</table>')
 
-def _picture(caption, data): return f'<figure><figcaption>{html.escape(caption)}</figcaption><img src="{_uri(data, "jpeg")}" alt=""></figure>'
+def _picture(caption, data):
+    return (
+        f'<figure><figcaption>{html.escape(caption)}</figcaption><img '
+        f'src="{_uri(data, "jpeg")}" alt=""></figure>')
 
 # %% ../nbs/090_report.ipynb #9a87b737
 _STYLE = '''body{font:15px/1.5 system-ui,sans-serif;max-width:1060px;margin:2em auto;padding:0 1em;color:#222}h1,h2,h3{line-height:1.2}h2{margin-top:2em;border-top:1px solid #ddd;padding-top:1em}
@@ -83,27 +94,47 @@ table{border-collapse:collapse;margin:.6em 0}td,th{padding:.15em .8em .15em 0;te
 
 def _figures_of(result, m):
     "The figures of one metric, and of its classes."
-    own, classes = {k.removeprefix(m + '_').replace('mAP', 'AP').replace('_', ' '): v for k, v in result.stats.items() if k.startswith((f'{m}_mAP', f'{m}_AR'))}, result.per_class[m]
-    out, cuts = [_table(list(own), [list(own.values())])], result.thresholds(m) if m in result.records else {}
+    own, classes = ({k.removeprefix(m + '_').replace('mAP', 'AP').replace('_', ' '): v
+                     for k, v in result.stats.items()
+                     if k.startswith((f'{m}_mAP', f'{m}_AR'))}, result.per_class[m])
+    out, cuts = ([_table(list(own), [list(own.values())])],
+                 result.thresholds(m) if m in result.records else {})
     if m in result.records and not math.isnan(result.stats[f'{m}_mAP']):
         low, high = result.interval(f'{m}_mAP')
-        out.append(f'<p class=note>AP {result.stats[f"{m}_mAP"]:.3f}: on images drawn again, 95% of the values lie from {low:.3f} to {high:.3f}.</p>')
+        out.append(f'<p class=note>AP {result.stats[f"{m}_mAP"]:.3f}: '
+                   f'on images drawn again, 95% of the values lie from {low:.3f} to '
+                   f'{high:.3f}.</p>')
     if classes:
         keys = list(next(iter(classes.values())))
-        rows = [[c, *v.values(), *(cuts[c].values() if c in cuts else ())] for c, v in classes.items()]
-        out.append(_table(['class', *(k.replace('mAP', 'AP').replace('_', ' ') for k in keys), *(['best threshold', 'its F1'] if cuts else [])], rows))
+        rows = [[c, *v.values(), *(cuts[c].values() if c in cuts else ())]
+                for c, v in classes.items()]
+        out.append(_table(['class',
+                           *(k.replace('mAP', 'AP').replace('_', ' ') for k in keys),
+                           *(['best threshold', 'its F1'] if cuts else [])], rows))
     return out
 
 def _pictures_of(result, m):
     "The plots of one metric, each with what it says."
     classes = len(result.records[m].classes)
     side = min(max(2.8 + .3*classes, 4.2), 9)
-    return ['<h3>Curves and sizes</h3><div class=row>', _figure(lambda ax: result.plot_pr(m, ax=ax)), _figure(lambda ax: result.plot_sizes(m, ax)), '</div>',
-            '<h3>What errors cost</h3><p class=note>How much AP at an IoU of 0.5 would rise if one kind of error alone were repaired (TIDE, Bolya et al. 2020), and how many there are. Cls: wrong class. Loc: poor box. '
-            'Both: class and box. Dupe: found twice. Bkg: nothing there. Miss: not found.</p><div class=row>', _figure(lambda ax: result.plot_errors(m, ax)), '</div>',
-            '<h3>Scores</h3><p class=note>Left: where to cut scores, the dots are the best places. Right: the share of detections that is right at each score; on the dashed line, scores can be believed.</p><div class=row>',
-            _figure(lambda ax: result.plot_thresholds(m, ax)), _figure(lambda ax: result.plot_calibration(m, ax)), '</div>',
-            '<h3>Confusion</h3><p class=note>Each class cut at its best threshold; truths down, detections across. Shades are shares of a row; in the last row, the share of a column that is false alarms.</p>', _figure(lambda ax: result.plot_confusion(m, ax=ax), (side, side*.8))]
+    return ['<h3>Curves and sizes</h3><div class=row>',
+            _figure(lambda ax: result.plot_pr(m, ax=ax)),
+            _figure(lambda ax: result.plot_sizes(m, ax)), '</div>',
+            '<h3>What errors cost</h3><p class=note>How much AP at an IoU of 0.5 would '
+            'rise if one kind of error alone were repaired (TIDE, Bolya et al. 2020), '
+            'and how many there are. Cls: wrong class. Loc: poor box. '
+            'Both: class and box. Dupe: found twice. Bkg: nothing there. Miss: '
+            'not found.</p><div class=row>', _figure(lambda ax: result.plot_errors(m, ax)),
+            '</div>',
+            '<h3>Scores</h3><p class=note>Left: where to cut scores, '
+            'the dots are the best places. Right: the share of detections that is right '
+            'at each score; on the dashed line, scores can be believed.</p><div '
+            'class=row>', _figure(lambda ax: result.plot_thresholds(m, ax)),
+            _figure(lambda ax: result.plot_calibration(m, ax)), '</div>',
+            '<h3>Confusion</h3><p class=note>Each class cut at its best threshold; '
+            'truths down, detections across. Shades are shares of a row; in the last row, '
+            'the share of a column that is false alarms.</p>',
+            _figure(lambda ax: result.plot_confusion(m, ax=ax), (side, side*.8))]
 
 @checked
 def report_html(
@@ -117,11 +148,16 @@ def report_html(
     if notes: out.append(_table(['', ''], [[k, str(v)] for k, v in notes.items()]))
     for m in result.per_class:
         out += [f'<h2>{m}</h2>', *_figures_of(result, m)]
-        if m in result.records and len(result.records[m].classes) and (result.precision[m] > -1).any(): out += _pictures_of(result, m)
+        if (m in result.records and len(result.records[m].classes)
+            and (result.precision[m] > -1).any()):
+            out += _pictures_of(result, m)
     worst = result.worst(10) if result.records else []
-    if worst: out += ['<h2>Images with the most errors</h2><p class=note>Each class cut at its best threshold, at an IoU of 0.5.</p>',
-                      _table(['image', 'truths', 'right', 'wrong', 'missed'], [[str(w['image_id']), *list(w.values())[1:]] for w in worst])]
-    return '\n'.join([*out, '<div class=row>', *(_picture(*p) for p in pictures or ()), '</div></html>\n'])
+    if worst: out += ['<h2>Images with the most errors</h2><p class=note>Each class cut '
+                      'at its best threshold, at an IoU of 0.5.</p>',
+                      _table(['image', 'truths', 'right', 'wrong', 'missed'],
+                             [[str(w['image_id']), *list(w.values())[1:]] for w in worst])]
+    return '\n'.join([*out, '<div class=row>', *(_picture(*p) for p in pictures or ()),
+                      '</div></html>\n'])
 
 @checked
 def write_report(
@@ -132,7 +168,8 @@ def write_report(
     pictures:list|None=None,    # (caption, JPEG bytes) of the worst images
 )->Path:                # the file: report.html, or report_2.html where that is taken
     "Write an evaluation as one HTML page; no file is replaced."
-    if Path(folder).exists() and not Path(folder).is_dir(): raise ValueError(f'{folder} is a file; a report is written into a folder')
+    if Path(folder).exists() and not Path(folder).is_dir():
+        raise ValueError(f'{folder} is a file; a report is written into a folder')
     text = report_html(result, title, notes, pictures)
     Path(folder).mkdir(parents=True, exist_ok=True)
     path = free_path(Path(folder)/'report.html')
@@ -146,19 +183,28 @@ def found_in(
     records:dict,       # metric -> Record, of a Result
     i:int,              # which picture, from 0
 )->Detections:          # best first; masks as run lengths
-    "Find the detections of a picture among the rows that were measured; all metrics have the same rows."
+    """Find the detections of a picture among the rows
+    that were measured; all metrics have the same rows."""
     first = next(iter(records.values()))
     ids, found = first.image_ids, first.found
     own  = np.flatnonzero(found.image == ids.index(ds.image_ids[i:i+1].tolist()[0]))
     own  = own[np.argsort(-found.score[own], kind='stable')]
     shapes = {m: r.found.take(own).shapes for m, r in records.items()}
-    known  = dict(scores=torch.from_numpy(found.score[own]).float(), labels=torch.tensor([ds.classes.index(first.classes[l]) for l in found.label[own].tolist()], dtype=torch.int64))
-    if 'keypoints' in shapes: known['keypoints'] = torch.from_numpy(shapes['keypoints']).float()
+    known = dict(scores=torch.from_numpy(found.score[own]).float(),
+                 labels=torch.tensor([ds.classes.index(first.classes[l])
+                                      for l in found.label[own].tolist()],
+                                     dtype=torch.int64))
+    if 'keypoints' in shapes:
+        known['keypoints'] = torch.from_numpy(shapes['keypoints']).float()
     if 'segm' in shapes: known['masks'] = shapes['segm'][0]
     if 'bbox' in shapes: x, y, w, h = shapes['bbox'].T
     elif 'segm' in shapes: x, y, w, h = shapes['segm'][1].T
-    else: (x, y), (w, h) = shapes['keypoints'][:, :, :2].min(1).T, np.ptp(shapes['keypoints'][:, :, :2], axis=1).T
-    return Detections(known | dict(boxes=torch.tensor(np.stack([x, y, x + w, y + h], 1), dtype=torch.float32)), tuple(ds.sizes[i].tolist()), str(ds.path(i)), ds.classes)
+    else:
+        (x, y), (w, h) = shapes['keypoints'][:, :, :2].min(1).T, np.ptp(
+            shapes['keypoints'][:, :, :2], axis=1).T
+    return Detections(known | dict(boxes=torch.tensor(np.stack([x, y, x + w, y + h], 1),
+                                                      dtype=torch.float32)),
+                      tuple(ds.sizes[i].tolist()), str(ds.path(i)), ds.classes)
 
 @checked
 def draw_worst(
@@ -167,12 +213,16 @@ def draw_worst(
     found_in:Callable,  # index of a picture -> its Detections
     n:int=6,            # pictures
 )->list:                # of (caption, bytes of a JPEG)
-    "Draw the pictures with the most errors: truths, and detections that score at least the best of their class; of several metrics the first counts."
-    rows, out, best = {i: k for k, i in enumerate(ds.image_ids.tolist())}, [], result.best_scores(ds.classes) if result.records else {}
+    """Draw the pictures with the most errors: truths, and detections that score at least
+    the best of their class; of several metrics the first counts."""
+    rows, out, best = ({i: k for k, i in enumerate(ds.image_ids.tolist())}, [],
+                       result.best_scores(ds.classes) if result.records else {})
     with tempfile.TemporaryDirectory() as folder:
         for w in result.worst(n) if result.records else ():
             i, path = rows[w['image_id']], Path(folder)/'one.jpg'
             draw_pair(ds, i, found_in(i).sure(best), path, 0.)
-            out.append((f'{ds.path(i).name} (image {w["image_id"]}): {w["truths"]} truths, {w["missed"]} missed, {w["wrong"]} wrong detections', path.read_bytes()))
+            out.append((f'{ds.path(i).name} (image {w["image_id"]}): '
+                        f'{w["truths"]} truths, {w["missed"]} missed, '
+                        f'{w["wrong"]} wrong detections', path.read_bytes()))
     return out
 

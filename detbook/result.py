@@ -19,11 +19,14 @@ from .files import whole_file
 from .show import PALETTE, label_color, panels
 from .fast_eval import Columns, Matches
 from .diagnosis import draw_images, interval, resampled_ap, sign_share
-from .diagnosis import KINDS, Errors, best_thresholds, calibration, confusion_matrix, find_errors, image_errors
+from .diagnosis import (
+    KINDS, Errors, best_thresholds, calibration,
+    confusion_matrix, find_errors, image_errors)
 
 # %% ../nbs/063_result.ipynb #edcf5137
 # the ranges of size of each metric, in the order of the arrays
-AREAS = dict.fromkeys(('bbox', 'segm', 'proposal'), ('all', 'small', 'medium', 'large')) | dict(keypoints=('all', 'medium', 'large'))
+AREAS = (dict.fromkeys(('bbox', 'segm', 'proposal'), ('all', 'small', 'medium', 'large'))
+         | dict(keypoints=('all', 'medium', 'large')))
 
 def known_mean(
     x:np.ndarray,   # precision or recall, -1 where there is no truth
@@ -38,14 +41,22 @@ def figures(
     metric:str,             # 'bbox', 'segm', 'keypoints' or 'proposal'
 )->dict:                    # 'bbox_mAP', ... -> float
     "Read COCO's figures from the arrays, for any number of detections."
-    m, ap, areas, mean = f'{metric}_', precision[..., -1], [a[0] for a in AREAS[metric]], known_mean
+    m, ap, areas, mean = (f'{metric}_', precision[..., -1], [a[0] for a in AREAS[metric]],
+                          known_mean)
     stats = {}
     if metric != 'proposal':
-        stats.update({m+'mAP': mean(ap[:, :, :, 0]), m+'mAP_50': mean(ap[0, :, :, 0]), m+'mAP_75': mean(ap[5, :, :, 0])})
-        stats.update({f'{m}mAP_{a}': mean(ap[:, :, :, i]) for i,a in enumerate(areas) if i})
-    if metric == 'keypoints': stats.update({m+'AR': mean(recall[:, :, 0]), m+'AR_50': mean(recall[0, :, 0]), m+'AR_75': mean(recall[5, :, 0])})
-    else: stats.update({f'{m}AR_{n}': mean(recall[:, :, 0, i]) for i,n in enumerate(max_dets)})
-    stats.update({f'{m}AR_{a}': mean(recall[:, :, i, -1]) for i,a in enumerate(areas) if i})
+        stats.update({m+'mAP': mean(ap[:, :, :, 0]), m+'mAP_50': mean(ap[0, :, :, 0]),
+                      m+'mAP_75': mean(ap[5, :, :, 0])})
+        stats.update({f'{m}mAP_{a}': mean(ap[:, :, :, i]) for i,a in enumerate(areas)
+                      if i})
+    if metric == 'keypoints':
+        stats.update({m+'AR': mean(recall[:, :, 0]), m+'AR_50': mean(recall[0, :, 0]),
+                      m+'AR_75': mean(recall[5, :, 0])})
+    else:
+        stats.update({f'{m}AR_{n}': mean(recall[:, :, 0, i])
+                      for i,n in enumerate(max_dets)})
+    stats.update({f'{m}AR_{a}': mean(recall[:, :, i, -1]) for i,a in enumerate(areas)
+                  if i})
     return stats
 
 def class_figures(
@@ -55,7 +66,8 @@ def class_figures(
 )->dict:                    # class -> dict(mAP, mAP_50, mAP_75, AR, truths)
     "Read each class's own figures from the arrays."
     p, r = precision[:, :, :, 0, -1], recall[:, :, 0, -1]
-    return {c: dict(mAP=known_mean(p[:, :, k]), mAP_50=known_mean(p[0, :, k]), mAP_75=known_mean(p[5, :, k]), AR=known_mean(r[:, k]), truths=n)
+    return {c: dict(mAP=known_mean(p[:, :, k]), mAP_50=known_mean(p[0, :, k]),
+                    mAP_75=known_mean(p[5, :, k]), AR=known_mean(r[:, k]), truths=n)
             for k, (c, n) in enumerate(truths.items())}
 
 def plain_figures(
@@ -84,10 +96,15 @@ class Difference(NamedTuple):
     difference: float   # ours - theirs
     low: float          # of the interval of the difference
     high: float         # likewise
-    share: float        # twice the share of draws in which the difference has the rarer sign: like a p-value
+    # twice the share of draws in which the difference has the rarer sign: like a p-value
+    share: float
     level: float        # share of the draws inside of the interval
 
-    def __str__(self): return f'{self.stat}: {self.ours:.3f} - {self.theirs:.3f} = {self.difference:+.3f}, {self.level:.0%} from {self.low:+.3f} to {self.high:+.3f}, share {self.share:.3f}'
+    def __str__(self):
+        return (
+            f'{self.stat}: {self.ours:.3f} - {self.theirs:.3f} = {self.difference:+.3f}, '
+            f'{self.level:.0%} from {self.low:+.3f} to {self.high:+.3f}, '
+            f'share {self.share:.3f}')
 
 def _printable(name):
     "A class name as it stands in a table: one line, at most 40 characters."
@@ -98,42 +115,67 @@ def _bars(ax, names, values, title, color):
     "Bars with their values above."
     shown = [0 if math.isnan(v) else v for v in values]
     ax.bar(names, shown, color=color)
-    for k, v in enumerate(values): ax.text(k, shown[k], '-' if math.isnan(v) else f'{v:.{2 if max(shown) >= .1 else 3}f}', ha='center', va='bottom', fontsize=7)
+    for k, v in enumerate(values):
+        ax.text(k, shown[k],
+                '-' if math.isnan(v) else f'{v:.{2 if max(shown) >= .1 else 3}f}',
+                ha='center', va='bottom', fontsize=7)
     ax.set(title=title, ylim=(0, max([*shown, .01])*1.18))
     ax.tick_params(labelsize=7)
     return ax
 
 class Result:
-    "What `evaluate` measured: `stats`, `per_class`, and the arrays behind them. NaN where there was nothing to measure."
+    """What `evaluate` measured: `stats`, `per_class`, and the arrays behind them. NaN
+    where there was nothing to measure."""
     def __init__(self,
         stats:dict,         # 'bbox_mAP', 'bbox_mAP_50', ... -> float
-        per_class:dict,     # metric -> class -> dict(mAP, mAP_50, mAP_75, AR, truths); of voc and voc07 mAP, AR and truths; of proposal_fast AR and truths, of proposal nothing
-        precision:dict,     # metric -> (T,R,K,A,M) array, -1 where there is no truth; of voc and voc07 at one IoU, .5
+        # metric -> class -> dict(mAP, mAP_50, mAP_75, AR, truths); of voc and voc07 mAP,
+        # AR and truths; of proposal_fast AR and truths, of proposal nothing
+        per_class:dict,
+        # metric -> (T,R,K,A,M) array, -1 where there
+        # is no truth; of voc and voc07 at one IoU, .5
+        precision:dict,
         recall:dict,        # metric -> (T,K,A,M) array, likewise; K is 1 for proposals
         seconds:float=0.,   # how long it took
-        records:dict|None=None, # metric -> Record, of bbox, segm and keypoints; None: nothing but the figures is known
+        # metric -> Record, of bbox, segm and keypoints;
+        # None: nothing but the figures is known
+        records:dict|None=None,
     ): self.stats, self.per_class, self.precision, self.recall, self.seconds, self.records = stats, per_class, precision, recall, seconds, {} if records is None else records
 
     def _record(self, metric, what):
-        "The name of a metric, by default the first, and the record of what became of its detections."
-        if not self.records: raise ValueError(f'{what} needs the detections themselves, of bbox, segm or keypoints; this result has {", ".join(self.per_class) or "no figures"}')
+        """The name of a metric, by default the first, and
+        the record of what became of its detections."""
+        if not self.records:
+            raise ValueError(f'{what} needs the detections themselves, of bbox, '
+                             'segm or keypoints; this result has '
+                             f'{", ".join(self.per_class) or "no figures"}')
         metric = next(iter(self.records)) if metric is None else metric
-        if metric not in self.records: raise ValueError(f'metric {metric!r} was not measured in a way that {what} needs{nearest(metric, self.records)}; {", ".join(self.records)} was')
+        if metric not in self.records:
+            raise ValueError(f'metric {metric!r} was not measured in a way that {what} '
+                             f'needs{nearest(metric, self.records)}; '
+                             f'{", ".join(self.records)} was')
         return metric, self.records[metric]
 
     @checked
     def to_dict(self,
-        details:bool=False, # with thresholds, calibration, confusion, kinds of errors, intervals and the worst images?
-    )->dict:                # stats, per_class, seconds; None where there was nothing to measure
+        # with thresholds, calibration, confusion, kinds
+        # of errors, intervals and the worst images?
+        details:bool=False,
+    )->dict:  # stats, per_class, seconds; None where there was nothing to measure
         "Give the figures as plain values that JSON can hold."
-        out = dict(stats=self.stats, per_class=self.per_class, seconds=round(self.seconds, 3))
+        out = dict(stats=self.stats, per_class=self.per_class,
+                   seconds=round(self.seconds, 3))
         if details: out['details'] = {m: self._details(m) for m in self.records}
         return plain_figures(out)
 
     def _details(self, metric):
         e, r = self.errors(metric), self.records[metric]
-        return dict(intervals={f'{metric}_mAP': list(self.interval(f'{metric}_mAP'))}, thresholds=self.thresholds(metric), calibration=self.calibration(metric),
-                    confusion=dict(classes=[*r.classes, 'background'], counts=self.confusion(metric).tolist()), errors={k: dict(count=e.count[k], cost=e.cost[k]) for k in KINDS}, worst=self.worst(10, metric))
+        return dict(intervals={f'{metric}_mAP': list(self.interval(f'{metric}_mAP'))},
+                    thresholds=self.thresholds(metric),
+                    calibration=self.calibration(metric),
+                    confusion=dict(classes=[*r.classes, 'background'],
+                                   counts=self.confusion(metric).tolist()),
+                    errors={k: dict(count=e.count[k], cost=e.cost[k]) for k in KINDS},
+                    worst=self.worst(10, metric))
 
     @checked
     def to_json(self,
@@ -145,19 +187,30 @@ class Result:
     @checked
     def to_frame(self,
         metric:str|None=None,   # which; default: all that have classes
-    )->Any:                     # a pandas DataFrame, one row for each metric and class; ImportError where there is no pandas
+        # a pandas DataFrame, one row for each metric and class;
+        # ImportError where there is no pandas
+    )->Any:
         "Give the figures of each class as a data frame."
         try: import pandas
-        except ImportError: raise ImportError('to_frame needs pandas, which is not installed: pip install pandas; per_class has the same figures') from None
-        if metric is not None and metric not in self.per_class: raise ValueError(f'metric {metric!r} was not measured{nearest(metric, self.per_class)}; {", ".join(self.per_class)} was')
-        return pandas.DataFrame([dict(metric=m, name=c) | v for m, classes in self.per_class.items() if metric in (None, m) for c, v in classes.items()])
+        except ImportError:
+            raise ImportError('to_frame needs pandas, which is not installed: '
+                              'pip install pandas; per_class has the same '
+                              'figures') from None
+        if metric is not None and metric not in self.per_class:
+            raise ValueError(f'metric {metric!r} was not '
+                             f'measured{nearest(metric, self.per_class)}; '
+                             f'{", ".join(self.per_class)} was')
+        return pandas.DataFrame([dict(metric=m, name=c) | v
+                                 for m, classes in self.per_class.items()
+                                 if metric in (None, m) for c, v in classes.items()])
 
     @checked
     def save(self,
         path:str|Path,  # file to write
     )->Path:            # the same
         "Write the figures to a JSON file."
-        with whole_file(path) as part: Path(part).write_text(self.to_json(), encoding='utf-8')
+        with whole_file(path) as part:
+            Path(part).write_text(self.to_json(), encoding='utf-8')
         return Path(path)
 
     def table(self)->str: # some lines of text
@@ -165,12 +218,20 @@ class Result:
         show = lambda v: '     -' if math.isnan(v) else f'{v:6.3f}'
         lines = []
         for m, classes in self.per_class.items():
-            own = {k.removeprefix(m+'_').replace('mAP', 'AP').replace('_', ''): v for k,v in self.stats.items() if re.match(f'{m}_(mAP|AR)', k)}
+            own = {k.removeprefix(m+'_').replace('mAP', 'AP').replace('_', ''): v
+                   for k,v in self.stats.items() if re.match(f'{m}_(mAP|AR)', k)}
             shown = {c: _printable(c) for c in classes}
             wide = max(len(c) for c in ('all classes', *shown.values())) + 2
-            lines += [f'{m:{wide}}' + ' '.join(f'{k:>6}' for k in own), f'{"all classes":{wide}}' + ' '.join(map(show, own.values()))]
-            if classes: lines.append(f'{"":{wide}}' + ' '.join(f'{k.replace("mAP", "AP").replace("_", ""):>6}' for k in next(iter(classes.values()))))
-            for c, v in classes.items(): lines.append(f'{shown[c]:{wide}}' + ' '.join(show(x) for k,x in v.items() if k != 'truths') + f'{v["truths"]:7}')
+            lines += [f'{m:{wide}}' + ' '.join(f'{k:>6}' for k in own),
+                      f'{"all classes":{wide}}' + ' '.join(map(show, own.values()))]
+            if classes:
+                lines.append(f'{"":{wide}}'
+                             + ' '.join(f'{k.replace("mAP", "AP").replace("_", ""):>6}'
+                                        for k in next(iter(classes.values()))))
+            for c, v in classes.items():
+                lines.append(f'{shown[c]:{wide}}'
+                             + ' '.join(show(x) for k,x in v.items() if k != 'truths')
+                             + f'{v["truths"]:7}')
             lines.append('')
         return '\n'.join(lines[:-1])
 
@@ -178,16 +239,23 @@ class Result:
 
     @checked
     def plot_pr(self,
-        metric:str=None,    # 'bbox', 'segm' or 'keypoints'; default: the first that was measured
+        # 'bbox', 'segm' or 'keypoints'; default: the first that was measured
+        metric:str=None,
         iou:float=.5,       # threshold (of OKS, for keypoints): .5, .55, ..., .95
         ax=None,            # Axes to draw on; default: a new figure
     ):                      # the Axes
-        "Draw precision over recall for each class with truths, and the mean over classes in black."
+        """Draw precision over recall for each class with truths,
+        and the mean over classes in black."""
         metric = metric or next(iter(self.precision))
-        if metric not in self.precision: raise ValueError(f'metric {metric!r} was not measured{nearest(metric, self.precision)}; {", ".join(self.precision)} was')
+        if metric not in self.precision:
+            raise ValueError(f'metric {metric!r} was not '
+                             f'measured{nearest(metric, self.precision)}; '
+                             f'{", ".join(self.precision)} was')
         t = round((iou - .5) / .05)
-        if not 0 <= t <= 9 or abs(.5 + .05*t - iou) > 1e-6: raise ValueError(f'iou must be one of .5, .55, ..., .95, not {iou}')
-        if t >= len(self.precision[metric]): raise ValueError(f'{metric} was measured at an IoU of .5 alone, not at {iou}')
+        if not 0 <= t <= 9 or abs(.5 + .05*t - iou) > 1e-6:
+            raise ValueError(f'iou must be one of .5, .55, ..., .95, not {iou}')
+        if t >= len(self.precision[metric]):
+            raise ValueError(f'{metric} was measured at an IoU of .5 alone, not at {iou}')
         if ax is None: ax, = panels(size=(4.5, 3))
         p, recall = self.precision[metric][t, :, :, 0, -1], np.linspace(0, 1, 101)
         names = list(self.per_class[metric])
@@ -195,26 +263,32 @@ class Result:
         for k in seen:
             text = f'{names[k]} {p[:, k].mean():.2f}' if len(seen) <= 10 else None
             ax.plot(recall, p[:, k], color=label_color(k), lw=1, label=text)
-        if seen: ax.plot(recall, p[:, seen].mean(1), color='black', lw=2, label=f'all {p[:, seen].mean():.2f}')
-        ax.set(xlabel='recall', ylabel='precision', xlim=(0, 1), ylim=(0, 1.05), title=f'{metric}, {"OKS" if metric == "keypoints" else "IoU"} {iou:g}')
+        if seen:
+            ax.plot(recall, p[:, seen].mean(1), color='black', lw=2,
+                    label=f'all {p[:, seen].mean():.2f}')
+        ax.set(xlabel='recall', ylabel='precision', xlim=(0, 1), ylim=(0, 1.05),
+               title=f'{metric}, {"OKS" if metric == "keypoints" else "IoU"} {iou:g}')
         if seen: ax.legend(fontsize=7)
         return ax
 
     @checked
     def errors(self,
-        metric:str|None=None,   # 'bbox', 'segm' or 'keypoints'; default: the first that was measured
+        # 'bbox', 'segm' or 'keypoints'; default: the first that was measured
+        metric:str|None=None,
     )->Errors:                  # the kind of each error, and what each kind costs
-        "Sort what is wrong into TIDE's six kinds (Bolya et al. 2020), each with its cost in AP at an IoU of .5."
+        """Sort what is wrong into TIDE's six kinds (Bolya et al. 2020),
+        each with its cost in AP at an IoU of .5."""
         _, r = self._record(metric, 'errors')
         return find_errors(r.matches, r.found, r.truths, r.pairs, len(r.classes))
 
     @checked
     def thresholds(self,
         metric:str|None=None,   # as in `errors`
-    )->dict:                    # class -> dict(score, f1); nan where a class has no truth or no detection
+    )->dict:  # class -> dict(score, f1); nan where a class has no truth or no detection
         "Find for each class the score whose F1 is highest, at an IoU of .5."
         _, r = self._record(metric, 'thresholds')
-        return {c: dict(score=float(s), f1=float(f)) for c, s, f in zip(r.classes, *best_thresholds(r.matches, len(r.classes)))}
+        return {c: dict(score=float(s), f1=float(f))
+                for c, s, f in zip(r.classes, *best_thresholds(r.matches, len(r.classes)))}
 
     @checked
     def best_scores(self,
@@ -223,7 +297,9 @@ class Result:
     )->dict:                    # name -> score, or None where nothing is known
         "Give the scores of `thresholds` as `save_detector` keeps them in a file."
         found = self.thresholds(metric)
-        return {c: float(found[c]['score']) if c in found and not np.isnan(found[c]['score']) else None for c in classes}
+        return {c: float(found[c]['score'])
+                if c in found and not np.isnan(found[c]['score']) else None
+                for c in classes}
 
     def _least(self, r):
         cut = best_thresholds(r.matches, len(r.classes))[0]
@@ -232,40 +308,57 @@ class Result:
     @checked('min_score? 0..1')
     def confusion(self,
         metric:str|None=None,   # as in `errors`
-        min_score:float|None=None,  # score from which detections count; None: the best of each class, see `thresholds`
-    )->np.ndarray:              # (K+1,K+1) counts: truths down, detections across; the last of each is background
+        # score from which detections count; None: the best of each class, see `thresholds`
+        min_score:float|None=None,
+        # (K+1,K+1) counts: truths down, detections across; the last of each is background
+    )->np.ndarray:
         "Count which class is found where which is, at an IoU of .5."
         _, r = self._record(metric, 'confusion')
-        return confusion_matrix(r.found, r.truths, r.pairs, len(r.classes), self._least(r) if min_score is None else np.full(len(r.classes), min_score))
+        return confusion_matrix(r.found, r.truths, r.pairs, len(r.classes),
+                                self._least(r) if min_score is None
+                                else np.full(len(r.classes), min_score))
 
     @checked('bins int 1..')
     def calibration(self,
         metric:str|None=None,   # as in `errors`
         bins:int=10,            # ranges of scores between 0 and 1
-    )->dict:                    # 'count', 'score' and 'right' lists of the ranges, None where there is nothing; 'ece'
-        "Compare scores with the share of detections that is right at an IoU of .5 (ECE, Guo et al. 2017)."
+        # 'count', 'score' and 'right' lists of the ranges,
+        # None where there is nothing; 'ece'
+    )->dict:
+        """Compare scores with the share of detections that
+        is right at an IoU of .5 (ECE, Guo et al. 2017)."""
         return calibration(self._record(metric, 'calibration')[1].matches, bins)
 
     @checked('n int 1..')
     def worst(self,
         n:int=10,               # how many images
         metric:str|None=None,   # as in `errors`
-    )->list:                    # dicts of image_id, truths, right, wrong, missed; the most errors first, images without errors left out
-        "List the images with the most errors when each class is cut at its best threshold."
+        # dicts of image_id, truths, right, wrong, missed; the
+        # most errors first, images without errors left out
+    )->list:
+        """List the images with the most errors when
+        each class is cut at its best threshold."""
         _, r = self._record(metric, 'worst')
         truths, right, wrong = image_errors(r.matches, self._least(r), len(r.image_ids))
         bad = wrong + truths - right
-        return [dict(image_id=r.image_ids[i], truths=int(truths[i]), right=int(right[i]), wrong=int(wrong[i]), missed=int(truths[i] - right[i]))
+        return [dict(image_id=r.image_ids[i], truths=int(truths[i]), right=int(right[i]),
+                     wrong=int(wrong[i]), missed=int(truths[i] - right[i]))
                 for i in np.argsort(-bad, kind='stable')[:n] if bad[i]]
 
     def _draws(self, stat, weights):
         "A figure on images drawn again."
         metric, _, kind = stat.partition('_mAP')
-        r, known = self.records.get(metric), {'': {}, '_50': dict(thresholds=(0,)), '_75': dict(thresholds=(5,)), '_s': dict(size='small'), '_m': dict(size='medium'), '_l': dict(size='large')}
+        r, known = (self.records.get(metric),
+                    {'': {}, '_50': dict(thresholds=(0,)), '_75': dict(thresholds=(5,)),
+                     '_s': dict(size='small'), '_m': dict(size='medium'),
+                     '_l': dict(size='large')})
         if r is None or kind not in known or stat not in self.stats:
-            can = [f'{m}_mAP{k}' for m in self.records for k in known if f'{m}_mAP{k}' in self.stats]
-            raise ValueError(f'there is no interval for {stat!r}{nearest(stat, can)}; there is for {", ".join(can) or "nothing"}')
-        args = {k: list(AREAS[metric]).index(v) if k == 'size' else v for k, v in known[kind].items()}
+            can = [f'{m}_mAP{k}' for m in self.records for k in known
+                   if f'{m}_mAP{k}' in self.stats]
+            raise ValueError(f'there is no interval for {stat!r}{nearest(stat, can)}; '
+                             f'there is for {", ".join(can) or "nothing"}')
+        args = {k: list(AREAS[metric]).index(v) if k == 'size' else v
+                for k, v in known[kind].items()}
         return resampled_ap(r.matches, weights, len(r.classes), **args)
 
     @checked('times int 1.., level 0..1, seed int 0..')
@@ -275,28 +368,40 @@ class Result:
         level:float=.95,        # share of the draws inside
         seed:int=0,             # of the draws
     )->tuple:                   # low, high
-        "Give the bootstrap interval of an average precision: images are drawn again, nothing is matched again."
-        images = len(self.records[m].image_ids) if (m := stat.partition('_mAP')[0]) in self.records else 1
+        """Give the bootstrap interval of an average precision:
+        images are drawn again, nothing is matched again."""
+        images = (len(self.records[m].image_ids)
+                  if (m := stat.partition('_mAP')[0]) in self.records else 1)
         return interval(self._draws(stat, draw_images(max(images, 1), times, seed)), level)
 
     @checked('times int 1.., level 0..1, seed int 0..')
     def compare(self,
         other:'Result',         # another detector on the same images and truths
-        stat:str|None=None,     # a key of `stats` that is an average precision; default: the mAP of the first metric
+        # a key of `stats` that is an average precision;
+        # default: the mAP of the first metric
+        stat:str|None=None,
         times:int=1000,         # draws
         level:float=.95,        # share of the draws inside
         seed:int=0,             # of the draws
     )->Difference:              # this one minus the other, with an interval
         "Give the difference of two detectors on the same images, by a bootstrap in pairs."
-        if not hasattr(other, 'records'): raise TypeError(f'other is a {type(other).__name__}; expected a Result')
+        if not hasattr(other, 'records'):
+            raise TypeError(f'other is a {type(other).__name__}; expected a Result')
         stat = stat or f'{self._record(None, "compare")[0]}_mAP'
         metric = stat.partition('_mAP')[0]
-        (_, a), (_, b) = (r._record(metric if metric in self.records else None, 'compare') for r in (self, other))
-        if a.image_ids != b.image_ids or len(a.truths.image) != len(b.truths.image) or not (a.truths.image == b.truths.image).all():
-            raise ValueError(f'the two results are of other images or truths ({len(a.image_ids)} images with {len(a.truths.image)} truths, and {len(b.image_ids)} with {len(b.truths.image)}): a comparison needs the same')
+        (_, a), (_, b) = (r._record(metric if metric in self.records else None, 'compare')
+                          for r in (self, other))
+        if (a.image_ids != b.image_ids or len(a.truths.image) != len(b.truths.image)
+            or not (a.truths.image == b.truths.image).all()):
+            raise ValueError('the two results are of other images or truths '
+                             f'({len(a.image_ids)} images with {len(a.truths.image)} '
+                             f'truths, and {len(b.image_ids)} with '
+                             f'{len(b.truths.image)}): a comparison needs the same')
         weights = draw_images(max(len(a.image_ids), 1), times, seed)
         draws = self._draws(stat, weights) - other._draws(stat, weights)
-        return Difference(stat, self.stats[stat], other.stats[stat], self.stats[stat] - other.stats[stat], *interval(draws, level), sign_share(draws), level)
+        return Difference(stat, self.stats[stat], other.stats[stat],
+                          self.stats[stat] - other.stats[stat], *interval(draws, level),
+                          sign_share(draws), level)
 
     @checked
     def plot_sizes(self,
@@ -306,8 +411,11 @@ class Result:
         "Draw the average precision of small, medium and large objects."
         metric, _ = self._record(metric, 'plot_sizes')
         keys = [k for k in ('', '_s', '_m', '_l') if f'{metric}_mAP{k}' in self.stats]
-        return _bars(ax or panels(size=(3, 2.4))[0], [dict(zip(('', '_s', '_m', '_l'), ('all', 'small', 'medium', 'large')))[k] for k in keys],
-                     [self.stats[f'{metric}_mAP{k}'] for k in keys], f'{metric} AP', PALETTE['proposal'])
+        return _bars(ax or panels(size=(3, 2.4))[0],
+                     [dict(zip(('', '_s', '_m', '_l'),
+                               ('all', 'small', 'medium', 'large')))[k] for k in keys],
+                     [self.stats[f'{metric}_mAP{k}'] for k in keys], f'{metric} AP',
+                     PALETTE['proposal'])
 
     @checked
     def plot_errors(self,
@@ -317,7 +425,9 @@ class Result:
         "Draw what each kind of error costs."
         metric, _ = self._record(metric, 'plot_errors')
         e = self.errors(metric)
-        return _bars(ax or panels(size=(4, 2.4))[0], [f'{k}\n{e.count[k]}' for k in KINDS], [e.cost[k] for k in KINDS], f'cost in {metric} AP 50', PALETTE['prediction'])
+        return _bars(ax or panels(size=(4, 2.4))[0], [f'{k}\n{e.count[k]}' for k in KINDS],
+                     [e.cost[k] for k in KINDS], f'cost in {metric} AP 50',
+                     PALETTE['prediction'])
 
     @checked
     def plot_calibration(self,
@@ -328,8 +438,10 @@ class Result:
         c, ax = self.calibration(metric), ax or panels(size=(3, 2.4))[0]
         at = [k for k, n in enumerate(c['count']) if n]
         ax.plot([0, 1], [0, 1], '--', color=PALETTE['anchor'], lw=1)
-        ax.plot([c['score'][k] for k in at], [c['right'][k] for k in at], 'o-', ms=4, color=PALETTE['prediction'])
-        ax.set(xlabel='score', ylabel='share that is right', xlim=(0, 1), ylim=(0, 1.02), title=f'ECE {c["ece"]:.3f}')
+        ax.plot([c['score'][k] for k in at], [c['right'][k] for k in at], 'o-', ms=4,
+                color=PALETTE['prediction'])
+        ax.set(xlabel='score', ylabel='share that is right', xlim=(0, 1), ylim=(0, 1.02),
+               title=f'ECE {c["ece"]:.3f}')
         return ax
 
     @checked
@@ -337,18 +449,23 @@ class Result:
         metric:str|None=None,   # as in `errors`
         ax:Any=None,            # Axes to draw on; default: a new figure
     )->Any:                     # the Axes
-        "Draw F1 over the score at which detections are cut, for each class, and its best place."
+        """Draw F1 over the score at which detections are cut,
+        for each class, and its best place."""
         _, r = self._record(metric, 'plot_thresholds')
         cuts, ax = np.linspace(0, 1, 101), ax or panels(size=(4, 2.4))[0]
         for k, c in enumerate(r.classes):
-            use, n = (r.matches.label == k) & (r.matches.state[0, 0] < 2), ((r.truths.label == k) & ~r.matches.free[0]).sum()
+            use, n = ((r.matches.label == k) & (r.matches.state[0, 0] < 2),
+                      ((r.truths.label == k) & ~r.matches.free[0]).sum())
             if not n: continue
             score, right = r.matches.score[use], r.matches.state[0, 0][use] == 1
-            f = np.array([2*right[score >= s].sum() / ((score >= s).sum() + n) for s in cuts])
-            ax.plot(cuts, f, color=label_color(k), lw=1.2, label=_printable(c) if len(r.classes) <= 10 else None)
+            f = np.array([2*right[score >= s].sum() / ((score >= s).sum() + n)
+                          for s in cuts])
+            ax.plot(cuts, f, color=label_color(k), lw=1.2,
+                    label=_printable(c) if len(r.classes) <= 10 else None)
             best = self.thresholds(metric)[c]
             ax.plot(best['score'], best['f1'], 'o', ms=4, color=label_color(k))
-        ax.set(xlabel='score at which detections are cut', ylabel='F1', xlim=(0, 1), ylim=(0, 1.02))
+        ax.set(xlabel='score at which detections are cut', ylabel='F1', xlim=(0, 1),
+               ylim=(0, 1.02))
         if ax.get_legend_handles_labels()[0]: ax.legend(fontsize=7)
         return ax
 
@@ -358,16 +475,20 @@ class Result:
         min_score:float|None=None,  # as in `confusion`
         ax:Any=None,            # Axes to draw on; default: a new figure
     )->Any:                     # the Axes
-        "Draw the confusion matrix; shades are shares of a row, in the last one of a column; numbers are counts."
+        """Draw the confusion matrix; shades are shares of a row,
+        in the last one of a column; numbers are counts."""
         _, r = self._record(metric, 'plot_confusion')
-        m, names = self.confusion(metric, min_score), [*map(_printable, r.classes), 'background']
+        m, names = (self.confusion(metric, min_score),
+                    [*map(_printable, r.classes), 'background'])
         side = min(max(2.4 + .35*len(names), 3), 9)
         ax = ax or panels(size=(side, side*.85))[0]
         shares = m / np.maximum(m.sum(1, keepdims=True), 1)
         shares[-1] = m[-1] / np.maximum(m.sum(0), 1)
         ax.imshow(shares, cmap='Greens', vmin=0, vmax=1, aspect='auto')
         if len(names) <= 25:
-            for i, j in zip(*np.nonzero(m)): ax.text(j, i, m[i, j], ha='center', va='center', fontsize=7, color='white' if shares[i, j] > .6 else 'black')
+            for i, j in zip(*np.nonzero(m)):
+                ax.text(j, i, m[i, j], ha='center', va='center', fontsize=7,
+                        color='white' if shares[i, j] > .6 else 'black')
         step = range(0, len(names), 1 + len(names)//40)
         ax.set_xticks(step, [names[k] for k in step], rotation=90, fontsize=7)
         ax.set_yticks(step, [names[k] for k in step], fontsize=7)

@@ -20,10 +20,12 @@ from .records import class_names
 def encode_mask(
     mask:Tensor|np.ndarray, # (H,W) bool or whole numbers
 )->dict:            # size [H, W], counts as text
-    "Encode a mask as compressed run lengths that JSON can hold; ValueError for another shape, or for fractions."
+    """Encode a mask as compressed run lengths that JSON can hold;
+    ValueError for another shape, or for fractions."""
     m = torch.as_tensor(mask).detach().cpu()
     if m.ndim != 2 or m.is_floating_point() or m.is_complex():
-        raise ValueError(f'a mask of shape {tuple(m.shape)} and {m.dtype}, expected (H,W) bool or uint8')
+        raise ValueError(f'a mask of shape {tuple(m.shape)} and {m.dtype}, '
+                         'expected (H,W) bool or uint8')
     rle = mask_utils.encode(np.asfortranarray(m.numpy() != 0, dtype=np.uint8))
     return dict(size=list(rle['size']), counts=rle['counts'].decode())
 
@@ -34,35 +36,56 @@ _FIELDS = 'boxes', 'scores', 'labels', 'masks', 'keypoints'
 
 def _as_tensors(p, where):
     "The fields of a prediction on the CPU, masks as they are; or one sentence."
-    if not isinstance(p, dict): raise ValueError(f'{where} is a {type(p).__name__}, expected a dict with boxes, scores and labels')
+    if not isinstance(p, dict):
+        raise ValueError(f'{where} is a {type(p).__name__}, expected a dict with boxes, '
+                         'scores and labels')
     for k in p:
-        if k not in _FIELDS: raise ValueError(f'{where} has {k!r}{nearest(str(k), _FIELDS)}; known are {", ".join(_FIELDS)}')
+        if k not in _FIELDS:
+            raise ValueError(f'{where} has {k!r}{nearest(str(k), _FIELDS)}; '
+                             f'known are {", ".join(_FIELDS)}')
     for k in _FIELDS[:3]:
-        if k not in p: raise ValueError(f'{where} lacks {k!r}; it has {", ".join(map(repr, p)) or "nothing"}')
-    try: return {k: torch.as_tensor(v).detach().cpu() for k,v in p.items() if v is not None and k != 'masks'}
-    except (TypeError, ValueError, RuntimeError) as e: raise ValueError(f'{where}: boxes, scores, labels and keypoints must be tensors ({e})') from None
+        if k not in p:
+            raise ValueError(f'{where} lacks {k!r}; '
+                             f'it has {", ".join(map(repr, p)) or "nothing"}')
+    try:
+        return {k: torch.as_tensor(v).detach().cpu() for k,v in p.items()
+                if v is not None and k != 'masks'}
+    except (TypeError, ValueError, RuntimeError) as e:
+        raise ValueError(f'{where}: boxes, scores, labels and keypoints must be tensors '
+                         f'({e})') from None
 
 def _check_shapes(fields, masks, where):
     "All fields of a prediction have as many rows as there are boxes; how many."
-    n, shapes = len(fields['boxes']) if fields['boxes'].ndim else 0, {k: tuple(v.shape) for k,v in fields.items()}
-    if shapes['boxes'] != (n, 4) and shapes['boxes'] != (0,): raise ValueError(f'{where} has boxes of shape {shapes["boxes"]}, expected (N,4)')
+    n, shapes = (len(fields['boxes']) if fields['boxes'].ndim else 0,
+                 {k: tuple(v.shape) for k,v in fields.items()})
+    if shapes['boxes'] != (n, 4) and shapes['boxes'] != (0,):
+        raise ValueError(f'{where} has boxes of shape {shapes["boxes"]}, expected (N,4)')
     for k in ('scores', 'labels'):
-        if shapes[k] != (n,): raise ValueError(f'{where} has {n} boxes and {k} of shape {shapes[k]}, expected ({n},)')
-    if 'keypoints' in shapes and (len(shapes['keypoints']) != 3 or shapes['keypoints'][0] != n or shapes['keypoints'][2] != 3):
-        raise ValueError(f'{where} has {n} boxes and keypoints of shape {shapes["keypoints"]}, expected ({n},K,3)')
-    if masks is not None and len(masks) != n: raise ValueError(f'{where} has {n} boxes and {len(masks)} masks')
+        if shapes[k] != (n,):
+            raise ValueError(f'{where} has {n} boxes and {k} of shape {shapes[k]}, '
+                             f'expected ({n},)')
+    if ('keypoints' in shapes
+        and (len(shapes['keypoints']) != 3 or shapes['keypoints'][0] != n
+             or shapes['keypoints'][2] != 3)):
+        raise ValueError(f'{where} has {n} boxes and keypoints of shape '
+                         f'{shapes["keypoints"]}, expected ({n},K,3)')
+    if masks is not None and len(masks) != n:
+        raise ValueError(f'{where} has {n} boxes and {len(masks)} masks')
     return n
 
 def _check_labels(labels, where, classes):
-    if labels.is_floating_point() or labels.dtype == torch.bool: raise ValueError(f'{where} has labels of {labels.dtype}, expected whole numbers')
+    if labels.is_floating_point() or labels.dtype == torch.bool:
+        raise ValueError(f'{where} has labels of {labels.dtype}, expected whole numbers')
     if 0 <= int(labels.min()) <= int(labels.max()) < classes: return
     wrong = next(l for l in labels.tolist() if not 0 <= l < classes)
-    raise ValueError(f'{where} has the label {wrong}, and there are {classes} category_ids: labels run from 0 to {classes-1}')
+    raise ValueError(f'{where} has the label {wrong}, and there are {classes} '
+                     f'category_ids: labels run from 0 to {classes-1}')
 
 def _check_fields(p, where, classes):
     "The fields of a prediction as tensors on the CPU, or one sentence."
     fields = _as_tensors(p, where)
-    if _check_shapes(fields, p.get('masks'), where): _check_labels(fields['labels'], where, classes)
+    if _check_shapes(fields, p.get('masks'), where):
+        _check_labels(fields['labels'], where, classes)
     fields['boxes'] = fields['boxes'].reshape(-1, 4).double()
     for k, v in fields.items():
         if not v.isfinite().all(): raise ValueError(f'{where} has {k} that are not finite')
@@ -74,25 +97,41 @@ def _check_fields(p, where, classes):
 # %% ../nbs/059_results.ipynb #43c94ab2
 @checked
 def to_coco(
-    preds:list,         # one dict a picture: boxes (N,4) xyxy, scores (N,), labels (N,), perhaps masks (N,H,W), on the original picture
+    # one dict a picture: boxes (N,4) xyxy, scores (N,), labels (N,),
+    # perhaps masks (N,H,W), on the original picture
+    preds:list,
     image_ids:list,     # id of each picture, as in the annotations: numbers or texts
     category_ids:list,  # id of each label's category, such as `ds.category_ids`
-    keypoint_offset:float=0.,   # taken off x and y of keypoints: that of the data set, 0.5 where its file numbers pixels
-)->list:                # COCO results: image_id, category_id, bbox as x, y, width, height, score, perhaps segmentation, keypoints
-    "Write predictions as a COCO results list that JSON can hold; ValueError names the picture whose prediction cannot be right."
+    # taken off x and y of keypoints: that of the
+    # data set, 0.5 where its file numbers pixels
+    keypoint_offset:float=0.,
+    # COCO results: image_id, category_id, bbox as x, y, width,
+    # height, score, perhaps segmentation, keypoints
+)->list:
+    """Write predictions as a COCO results list that JSON can hold;
+    ValueError names the picture whose prediction cannot be right."""
     ids, cats = list(image_ids), [written_id(c) for c in category_ids]
-    if len(preds) != len(ids): raise ValueError(f'{len(preds)} predictions for {len(ids)} image_ids, expected one for each')
-    if None in cats: raise ValueError(f'category_ids must be numbers or texts, found {list(category_ids)[cats.index(None)]!r}')
+    if len(preds) != len(ids):
+        raise ValueError(f'{len(preds)} predictions for {len(ids)} image_ids, '
+                         'expected one for each')
+    if None in cats:
+        raise ValueError('category_ids must be numbers or texts, '
+                         f'found {list(category_ids)[cats.index(None)]!r}')
     results = []
     for n, (p, i) in enumerate(zip(preds, ids)):
         i, given = written_id(i), i
-        if i is None: raise ValueError(f'prediction {n}: an image_id must be a number or a text, not {given!r}')
+        if i is None:
+            raise ValueError(f'prediction {n}: an image_id must be a number or a text, '
+                             f'not {given!r}')
         p    = _check_fields(p, f'prediction {n} (image {i})', len(cats))
-        xywh = torch.cat([p['boxes'][:, :2], p['boxes'][:, 2:] - p['boxes'][:, :2]], 1).tolist()
-        rows = [dict(image_id=i, category_id=cats[l], bbox=b, score=s) for b,s,l in zip(xywh, p['scores'].tolist(), p['labels'].tolist())]
+        xywh = torch.cat([p['boxes'][:, :2], p['boxes'][:, 2:] - p['boxes'][:, :2]],
+                         1).tolist()
+        rows = [dict(image_id=i, category_id=cats[l], bbox=b, score=s)
+                for b,s,l in zip(xywh, p['scores'].tolist(), p['labels'].tolist())]
         for r, m in zip(rows, p.get('masks', ())): r['segmentation'] = encode_mask(m)
         if 'keypoints' in p:
-            xyv = p['keypoints'].double() - torch.tensor([keypoint_offset, keypoint_offset, 0.])
+            xyv = (p['keypoints'].double()
+                   - torch.tensor([keypoint_offset, keypoint_offset, 0.]))
             for r, k in zip(rows, xyv.flatten(1).tolist()): r['keypoints'] = k
         results += rows
     return results
@@ -106,18 +145,26 @@ def match_categories(
     classes:list,           # the name of each label
     category_ids:list,      # the id of each label in results
     name:str='the truths',  # what messages call them
-)->dict:                    # the truths with these categories alone, numbered by `category_ids`
-    "Number the categories of truths as results number them, matched by name; ValueError names a class that the truths lack."
+)->dict:  # the truths with these categories alone, numbered by `category_ids`
+    """Number the categories of truths as results number them, matched by name;
+    ValueError names a class that the truths lack."""
     check_keys(truth, 'categories', 'annotations', where='truth')
-    if len(classes) != len(category_ids): raise ValueError(f'{len(classes)} classes and {len(category_ids)} category_ids, expected one for each')
+    if len(classes) != len(category_ids):
+        raise ValueError(f'{len(classes)} classes and {len(category_ids)} category_ids, '
+                         'expected one for each')
     names = class_names(truth['categories'], truth['annotations'])
-    own, lost = {c: k for k,c in names.items()}, [c for c in classes if c not in names.values()]
+    own, lost = ({c: k for k,c in names.items()},
+                 [c for c in classes if c not in names.values()])
     if lost:
         k = category_ids[list(classes).index(lost[0])]
         other = f'; its category {k} is {names[k]!r}' if k in names else ''
-        raise ValueError(f'{name}: there is no category {lost[0]!r}{nearest(lost[0], own)}{other}')
+        raise ValueError(f'{name}: there is no category '
+                         f'{lost[0]!r}{nearest(lost[0], own)}{other}')
     to = {own[c]: k for c,k in zip(classes, category_ids)}
-    return dict(truth, categories=[dict(c, id=to[c['id']], name=names[c['id']]) for c in truth['categories'] if c['id'] in to],
-                annotations=[dict(a, category_id=to[a['category_id']]) for a in truth['annotations'] if a.get('category_id') in to])
+    return dict(truth,
+                categories=[dict(c, id=to[c['id']], name=names[c['id']])
+                            for c in truth['categories'] if c['id'] in to],
+                annotations=[dict(a, category_id=to[a['category_id']])
+                             for a in truth['annotations'] if a.get('category_id') in to])
 
 

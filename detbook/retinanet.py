@@ -17,12 +17,14 @@ from torch.nn import functional as F
 from .core import check, check_keys, checked, component
 from .batch import Batch, Preprocess, Truths
 from .boxes import clip_boxes
-from .anchors import AnchorGenerator, all_anchors, inside_border, octave_scales, valid_anchors
+from .anchors import (
+    AnchorGenerator, all_anchors, inside_border, octave_scales, valid_anchors)
 from .coder import DeltaCoder
 from .assign import Matcher, BACKGROUND
 from .nms import NMS, nms_fixed
 from .losses import FocalLoss, L1Loss, weighted_sum
-from .detector import Detector, Proposals, finish_init, prepare, prepare_images, scale_detections
+from .detector import (
+    Detector, Proposals, finish_init, prepare, prepare_images, scale_detections)
 from .rpn import box_losses, conv_few
 
 # %% ../nbs/031_retinanet.ipynb #b9a959cc
@@ -30,10 +32,12 @@ from .rpn import box_losses, conv_few
 def pred_conv(
     in_channels:int,        # of the features
     out_channels:int,       # answers at each place
-    prior:float|None=None,  # probability that a new one gives every answer; None: its biases are 0
+    # probability that a new one gives every answer; None: its biases are 0
+    prior:float|None=None,
 )->nn.Conv2d:               # 3x3, its weights small
     "The last convolution of a dense head."
-    check('in_channels int 1.., out_channels int 1.., prior? >0..1', in_channels, out_channels, prior)
+    check('in_channels int 1.., out_channels int 1.., prior? >0..1', in_channels,
+          out_channels, prior)
     conv = nn.Conv2d(in_channels, out_channels, 3, padding=1)
     nn.init.normal_(conv.weight, std=.01)
     nn.init.constant_(conv.bias, 0. if prior is None else -math.log((1-prior) / prior))
@@ -41,17 +45,22 @@ def pred_conv(
 
 # %% ../nbs/031_retinanet.ipynb #62b5b49e
 class HeadConv(nn.Module):
-    "A 3x3 convolution, perhaps group normalisation, and ReLU, under the names `conv` and `gn`."
+    """A 3x3 convolution, perhaps group normalisation,
+    and ReLU, under the names `conv` and `gn`."""
     def __init__(self,
         in_channels:int,        # of the input
         out_channels:int,       # of the output
         groups:int=0,           # of channels that are normalised together; 0: no norm
-        bias:bool|None=None,    # does the convolution add one? None: only if there is no norm
+        # does the convolution add one? None: only if there is no norm
+        bias:bool|None=None,
     ):
         check('in_channels int 1.., out_channels int 1.., groups int 0.., bias? flag',
               in_channels, out_channels, groups, bias)
         super().__init__()
-        if groups and out_channels % groups: raise ValueError(f'HeadConv: groups is {groups} (norm_groups of a head), which does not divide its {out_channels} channels (feat_channels)')
+        if groups and out_channels % groups:
+            raise ValueError(f'HeadConv: groups is {groups} (norm_groups of a head), '
+                             f'which does not divide its {out_channels} channels '
+                             '(feat_channels)')
         self.conv = nn.Conv2d(in_channels, out_channels, 3, padding=1,
                               bias=not groups if bias is None else bias)
         self.gn = nn.GroupNorm(groups, out_channels) if groups else None
@@ -63,7 +72,8 @@ class HeadConv(nn.Module):
     )->Tensor:      # (B,C',H,W), not negative
         "Convolve, normalise, clip."
         check('x float (B,C,H,W)', x)
-        x = conv_few(x, self.conv) if self.gn is None else self.gn(self.conv(x))     # a group norm spreads every gradient
+        # a group norm spreads every gradient
+        x = conv_few(x, self.conv) if self.gn is None else self.gn(self.conv(x))
         return F.relu(x, inplace=True)
 
 # %% ../nbs/031_retinanet.ipynb #5b523a41
@@ -77,7 +87,8 @@ def conv_tower(
     "The convolutions before a predictor."
     check('num int 0.., in_channels int 1.., channels int 1.., groups int 0..',
           num, in_channels, channels, groups)
-    return nn.ModuleList(HeadConv(channels if i else in_channels, channels, groups, bias) for i in range(num))
+    return nn.ModuleList(HeadConv(channels if i else in_channels, channels, groups, bias)
+                         for i in range(num))
 
 # %% ../nbs/031_retinanet.ipynb #36ba30f0
 class DenseOutput(NamedTuple):
@@ -105,15 +116,20 @@ class DenseFilter:
     def __init__(self,
         nms_pre:int=1000,               # best answers of a level to look at
         score_thr:float=.05,            # answers must score higher
-        iou:float=.5,                   # detections that overlap a better one of their class by more are dropped
+        # detections that overlap a better one of their class by more are dropped
+        iou:float=.5,
         max_per_img:int=100,            # detections to keep
-        suppress:Callable|None=None,    # (boxes, scores, groups) -> index best first, scores; None: NMS(iou)
+        # (boxes, scores, groups) -> index best first, scores; None: NMS(iou)
+        suppress:Callable|None=None,
         min_size:float=0,               # sides must be longer, pixels; below 0: any
-        late_clip:bool=False,           # are boxes clipped to the image after suppression, not before? (Detectron2)
-        root:bool=False,                # with a quality, is the score the root of its product with the class's,
+        # are boxes clipped to the image after suppression, not before? (Detectron2)
+        late_clip:bool=False,
+        # with a quality, is the score the root of its product with the class's,
+        root:bool=False,
                                         # and chosen by? else the product, after the choice
     ):
-        self.nms_pre, self.score_thr, self.max_per_img, self.min_size = nms_pre, score_thr, max_per_img, min_size
+        self.nms_pre, self.score_thr, self.max_per_img, self.min_size = (
+            nms_pre, score_thr, max_per_img, min_size)
         self.suppress:Any = NMS(iou) if suppress is None else suppress
         self.late_clip, self.root = late_clip, root
 
@@ -126,12 +142,14 @@ class DenseFilter:
     def iou(self,
         value:float,    # overlap
     ):
-        if not hasattr(self.suppress, 'iou'): raise AttributeError(f'{type(self).__name__}.suppress is a {type(self.suppress).__name__}, which has no iou')
+        if not hasattr(self.suppress, 'iou'):
+            raise AttributeError(f'{type(self).__name__}.suppress is a '
+                                 f'{type(self.suppress).__name__}, which has no iou')
         self.suppress.iou = value
 
     def pick(self,
         out:DenseOutput,    # the head's answers
-    )->tuple:               # (B,K) each: which anchor, label, score, and bool: does it score enough?
+    )->tuple:  # (B,K) each: which anchor, label, score, and bool: does it score enough?
         "The best answers of each level, without a gradient."
         check('out DenseOutput', out)
         scores, C = out.logits.detach().float().sigmoid(), out.logits.shape[2]
@@ -143,22 +161,26 @@ class DenseFilter:
             picked.append(level.topk(min(self.nms_pre, n*C), 1)[1] + begin*C)
             begin += n
         picked = torch.cat(picked, 1)
-        index, labels, scores = picked // C, picked % C, scores.flatten(1).gather(1, picked)
+        index, labels, scores = (picked // C, picked % C,
+                                 scores.flatten(1).gather(1, picked))
         worth = scores > self.score_thr
-        if quality is not None and not self.root: scores = scores * quality.gather(1, index)
+        if quality is not None and not self.root:
+            scores = scores * quality.gather(1, index)
         return index, labels, scores, worth
 
     def candidates(self,
         out:DenseOutput,    # the head's answers
         coder:DeltaCoder,   # decodes its deltas; or a DistanceCoder
         sizes:Tensor,       # (B,2) h,w of the images
-    )->tuple:               # boxes (B,K,4), scores (B,K), labels (B,K), and (B,K) bool: which are worth it
+        # boxes (B,K,4), scores (B,K), labels (B,K), and (B,K) bool: which are worth it
+    )->tuple:
         "The best answers of each level, decoded, without a gradient."
         check('out DenseOutput, sizes (B,2)', out, sizes)
         index, labels, scores, worth = self.pick(out)
         deltas = out.deltas.detach().gather(1, index[...,None].expand(-1, -1, 4))
         boxes = coder.decode(out.anchors[index], deltas, None if self.late_clip else sizes)
-        return boxes, scores, labels, worth & ((boxes[...,2:] - boxes[...,:2]) > self.min_size).all(-1)
+        return (boxes, scores, labels,
+                worth & ((boxes[...,2:] - boxes[...,:2]) > self.min_size).all(-1))
 
     def __call__(self,
         out:DenseOutput,    # the head's answers
@@ -167,12 +189,16 @@ class DenseFilter:
     )->list:                # B dicts: boxes (N,4), scores (N,), labels (N,), best first
         "Choose, decode, suppress within each class, keep the best."
         boxes, scores, labels, worth = self.candidates(out, coder, sizes)
-        image = torch.arange(len(sizes), device=labels.device)[:,None].expand_as(labels)[worth]
+        image = torch.arange(len(sizes),
+                             device=labels.device)[:,None].expand_as(labels)[worth]
         boxes, scores, labels = boxes[worth], scores[worth], labels[worth]
         kept, scores = self.suppress(boxes, scores, image*out.logits.shape[2] + labels)
-        best = [torch.nonzero(image[kept] == b)[:self.max_per_img,0] for b in range(len(sizes))]
-        found = [dict(boxes=boxes[kept[i]], scores=scores[i], labels=labels[kept[i]]) for i in best]
-        return [self.clip(d, size) for d,size in zip(found, sizes)] if self.late_clip else found
+        best = [torch.nonzero(image[kept] == b)[:self.max_per_img,0]
+                for b in range(len(sizes))]
+        found = [dict(boxes=boxes[kept[i]], scores=scores[i], labels=labels[kept[i]])
+                 for i in best]
+        return ([self.clip(d, size) for d,size in zip(found, sizes)] if self.late_clip
+                else found)
 
     def clip(self,
         found:dict,     # boxes (N,4) xyxy, pixels, and more of N rows
@@ -180,7 +206,8 @@ class DenseFilter:
     )->dict:            # the rows whose boxes are still large enough
         "Clip boxes after suppression, for `late_clip`."
         check_keys(found, 'boxes', where='found')
-        check('boxes (N,4), scores? (N), labels? int (N), size (2)', found['boxes'], found.get('scores'), found.get('labels'), size, where='found')
+        check('boxes (N,4), scores? (N), labels? int (N), size (2)', found['boxes'],
+              found.get('scores'), found.get('labels'), size, where='found')
         found = found | dict(boxes=clip_boxes(found['boxes'], size))
         left = ((found['boxes'][:,2:] - found['boxes'][:,:2]) > self.min_size).all(1)
         return {k:v[left] for k,v in found.items()}
@@ -193,47 +220,57 @@ class DenseFilter:
     )->tuple:                   # which of them (B,P) int64 best first, kept (B,P) bool
         "Drop answers that overlap a better one, of whatever level and class."
         check('boxes (B,K,4), scores (B,K), valid bool (B,K)', boxes, scores, valid)
-        return nms_fixed(boxes, scores, valid, [scores.shape[1]], self.iou, self.max_per_img if max_out is None else max_out)
+        return nms_fixed(boxes, scores, valid, [scores.shape[1]], self.iou,
+                         self.max_per_img if max_out is None else max_out)
 
     def propose(self,
         out:DenseOutput,    # the head's answers
         coder:DeltaCoder,   # decodes its deltas; or a DistanceCoder
         sizes:Tensor,       # (B,2) h,w of the images
     )->Proposals:           # best first, in a fixed shape
-        "The same choice as places to look at; answers of all levels and classes suppress each other."
+        """The same choice as places to look at; answers
+        of all levels and classes suppress each other."""
         boxes, scores, _, worth = self.candidates(out, coder, sizes)
         best, kept = self.choose(boxes, scores, worth)
-        return Proposals(boxes.gather(1, best[...,None].expand(-1, -1, 4)), scores.gather(1, best), kept)
+        return Proposals(boxes.gather(1, best[...,None].expand(-1, -1, 4)),
+                         scores.gather(1, best), kept)
 
 # %% ../nbs/031_retinanet.ipynb #5af160b0
 @component
 class RetinaHead(nn.Module):
-    "Two towers over every level: the class of every anchor and the way to its box (RetinaNet, section 4)."
+    """Two towers over every level: the class of every
+    anchor and the way to its box (RetinaNet, section 4)."""
     def __init__(self,
         num_classes:int=80,                 # classes of objects
         in_channels:int=256,                # of the pyramid
         stacked_convs:int=4,                # convolutions in each tower
         feat_channels:int=256,              # of the towers
-        anchors:AnchorGenerator|None=None,  # None: three sizes an octave, three ratios, strides 8 to 128
+        # None: three sizes an octave, three ratios, strides 8 to 128
+        anchors:AnchorGenerator|None=None,
         coder:DeltaCoder|None=None,         # None: plain deltas
         matcher:Matcher|None=None,          # None: 0.5 / 0.4, low-quality rule from 0
-        loss_cls:Callable|None=None,        # (logits, labels) -> one loss an anchor; None: FocalLoss()
-        loss_bbox:Callable|None=None,       # (pred, target) -> one loss a box; None: L1Loss()
+        # (logits, labels) -> one loss an anchor; None: FocalLoss()
+        loss_cls:Callable|None=None,
+        loss_bbox:Callable|None=None,  # (pred, target) -> one loss a box; None: L1Loss()
         decoded:bool=False,                 # does `loss_bbox` compare boxes, not deltas?
-        border:float=-1,                    # how far an anchor that trains may stick out of its image, pixels; below 0: any
+        # how far an anchor that trains may stick out of its image, pixels; below 0: any
+        border:float=-1,
         norm_groups:int=0,                  # group normalisation in the towers; 0: none
-        test_filter:DenseFilter|None=None,  # None: scores from 0.05, suppression from 0.5, 100 an image
+        # None: scores from 0.05, suppression from 0.5, 100 an image
+        test_filter:DenseFilter|None=None,
     ):
         super().__init__()
         self.num_classes, self.decoded, self.border = num_classes, decoded, border
-        self.anchors = anchors or AnchorGenerator((8,16,32,64,128), scales=octave_scales(4, 3))
+        self.anchors = (anchors
+                        or AnchorGenerator((8,16,32,64,128), scales=octave_scales(4, 3)))
         self.coder, self.matcher = coder or DeltaCoder(), matcher or Matcher(.5, .4, 0)
         self.loss_cls, self.loss_bbox = loss_cls or FocalLoss(), loss_bbox or L1Loss()
         self.test_filter = test_filter or DenseFilter()
         self.cls_convs = conv_tower(stacked_convs, in_channels, feat_channels, norm_groups)
         self.reg_convs = conv_tower(stacked_convs, in_channels, feat_channels, norm_groups)
         mid, A = feat_channels if stacked_convs else in_channels, self.anchors.per_cell
-        self.retina_cls, self.retina_reg = pred_conv(mid, A*num_classes, prior=.01), pred_conv(mid, A*4)
+        self.retina_cls, self.retina_reg = (pred_conv(mid, A*num_classes, prior=.01),
+                                            pred_conv(mid, A*4))
 
     def forward(self,
         feats:tuple,    # L tensors (B,C,H_l,W_l)
@@ -249,7 +286,8 @@ class RetinaHead(nn.Module):
             deltas.append(flatten_map(conv_few(where, self.retina_reg), 4))
         sizes = [f.shape[-2:] for f in feats]
         anchors, splits = all_anchors(self.anchors, sizes, feats[0])
-        return DenseOutput(torch.cat(logits, 1), torch.cat(deltas, 1), anchors, sizes, splits)
+        return DenseOutput(torch.cat(logits, 1), torch.cat(deltas, 1), anchors, sizes,
+                           splits)
 
     def loss(self,
         out:DenseOutput,    # the head's answers
@@ -258,21 +296,23 @@ class RetinaHead(nn.Module):
     )->dict:                # loss_cls, loss_bbox
         "Match anchors with truths and compare all of them."
         usable = valid_anchors(self.anchors, out.sizes, batch.pad_sizes, out.logits)
-        if self.border >= 0: usable = usable & inside_border(out.anchors, batch.size_tensor(), self.border)
+        if self.border >= 0:
+            usable = usable & inside_border(out.anchors, batch.size_tensor(), self.border)
         matched = self.matcher(out.anchors, truths, usable)
         positive, used, truth = matched >= 0, matched >= BACKGROUND, matched.clamp(min=0)
         count = positive.sum(1).clamp(min=1).sum()
         labels = torch.where(positive, truths.labels.gather(1, truth), self.num_classes)
         gt_boxes = truths.boxes.gather(1, truth[...,None].expand(-1, -1, 4))
-        off = box_losses(out.deltas, out.anchors.expand_as(gt_boxes), gt_boxes, positive, self.coder, self.loss_bbox, self.decoded)
+        off = box_losses(out.deltas, out.anchors.expand_as(gt_boxes), gt_boxes, positive,
+                         self.coder, self.loss_bbox, self.decoded)
         return dict(loss_cls=weighted_sum(self.loss_cls(out.logits, labels), used, count),
                     loss_bbox=weighted_sum(off, positive, count))
 
     def detect(self,
         out:DenseOutput,                        # the head's answers
         batch:Batch,                            # the images
-        test_filter:DenseFilter|None=None,      # what to let through; None: this head's own
-    )->list:                                    # B dicts: boxes (N,4), scores (N,), labels (N,), best first
+        test_filter:DenseFilter|None=None,  # what to let through; None: this head's own
+    )->list:  # B dicts: boxes (N,4), scores (N,), labels (N,), best first
         "Turn the head's answers into detections."
         return (test_filter or self.test_filter)(out, self.coder, batch.size_tensor())
 
@@ -284,15 +324,19 @@ class RetinaNet(Detector):
     def __init__(self,
         num_classes:int=80,                 # classes of objects
         *,
-        backbone:nn.Module|None=None,       # None: ResNet-50 as in mmdetection's 1x settings
+        backbone:nn.Module|None=None,  # None: ResNet-50 as in mmdetection's 1x settings
         neck:nn.Module|None=None,           # None: FPN from the second stage, five levels
-        bbox_head:nn.Module|None=None,      # None: RetinaHead of `num_classes` on the neck's channels
-        preprocess:Preprocess|None=None,    # None: RGB, mean and std of the backbone or else of ImageNet, padded to a multiple of 32
+        # None: RetinaHead of `num_classes` on the neck's channels
+        bbox_head:nn.Module|None=None,
+        # None: RGB, mean and std of the backbone or
+        # else of ImageNet, padded to a multiple of 32
+        preprocess:Preprocess|None=None,
         weights:str|None=None,              # checkpoint to start from
         weights_backbone:str|None=None,     # ImageNet weights for the backbone alone
     ):
         super().__init__(backbone, neck, preprocess, dict(start_level=1, extra='on_input'))
-        self.bbox_head = RetinaHead(num_classes, self.neck.out_channels) if bbox_head is None else bbox_head
+        self.bbox_head = (RetinaHead(num_classes, self.neck.out_channels)
+                          if bbox_head is None else bbox_head)
         finish_init(self, weights, weights_backbone, num_classes)
 
     def loss(self,
@@ -308,9 +352,11 @@ class RetinaNet(Detector):
     def predict(self,
         images:list,                            # B tensors (3,h,w) RGB, 0..255
         test_filter:DenseFilter|None=None,      # what to let through; None: the head's own
-        sizes:list|None=None,                   # B pairs (H,W) at which the answers are wanted; None: the images' own
-    )->list:                                    # B dicts: boxes (N,4), scores (N,), labels (N,), best first
+        # B pairs (H,W) at which the answers are wanted; None: the images' own
+        sizes:list|None=None,
+    )->list:  # B dicts: boxes (N,4), scores (N,), labels (N,), best first
         "Detect objects."
         batch = prepare_images(self, images)
-        found = self.bbox_head.detect(self.bbox_head(self.neck(self.backbone(batch.pixels))), batch, test_filter)
+        found = self.bbox_head.detect(
+            self.bbox_head(self.neck(self.backbone(batch.pixels))), batch, test_filter)
         return scale_detections(found, batch.sizes, sizes)

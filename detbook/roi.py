@@ -20,19 +20,25 @@ from .nms import has_compiled_ops
 
 # %% ../nbs/024_roi.ipynb #140a44aa
 def bin_samples(
-    start:Tensor,       # (K,) where the interval begins, in cells of the map
-    length:Tensor,      # (K,) how long it is, in cells
-    bins:int,           # into how many bins it is cut
-    ratio:int,          # samples a bin; 0: one for every started cell of its length
-)->tuple:               # (K,bins,S) positions, in cells; (K,S) bool: which of the S a bin has
+    start:Tensor,   # (K,) where the interval begins, in cells of the map
+    length:Tensor,  # (K,) how long it is, in cells
+    bins:int,       # into how many bins it is cut
+    ratio:int,      # samples a bin; 0: one for every started cell of its length
+)->tuple:           # (K,bins,S) positions, in cells; (K,S) bool: which of the S a bin has
     "One axis of RoIAlign: where the samples of each bin lie."
     check('start (K), length (K), bins int 1.., ratio int ..', start, length, bins, ratio)
     step  = length / bins
-    count = step.ceil().clamp(min=0) if ratio <= 0 else torch.full_like(length, ratio)              # samples a bin
-    steps = torch.arange(max(1, int(count.max())) if len(count) else 1, device=start.device)
+    # samples a bin
+    count = step.ceil().clamp(min=0) if ratio <= 0 else torch.full_like(length, ratio)
+    steps = torch.arange(max(1, int(count.max())) if len(count) else 1,
+                         device=start.device)
     used, some = steps < count[:,None], count.clamp(min=1)[:,None]
-    first = start[:,None] + torch.arange(bins, device=start.device) * step[:,None] + step.clamp(max=0)[:,None]   # (K,bins); inside out, a bin begins at its end
-    return first[...,None] + ((torch.minimum(steps, some - 1) + .5) * step.abs()[:,None] / some)[:,None], used
+    # (K,bins); inside out, a bin begins at its end
+    first = (start[:,None] + torch.arange(bins, device=start.device) * step[:,None]
+             + step.clamp(max=0)[:,None])
+    return (first[...,None]
+            + ((torch.minimum(steps, some - 1) + .5) * step.abs()[:,None] / some)[:,None],
+            used)
 
 def bin_cells(
     start:Tensor,       # (K,) where the interval begins, in cells of the map
@@ -40,30 +46,40 @@ def bin_cells(
     bins:int,           # into how many bins it is cut
     ratio:int,          # samples a bin; 0: one for every started cell of its length
     size:int,           # cells of the map along this axis
-)->tuple:               # the cells of each bin (K,bins,n) int64, and how much each counts (K,bins,n); what is not needed of n counts 0
-    "One axis of RoIAlign: which cells the samples of each bin lie between, each cell once."
-    check('start (K), length (K), bins int 1.., ratio int .., size int 1..', start, length, bins, ratio, size)
+    # the cells of each bin (K,bins,n) int64, and how much
+    # each counts (K,bins,n); what is not needed of n counts 0
+)->tuple:
+    """One axis of RoIAlign: which cells the samples
+    of each bin lie between, each cell once."""
+    check('start (K), length (K), bins int 1.., ratio int .., size int 1..', start, length,
+          bins, ratio, size)
     at, used = bin_samples(start, length, bins, ratio)
     some  = used.sum(1).clamp(min=1)[:,None,None].to(at.dtype)
     share = (used[:,None] & (at >= -1) & (at <= size)) / some
     at    = at.clamp(0, size - 1)
     low   = at.floor()
-    place = F.pad(low.diff(dim=2).clamp(max=2), (1, 0)).cumsum(2).long()                            # of `low` in the list
+    # of `low` in the list
+    place = F.pad(low.diff(dim=2).clamp(max=2), (1, 0)).cumsum(2).long()
     n     = int(place.max()) + 2 if place.numel() else 2
-    cells = place.new_zeros(*at.shape[:2], n).scatter(2, place, low.long()).scatter(2, place + 1, low.long() + 1)
-    parts = at.new_zeros(*at.shape[:2], n).scatter_add(2, place, share * (1 - at + low)).scatter_add(2, place + 1, share * (at - low))
+    cells = place.new_zeros(*at.shape[:2], n).scatter(2, place, low.long()).scatter(
+        2, place + 1, low.long() + 1)
+    parts = at.new_zeros(*at.shape[:2], n).scatter_add(
+        2, place, share * (1 - at + low)).scatter_add(2, place + 1, share * (at - low))
     return cells.clamp(max=size - 1), parts
 
 # %% ../nbs/024_roi.ipynb #0b41b202
 def _readable(rois, images):
-    "A row with nan, beyond a million pixels, or of no image becomes an empty box far outside, which reads zeros."
+    """A row with nan, beyond a million pixels, or of no image becomes an empty box far
+    outside, which reads zeros."""
     ok  = (rois.abs() < 1e6).all(1) & (rois[:,0] >= 0) & (rois[:,0] < images)
     far = (torch.arange(5, device=rois.device) > 0) * -1e6
     return torch.where(ok[:,None], rois, far.to(rois.dtype))
 
 def _most(rois, size, scale, ratio, longest):
-    "Of the largest box: how many samples a bin has along an axis, and how many cells it reads, on a map whose longer side is given."
-    side = float((rois[:,3:] - rois[:,1:3]).abs().nan_to_num(0.).max()) * scale if len(rois) else 0.
+    """Of the largest box: how many samples a bin has along an axis, and how many cells it
+    reads, on a map whose longer side is given."""
+    side = (float((rois[:,3:] - rois[:,1:3]).abs().nan_to_num(0.).max()) * scale
+            if len(rois) else 0.)
     samples = max(ratio, int(min(side, 2e6) / size) + 1)
     return samples, min(samples, longest) + 1
 
@@ -75,9 +91,10 @@ def roi_align_sparse(
     ratio:int=0,        # samples a bin along each axis; 0: as many as cells
     aligned:bool=True,  # do cell centres lie at half coordinates?
 )->Tensor:              # (K,C,size,size), channels-last
-    "RoIAlign as a weighted sum of the few cells that each bin reads; a box with nan, or of no image, reads zeros."
-    check('feats float (B,C,H,W), rois (K,5), size int 1.., scale >0.., ratio int .., aligned flag',
-          feats, rois, size, scale, ratio, aligned)
+    """RoIAlign as a weighted sum of the few cells that each bin reads;
+    a box with nan, or of no image, reads zeros."""
+    check('feats float (B,C,H,W), rois (K,5), size int 1.., scale >0.., ratio int .., '
+          'aligned flag', feats, rois, size, scale, ratio, aligned)
     rois = _readable(rois.to(torch.promote_types(feats.dtype, torch.float32)), len(feats))
     (B, C, H, W), index, weight, counts = feats.shape, [], [], []
     with torch.no_grad():
@@ -86,21 +103,28 @@ def roi_align_sparse(
             box   = r[:,1:] * scale - (.5 if aligned else 0)
             sides = box[:,2:] - box[:,:2]
             if not aligned: sides = sides.clamp(min=1)
-            (x, wx), (y, wy) = (bin_cells(box[:,i], sides[:,i], size, ratio, n) for i,n in ((0, W), (1, H)))
-            y = y + r[:,0].long().clamp(min=0)[:,None,None] * H                          # row of the table, but for W
-            part  = wy[:,:,None,:,None] * wx[:,None,:,None,:]                            # (K,size,size,n,m)
+            (x, wx), (y, wy) = (bin_cells(box[:,i], sides[:,i], size, ratio, n)
+                                for i,n in ((0, W), (1, H)))
+            # row of the table, but for W
+            y = y + r[:,0].long().clamp(min=0)[:,None,None] * H
+            part  = wy[:,:,None,:,None] * wx[:,None,:,None,:]  # (K,size,size,n,m)
             cell  = y[:,:,None,:,None] * W + x[:,None,:,None,:]
             count = part != 0
-            index.append(cell[count]); weight.append(part[count]); counts.append(count.sum((3, 4)).flatten())
+            index.append(cell[count])
+            weight.append(part[count]); counts.append(count.sum((3, 4)).flatten())
         n = torch.cat(counts)
     table = feats.permute(0, 2, 3, 1).reshape(B*H*W, C)
-    sums  = F.embedding_bag(torch.cat(index), table, n.cumsum(0) - n, mode='sum', per_sample_weights=torch.cat(weight).to(table.dtype))
+    sums = F.embedding_bag(torch.cat(index), table, n.cumsum(0) - n, mode='sum',
+                           per_sample_weights=torch.cat(weight).to(table.dtype))
     return sums.view(len(rois), size, size, C).permute(0, 3, 1, 2)
 
 # %% ../nbs/024_roi.ipynb #b9fb3c22
 def _few_cells(feats, rois, size, scale, ratio):
-    "Is reading each cell once the faster way? Not for a few channels, nor for bins of very many cells."
-    return feats.shape[1] >= 16 and len(rois) * (size * _most(rois, size, scale, ratio, max(feats.shape[2:]))[1])**2 < 2**26
+    """Is reading each cell once the faster way? Not for
+    a few channels, nor for bins of very many cells."""
+    return (feats.shape[1] >= 16
+            and len(rois) * (size * _most(rois, size, scale, ratio,
+                                          max(feats.shape[2:]))[1])**2 < 2**26)
 
 def roi_align(
     feats:Tensor,       # (B,C,H,W)
@@ -110,12 +134,18 @@ def roi_align(
     ratio:int=0,        # samples a bin along each axis; 0: as many as cells
     aligned:bool=True,  # do cell centres lie at half coordinates?
 )->Tensor:              # (K,C,size,size) in the dtype of `feats`
-    "RoIAlign by the faster of two ways that give the same: `roi_align_sparse`, or torchvision's operation; a box with nan, or of no image, reads zeros."
-    check('feats float (B,C,H,W), rois (K,5), size int 1.., scale >0.., ratio int .., aligned flag',
-          feats, rois, size, scale, ratio, aligned)
+    """RoIAlign by the faster of two ways that give the same: `roi_align_sparse`,
+    or torchvision's operation; a box with nan, or of no image, reads zeros."""
+    check('feats float (B,C,H,W), rois (K,5), size int 1.., scale >0.., ratio int .., '
+          'aligned flag', feats, rois, size, scale, ratio, aligned)
     exact = feats.to(torch.promote_types(feats.dtype, torch.float32))
-    if not has_compiled_ops() or on_host(feats) and not torch.compiler.is_compiling() and _few_cells(feats, rois, size, scale, ratio): return roi_align_sparse(exact, rois, size, scale, ratio, aligned).to(feats.dtype)
-    return torchvision.ops.roi_align(exact, _readable(rois.to(exact.dtype), feats.shape[0]), size, scale, ratio, aligned).to(feats.dtype)
+    if (not has_compiled_ops()
+        or on_host(feats) and not torch.compiler.is_compiling()
+        and _few_cells(feats, rois, size, scale, ratio)):
+        return roi_align_sparse(exact, rois, size, scale, ratio, aligned).to(feats.dtype)
+    return torchvision.ops.roi_align(exact,
+                                     _readable(rois.to(exact.dtype), feats.shape[0]), size,
+                                     scale, ratio, aligned).to(feats.dtype)
 
 # %% ../nbs/024_roi.ipynb #fb34bf21
 def roi_levels(
@@ -124,20 +154,23 @@ def roi_levels(
     finest_scale:float=56,  # boxes below twice this side go to the finest level, pixels
 )->Tensor:                  # (K,) int64 from 0
     "Which level of the pyramid each box is read from (FPN, equation 1); nan: the finest."
-    check('boxes (K,4), num_levels int 1.., finest_scale >0..', boxes, num_levels, finest_scale)
+    check('boxes (K,4), num_levels int 1.., finest_scale >0..', boxes, num_levels,
+          finest_scale)
     side = box_area(boxes.float()).sqrt().nan_to_num(0.)
     return (side / finest_scale + 1e-6).log2().floor().clamp(0, num_levels - 1).long()
 
 # %% ../nbs/024_roi.ipynb #88f52da5
 class Canvas(NamedTuple):
-    "The levels of a pyramid side by side in one tensor, with rims that repeat their borders."
+    """The levels of a pyramid side by side in one tensor,
+    with rims that repeat their borders."""
     feats: Tensor       # (B,C,H,W)
     origins: list       # L pairs (x,y): where cell (0,0) of each level lies
     sizes: list = ()    # L pairs (w,h): how many cells each level has
 
 # %% ../nbs/024_roi.ipynb #ac41424f
 class _Rim(torch.autograd.Function):
-    "Repeat the borders of a map; PyTorch's own way back would keep the whole map for the sake of its shape."
+    """Repeat the borders of a map; PyTorch's own way back
+    would keep the whole map for the sake of its shape."""
     @staticmethod
     def forward(ctx, x, sides):
         ctx.shape, ctx.sides = x.shape, sides       # left, right, top, bottom
@@ -145,26 +178,34 @@ class _Rim(torch.autograd.Function):
 
     @staticmethod
     def backward(ctx, grad):
-        return torch.ops.aten.replication_pad2d_backward(grad, grad.new_empty(1).expand(ctx.shape), ctx.sides), None
+        return (torch.ops.aten.replication_pad2d_backward(
+                    grad, grad.new_empty(1).expand(ctx.shape), ctx.sides), None)
 
 def make_canvas(
     levels:tuple,   # L tensors (B,C,H_l,W_l), finest first
 )->Canvas:          # a single level is taken as it is
-    "Lay the levels side by side: the first in the lower right corner, the others in a column on its left."
+    """Lay the levels side by side: the first in the lower
+    right corner, the others in a column on its left."""
     check('levels some float (B,C,H,W)', levels)
     sizes = [(l.shape[3], l.shape[2]) for l in levels]
-    if on_host(levels[0]): levels = [l.contiguous(memory_format=torch.channels_last) for l in levels]   # as `roi_align_sparse` reads
+    if on_host(levels[0]):
+        # as `roi_align_sparse` reads
+        levels = [l.contiguous(memory_format=torch.channels_last) for l in levels]
     if len(levels) == 1: return Canvas(levels[0], [(0,0)], sizes)
-    finest, *rest = [_Rim.apply(l, (1,i,1,i)) for l,i in zip(levels, [0] + [1]*len(levels))]
-    most = lambda *n: functools.reduce(torch.sym_max, n)                    # sizes may be open, where a graph is traced
-    height, width = most(finest.shape[2], sum(r.shape[2] for r in rest)), most(*(r.shape[3] for r in rest))
+    finest, *rest = [_Rim.apply(l, (1,i,1,i))
+                     for l,i in zip(levels, [0] + [1]*len(levels))]
+    # sizes may be open, where a graph is traced
+    most = lambda *n: functools.reduce(torch.sym_max, n)
+    height, width = (most(finest.shape[2], sum(r.shape[2] for r in rest)),
+                     most(*(r.shape[3] for r in rest)))
     column, origins, y = [], [(width + 1, height - levels[0].shape[2])], 0
     for r in rest:
         column.append(F.pad(r, (0, width - r.shape[3])))
         origins.append((1, y + 1))
         y += r.shape[2]
     left = F.pad(torch.cat(column, 2), (0, 0, 0, height - y))
-    return Canvas(torch.cat([left, F.pad(finest, (0, 0, height - finest.shape[2], 0))], 3), origins, sizes)
+    return Canvas(torch.cat([left, F.pad(finest, (0, 0, height - finest.shape[2], 0))], 3),
+                  origins, sizes)
 
 # %% ../nbs/024_roi.ipynb #17f938e6
 def _end_with_level(
@@ -172,8 +213,11 @@ def _end_with_level(
     sizes:Tensor,   # (K,2) width and height of these levels, cells
     bins:int,       # along each side
     ratio:int,      # samples a bin; 0: as many as cells
-)->tuple:           # boxes of one cell or more that end with their levels; (K,2,bins) the share of samples that a level has
-    "What `aligned=False` makes of boxes narrower than a cell: stretched, with the samples beyond the level counted as zeros."
+    # boxes of one cell or more that end with their levels;
+    # (K,2,bins) the share of samples that a level has
+)->tuple:
+    """What `aligned=False` makes of boxes narrower than a cell: stretched,
+    with the samples beyond the level counted as zeros."""
     start, sides, n = boxes[:,:2], (boxes[:,2:] - boxes[:,:2]).clamp(min=1), max(ratio, 1)
     part = (torch.arange(bins*n, device=boxes.device) + .5).view(bins, n) / (bins*n)
     there = start[...,None,None] + sides[...,None,None] * part <= sizes[...,None,None]
@@ -189,17 +233,22 @@ class RoIExtractor:
         strides:tuple[int,...]=(4,8,16,32), # pixels a cell, for each level that is read
         ratio:int=0,                # samples a bin along each axis; 0: as many as cells
         aligned:bool=True,          # do cell centres lie at half coordinates?
-        finest_scale:float=56,      # boxes below twice this side go to the finest level, pixels
+        # boxes below twice this side go to the finest level, pixels
+        finest_scale:float=56,
     ):
         check('strides some int 1..', strides)
-        self.size, self.strides, self.ratio, self.aligned, self.finest_scale = size, tuple(strides), ratio, aligned, finest_scale
+        self.size, self.strides, self.ratio, self.aligned, self.finest_scale = (
+            size, tuple(strides), ratio, aligned, finest_scale)
 
     def canvas(self,
         feats:tuple,    # the pyramid, finest first
     )->Canvas:          # of the levels that are read
-        "Lay the levels that are read side by side; extractors with the same strides share it."
+        """Lay the levels that are read side by side;
+        extractors with the same strides share it."""
         check('feats some float (B,C,H,W)', feats)
-        if len(feats) < len(self.strides): raise ValueError(f'RoIExtractor reads {len(self.strides)} levels, strides {self.strides}; the pyramid has {len(feats)}')
+        if len(feats) < len(self.strides):
+            raise ValueError(f'RoIExtractor reads {len(self.strides)} levels, '
+                             f'strides {self.strides}; the pyramid has {len(feats)}')
         return make_canvas(feats[:len(self.strides)])
 
     def __call__(self,
@@ -210,14 +259,20 @@ class RoIExtractor:
         "Pool every box from its level; a box with nan, or of no image, reads zeros."
         check('canvas Canvas, boxes float (K,4), image int (K)', canvas, boxes, image)
         level = roi_levels(boxes, len(self.strides), self.finest_scale)
-        stretch = not self.aligned and len(self.strides) > 1                    # one level alone ends where the canvas does
-        rows = [(s, *o, *(canvas.sizes[i] if stretch else ())) for i,(s,o) in enumerate(zip(self.strides, canvas.origins))]
-        place = torch.tensor(rows, dtype=boxes.dtype).to(boxes.device, non_blocking=True)[level]   # (K,3 or 5): stride, x, y; a GPU is not waited for
+        # one level alone ends where the canvas does
+        stretch = not self.aligned and len(self.strides) > 1
+        rows = [(s, *o, *(canvas.sizes[i] if stretch else ()))
+                for i,(s,o) in enumerate(zip(self.strides, canvas.origins))]
+        # (K,3 or 5): stride, x, y; a GPU is not waited for
+        place = torch.tensor(rows, dtype=boxes.dtype).to(
+            boxes.device, non_blocking=True)[level]
         placed = boxes / place[:,:1]
-        if stretch: placed, share = _end_with_level(placed, place[:,3:], self.size, self.ratio)
+        if stretch:
+            placed, share = _end_with_level(placed, place[:,3:], self.size, self.ratio)
         rois = torch.cat([image[:,None].to(placed), placed + place[:,1:3].repeat(1, 2)], 1)
         x = roi_align(canvas.feats, rois, self.size, 1., self.ratio, self.aligned)
-        return x * (share[:,1,:,None] * share[:,0,None])[:,None].to(x.dtype) if stretch else x
+        return (x * (share[:,1,:,None] * share[:,0,None])[:,None].to(x.dtype) if stretch
+                else x)
 
 # %% ../nbs/024_roi.ipynb #b5f4b2a5
 @dataclass
@@ -242,12 +297,14 @@ def sampling_grid(
     "Say where RoIAlign takes its samples."
     check('extractor RoIExtractor, boxes finite float (P,4)', extractor, boxes)
     level = roi_levels(boxes, len(extractor.strides), extractor.finest_scale)
-    stride, shift = boxes.new_tensor(extractor.strides)[level][:,None], .5 if extractor.aligned else 0.
+    stride, shift = (boxes.new_tensor(extractor.strides)[level][:,None],
+                     .5 if extractor.aligned else 0.)
     box = boxes / stride - shift
     sides = box[:,2:] - box[:,:2]
     if not extractor.aligned: sides = sides.clamp(min=1)
     both = []
     for i in (0, 1):
         at, used = bin_samples(box[:,i], sides[:,i], extractor.size, extractor.ratio)
-        both.append(((at + shift) * stride[...,None]).masked_fill(~used[:,None], torch.nan))
+        both.append(((at + shift) * stride[...,None]).masked_fill(
+                        ~used[:,None], torch.nan))
     return Grids(*both)

@@ -39,14 +39,18 @@ def rank_scores(
     "Number the scores of each row by their size; nan counts as 0."
     check('scores float (B,N), usable bool (B,N)', scores, usable)
     scores = scores.masked_fill(scores.isnan(), 0.)
-    if not on_host(scores): order = scores.masked_fill(~usable, -1.).sort(dim=1, descending=True)[1]
+    if not on_host(scores):
+        order = scores.masked_fill(~usable, -1.).sort(dim=1, descending=True)[1]
     else:
         counts = usable.sum(1).tolist()
         own   = usable.int().argsort(dim=1, descending=True, stable=True)
-        best  = [i[:n][s[i[:n]].sort(descending=True)[1]] for s,i,n in zip(scores, own, counts)]
+        best = [i[:n][s[i[:n]].sort(descending=True)[1]]
+                for s,i,n in zip(scores, own, counts)]
         order = torch.stack([torch.cat([b, i[n:]]) for b,i,n in zip(best, own, counts)])
-    places = torch.arange(scores.shape[1], 0, -1, device=scores.device, dtype=torch.float64)
-    return torch.empty_like(scores, dtype=torch.float64).scatter(1, order, places.expand_as(scores))
+    places = torch.arange(scores.shape[1], 0, -1, device=scores.device,
+                          dtype=torch.float64)
+    return torch.empty_like(scores, dtype=torch.float64).scatter(
+        1, order, places.expand_as(scores))
 
 # %% ../nbs/023_rpn.ipynb #f6cbab3e
 class Candidates(NamedTuple):
@@ -64,10 +68,12 @@ class ProposalFilter:
     def __init__(self,
         nms_pre:int=1000,       # best anchors of a level to look at
         max_per_img:int=1000,   # proposals to keep
-        iou:float=.7,           # proposals that overlap a better one of their level by more are dropped
+        # proposals that overlap a better one of their level by more are dropped
+        iou:float=.7,
         min_size:float=0,       # sides must be longer, pixels
     ):
-        self.nms_pre, self.max_per_img, self.iou, self.min_size = nms_pre, max_per_img, iou, min_size
+        self.nms_pre, self.max_per_img, self.iou, self.min_size = (
+            nms_pre, max_per_img, iou, min_size)
 
     def candidates(self,
         out:RPNOutput,      # the head's answers
@@ -76,14 +82,18 @@ class ProposalFilter:
     )->Candidates:          # level by level
         "The best anchors of each level, decoded, without a gradient."
         check('out RPNOutput, sizes (B,2)', out, sizes)
-        scores, deltas, picked, start = out.logits.detach().float().sigmoid(), out.deltas.detach(), [], 0
+        scores, deltas, picked, start = (out.logits.detach().float().sigmoid(),
+                                         out.deltas.detach(), [], 0)
         for n in out.splits:
             best = torch.arange(n, device=scores.device).expand(len(scores), n)
-            if n > self.nms_pre: best = scores[:,start:start+n].sort(dim=1, descending=True)[1][:,:self.nms_pre]
+            if n > self.nms_pre:
+                best = scores[:,start:start+n].sort(dim=1,
+                                                    descending=True)[1][:,:self.nms_pre]
             picked.append(best + start)
             start += n
         splits, index = [i.shape[1] for i in picked], torch.cat(picked, 1)
-        boxes = coder.decode(out.anchors[index], deltas.gather(1, index[...,None].expand(-1, -1, 4)), sizes)
+        boxes = coder.decode(out.anchors[index],
+                             deltas.gather(1, index[...,None].expand(-1, -1, 4)), sizes)
         big = ((boxes[...,2:] - boxes[...,:2]) > self.min_size).all(-1)
         return Candidates(index, boxes, scores.gather(1, index), big, splits)
 
@@ -93,7 +103,8 @@ class ProposalFilter:
     )->tuple:                   # which of them (B,P) int64 best first, kept (B,P) bool
         "Drop candidates that overlap a better one of their level."
         ranks = rank_scores(found.scores, found.valid)
-        return nms_fixed(found.boxes, ranks, found.valid, found.splits, self.iou, self.max_per_img if max_out is None else max_out)
+        return nms_fixed(found.boxes, ranks, found.valid, found.splits, self.iou,
+                         self.max_per_img if max_out is None else max_out)
 
     def __call__(self,
         out:RPNOutput,      # the head's answers
@@ -103,50 +114,63 @@ class ProposalFilter:
         "Turn the head's answers into proposals, without a gradient."
         found = self.candidates(out, coder, sizes)
         best, kept = self.choose(found)
-        return Proposals(found.boxes.gather(1, best[...,None].expand(-1, -1, 4)), found.scores.gather(1, best), kept)
+        return Proposals(found.boxes.gather(1, best[...,None].expand(-1, -1, 4)),
+                         found.scores.gather(1, best), kept)
 
 # %% ../nbs/023_rpn.ipynb #e86a06d9
 @checked
 def box_losses(
-    deltas:Tensor,          # (...,4) normalised: what was predicted
-    anchors:Tensor,         # (...,4) xyxy, pixels: from where
-    gt_boxes:Tensor,           # (...,4) xyxy, pixels: the truths
-    positive:Tensor,        # (...) bool: where there is something to compare
-    coder:DeltaCoder,       # between the two
-    loss:Callable,          # (pred, target) -> one loss a box
-    decoded:bool=False,     # compare boxes, not deltas?
-)->Tensor:                  # (...) one loss a box; elsewhere that of a unit box with itself
+    deltas:Tensor,       # (...,4) normalised: what was predicted
+    anchors:Tensor,      # (...,4) xyxy, pixels: from where
+    gt_boxes:Tensor,     # (...,4) xyxy, pixels: the truths
+    positive:Tensor,     # (...) bool: where there is something to compare
+    coder:DeltaCoder,    # between the two
+    loss:Callable,       # (pred, target) -> one loss a box
+    decoded:bool=False,  # compare boxes, not deltas?
+)->Tensor:               # (...) one loss a box; elsewhere that of a unit box with itself
     "How far predicted deltas lead from the truths, compared as deltas or as boxes."
-    check('deltas float (*,4), anchors (*,4), gt_boxes (*,4), positive bool (*), loss callable',
-          deltas, anchors, gt_boxes, positive, loss)
+    check('deltas float (*,4), anchors (*,4), gt_boxes (*,4), positive bool (*), '
+          'loss callable', deltas, anchors, gt_boxes, positive, loss)
     unit = anchors.new_tensor([0, 0, 1, 1])
-    anchors, gt_boxes = (torch.where(positive[...,None], b, unit) for b in (anchors, gt_boxes))
+    anchors, gt_boxes = (torch.where(positive[...,None], b, unit)
+                         for b in (anchors, gt_boxes))
     deltas = torch.where(positive[...,None], deltas, 0.)
-    return loss(coder.decode(anchors, deltas), gt_boxes) if decoded else loss(deltas, coder.encode(anchors, gt_boxes))
+    return (loss(coder.decode(anchors, deltas), gt_boxes) if decoded
+            else loss(deltas, coder.encode(anchors, gt_boxes)))
 
 # %% ../nbs/023_rpn.ipynb #2b2f01a8
 def _plain(conv, size):
     "Is this PyTorch's own convolution of this size, with nobody listening?"
-    listening = conv._forward_hooks, conv._forward_pre_hooks, conv._backward_hooks, conv._backward_pre_hooks
-    return (type(conv) is nn.Conv2d and conv.bias is not None and not any(listening) and conv.padding_mode == 'zeros' and
-            (conv.kernel_size, conv.stride, conv.padding, conv.dilation, conv.groups) == ((size, size), (1, 1), (size//2, size//2), (1, 1), 1))
+    listening = (conv._forward_hooks, conv._forward_pre_hooks, conv._backward_hooks,
+                 conv._backward_pre_hooks)
+    return (type(conv) is nn.Conv2d and conv.bias is not None and not any(listening)
+            and conv.padding_mode == 'zeros'
+            and (conv.kernel_size, conv.stride, conv.padding, conv.dilation, conv.groups)
+            == ((size, size), (1, 1), (size//2, size//2), (1, 1), 1))
 
 def _may_go_back_short(x, *convs):
-    "May these convolutions, the first of 3x3 and the others of 1x1, look at where their gradients are?"
-    return torch.is_grad_enabled() and on_host(x) and not torch.compiler.is_compiling() and all(isinstance(c, nn.Module) and _plain(c, 1 if i else 3) for i,c in enumerate(convs))
+    """May these convolutions, the first of 3x3 and the
+    others of 1x1, look at where their gradients are?"""
+    return (torch.is_grad_enabled() and on_host(x) and not torch.compiler.is_compiling()
+            and all(isinstance(c, nn.Module) and _plain(c, 1 if i else 3)
+                    for i,c in enumerate(convs)))
 
 def _around(x, image, i, j):
-    "The nine cells around each of N cells, side by side (N,9C); and where they are: an index into (B,H,W,C), and if there is such a cell, for beyond the border is zero."
+    """The nine cells around each of N cells, side by side (N,9C); and where they are: an
+    index into (B,H,W,C), and if there is such a cell, for beyond the border is zero."""
     step = torch.arange(-1, 2, device=x.device)
-    rows, cols = i[:,None,None] + step[:,None], j[:,None,None] + step                               # (N,3,1), (N,1,3)
-    there = ((rows >= 0) & (rows < x.shape[2]) & (cols >= 0) & (cols < x.shape[3]))[...,None]
+    rows, cols = i[:,None,None] + step[:,None], j[:,None,None] + step  # (N,3,1), (N,1,3)
+    there = ((rows >= 0) & (rows < x.shape[2]) & (cols >= 0)
+             & (cols < x.shape[3]))[...,None]
     at = image[:,None,None], rows.clamp(0, x.shape[2]-1), cols.clamp(0, x.shape[3]-1)
     return (x.permute(0, 2, 3, 1)[at] * there).flatten(1), at, there
 
 def _back_to_cells(x, w, near, at, there, g):
-    "Gradients of a map, of a 3x3 convolution (mid,C,3,3) and of its bias, from those of its N answers (N,mid)."
+    """Gradients of a map, of a 3x3 convolution (mid,C,3,3)
+    and of its bias, from those of its N answers (N,mid)."""
     dx = torch.zeros_like(x)
-    moved = (g @ w.permute(0, 2, 3, 1).flatten(1)).view(*there.shape[:3], x.shape[1]) * there
+    moved = (g @ w.permute(0, 2, 3, 1).flatten(1)).view(*there.shape[:3],
+                                                        x.shape[1]) * there
     dx.permute(0, 2, 3, 1).index_put_(at, moved.to(x.dtype), accumulate=True)
     return dx, (g.T @ near).view(len(w), 3, 3, x.shape[1]).permute(0, 3, 1, 2), g.sum(0)
 
@@ -160,12 +184,16 @@ class _FewCells(torch.autograd.Function):
     @staticmethod
     def backward(ctx, g):
         x, w = ctx.saved_tensors
-        image, i, j = (g != 0).any(1).nonzero(as_tuple=True)                                            # (N) each
+        image, i, j = (g != 0).any(1).nonzero(as_tuple=True)  # (N) each
         if len(image) > len(x)*x.shape[2]*x.shape[3] // 4:
-            grads = torch.ops.aten.convolution_backward(g, x.to(g.dtype), w.to(g.dtype), [len(w)], [1, 1], [1, 1], [1, 1], False, [0, 0], 1, ctx.needs_input_grad)
-            return *(None if d is None else d.to(t.dtype) for d,t in zip(grads, (x, w, w))),
+            grads = torch.ops.aten.convolution_backward(
+                g, x.to(g.dtype), w.to(g.dtype), [len(w)], [1, 1], [1, 1], [1, 1], False,
+                [0, 0], 1, ctx.needs_input_grad)
+            return *(None if d is None else d.to(t.dtype)
+                     for d,t in zip(grads, (x, w, w))),
         near, at, there = _around(x, image, i, j)
-        return _back_to_cells(x, w, near.to(w.dtype), at, there, g.permute(0, 2, 3, 1)[image, i, j].to(w.dtype))
+        return _back_to_cells(x, w, near.to(w.dtype), at, there,
+                              g.permute(0, 2, 3, 1)[image, i, j].to(w.dtype))
 
 def conv_few(
     x:Tensor,           # (B,C,H,W)
@@ -173,7 +201,8 @@ def conv_few(
 )->Tensor:              # what the layer answers
     "Convolve; where most cells will have no gradient, the way back is short."
     check('x float (B,C,H,W), conv callable', x, conv)
-    return _FewCells.apply(x, conv.weight, conv.bias) if _may_go_back_short(x, conv) else conv(x)
+    return (_FewCells.apply(x, conv.weight, conv.bias) if _may_go_back_short(x, conv)
+            else conv(x))
 
 # %% ../nbs/023_rpn.ipynb #eb2e9a31
 def _ask_all(x, w, b, w_cls, b_cls, w_reg, b_reg):
@@ -181,32 +210,42 @@ def _ask_all(x, w, b, w_cls, b_cls, w_reg, b_reg):
     return F.conv2d(h, w_cls, b_cls), F.conv2d(h, w_reg, b_reg)
 
 class _AskCells(torch.autograd.Function):
-    "The layers of the head on a map (B,C,H,W); on the way back only cells that have a gradient are looked at, and of the way there only the map is kept."
+    """The layers of the head on a map (B,C,H,W); on the way back only cells that have a
+    gradient are looked at, and of the way there only the map is kept."""
     @staticmethod
-    def forward(ctx, x, *weights):          # of the 3x3 convolution and of the two 1x1, each with its bias
+    def forward(ctx, x, *weights):
+        # of the 3x3 convolution and of the two 1x1, each with its bias
         ctx.save_for_backward(x, *weights)
         return _ask_all(x, *weights)
 
     @staticmethod
     def backward(ctx, g_cls, g_reg):
         x, *weights = ctx.saved_tensors
-        image, i, j = ((g_cls != 0).any(1) | (g_reg != 0).any(1)).nonzero(as_tuple=True)                # (N) each
+        # (N) each
+        image, i, j = ((g_cls != 0).any(1) | (g_reg != 0).any(1)).nonzero(as_tuple=True)
         if len(image) > len(x)*x.shape[2]*x.shape[3] // 4:
             with torch.enable_grad():
-                again = [t.detach().to(weights[0].dtype).requires_grad_() for t in (x, *weights)]
-                return torch.autograd.grad(_ask_all(*again), again, (g_cls.to(again[0].dtype), g_reg.to(again[0].dtype)))
+                again = [t.detach().to(weights[0].dtype).requires_grad_()
+                         for t in (x, *weights)]
+                return torch.autograd.grad(_ask_all(*again), again,
+                                           (g_cls.to(again[0].dtype),
+                                            g_reg.to(again[0].dtype)))
         w, b, w_cls, b_cls, w_reg, b_reg = weights
         near, at, there = _around(x, image, i, j)
         near = near.to(w.dtype)
-        g_cls, g_reg = (g.permute(0, 2, 3, 1)[image, i, j].to(w.dtype) for g in (g_cls, g_reg))         # (N,A), (N,4A)
+        # (N,A), (N,4A)
+        g_cls, g_reg = (g.permute(0, 2, 3, 1)[image, i, j].to(w.dtype)
+                        for g in (g_cls, g_reg))
         h = F.relu(F.linear(near, w.permute(0, 2, 3, 1).flatten(1), b))
         g = (g_cls @ w_cls[...,0,0] + g_reg @ w_reg[...,0,0]) * (h > 0)
-        return *_back_to_cells(x, w, near, at, there, g), (g_cls.T @ h)[...,None,None], g_cls.sum(0), (g_reg.T @ h)[...,None,None], g_reg.sum(0)
+        return (*_back_to_cells(x, w, near, at, there, g), (g_cls.T @ h)[...,None,None],
+                g_cls.sum(0), (g_reg.T @ h)[...,None,None], g_reg.sum(0))
 
 # %% ../nbs/023_rpn.ipynb #f0363aa6
 @component
 class RPNHead(nn.Module):
-    "One 3x3 convolution, then two 1x1: object or not, and the way to its box (Faster R-CNN, section 3.1)."
+    """One 3x3 convolution, then two 1x1: object or not,
+    and the way to its box (Faster R-CNN, section 3.1)."""
     def __init__(self,
         in_channels:int=256,                # of the pyramid
         feat_channels:int|None=None,        # of the 3x3 convolution; None: `in_channels`
@@ -214,19 +253,25 @@ class RPNHead(nn.Module):
         coder:DeltaCoder|None=None,         # None: plain deltas
         matcher:Matcher|None=None,          # None: 0.7 / 0.3, low-quality rule from 0.3
         sampler:RandomSampler|None=None,    # None: 256, half of them positive
-        loss_bbox:Callable|None=None,       # (pred, target) -> one loss a box; None: L1Loss()
-        border:float=-1,                    # how far an anchor that trains may stick out of its image, pixels; below 0: any
+        loss_bbox:Callable|None=None,  # (pred, target) -> one loss a box; None: L1Loss()
+        # how far an anchor that trains may stick out of its image, pixels; below 0: any
+        border:float=-1,
         train_filter:ProposalFilter|None=None, # None: 2000 a level, 1000 kept
         test_filter:ProposalFilter|None=None,  # None: 1000 a level, 1000 kept
-        loss_cls:Callable|None=None,        # (logits, targets) -> one loss an anchor; None: SigmoidLoss()
+        # (logits, targets) -> one loss an anchor; None: SigmoidLoss()
+        loss_cls:Callable|None=None,
         decoded:bool=False,                 # does `loss_bbox` compare boxes, not deltas?
     ):
         super().__init__()
         self.feat_channels = mid = in_channels if feat_channels is None else feat_channels
-        self.anchors, self.coder, self.border = anchors or AnchorGenerator(), coder or DeltaCoder(), border
-        self.matcher, self.sampler = matcher or Matcher(.7, .3, .3), sampler or RandomSampler(256, .5)
-        self.loss_cls, self.loss_bbox, self.decoded = loss_cls or SigmoidLoss(), loss_bbox or L1Loss(), decoded
-        self.train_filter, self.test_filter = train_filter or ProposalFilter(2000), test_filter or ProposalFilter(1000)
+        self.anchors, self.coder, self.border = (
+            anchors or AnchorGenerator(), coder or DeltaCoder(), border)
+        self.matcher, self.sampler = (matcher or Matcher(.7, .3, .3),
+                                      sampler or RandomSampler(256, .5))
+        self.loss_cls, self.loss_bbox, self.decoded = (
+            loss_cls or SigmoidLoss(), loss_bbox or L1Loss(), decoded)
+        self.train_filter, self.test_filter = (
+            train_filter or ProposalFilter(2000), test_filter or ProposalFilter(1000))
         A = self.anchors.per_cell
         self.rpn_conv = nn.Conv2d(in_channels, mid, 3, padding=1)
         self.rpn_cls  = nn.Conv2d(mid, A, 1)
@@ -251,7 +296,8 @@ class RPNHead(nn.Module):
     def _ask(self, x):
         conv, cls, reg = self.rpn_conv, self.rpn_cls, self.rpn_reg
         if _may_go_back_short(x, conv, cls, reg):
-            return _AskCells.apply(x, conv.weight, conv.bias, cls.weight, cls.bias, reg.weight, reg.bias)
+            return _AskCells.apply(x, conv.weight, conv.bias, cls.weight, cls.bias,
+                                   reg.weight, reg.bias)
         h = F.relu(conv(x))
         return cls(h), reg(h)
 
@@ -263,14 +309,19 @@ class RPNHead(nn.Module):
         "Match anchors with truths, draw a sample, and compare."
         check('out RPNOutput, batch Batch, truths Truths', out, batch, truths)
         usable = valid_anchors(self.anchors, out.sizes, batch.pad_sizes, out.logits)
-        if self.border >= 0: usable = usable & inside_border(out.anchors, batch.size_tensor(), self.border)
+        if self.border >= 0:
+            usable = usable & inside_border(out.anchors, batch.size_tensor(), self.border)
         index, matched, _ = self.sampler(self.matcher(out.anchors, truths, usable))
         positive, used = matched >= 0, matched >= BACKGROUND
-        count = positive.sum(1).clamp(min=1).sum() + (used & ~positive).sum(1).clamp(min=1).sum()
-        logits, deltas = out.logits.gather(1, index), out.deltas.gather(1, index[...,None].expand(-1, -1, 4))
+        count = (positive.sum(1).clamp(min=1).sum()
+                 + (used & ~positive).sum(1).clamp(min=1).sum())
+        logits, deltas = (out.logits.gather(1, index),
+                          out.deltas.gather(1, index[...,None].expand(-1, -1, 4)))
         goal = truths.boxes.gather(1, matched.clamp(min=0)[...,None].expand(-1, -1, 4))
-        off = box_losses(deltas, out.anchors[index], goal, positive, self.coder, self.loss_bbox, self.decoded)
-        return dict(loss_rpn_cls=weighted_sum(self.loss_cls(logits, positive), used, count),
+        off = box_losses(deltas, out.anchors[index], goal, positive, self.coder,
+                         self.loss_bbox, self.decoded)
+        return dict(loss_rpn_cls=weighted_sum(self.loss_cls(logits, positive), used,
+                                              count),
                     loss_rpn_bbox=weighted_sum(off, positive, count))
 
     def propose(self,
@@ -280,7 +331,8 @@ class RPNHead(nn.Module):
     )->Proposals:           # best first
         "Turn the head's answers into proposals."
         check('out RPNOutput, batch Batch', out, batch)
-        return (self.train_filter if train else self.test_filter)(out, self.coder, batch.size_tensor())
+        return (self.train_filter if train else self.test_filter)(
+            out, self.coder, batch.size_tensor())
 
 # %% ../nbs/023_rpn.ipynb #61d3fd88
 def lone_rpn_head(
@@ -288,7 +340,8 @@ def lone_rpn_head(
     feat_channels:int|None=None,        # of the 3x3 convolution; None: `in_channels`
     anchors:AnchorGenerator|None=None,  # None: one size a level, three ratios
 )->RPNHead:                             # the default head of `RPN`
-    "Build the head of a proposal network that is a detector by itself: in testing, the best 2000 anchors of each level."
+    """Build the head of a proposal network that is a detector by itself:
+    in testing, the best 2000 anchors of each level."""
     return RPNHead(in_channels, feat_channels, anchors, test_filter=ProposalFilter(2000))
 
 # %% ../nbs/023_rpn.ipynb #36881774
@@ -298,20 +351,27 @@ class RPN(Detector):
     def __init__(self,
         num_classes:int=1,                  # always 1, object: labels do not matter
         *,
-        backbone:nn.Module|None=None,       # None: ResNet-50 as in mmdetection's 1x settings
+        backbone:nn.Module|None=None,  # None: ResNet-50 as in mmdetection's 1x settings
         neck:nn.Module|None=None,           # None: FPN, five levels
         rpn_head:nn.Module|None=None,       # None: `lone_rpn_head` on the neck's channels
-        preprocess:Preprocess|None=None,    # None: RGB, mean and std of the backbone or else of ImageNet, padded to a multiple of 32
+        # None: RGB, mean and std of the backbone or
+        # else of ImageNet, padded to a multiple of 32
+        preprocess:Preprocess|None=None,
         weights:str|None=None,              # checkpoint to start from
         weights_backbone:str|None=None,     # ImageNet weights for the backbone alone
     ):
         super().__init__(backbone, neck, preprocess)
-        if num_classes != 1: raise ValueError(f'RPN: num_classes is {num_classes}; a region proposal network knows one class, object: leave it out')
-        self.bbox_head = lone_rpn_head(self.neck.out_channels) if rpn_head is None else rpn_head
+        if num_classes != 1:
+            raise ValueError(f'RPN: num_classes is {num_classes}; '
+                             'a region proposal network knows one class, object: '
+                             'leave it out')
+        self.bbox_head = (lone_rpn_head(self.neck.out_channels) if rpn_head is None
+                          else rpn_head)
         finish_init(self, weights, weights_backbone)
 
     @property
-    def rpn_head(self)->nn.Module: # the head, which mmdetection's checkpoints call `bbox_head`
+    def rpn_head(self)->nn.Module:
+        # the head, which mmdetection's checkpoints call `bbox_head`
         "The head that proposes."
         return self.bbox_head
 
@@ -326,8 +386,11 @@ class RPN(Detector):
 
     def predict(self,
         images:list,            # B tensors (3,h,w) RGB, 0..255
-        sizes:list|None=None,   # B pairs (H,W) at which the answers are wanted; None: the images' own
+        # B pairs (H,W) at which the answers are wanted; None: the images' own
+        sizes:list|None=None,
     )->list:                    # B dicts: boxes (N,4), scores (N,), labels (N,) all 0
         "The proposals in the form of detections."
-        found = [dict(boxes=p[:,:4], scores=p[:,4], labels=torch.zeros(len(p), dtype=torch.int64, device=p.device)) for p in self.propose(images)]
+        found = [dict(boxes=p[:,:4], scores=p[:,4],
+                      labels=torch.zeros(len(p), dtype=torch.int64, device=p.device))
+                 for p in self.propose(images)]
         return scale_detections(found, [im.shape[-2:] for im in images], sizes)

@@ -25,7 +25,8 @@ from .distributed import mean_values
 from .timetable import deciding_settings
 
 # %% ../nbs/094_runs.ipynb #11ff1508
-STATES = 'resume_new.safetensors', 'resume.safetensors', 'resume_previous.safetensors'     # the first exists for an instant only
+# the first exists for an instant only
+STATES = 'resume_new.safetensors', 'resume.safetensors', 'resume_previous.safetensors'
 
 @checked
 def checksum(
@@ -34,8 +35,10 @@ def checksum(
     "Compute one number of all names, types, shapes and values."
     total = 0
     for k in sorted(tensors):
-        total = zlib.crc32(f'{k} {tensors[k].dtype} {tuple(tensors[k].shape)}'.encode(), total)
-        total = zlib.crc32(tensors[k].detach().cpu().contiguous().reshape(-1).view(torch.uint8).numpy(), total)
+        total = zlib.crc32(f'{k} {tensors[k].dtype} {tuple(tensors[k].shape)}'.encode(),
+                           total)
+        total = zlib.crc32(tensors[k].detach().cpu().contiguous().reshape(-1).view(
+                               torch.uint8).numpy(), total)
     return total
 
 @checked
@@ -44,9 +47,12 @@ def save_state(
     tensors:dict,   # name -> tensor
     notes:dict,     # what JSON can hold
 ):
-    "Write a run's state as resume.safetensors; the one before becomes resume_previous.safetensors. TypeError for what is no tensor."
+    """Write a run's state as resume.safetensors; the one before becomes
+    resume_previous.safetensors. TypeError for what is no tensor."""
     for k,v in tensors.items():
-        if not isinstance(k, str) or not isinstance(v, torch.Tensor): raise TypeError(f'tensors has {v!r:.60} as {k!r:.60}; expected tensors by name')
+        if not isinstance(k, str) or not isinstance(v, torch.Tensor):
+            raise TypeError(f'tensors has {v!r:.60} as {k!r:.60}; '
+                            'expected tensors by name')
     new, newest, previous = (Path(folder)/n for n in STATES)
     save_checkpoint(new, tensors, dict(state=notes, checksum=checksum(tensors)))
     if newest.exists(): os.replace(newest, previous)
@@ -62,8 +68,11 @@ class State(NamedTuple):
 def _read_one(path, check):
     try:
         found = read_checkpoint(path)
-        if 'state' not in found.metadata: raise ValueError(f'{path} holds weights and not the state of a run: --set load_from={path} starts a new run from them')
-        if found.metadata.get('checksum') != checksum(found): raise ValueError(f'{path} is damaged: its checksum is not that of its content')
+        if 'state' not in found.metadata:
+            raise ValueError(f'{path} holds weights and not the state of a run: '
+                             f'--set load_from={path} starts a new run from them')
+        if found.metadata.get('checksum') != checksum(found):
+            raise ValueError(f'{path} is damaged: its checksum is not that of its content')
         notes = found.metadata['state']
         if check: check(notes)
     except (ValueError, RecursionError, OverflowError) as e:
@@ -74,9 +83,11 @@ def _read_one(path, check):
 @checked
 def read_state(
     source:Path,                # the folder of a run, or one of its state files
-    check:Callable|None=None,   # of the notes: raises ValueError for those that cannot be gone on from
+    # of the notes: raises ValueError for those that cannot be gone on from
+    check:Callable|None=None,
 )->State|None:                  # None where a folder holds none
-    "Read the newest state that is whole; one that is not is put aside and named. Raises ValueError where none is whole, or a file is something else."
+    """Read the newest state that is whole; one that is not is put aside and named.
+    Raises ValueError where none is whole, or a file is something else."""
     source = Path(source)
     if not source.is_dir(): return _read_one(source, check)
     wrong = []
@@ -85,43 +96,65 @@ def read_state(
         try: found = _read_one(path, check)
         except ValueError as e: wrong.append((path, e)); continue
         for bad,e in wrong:
-            say(f'{e}; going back to {found.path.name}, and {bad.name} becomes {bad.name}.damaged')
+            say(f'{e}; going back to {found.path.name}, '
+                f'and {bad.name} becomes {bad.name}.damaged')
             os.replace(bad, f'{bad}.damaged')
         return found
-    if wrong: raise ValueError(f'no state of the run in {source} can be read: {wrong[0][1]}')
+    if wrong:
+        raise ValueError(f'no state of the run in {source} can be read: {wrong[0][1]}')
 
 # %% ../nbs/094_runs.ipynb #235b54ce
 def _is_count(x, least=0): return type(x) is int and least <= x < 2**53
-def _is_real(x): return type(x) is int and abs(x) < 2**53 or type(x) is float and math.isfinite(x)
-def _is_list(x, good, length=None): return isinstance(x, list) and all(map(good, x)) and length in (None, len(x))
-def _is_dict(x, good): return isinstance(x, dict) and all(isinstance(k, str) and good(v) for k,v in x.items())
+def _is_real(x):
+    return type(x) is int and abs(x) < 2**53 or type(x) is float and math.isfinite(x)
+def _is_list(x, good, length=None):
+    return isinstance(x, list) and all(map(good, x)) and length in (None, len(x))
+def _is_dict(x, good):
+    return isinstance(x, dict) and all(isinstance(k, str) and good(v) for k,v in x.items())
 def _is_text(x): return isinstance(x, str)
 def _is_name(x): return _is_text(x) and bool(re.fullmatch(r'(epoch|iter)_[0-9]{1,12}', x))
-def _is_watch(x): return isinstance(x, dict) and x.keys() == {'best', 'top', 'waited'} and _is_dict(x['best'], _is_real) \
+def _is_watch(x): return isinstance(x, dict) and x.keys() == {'best', 'top',
+                                                              'waited'} and _is_dict(x['best'], _is_real) \
     and (x['top'] is None or _is_real(x['top'])) and _is_count(x['waited'])
-def _is_logged(x): return _is_list(x, lambda _: True, 2) and _is_dict(x[0], _is_real) and _is_count(x[1])
-def _is_optim(x): return isinstance(x, dict) and _is_text(x.get('optimizer')) and _is_list(x.get('parameters'), _is_text) \
-    and _is_dict(x.get('numbers'), lambda v: v is None or isinstance(v, bool) or _is_real(v)) and isinstance(x.get('scaler'), dict)
+def _is_logged(x):
+    return _is_list(x, lambda _: True, 2) and _is_dict(x[0], _is_real) and _is_count(x[1])
+def _is_optim(x): return isinstance(x,
+                                    dict) and _is_text(x.get('optimizer')) and _is_list(x.get('parameters'), _is_text) \
+    and _is_dict(x.get('numbers'),
+                 lambda v: v is None or isinstance(v,
+                                                   bool) or _is_real(v)) and isinstance(x.get('scaler'), dict)
 
-_NOTES = dict(step=_is_count, per_epoch=lambda x: _is_count(x, 1), seed=lambda x: type(x) is int and abs(x) < 2**63, measured=_is_count,
-              kept=lambda x: _is_list(x, _is_name), why=_is_text, watch=_is_watch, logged=_is_logged, optim=_is_optim)
-_LATER = dict(lines=lambda x: _is_list(x, _is_count, 2), classes=lambda x: _is_list(x, _is_text), made_with=lambda x: isinstance(x, dict),     # not in those of detbook 0.1
-              average=_is_count, hooks=lambda x: _is_dict(x, lambda v: isinstance(v, dict)))      # only where there are any
+_NOTES = dict(step=_is_count, per_epoch=lambda x: _is_count(x, 1),
+              seed=lambda x: type(x) is int and abs(x) < 2**63, measured=_is_count,
+              kept=lambda x: _is_list(x, _is_name), why=_is_text, watch=_is_watch,
+              logged=_is_logged, optim=_is_optim)
+# not in those of detbook 0.1
+# only where there are any
+_LATER = dict(lines=lambda x: _is_list(x, _is_count, 2),
+              classes=lambda x: _is_list(x, _is_text),
+              made_with=lambda x: isinstance(x, dict), average=_is_count,
+              hooks=lambda x: _is_dict(x, lambda v: isinstance(v, dict)))
 
 def check_notes(
     notes:dict, # of a run's state
 ):
     "Raise ValueError for notes that no run has written."
-    if not isinstance(notes, dict): raise ValueError(f'its notes are {notes!r:.60}; expected a dict')
+    if not isinstance(notes, dict):
+        raise ValueError(f'its notes are {notes!r:.60}; expected a dict')
     for k,good in (_NOTES | _LATER).items():
         if k not in notes and k in _LATER: continue
         if k not in notes: raise ValueError(f'its notes lack {k!r}')
-        if not good(notes[k]): raise ValueError(f'its notes say {k} = {notes[k]!r:.80}, which no run has written')
+        if not good(notes[k]):
+            raise ValueError(f'its notes say {k} = {notes[k]!r:.80}, '
+                             'which no run has written')
 
 # %% ../nbs/094_runs.ipynb #955c471b
-_FILES = ('run.json', 'log.jsonl', 'metrics.jsonl', *STATES, 'epoch_*.safetensors', 'iter_*.safetensors', 'best_*.safetensors', '*.damaged', 'tensorboard',
-          'wandb', 'mlflow', 'mlflow.db', 'boards.json', 'config.py')     # what a run writes
-_held = {}      # locked folders of this process: a record lock does not keep a process from itself
+# what a run writes
+_FILES = ('run.json', 'log.jsonl', 'metrics.jsonl', *STATES, 'epoch_*.safetensors',
+          'iter_*.safetensors', 'best_*.safetensors', '*.damaged', 'tensorboard', 'wandb',
+          'mlflow', 'mlflow.db', 'boards.json', 'config.py')
+# locked folders of this process: a record lock does not keep a process from itself
+_held = {}
 
 def _take_lock(f):
     "Lock an open file for this process; False where another process has it."
@@ -134,7 +167,9 @@ def _take_lock(f):
             f.seek(1 << 30)         # beyond the text, so that others can read it
             msvcrt.locking(f.fileno(), msvcrt.LK_NBLCK, 1)
     except (BlockingIOError, PermissionError): return False
-    except OSError as e: warn_once(f'{f.name}: this file system has no locks ({e.strerror}): two runs in one folder would not be noticed')
+    except OSError as e:
+        warn_once(f'{f.name}: this file system has no locks ({e.strerror}): '
+                  'two runs in one folder would not be noticed')
     return True
 
 def _same_file(f, path):
@@ -146,18 +181,25 @@ def _holder(path):
     try: who = json.loads(path.read_text()[:1000])
     except (OSError, ValueError, RecursionError): who = None
     who = who if isinstance(who, dict) else {}
-    return f'process {who.get("pid", "?")!s:.20} on {who.get("host", "?")!s:.80} since {who.get("since", "?")!s:.40}'
+    return (
+        f'process {who.get("pid", "?")!s:.20} on {who.get("host", "?")!s:.80} since '
+        f'{who.get("since", "?")!s:.40}')
 
 @contextlib.contextmanager
 def lock_folder(
     folder:Path,    # of a run; it is made if it is not there
 ):
-    "Hold a folder for one run inside of the `with` block. ValueError names the process that has it already; a lock ends with its process."
+    """Hold a folder for one run inside of the `with` block. ValueError names the process
+    that has it already; a lock ends with its process."""
     folder = Path(folder)
     try: folder.mkdir(parents=True, exist_ok=True)
-    except (FileExistsError, NotADirectoryError): raise ValueError(f'{folder} cannot be the folder of a run: it, or one above it, is a file') from None
+    except (FileExistsError, NotADirectoryError):
+        raise ValueError(f'{folder} cannot be the folder of a run: it, or one above it, '
+                         'is a file') from None
     path, key = folder/'.lock', os.path.realpath(folder)
-    taken = lambda who: ValueError(f'{folder} is in use by another run, {who}: give this one another --work_dir, or wait for that to end')
+    taken = lambda who: ValueError(f'{folder} is in use by another run, {who}: '
+                                   'give this one another --work_dir, '
+                                   'or wait for that to end')
     if key in _held: raise taken(f'of this very process, since {_held[key]}')
     while True:
         f = open(path, 'a+')
@@ -183,17 +225,24 @@ def _sweep(folder):
     "Take away the parts of files that killed runs have left; the folder has to be locked."
     for p in folder.glob('.*'):
         ours = re.fullmatch(r'\.(.+)\.[0-9a-f]{8}\.part', p.name)
-        ours = ours and any(fnmatch.fnmatch(ours[1], n) for n in (*_FILES, '.trial.safetensors')) or p.name == '.trial.safetensors'
-        if not (ours or re.fullmatch(r'\.tmp\w{6}', p.name)) or p.is_symlink() or not p.is_file(): continue
-        if not ours:                    # how the safetensors library calls a file that it has begun
+        ours = (ours
+                and any(fnmatch.fnmatch(ours[1], n)
+                        for n in (*_FILES, '.trial.safetensors'))
+                or p.name == '.trial.safetensors')
+        if (not (ours or re.fullmatch(r'\.tmp\w{6}', p.name)) or p.is_symlink()
+            or not p.is_file()):
+            continue
+        if not ours:  # how the safetensors library calls a file that it has begun
             with open(p, 'rb') as f: head = f.read(9)
             if len(head) == 9 and head[8:] != b'{': continue
         p.unlink(missing_ok=True)
 
 # %% ../nbs/094_runs.ipynb #1df49859
 def _pairs(path):
-    "The lines of a file that may be growing, and the dicts that they hold; what is none is left out."
-    for line in path.read_text(encoding='utf-8', errors='replace').splitlines() if path.exists() else ():
+    """The lines of a file that may be growing, and the
+    dicts that they hold; what is none is left out."""
+    for line in (path.read_text(encoding='utf-8', errors='replace').splitlines()
+                 if path.exists() else ()):
         with contextlib.suppress(ValueError, RecursionError):
             if isinstance(found := json.loads(line), dict): yield line, found
 
@@ -214,8 +263,11 @@ class Lines:
     ):
         self.path, self.count = path and Path(path), 0
         if path is None: return
-        kept = [line + '\n' for line,d in _pairs(self.path) if keep is not None or _is_count(d.get('step')) and d['step'] <= step][:keep]
-        with whole_file(self.path) as part: part.write_text(''.join(kept), encoding='utf-8')
+        kept = [line + '\n' for line,d in _pairs(self.path)
+                if keep is not None
+                or _is_count(d.get('step')) and d['step'] <= step][:keep]
+        with whole_file(self.path) as part:
+            part.write_text(''.join(kept), encoding='utf-8')
         self.count = len(kept)
 
     @checked
@@ -238,18 +290,22 @@ class Log:
         steps:int=0,            # over so many steps
         lines:int|None=None,    # keep the first so many lines, whatever their steps
     ):
-        self.file, self.sums, self.steps, self.since = Lines(path, step, lines), dict(sums or {}), steps, (time.perf_counter(), 0)
+        self.file, self.sums, self.steps, self.since = (
+            Lines(path, step, lines), dict(sums or {}), steps, (time.perf_counter(), 0))
 
     @checked
     def add(self,
         losses:dict,    # name -> scalar tensor on the CPU, or number
     ):
         "Add the terms of one step. ValueError for one that is no single finite number."
-        if not losses: raise ValueError('losses has no terms; expected one or more, by name')
+        if not losses:
+            raise ValueError('losses has no terms; expected one or more, by name')
         for k,v in losses.items():
             try: number = float(v)
             except (TypeError, ValueError, RuntimeError): number = math.nan
-            if not math.isfinite(number): raise ValueError(f'losses has {v!r:.60} as {k!r}; expected one finite number for each term')
+            if not math.isfinite(number):
+                raise ValueError(f'losses has {v!r:.60} as {k!r}; '
+                                 'expected one finite number for each term')
             self.sums[k] = self.sums.get(k, 0.) + number
         self.steps, self.since = self.steps + 1, (self.since[0], self.since[1] + 1)
 
@@ -260,7 +316,8 @@ class Log:
         means = mean_values({k: torch.tensor(v / self.steps) for k,v in self.sums.items()})
         terms = {k: round(float(v), 6) for k,v in means.items()}
         start, steps = self.since
-        line  = more | dict(loss=round(sum(terms.values()), 6)) | terms | dict(seconds=round((time.perf_counter() - start) / max(steps, 1), 4))
+        line = (more | dict(loss=round(sum(terms.values()), 6)) | terms
+                | dict(seconds=round((time.perf_counter() - start) / max(steps, 1), 4)))
         self.file.add(line)
         self.sums, self.steps, self.since = {}, 0, (time.perf_counter(), 0)
         return line
@@ -269,13 +326,17 @@ class Log:
 @checked
 def state_settings(
     state:State,    # of a run
-)->tuple:           # settings by path, and names of the classes; None where they are not known
-    "Find what a state was made with: in its notes, or for those of detbook 0.1 in the files beside it."
-    settings, classes, folder = state.notes.get('made_with'), state.notes.get('classes'), state.path.parent
+)->tuple:  # settings by path, and names of the classes; None where they are not known
+    """Find what a state was made with: in its notes, or
+    for those of detbook 0.1 in the files beside it."""
+    settings, classes, folder = (state.notes.get('made_with'), state.notes.get('classes'),
+                                 state.path.parent)
     if settings is not None: return settings, classes
     classes = None
-    with contextlib.suppress(ValueError, OSError, RecursionError): settings = deciding_settings(Config.fromfile(folder/'config.py'))
-    with contextlib.suppress(ValueError, OSError): classes = Run(folder).card.get('classes')
+    with contextlib.suppress(ValueError, OSError, RecursionError):
+        settings = deciding_settings(Config.fromfile(folder/'config.py'))
+    with contextlib.suppress(ValueError, OSError):
+        classes = Run(folder).card.get('classes')
     return settings, classes
 
 # %% ../nbs/094_runs.ipynb #a79b55b6
@@ -283,35 +344,49 @@ def state_settings(
 def naming_file(
     path:Path,  # of the file that is written inside of the `with` block
 ):
-    "Let an error name the file that could not be written, whatever the library that writes it says (OSError)."
+    """Let an error name the file that could not be written,
+    whatever the library that writes it says (OSError)."""
     try: yield
-    except OSError as e: raise OSError(f'{path} could not be written: {e.strerror or e}') from None
+    except OSError as e:
+        raise OSError(f'{path} could not be written: {e.strerror or e}') from None
     except Exception as e:
         if type(e).__name__ != 'SafetensorError': raise
-        raise OSError(f'{path} could not be written: {str(e).split("I/O error: ")[-1]}') from None
+        raise OSError(f'{path} could not be written: '
+                      f'{str(e).split("I/O error: ")[-1]}') from None
 
 # %% ../nbs/094_runs.ipynb #33934622
 @checked
 def fingerprint(
     data:Dataset,   # a CocoDataset, or a JoinedDataset of some
-)->list:            # for each file a dict: its name, its hash (that of the records, where there is no one file), and the counts of the data set's report
+    # for each file a dict: its name, its hash (that of the records, where
+    # there is no one file), and the counts of the data set's report
+)->list:
     "Say what was learned from, so that other content under the same name is seen."
     parts = {d.name: d for d in getattr(data, 'parts', [data])}
     def one(name, d):
         raw = hashlib.sha256()
-        if not Path(name).is_file(): raw.update(json.dumps(d.to_coco()).encode())         # read from many files, or from none
+        if not Path(name).is_file():
+            # read from many files, or from none
+            raw.update(json.dumps(d.to_coco()).encode())
         else:
             with open(name, 'rb') as f:
                 while block := f.read(1 << 20): raw.update(block)
-        return dict(file=str(name), sha256=raw.hexdigest(), **{k: d.report[k] for k in ('images', 'empty', 'objects', 'ignored', 'clipped', 'left_out', 'dropped')})
+        return dict(file=str(name), sha256=raw.hexdigest(),
+                    **{k: d.report[k]
+                       for k in ('images', 'empty', 'objects', 'ignored', 'clipped',
+                                 'left_out', 'dropped')})
     return [one(n, d) for n,d in parts.items()]
 
 @checked('most int 0..')
 def fingerprint_pictures(
     data:Dataset,       # a CocoDataset, or a JoinedDataset of some
-    most:int=1 << 26,   # bytes: of so many in all the content counts as well, of more it would take too long
-)->list:                # for each data set a dict: folder, number and bytes of its pictures, a hash, and what the hash is of
-    "Say which pictures were learned from: their names and sizes, and of small sets every byte."
+    # bytes: of so many in all the content counts as well, of more it would take too long
+    most:int=1 << 26,
+    # for each data set a dict: folder, number and bytes
+    # of its pictures, a hash, and what the hash is of
+)->list:
+    """Say which pictures were learned from: their
+    names and sizes, and of small sets every byte."""
     def one(d):
         paths = [d.path(i) for i in range(len(d))]
         sizes = [p.stat().st_size if p.is_file() else -1 for p in paths]
@@ -319,12 +394,16 @@ def fingerprint_pictures(
         for p, n in zip(paths, sizes):
             raw.update(f'{p.name} {n}\n'.encode(errors='surrogatepass'))
             if whole and n >= 0: raw.update(p.read_bytes())
-        return dict(folder=str(d.folder), pictures=len(paths), bytes=sum(sizes), sha256=raw.hexdigest(), of='names, sizes and content' if whole else 'names and sizes')
+        return dict(folder=str(d.folder), pictures=len(paths), bytes=sum(sizes),
+                    sha256=raw.hexdigest(),
+                    of='names, sizes and content' if whole else 'names and sizes')
     return [one(d) for d in {d.name: d for d in getattr(data, 'parts', [data])}.values()]
 
 def versions()->dict: # name -> version
     "The versions of all that decides the last bits of a run."
-    return dict(detbook=VERSION, torch=torch.__version__, torchvision=torchvision.__version__, python=platform.python_version(), platform=platform.platform())
+    return dict(detbook=VERSION, torch=torch.__version__,
+                torchvision=torchvision.__version__, python=platform.python_version(),
+                platform=platform.platform())
 
 @checked
 def read_card(
@@ -333,9 +412,14 @@ def read_card(
     "Read the run.json of a folder. ValueError for what is no card."
     path = Path(folder)/'run.json'
     if not path.exists(): return {}
-    try: card = json.loads(path.read_text(encoding='utf-8')) if path.stat().st_size < 1 << 26 else 'larger than a card can be'
-    except (ValueError, RecursionError) as e: raise ValueError(f'{path} is damaged: {str(e)[:100]}') from None
-    if not isinstance(card, dict) or not all(_is_count(card.get(k, 0)) for k in ('step', 'steps')): raise ValueError(f'{path} is damaged: it is not the card of a run')
+    try:
+        card = (json.loads(path.read_text(encoding='utf-8'))
+                if path.stat().st_size < 1 << 26 else 'larger than a card can be')
+    except (ValueError, RecursionError) as e:
+        raise ValueError(f'{path} is damaged: {str(e)[:100]}') from None
+    if (not isinstance(card, dict)
+        or not all(_is_count(card.get(k, 0)) for k in ('step', 'steps'))):
+        raise ValueError(f'{path} is damaged: it is not the card of a run')
     return card
 
 @checked('step int 0..')
@@ -345,7 +429,8 @@ def write_card(
     step:int,       # steps that are done, from 0
     more:dict,      # what else is to be kept
 ):
-    "Write what is new into the run.json of a folder; one that is damaged is put aside and named."
+    """Write what is new into the run.json of a folder;
+    one that is damaged is put aside and named."""
     path, how = Path(folder)/'run.json', dict(status=status, step=step)
     try: card = read_card(folder)
     except ValueError as e:
@@ -353,16 +438,21 @@ def write_card(
         os.replace(path, f'{path}.damaged')
         card = {}
     card |= how | more
-    if calls := card.get('calls'): calls[-1] |= how | {k:v for k,v in more.items() if k in ('ended', 'why', 'seconds', 'error')}
-    with naming_file(path), whole_file(path) as part: part.write_text(json.dumps(card, indent=1), encoding='utf-8')
+    if calls := card.get('calls'):
+        calls[-1] |= (how | {k:v for k,v in more.items()
+                             if k in ('ended', 'why', 'seconds', 'error')})
+    with naming_file(path), whole_file(path) as part:
+        part.write_text(json.dumps(card, indent=1), encoding='utf-8')
 
 # %% ../nbs/094_runs.ipynb #46cf8501
-def memory_used()->int|None: # MB at most: of the GPU, or of this process; None where nobody counts
+def memory_used(
+)->int|None:    # MB at most: of the GPU, or of this process; None where nobody counts
     "Say how much memory was used so far."
     if torch.cuda.is_available(): return torch.cuda.max_memory_allocated() >> 20
     try: import resource
     except ImportError: return None         # Windows
-    return resource.getrusage(resource.RUSAGE_SELF).ru_maxrss >> (20 if sys.platform == 'darwin' else 10)
+    return resource.getrusage(resource.RUSAGE_SELF).ru_maxrss >> (
+        20 if sys.platform == 'darwin' else 10)
 
 # %% ../nbs/094_runs.ipynb #7116e5bc
 class Run:
@@ -372,7 +462,8 @@ class Run:
         work_dir:str|Path,  # the folder
     ):
         self.work_dir = Path(work_dir)
-        if not (self.work_dir/'run.json').is_file(): raise FileNotFoundError(f'{work_dir} holds no run: there is no run.json in it')
+        if not (self.work_dir/'run.json').is_file():
+            raise FileNotFoundError(f'{work_dir} holds no run: there is no run.json in it')
 
     @property
     def card(self)->dict: # versions, arguments, seed, data, how it ended
@@ -405,20 +496,31 @@ class Run:
         lines, terms = self.log, [terms] if isinstance(terms, str) else terms
         if not lines: raise ValueError(f'{self.work_dir/"log.jsonl"} has no lines yet')
         for t in terms:
-            if t not in lines[0]: raise ValueError(f'terms has {t!r}, and the log has no such column{nearest(t, lines[0])}; it has {", ".join(lines[0])}')
+            if t not in lines[0]:
+                raise ValueError(f'terms has {t!r}, and the log has no such '
+                                 f'column{nearest(t, lines[0])}; '
+                                 f'it has {", ".join(lines[0])}')
         if ax is None: ax, = panels(size=(6, 3))
         steps = [l['step'] for l in lines]
-        along = 'step' if steps == sorted(steps) else 'epoch'      # steps became larger on a resume
-        for t in terms: ax.plot([l[along] for l in lines], [l[t] for l in lines], **dict(label=t) | (style or {}))
-        ax.set(xlabel=along, ylabel=', '.join(terms)); ax.autoscale(axis='y'); ax.set_ylim(bottom=0); ax.legend(fontsize=8)
+        # steps became larger on a resume
+        along = 'step' if steps == sorted(steps) else 'epoch'
+        for t in terms:
+            ax.plot([l[along] for l in lines], [l[t] for l in lines],
+                    **dict(label=t) | (style or {}))
+        ax.set(xlabel=along, ylabel=', '.join(terms))
+        ax.autoscale(axis='y'); ax.set_ylim(bottom=0); ax.legend(fontsize=8)
         return ax
 
     def __repr__(self):
         c = self.card
         last = self.metrics[-1:] or [{}]
-        figures = ', '.join(f'{k} {v:.3f}' for k,v in last[0].items() if k.endswith('mAP') and _is_real(v))
-        step = max([c.get('step', 0), *(l['step'] for l in self.log[-1:] if c.get('status') == 'running' and _is_count(l.get('step')))])
-        return f'{self.work_dir}: {c.get("status")} after step {step} of {c.get("steps")}' + (f'; {figures}' if figures else '')
+        figures = ', '.join(f'{k} {v:.3f}' for k,v in last[0].items()
+                            if k.endswith('mAP') and _is_real(v))
+        step = max([c.get('step', 0),
+                    *(l['step'] for l in self.log[-1:]
+                      if c.get('status') == 'running' and _is_count(l.get('step')))])
+        return (f'{self.work_dir}: {c.get("status")} after step {step} of {c.get("steps")}'
+                + (f'; {figures}' if figures else ''))
 
 # %% ../nbs/094_runs.ipynb #b3785d1e
 # where this name was before
@@ -426,16 +528,22 @@ __getattr__ = moved(__name__, dict(boards='open_board'))
 
 # %% ../nbs/094_runs.ipynb #ef4a4d8b
 def _ended(folder):
-    "What a sentence adds where a folder's run has ended, and its state is gone with purpose."
+    """What a sentence adds where a folder's run has ended,
+    and its state is gone with purpose."""
     with contextlib.suppress(ValueError, OSError):
         run = Run(folder)
-        if run.card.get('status') == 'finished': return f'; the run in it is over, and its state was removed at its end: --set load_from={run.detector} starts from its weights'
+        if run.card.get('status') == 'finished':
+            return (
+                '; the run in it is over, and its state was removed at its end: '
+                f'--set load_from={run.detector} starts from its weights')
     return ''
 
 def _put_aside(work_dir):
     "Move the files of an earlier run into a folder of their own."
     if not any(p for pattern in _FILES[:-1] for p in work_dir.glob(pattern)):
-        if (work_dir/'config.py').exists(): raise ValueError(f'{work_dir/"config.py"} is of no run, and a run would write over it: choose another --work_dir')
+        if (work_dir/'config.py').exists():
+            raise ValueError(f'{work_dir/"config.py"} is of no run, '
+                             'and a run would write over it: choose another --work_dir')
         return
     n = next(n for n in range(1, 10**6) if not (work_dir/f'earlier_{n}').exists())
     try: said = str(Run(work_dir))
@@ -443,24 +551,33 @@ def _put_aside(work_dir):
     (work_dir/f'earlier_{n}').mkdir()
     for pattern in _FILES:
         for p in work_dir.glob(pattern): p.rename(work_dir/f'earlier_{n}'/p.name)
-    could = '; --resume would have gone on with it' if any((work_dir/f'earlier_{n}'/s).exists() for s in STATES) else ''
+    could = ('; --resume would have gone on with it'
+             if any((work_dir/f'earlier_{n}'/s).exists() for s in STATES) else '')
     say(f'{said}: this earlier run was moved to {work_dir/f"earlier_{n}"}{could}')
 
 @checked
 def begin_folder(
     work_dir:Path,      # of the run; it has to be locked
-    resume:bool|str,    # go on where the run in it stopped? or the state file, or folder, to go on from
+    # go on where the run in it stopped? or the state file, or folder, to go on from
+    resume:bool|str,
 )->State|None:          # to go on from; None: the run begins
-    "Make a folder ready for a run: what killed runs left is taken away, an earlier run is put aside unless this one goes on with it."
+    """Make a folder ready for a run: what killed runs left is taken away,
+    an earlier run is put aside unless this one goes on with it."""
     work_dir = Path(work_dir)
     _sweep(work_dir)
     own = resume in (True, 'auto')
     source = work_dir if own else Path(resume or '')
     if resume:
-        if not source.exists(): raise FileNotFoundError(f'--resume {source}: no such file or folder')
+        if not source.exists():
+            raise FileNotFoundError(f'--resume {source}: no such file or folder')
         state = read_state(source, check_notes)
-        if state is None and not own: raise FileNotFoundError(f'--resume {source}: this folder holds no state of a run, no resume.safetensors{_ended(source)}')
-        if state and (own or work_dir.resolve() in (source.resolve(), source.resolve().parent)): return state
+        if state is None and not own:
+            raise FileNotFoundError(f'--resume {source}: this folder holds no state of a '
+                                    f'run, no resume.safetensors{_ended(source)}')
+        if (state
+            and (own
+                 or work_dir.resolve() in (source.resolve(), source.resolve().parent))):
+            return state
         if own: say(f'{work_dir} holds nothing to go on from: the run begins')
     else: state = None
     _put_aside(work_dir)

@@ -21,7 +21,8 @@ from .show import PALETTE, panels
 
 # %% ../nbs/082_schedule.ipynb #481006ee
 class Change(NamedTuple):
-    "What a scheduler does at one of its counts to the rate r, where the run began at the rate r0: keep·r + share·r0 + add."
+    """What a scheduler does at one of its counts to the rate r,
+    where the run began at the rate r0: keep·r + share·r0 + add."""
     at: int             # the count, from 0 where the scheduler begins
     keep: float = 1.    # factor on the rate found
     share: float = 0.   # factor on the run's first rate
@@ -30,10 +31,12 @@ class Change(NamedTuple):
 # %% ../nbs/082_schedule.ipynb #d2d7c290
 def _factor(p, key, default):
     f = p(key, default)
-    if not isinstance(f, (int, float)) or not 0 < f <= 1: p.fail(key, 'expected a factor above 0, up to 1')
+    if not isinstance(f, (int, float)) or not 0 < f <= 1:
+        p.fail(key, 'expected a factor above 0, up to 1')
     return f
 
-def _linear(p, n, unit):    # the settings, the counts from begin to end, the steps of a count that was converted
+def _linear(p, n, unit):
+    # the settings, the counts from begin to end, the steps of a count that was converted
     a, b = _factor(p, 'start_factor', 1/3), p('end_factor', 1.)
     if not 0 <= b <= 1: p.fail('end_factor', 'expected a factor from 0 to 1')
     at = lambda t: a + (b - a) * t / (n - 1)
@@ -45,13 +48,15 @@ def _constant(p, n, unit):
 
 def _multi_step(p, n, unit):
     at, gamma = p('milestones'), p('gamma', .1)
-    if not isinstance(at, (list, tuple)) or not all(isinstance(m, int) and m >= 0 for m in at):
+    if (not isinstance(at, (list, tuple))
+        or not all(isinstance(m, int) and m >= 0 for m in at)):
         p.fail('milestones', 'expected a list of whole numbers, none below 0')
     return [Change(m*unit, gamma) for m in sorted(at)]
 
 def _step(p, n, unit):
     size, gamma = p('step_size'), p('gamma', .1)
-    if not isinstance(size, int) or size < 1: p.fail('step_size', 'expected a whole number from 1')
+    if not isinstance(size, int) or size < 1:
+        p.fail('step_size', 'expected a whole number from 1')
     return (Change(t, gamma) for t in range(size*unit, n, size*unit))
 
 def _exponential(p, n, unit):
@@ -62,7 +67,9 @@ def _exponential(p, n, unit):
 def _floor(p):
     "The rate that a scheduler sinks to: a share of the run's first rate, or a number."
     ratio, floor = p('eta_min_ratio', None), p('eta_min', None)
-    if ratio is not None and floor is not None: p.fail('eta_min_ratio', 'eta_min is given too; one of them says where the rate ends')
+    if ratio is not None and floor is not None:
+        p.fail('eta_min_ratio',
+               'eta_min is given too; one of them says where the rate ends')
     return ratio or 0., floor or 0.
 
 def _cosine(p, n, unit):
@@ -70,7 +77,8 @@ def _cosine(p, n, unit):
     wave = lambda t: 1 + math.cos(math.pi * t / T)
     def change(t):
         up = (1 - math.cos(math.pi / T)) / 2
-        if (t - 1 - T) % (2*T) == 0: return Change(t, 1., (1 - ratio) * up, -floor * up)    # the wave was 0
+        if (t - 1 - T) % (2*T) == 0:
+            return Change(t, 1., (1 - ratio) * up, -floor * up)  # the wave was 0
         keep = wave(t) / wave(t-1)
         return Change(t, keep, (1 - keep) * ratio, (1 - keep) * floor)
     return (change(t) for t in range(1, n))
@@ -84,12 +92,17 @@ def _poly(p, n, unit):
 
 # %% ../nbs/082_schedule.ipynb #fa5f0746
 def _one_cycle(p, n, unit):
-    top, total, part = p('eta_max'), (p('total_steps', None) or 0) * unit or n, p('pct_start', .3)
-    kind, low, last, three = p('anneal_strategy', 'cos'), p('div_factor', 25.), p('final_div_factor', 1e4), p('three_phase', False)
-    if kind not in ('cos', 'linear'): p.fail('anneal_strategy', "expected 'cos' or 'linear'")
-    if total < n: p.fail('total_steps', f'the cycle is over before the scheduler is, after {n}')
+    top, total, part = (p('eta_max'), (p('total_steps', None) or 0) * unit or n,
+                        p('pct_start', .3))
+    kind, low, last, three = (p('anneal_strategy', 'cos'), p('div_factor', 25.),
+                              p('final_div_factor', 1e4), p('three_phase', False))
+    if kind not in ('cos', 'linear'):
+        p.fail('anneal_strategy', "expected 'cos' or 'linear'")
+    if total < n:
+        p.fail('total_steps', f'the cycle is over before the scheduler is, after {n}')
     first, floor = top / low, top / low / last
-    legs = [(2*part*total - 2, top, first), (total - 1, first, floor)] if three else [(total - 1, top, floor)]
+    legs = ([(2*part*total - 2, top, first), (total - 1, first, floor)] if three
+            else [(total - 1, top, floor)])
     legs = [(part*total - 1, first, top), *legs]
     def rate(t):
         begin = 0
@@ -100,54 +113,80 @@ def _one_cycle(p, n, unit):
         return a + (b - a) * (x if kind == 'linear' else (1 - math.cos(math.pi * x)) / 2)
     return (Change(t, 0., 0., rate(t)) for t in range(n))
 
-def _plateau(p, n, unit): p.fail('type', 'it follows what a run measures; here the rate is a function of the step alone')
+def _plateau(p, n, unit):
+    p.fail('type',
+           'it follows what a run measures; here the rate is a function of the step alone')
 
-_SCHEDULERS = dict(LinearLR=_linear, MultiStepLR=_multi_step, StepLR=_step, ConstantLR=_constant, ExponentialLR=_exponential,
-    CosineAnnealingLR=_cosine, PolyLR=_poly, OneCycleLR=_one_cycle,
-    ReduceOnPlateauLR=_plateau)
+_SCHEDULERS = dict(LinearLR=_linear, MultiStepLR=_multi_step, StepLR=_step,
+                   ConstantLR=_constant, ExponentialLR=_exponential,
+                   CosineAnnealingLR=_cosine, PolyLR=_poly, OneCycleLR=_one_cycle,
+                   ReduceOnPlateauLR=_plateau)
 
 # %% ../nbs/082_schedule.ipynb #277621a1
 class Schedule:
-    "The learning rate as a function of the step: what a config's schedulers give, without state. Raises ConfigError for what it does not know."
+    """The learning rate as a function of the step: what a config's schedulers give,
+    without state. Raises ConfigError for what it does not know."""
     @checked
     def __init__(self,
-        param_scheduler:list|dict|None, # of a config: dicts of type, begin, end, by_epoch, ...; a single one, or none, will do
+        # of a config: dicts of type, begin, end, by_epoch,
+        # ...; a single one, or none, will do
+        param_scheduler:list|dict|None,
         steps_per_epoch:int,            # batches of an epoch on each rank
         max_epochs:int|None=None,       # length of the run, in epochs
         max_iters:int|None=None,        # or in steps, for a loop that counts no epochs
     ):
         if (max_epochs is None) == (max_iters is None):
-            raise ValueError(f'Schedule: max_epochs is {max_epochs} and max_iters is {max_iters}; expected one of them')
-        if steps_per_epoch < 1: raise ValueError(f'Schedule: steps_per_epoch is {steps_per_epoch}; expected 1 or more: there is no batch')
+            raise ValueError(f'Schedule: max_epochs is {max_epochs} and max_iters is '
+                             f'{max_iters}; expected one of them')
+        if steps_per_epoch < 1:
+            raise ValueError(f'Schedule: steps_per_epoch is {steps_per_epoch}; '
+                             'expected 1 or more: there is no batch')
         check('max_epochs? int 0.., max_iters? int 0..', max_epochs, max_iters)
         self.steps_per_epoch, self.max_epochs = steps_per_epoch, max_epochs
         self.steps = max_iters if max_epochs is None else max_epochs * steps_per_epoch
-        if self.steps < 0: raise ValueError(f'Schedule: a run of {self.steps} steps; expected 0 or more')
-        given = [param_scheduler] if isinstance(param_scheduler, dict) else list(param_scheduler or ())
-        self.schedulers = [(p.kind, self._changes(p)) for p in (ConfigPart(d, f'param_scheduler.{i}') for i,d in enumerate(given))]
+        if self.steps < 0:
+            raise ValueError(f'Schedule: a run of {self.steps} steps; expected 0 or more')
+        given = ([param_scheduler] if isinstance(param_scheduler, dict)
+                 else list(param_scheduler or ()))
+        self.schedulers = [(p.kind, self._changes(p))
+                           for p in (ConfigPart(d, f'param_scheduler.{i}')
+                                     for i,d in enumerate(given))]
         a, b, self.table = 1., 0., {}
-        for step, _, i, c in sorted((step, late, i, c) for i,(_,changes) in enumerate(self.schedulers) for step,late,c in changes):
+        for step, _, i, c in sorted((step, late, i, c)
+                                    for i,(_,changes) in enumerate(self.schedulers)
+                                    for step,late,c in changes):
             a, b = c.keep*a + c.share, c.keep*b + c.add
             self.table[step] = a, b                 # from here on the rate is a*base + b
         self.at = list(self.table)
 
     def _changes(self, p):
-        "The changes of one scheduler: (step, does it count epochs and comes last?, change)."
-        by_epoch, convert, spe = p('by_epoch', True), p('convert_to_iter_based', False), self.steps_per_epoch
+        """The changes of one scheduler: (step, does
+        it count epochs and comes last?, change)."""
+        by_epoch, convert, spe = (p('by_epoch', True), p('convert_to_iter_based', False),
+                                  self.steps_per_epoch)
         p.unused('verbose')
-        if convert and not by_epoch: p.fail('convert_to_iter_based', 'by_epoch is False; only what counts epochs can be converted to steps')
+        if convert and not by_epoch:
+            p.fail('convert_to_iter_based',
+                   'by_epoch is False; only what counts epochs can be converted to steps')
         if by_epoch and not convert and self.max_epochs is None:
-            p.fail('by_epoch', 'this run counts no epochs, so the scheduler would never move; give by_epoch=False')
+            p.fail('by_epoch',
+                   'this run counts no epochs, so the scheduler would never move; '
+                   'give by_epoch=False')
         unit, each = spe if convert else 1, spe if by_epoch and not convert else 1
         length = (self.max_epochs or 1) if by_epoch else self.steps
         begin, end = int(p('begin', 0) * unit), int(p('end', length) * unit)
-        if begin < 0 or end <= begin and self.steps: p.fail('end', f'begin is {p("begin", 0)}; a scheduler begins at 0 or later, and ends after that')
+        if begin < 0 or end <= begin and self.steps:
+            p.fail('end',
+                   f'begin is {p("begin", 0)}; a scheduler begins at 0 or later, '
+                   'and ends after that')
         changes = []
         for c in build_part(p, _SCHEDULERS, 'scheduler', max(end - begin, 0), unit):
             step = (begin + c.at) * each
             if begin + c.at >= end or step >= self.steps:
-                cut = f'it ends at step {end*each}' if step < self.steps else f'the run ends at step {self.steps}'
-                warn_once(f'{p.path} ({p.kind}) is not through when {cut}: what it would do at step {step} never comes')
+                cut = (f'it ends at step {end*each}' if step < self.steps
+                       else f'the run ends at step {self.steps}')
+                warn_once(f'{p.path} ({p.kind}) is not through when {cut}: '
+                          f'what it would do at step {step} never comes')
                 break
             changes.append((step, each > 1 and step > 0, c))
         return changes
@@ -169,13 +208,22 @@ class Schedule:
         lr:float,   # the rate of the run
     )->str:         # a line for the run, and one for each scheduler
         "Say when the rate changes, with the arithmetic."
-        after = lambda s: f'step {s}' + (f' (after {s / self.steps_per_epoch:.4g} epochs)' if s and self.max_epochs else '')
-        lines = [f'{self.steps} steps' + (f', {self.max_epochs} epochs of {self.steps_per_epoch}' if self.max_epochs else '') + f'; lr {lr:g}']
+        after = lambda s: (f'step {s}' + (f' (after {s / self.steps_per_epoch:.4g} epochs)'
+                                          if s and self.max_epochs else ''))
+        lines = [f'{self.steps} steps'
+                 + (f', {self.max_epochs} epochs of {self.steps_per_epoch}'
+                    if self.max_epochs else '') + f'; lr {lr:g}']
         for kind, changes in self.schedulers:
             at = sorted({c[0] for c in changes})
             rates = [(self.lr(s-1, lr) if s else lr, self.lr(s, lr)) for s in at]
-            if len(at) > 4: text = f'{rates[0][1]:.4g} at {after(at[0])} to {rates[-1][1]:.4g} at {after(at[-1])}'
-            else: text = ', '.join(f'{a:.4g} x {b/a if a else 0:.4g} = {b:.4g} from {after(s)}' for s,(a,b) in zip(at, rates)) or 'changes nothing in this run'
+            if len(at) > 4:
+                text = (
+                    f'{rates[0][1]:.4g} at {after(at[0])} to {rates[-1][1]:.4g} at '
+                    f'{after(at[-1])}')
+            else:
+                text = (', '.join(f'{a:.4g} x {b/a if a else 0:.4g} = {b:.4g} from '
+                                  f'{after(s)}' for s,(a,b) in zip(at, rates))
+                        or 'changes nothing in this run')
             lines.append(f'  {kind}: {text}')
         return '\n'.join(lines)
 
@@ -184,19 +232,26 @@ class Schedule:
         lr:float,   # the rate of the run
         ax=None,    # matplotlib Axes
     ):
-        "Draw the rate over the run; where it stays for long it is written out, and so is the first."
+        """Draw the rate over the run; where it stays for
+        long it is written out, and so is the first."""
         ax, at = ax or panels(size=(6, 2.6))[0], sorted({0, *self.at, self.steps})
         unit = self.steps_per_epoch if self.max_epochs else 1
-        def write(text, x, y, **where): ax.annotate(text, (x/unit, y), textcoords='offset points', fontsize=8, **where)
+        def write(text, x, y, **where):
+            ax.annotate(text, (x/unit, y), textcoords='offset points', fontsize=8, **where)
         flat = [(a, b) for a,b in zip(at, at[1:]) if b - a > self.steps / 20]
         for a,b in flat * (len(flat) < 5):
             now, before = self.lr(a, lr), self.lr(a-1, lr) if a else 0
-            if 0 < now < before: write(f'x {now/before:.3g} = {now:.3g}', b, now, xytext=(-3, -11), ha='right')
+            if 0 < now < before:
+                write(f'x {now/before:.3g} = {now:.3g}', b, now, xytext=(-3, -11),
+                      ha='right')
             else: write(f'{now:.3g}', (a+b)/2, now, xytext=(0, 4), ha='center')
-        if at[0:1] == self.at[:1]: write(f'{self.lr(0, lr):.3g} at step 0', 0, self.lr(0, lr), xytext=(6, -2))
+        if at[0:1] == self.at[:1]:
+            write(f'{self.lr(0, lr):.3g} at step 0', 0, self.lr(0, lr), xytext=(6, -2))
         shown = sorted({*at[::max(1, len(at)//2000)], at[-1]})
-        ax.plot([i/unit for i in shown], [self.lr(i, lr) for i in shown], drawstyle='steps-post', color=PALETTE['prediction'])
-        ax.set(xlabel=f'epochs of {unit} steps' if self.max_epochs else 'steps', ylabel='learning rate')
+        ax.plot([i/unit for i in shown], [self.lr(i, lr) for i in shown],
+                drawstyle='steps-post', color=PALETTE['prediction'])
+        ax.set(xlabel=f'epochs of {unit} steps' if self.max_epochs else 'steps',
+               ylabel='learning rate')
         if min(self.lr(i, lr) for i in shown) > 0: ax.set_yscale('log')
         ax.margins(y=.15)
 
@@ -222,14 +277,20 @@ def lr_of_run(
     images:int,                 # on each GPU
     gpus:int=1,                 # or processes
     accumulate:int=1,           # steps accumulated, `accumulative_counts`
-)->tuple:                       # the rate of this run, and a sentence that shows the arithmetic
-    "Find the learning rate of a run: scaled if the config wants that, else kept, with a warning where it is over 4 times the rule's."
-    batch, cfg = images * gpus * accumulate, ConfigPart(auto_scale_lr or {}, 'auto_scale_lr')
+)->tuple:  # the rate of this run, and a sentence that shows the arithmetic
+    """Find the learning rate of a run: scaled if the config wants that, else kept,
+    with a warning where it is over 4 times the rule's."""
+    batch, cfg = (images * gpus * accumulate,
+                  ConfigPart(auto_scale_lr or {}, 'auto_scale_lr'))
     base, enable = cfg('base_batch_size', None), cfg('enable', False)
     cfg.finish()
-    if base is not None and not (isinstance(base, int) and base >= 1): cfg.fail('base_batch_size', 'expected a whole number from 1')
-    has = f'this run has {batch} ({_count(gpus, "GPU")} of {images}{f", {accumulate} steps together" * (accumulate > 1)})'
-    if base is None: return lr, f'lr {lr:g}: the config does not say for how many images a step; {has}'
+    if base is not None and not (isinstance(base, int) and base >= 1):
+        cfg.fail('base_batch_size', 'expected a whole number from 1')
+    has = (
+        f'this run has {batch} ({_count(gpus, "GPU")} of '
+        f'{images}{f", {accumulate} steps together" * (accumulate > 1)})')
+    if base is None:
+        return lr, f'lr {lr:g}: the config does not say for how many images a step; {has}'
     scaled = scale_lr(lr, batch, base)
     told = f'lr {lr:g} is for {_count(base, "image")} a step; {has}: '
     if batch == base: return lr, told + f'{lr:g}'
@@ -241,20 +302,25 @@ def lr_of_run(
     return lr, told
 
 # %% ../nbs/082_schedule.ipynb #584f625d
-_NORMS = (nn.modules.batchnorm._BatchNorm, nn.modules.instancenorm._InstanceNorm, nn.GroupNorm, nn.LayerNorm)
+_NORMS = (nn.modules.batchnorm._BatchNorm, nn.modules.instancenorm._InstanceNorm,
+          nn.GroupNorm, nn.LayerNorm)
 
 def _factors(p, module, name, param):
     "What the rules say of a parameter without a key: factors on rate and decay."
     norm, bias = isinstance(module, _NORMS), name.split('.')[-1] == 'bias'
     depthwise  = isinstance(module, nn.Conv2d) and module.in_channels == module.groups
     rules = dict(norm=norm, bias=bias, dwconv=depthwise, flat=param.ndim == 1)
-    decays = [m for m,holds in ((p(f'{k}_decay_mult', None), holds) for k,holds in rules.items()) if holds and m is not None]
+    decays = [
+        m for m,holds in ((p(f'{k}_decay_mult', None), holds) for k,holds in rules.items())
+        if holds and m is not None]
     rate = p('bias_lr_mult', 1.)
     return rate if bias and not norm else 1., decays[0] if decays else 1.
 
 def _groups(model, p, lr, decay):
-    "Trainable parameters by what they are given: {(rate, decay): [(name, parameter)]}, in the model's order."
-    keys, twice, mults = p.part('custom_keys') or ConfigPart({}, ''), p('bypass_duplicate', False), {}
+    """Trainable parameters by what they are given: {(rate, decay):
+    [(name, parameter)]}, in the model's order."""
+    keys, twice, mults = (p.part('custom_keys') or ConfigPart({}, ''),
+                          p('bypass_duplicate', False), {})
     for k in sorted(sorted(keys.value), key=len, reverse=True):
         one = keys.part(k)
         mults[k] = one('lr_mult', 1.), one('decay_mult', 1.)
@@ -268,39 +334,59 @@ def _groups(model, p, lr, decay):
             m = _factors(p, module, name, param) if key is None else mults[key]
             first, told = seen.setdefault(param, (name, m))
             if told != m and not twice:
-                raise ValueError(f'{name} is {first} by another name, with other factors; bypass_duplicate=True keeps the first ones')
-            if first == name: groups.setdefault((lr * m[0], None if decay is None else decay * m[1]), []).append((name, param))
+                raise ValueError(f'{name} is {first} by another name, with other factors; '
+                                 'bypass_duplicate=True keeps the first ones')
+            if first == name:
+                groups.setdefault((lr * m[0], None if decay is None else decay * m[1]),
+                                  []).append((name, param))
     p.finish()
-    for k in mults.keys() - used: warn_once(f'{keys.path}: {k!r} decides on no trainable parameter')
+    for k in mults.keys() - used:
+        warn_once(f'{keys.path}: {k!r} decides on no trainable parameter')
     return groups
 
 # %% ../nbs/082_schedule.ipynb #641a4dff
-_OPTIMIZERS = {n:c for n,c in vars(torch.optim).items() if inspect.isclass(c) and issubclass(c, torch.optim.Optimizer)
-               and n not in ('Optimizer', 'LBFGS', 'SparseAdam')}       # two need another loop, or other gradients
+# two need another loop, or other gradients
+_OPTIMIZERS = {n:c for n,c in vars(torch.optim).items()
+               if inspect.isclass(c) and issubclass(c, torch.optim.Optimizer)
+               and n not in ('Optimizer', 'LBFGS', 'SparseAdam')}
 
 @checked('lr? 0..')
 def build_optimizer(
     model:nn.Module,        # what is to be trained
-    optim_wrapper:dict,     # of a config: optimizer (type, lr, ...) and paramwise_cfg; settings of the step are passed over
+    # of a config: optimizer (type, lr, ...) and paramwise_cfg;
+    # settings of the step are passed over
+    optim_wrapper:dict,
     lr:float|None=None,     # instead of the optimizer's own, such as `lr_of_run` gives
 )->torch.optim.Optimizer:   # its groups have `param_names` and `initial_lr`
-    "Build torch's optimizer from a config; ConfigError names what it does not know, ValueError a model with nothing to train."
+    """Build torch's optimizer from a config; ConfigError names what it does not know,
+    ValueError a model with nothing to train."""
     p = ConfigPart(optim_wrapper, 'optim_wrapper')
     p.only(dict(constructor='DefaultOptimWrapperConstructor'))
     p.unused('clip_grad', 'accumulative_counts', 'loss_scale', 'dtype', 'use_fsdp')
-    o, each = ConfigPart(p('optimizer'), 'optim_wrapper.optimizer'), p.part('paramwise_cfg') or ConfigPart({}, 'optim_wrapper.paramwise_cfg')
+    o, each = (ConfigPart(p('optimizer'), 'optim_wrapper.optimizer'),
+               p.part('paramwise_cfg') or ConfigPart({}, 'optim_wrapper.paramwise_cfg'))
     p.finish()
-    if o.kind not in _OPTIMIZERS: o.fail('type', f'there is no such optimizer{nearest(o.kind, _OPTIMIZERS)}')
-    takes = {k:v.default for k,v in inspect.signature(_OPTIMIZERS[o.kind]).parameters.items() if k != 'params'}
+    if o.kind not in _OPTIMIZERS:
+        o.fail('type', f'there is no such optimizer{nearest(o.kind, _OPTIMIZERS)}')
+    takes = {k:v.default
+             for k,v in inspect.signature(_OPTIMIZERS[o.kind]).parameters.items()
+             if k != 'params'}
     given = {k:o(k, v) for k,v in takes.items() if k in o.value}
     o.unused(*takes)
     o.finish()
     given['lr'] = lr if lr is not None else given.get('lr', takes['lr'])
-    groups = _groups(model, each, given['lr'], given.get('weight_decay', takes.get('weight_decay')))
-    if not groups: raise ValueError(f'{type(model).__name__} has no parameter that can be trained: all are frozen')
-    able = all(q.is_floating_point() and q.device.type in ('cpu', 'cuda') for g in groups.values() for _,q in g)
-    if able and 'fused' in takes and not given.keys() & {'fused', 'foreach', 'differentiable'}: given['fused'] = True
-    first = [dict(params=g, lr=r, initial_lr=r) | ({} if d is None else dict(weight_decay=d)) for (r,d),g in groups.items()]
+    groups = _groups(model, each, given['lr'],
+                     given.get('weight_decay', takes.get('weight_decay')))
+    if not groups:
+        raise ValueError(f'{type(model).__name__} has no parameter that can be trained: '
+                         'all are frozen')
+    able = all(q.is_floating_point() and q.device.type in ('cpu', 'cuda')
+               for g in groups.values() for _,q in g)
+    if (able and 'fused' in takes
+        and not given.keys() & {'fused', 'foreach', 'differentiable'}):
+        given['fused'] = True
+    first = [dict(params=g, lr=r, initial_lr=r)
+             | ({} if d is None else dict(weight_decay=d)) for (r,d),g in groups.items()]
     return _OPTIMIZERS[o.kind](first, **given)
 
 # %% ../nbs/082_schedule.ipynb #d3a82f47
@@ -315,25 +401,31 @@ class NotFinite(FloatingPointError):
     ):
         check('step int 0..', step)
         for k,v in losses.items():
-            if not isinstance(v, (int, float)): raise TypeError(f'losses: {k} is {v!r}; expected a number')
+            if not isinstance(v, (int, float)):
+                raise TypeError(f'losses: {k} is {v!r}; expected a number')
         self.step, self.losses, self.images = step, losses, tuple(images)
         self.terms = [k for k,v in losses.items() if not math.isfinite(v)]
         bad  = ', '.join(f'{k} is {losses[k]}' for k in self.terms)
         fine = ', '.join(f'{k} {v:.4g}' for k,v in losses.items() if k not in self.terms)
         on   = ', '.join(map(str, self.images))
-        super().__init__(f'step {step}: {bad}' + f' ({fine})' * bool(fine) + f', on {on}' * bool(on) + f'; the weights have not moved{hint}')
+        super().__init__(f'step {step}: {bad}' + f' ({fine})' * bool(fine)
+                         + f', on {on}' * bool(on) + f'; the weights have not moved{hint}')
 
 # %% ../nbs/082_schedule.ipynb #5e65f700
 @checked
 def half_type(
     device:torch.device,    # where the model is
-    wanted:str|None=None,   # 'bfloat16', 'float16' or 'float32'; None: what suits the device
+    # 'bfloat16', 'float16' or 'float32'; None: what suits the device
+    wanted:str|None=None,
 )->torch.dtype:             # bfloat16 where the device computes with it, else float16
     "Choose the number type of mixed precision."
-    types = {str(t).removeprefix('torch.'):t for t in (torch.bfloat16, torch.float16, torch.float32)}
-    if wanted is not None and wanted not in types: raise ValueError(f'wanted is {wanted!r}; expected one of {", ".join(types)}')
+    types = {str(t).removeprefix('torch.'):t
+             for t in (torch.bfloat16, torch.float16, torch.float32)}
+    if wanted is not None and wanted not in types:
+        raise ValueError(f'wanted is {wanted!r}; expected one of {", ".join(types)}')
     if wanted is not None: return types[wanted]
-    able = torch.cuda.is_bf16_supported(including_emulation=False) if device.type == 'cuda' else device.type == 'cpu'
+    able = (torch.cuda.is_bf16_supported(including_emulation=False)
+            if device.type == 'cuda' else device.type == 'cpu')
     return torch.bfloat16 if able else torch.float16
 
 # %% ../nbs/082_schedule.ipynb #78f57c15
@@ -353,35 +445,48 @@ def _precision(p, device):
     "The 16-bit type or None, the scaler of losses, and its scale if that is fixed."
     amp = p.kind == 'AmpOptimWrapper'
     if not amp and p.kind not in ('', 'OptimWrapper'):
-        p.fail('type', f'there is no such wrapper{nearest(p.kind, ("OptimWrapper", "AmpOptimWrapper"))}')
+        p.fail('type',
+               'there is no such '
+               f'wrapper{nearest(p.kind, ("OptimWrapper", "AmpOptimWrapper"))}')
     for key in ('dtype', 'loss_scale', 'use_fsdp'):
         if not amp and key in p.value: p.fail(key, 'this is a setting of AmpOptimWrapper')
     p.only(dict(use_fsdp=False))
     wanted, scale = p('dtype', None), p('loss_scale', 'dynamic')
-    if wanted not in (None, 'bfloat16', 'float16', 'float32'): p.fail('dtype', "expected 'bfloat16', 'float16' or 'float32'")
+    if wanted not in (None, 'bfloat16', 'float16', 'float32'):
+        p.fail('dtype', "expected 'bfloat16', 'float16' or 'float32'")
     dtype = half_type(device, wanted if amp else 'float32')
     fixed = float(scale) if isinstance(scale, (int, float)) else None
-    how = dict(init_scale=fixed) if fixed else dict(scale) if isinstance(scale, dict) else {}
-    if fixed is None and scale != 'dynamic' and not how: p.fail('loss_scale', "expected 'dynamic', a number, or a dict of init_scale, growth_factor, ...")
+    how = (dict(init_scale=fixed) if fixed else dict(scale) if isinstance(scale, dict)
+           else {})
+    if fixed is None and scale != 'dynamic' and not how:
+        p.fail('loss_scale',
+               "expected 'dynamic', a number, or a dict of init_scale, growth_factor, ...")
     try: scaler = torch.amp.GradScaler(device.type, enabled=dtype == torch.float16, **how)
     except TypeError as e: p.fail('loss_scale', str(e))
     return None if dtype == torch.float32 else dtype, scaler, fixed
 
 # %% ../nbs/082_schedule.ipynb #9a9941ee
 class OptimStep:
-    "A step of training: set the rate, compute the losses and look at them, go back, clip, move. Raises ConfigError for settings it does not know."
+    """A step of training: set the rate, compute the losses and look at them, go back,
+    clip, move. Raises ConfigError for settings it does not know."""
     @checked
     def __init__(self,
         model:nn.Module,        # a detector, or its DistributedDataParallel
-        optim_wrapper:dict,     # of a config: type, optimizer, paramwise_cfg, clip_grad, accumulative_counts, dtype, loss_scale
+        # of a config: type, optimizer, paramwise_cfg, clip_grad,
+        # accumulative_counts, dtype, loss_scale
+        optim_wrapper:dict,
         schedule:Schedule,      # of the learning rate
         lr:float|None=None,     # instead of the optimizer's own, such as `lr_of_run` gives
     ):
         p = ConfigPart(optim_wrapper, 'optim_wrapper')
-        self.model, self.schedule, self.every, self.grad_norm = model, schedule, p('accumulative_counts', 1), None
-        if not isinstance(self.every, int) or self.every < 1: p.fail('accumulative_counts', 'expected a whole number from 1')
-        self.optimizer = build_optimizer(getattr(model, 'module', model), optim_wrapper, lr)
-        self.params = {n:q for g in self.optimizer.param_groups for n,q in zip(g['param_names'], g['params'])}
+        self.model, self.schedule, self.every, self.grad_norm = (
+            model, schedule, p('accumulative_counts', 1), None)
+        if not isinstance(self.every, int) or self.every < 1:
+            p.fail('accumulative_counts', 'expected a whole number from 1')
+        self.optimizer = build_optimizer(getattr(model, 'module', model), optim_wrapper,
+                                         lr)
+        self.params = {n:q for g in self.optimizer.param_groups
+                       for n,q in zip(g['param_names'], g['params'])}
         self.device = next(iter(self.params.values())).device
         self.clip   = _clipper(p.part('clip_grad'))
         self.dtype, self.scaler, self.fixed_scale = _precision(p, self.device)
@@ -399,22 +504,30 @@ class OptimStep:
     @checked
     def __call__(self,
         step:int,       # its number, from 0
-        forward:Callable,   # called without arguments: the losses of the step's images, name -> scalar
+        # called without arguments: the losses of the step's images, name -> scalar
+        forward:Callable,
         images:tuple=(),    # names of the images, for a message
-    )->dict:            # the same losses, detached and on the CPU; raises NotFinite, and then the weights have not moved
+        # the same losses, detached and on the CPU; raises
+        # NotFinite, and then the weights have not moved
+    )->dict:
         "Make one step."
-        for g in self.optimizer.param_groups: g['lr'] = self.schedule.lr(step, g['initial_lr'])
+        for g in self.optimizer.param_groups:
+            g['lr'] = self.schedule.lr(step, g['initial_lr'])
         rest  = self.schedule.steps % self.every
         share = rest if rest and step >= self.schedule.steps - rest else self.every
-        apart = contextlib.nullcontext if self.moves(step) else getattr(self.model, 'no_sync', contextlib.nullcontext)
+        apart = (contextlib.nullcontext if self.moves(step)
+                 else getattr(self.model, 'no_sync', contextlib.nullcontext))
         with apart():
-            with torch.autocast(self.device.type, self.dtype, enabled=self.dtype is not None): losses = forward()
+            with torch.autocast(self.device.type, self.dtype,
+                                enabled=self.dtype is not None):
+                losses = forward()
             values, ready = _to_host(losses.values())
             self.scaler.scale(sum(losses.values()) / share).backward()
         ready()
         if not values.isfinite().all():
             self.optimizer.zero_grad()
-            hint = '; float16 ends at 65504, try dtype=bfloat16' if self.dtype == torch.float16 else ''
+            hint = ('; float16 ends at 65504, try dtype=bfloat16'
+                    if self.dtype == torch.float16 else '')
             raise NotFinite(step, dict(zip(losses, values.tolist())), images, hint)
         if self.moves(step): self._move()
         return dict(zip(losses, values))
@@ -422,7 +535,8 @@ class OptimStep:
     def _move(self):
         if self.clip:
             self.scaler.unscale_(self.optimizer)
-            self.grad_norm = self.clip(self.params[n] for n in sorted(self.params))     # a sum in any other order rounds differently
+            # a sum in any other order rounds differently
+            self.grad_norm = self.clip(self.params[n] for n in sorted(self.params))
         self.scaler.step(self.optimizer)
         self.scaler.update(self.fixed_scale)
         self.optimizer.zero_grad()
@@ -431,40 +545,56 @@ class OptimStep:
         "Give what the next step needs beside the weights and its number."
         tensors, numbers = {}, {}
         for name,q in self.params.items():
-            for slot,v in self.optimizer.state.get(q, {}).items(): (tensors if isinstance(v, Tensor) else numbers)[f'{slot}/{name}'] = v
+            for slot,v in self.optimizer.state.get(q, {}).items():
+                (tensors if isinstance(v, Tensor) else numbers)[f'{slot}/{name}'] = v
             if q.grad is not None: tensors[f'grad/{name}'] = q.grad
         kind = type(self.optimizer).__name__
-        return tensors, dict(optimizer=kind, parameters=sorted(self.params), numbers=numbers, scaler=self.scaler.state_dict())
+        return (tensors,
+                dict(optimizer=kind, parameters=sorted(self.params), numbers=numbers,
+                     scaler=self.scaler.state_dict()))
 
     @checked
     def load_state(self,
         tensors:dict,   # as `state` gives them
         rest:dict,      # likewise
     ):
-        "Go on where `state` was taken; ValueError if it belongs to another optimizer or other parameters, and then nothing has changed."
-        for k, kind in dict(optimizer=str, parameters=(list, tuple), numbers=dict, scaler=dict).items():
-            if not isinstance(rest.get(k), kind): raise ValueError(f'rest: {k} is {rest.get(k)!r:.60}; expected what `state` gives')
-        kind, odd = type(self.optimizer).__name__, sorted(self.params.keys() ^ set(rest['parameters']))
-        if rest['optimizer'] != kind: raise ValueError(f'the state is one of {rest["optimizer"]}; the optimizer is {kind}')
+        """Go on where `state` was taken; ValueError if it belongs to another optimizer or
+        other parameters, and then nothing has changed."""
+        for k, kind in dict(optimizer=str, parameters=(list, tuple), numbers=dict,
+                            scaler=dict).items():
+            if not isinstance(rest.get(k), kind):
+                raise ValueError(f'rest: {k} is {rest.get(k)!r:.60}; '
+                                 'expected what `state` gives')
+        kind, odd = (type(self.optimizer).__name__,
+                     sorted(self.params.keys() ^ set(rest['parameters'])))
+        if rest['optimizer'] != kind:
+            raise ValueError(f'the state is one of {rest["optimizer"]}; '
+                             f'the optimizer is {kind}')
         if odd:
             home = 'model' if odd[0] in self.params else 'state'
-            raise ValueError(f'the state and the model train other parameters: {odd[0]} is only in the {home}, one of {len(odd)} such')
+            raise ValueError('the state and the model train other parameters: '
+                             f'{odd[0]} is only in the {home}, one of {len(odd)} such')
         state, grads = {n:{} for n in self.params}, dict.fromkeys(self.params)
         for key,v in (tensors | rest['numbers']).items():
             slot, name = key.split('/', 1)
             want = self.params[name].shape
             if isinstance(v, Tensor) and v.ndim and v.shape != want:
-                raise ValueError(f'the state has {key} of shape {tuple(v.shape)}; its parameter is of shape {tuple(want)}')
+                raise ValueError(f'the state has {key} of shape {tuple(v.shape)}; '
+                                 f'its parameter is of shape {tuple(want)}')
             if slot == 'grad': grads[name] = v.to(self.params[name], copy=True)
             else: state[name][slot] = v.clone() if isinstance(v, Tensor) else v
         for name,q in self.params.items(): q.grad = grads[name]
         packed = self.optimizer.state_dict()
         numbers = [i for g in packed['param_groups'] for i in g['params']]
-        self.optimizer.load_state_dict(packed | dict(state={i:state[n] for i,n in zip(numbers, self.params) if state[n]}))
+        self.optimizer.load_state_dict(packed
+                                       | dict(state={i:state[n]
+                                                     for i,n in zip(numbers, self.params)
+                                                     if state[n]}))
         if self.scaler.is_enabled(): self.scaler.load_state_dict(rest['scaler'])
 
 def _to_host(losses):
-    "The values of losses, and a function that waits until they are there: by then the host has queued the backward pass."
+    """The values of losses, and a function that waits until they are there:
+    by then the host has queued the backward pass."""
     values = torch.stack([l.detach().float() for l in losses])
     if values.device.type != 'cuda': return values.cpu(), lambda: None
     values, copied = values.to('cpu', non_blocking=True), torch.cuda.Event()

@@ -19,65 +19,93 @@ from .config import Config
 SETTINGS = """model train_dataloader val_dataloader test_dataloader val_evaluator test_evaluator train_cfg val_cfg test_cfg optim_wrapper
     param_scheduler auto_scale_lr default_hooks custom_hooks env_cfg visualizer vis_backends log_processor log_level load_from resume
     randomness work_dir launcher default_scope tta_model tta_pipeline custom_imports""".split()      # what mmengine's runner reads
-_PLACES = dict(         # a name that configs use: where it counts; {train}, {val}, {test}: the innermost data set of a loader
-    train_pipeline='{train}.pipeline', val_pipeline='{val}.pipeline', test_pipeline='{val}.pipeline {test}.pipeline',
-    classes='{train}.metainfo.classes {val}.metainfo.classes', CLASSES='{train}.metainfo.classes {val}.metainfo.classes',
-    class_names='{train}.metainfo.classes {val}.metainfo.classes', metainfo='{train}.metainfo {val}.metainfo',
-    dataset_type='{train}.type {val}.type', data_root='{train}.data_root {val}.data_root', ann_file='{train}.ann_file {val}.ann_file',
-    backend_args='{train}.backend_args', file_client_args='{train}.backend_args', data='train_dataloader val_dataloader test_dataloader',
-    img_scale='{train}.pipeline {val}.pipeline', img_scales='{train}.pipeline {val}.pipeline', image_size='{train}.pipeline {val}.pipeline',
-    scale='{train}.pipeline {val}.pipeline', crop_size='{train}.pipeline', img_norm_cfg='model.data_preprocessor',
-    samples_per_gpu='train_dataloader.batch_size', workers_per_gpu='train_dataloader.num_workers', optimizer='optim_wrapper.optimizer',
-    optimizer_config='optim_wrapper.clip_grad', lr='optim_wrapper.optimizer.lr', base_lr='optim_wrapper.optimizer.lr',
-    lr_config='param_scheduler', runner='train_cfg', total_epochs='train_cfg.max_epochs', epochs='train_cfg.max_epochs',
-    max_epochs='train_cfg.max_epochs', max_iter='train_cfg.max_iters', max_iters='train_cfg.max_iters', interval='train_cfg.val_interval',
-    checkpoint_config='default_hooks.checkpoint', log_config='default_hooks.logger', evaluation='val_evaluator train_cfg.val_interval',
-    fp16='optim_wrapper.type', workflow='val_dataloader', seed='randomness.seed', dist_params='env_cfg.dist_cfg',
-    cudnn_benchmark='env_cfg.cudnn_benchmark', mp_start_method='env_cfg.mp_cfg.mp_start_method', pretrained='model.backbone.init_cfg')
-_IDLE = dict(log_level='INFO', default_scope='mmdet', launcher='none', log_processor=dict(type='LogProcessor', window_size=50, by_epoch=True))
+# a name that configs use: where it counts; {train}, {val},
+# {test}: the innermost data set of a loader
+_PLACES = dict(
+    train_pipeline='{train}.pipeline', val_pipeline='{val}.pipeline',
+    test_pipeline='{val}.pipeline {test}.pipeline',
+    classes='{train}.metainfo.classes {val}.metainfo.classes',
+    CLASSES='{train}.metainfo.classes {val}.metainfo.classes',
+    class_names='{train}.metainfo.classes {val}.metainfo.classes',
+    metainfo='{train}.metainfo {val}.metainfo', dataset_type='{train}.type {val}.type',
+    data_root='{train}.data_root {val}.data_root',
+    ann_file='{train}.ann_file {val}.ann_file', backend_args='{train}.backend_args',
+    file_client_args='{train}.backend_args',
+    data='train_dataloader val_dataloader test_dataloader',
+    img_scale='{train}.pipeline {val}.pipeline',
+    img_scales='{train}.pipeline {val}.pipeline',
+    image_size='{train}.pipeline {val}.pipeline', scale='{train}.pipeline {val}.pipeline',
+    crop_size='{train}.pipeline', img_norm_cfg='model.data_preprocessor',
+    samples_per_gpu='train_dataloader.batch_size',
+    workers_per_gpu='train_dataloader.num_workers', optimizer='optim_wrapper.optimizer',
+    optimizer_config='optim_wrapper.clip_grad', lr='optim_wrapper.optimizer.lr',
+    base_lr='optim_wrapper.optimizer.lr', lr_config='param_scheduler', runner='train_cfg',
+    total_epochs='train_cfg.max_epochs', epochs='train_cfg.max_epochs',
+    max_epochs='train_cfg.max_epochs', max_iter='train_cfg.max_iters',
+    max_iters='train_cfg.max_iters', interval='train_cfg.val_interval',
+    checkpoint_config='default_hooks.checkpoint', log_config='default_hooks.logger',
+    evaluation='val_evaluator train_cfg.val_interval', fp16='optim_wrapper.type',
+    workflow='val_dataloader', seed='randomness.seed', dist_params='env_cfg.dist_cfg',
+    cudnn_benchmark='env_cfg.cudnn_benchmark',
+    mp_start_method='env_cfg.mp_cfg.mp_start_method', pretrained='model.backbone.init_cfg')
+_IDLE = dict(log_level='INFO', default_scope='mmdet', launcher='none',
+             log_processor=dict(type='LogProcessor', window_size=50, by_epoch=True))
 
 # %% ../nbs/088_settings.ipynb #ab7d4017
 def _inside(own, path):
     "The data sets inside of others, with their paths."
     parts = own.get('datasets')
-    if isinstance(own.get('dataset'), dict): yield from _inside(own['dataset'], f'{path}.dataset')
-    elif isinstance(parts, (list, tuple)) and parts and all(isinstance(d, dict) for d in parts):
+    if isinstance(own.get('dataset'), dict):
+        yield from _inside(own['dataset'], f'{path}.dataset')
+    elif (isinstance(parts, (list, tuple)) and parts
+          and all(isinstance(d, dict) for d in parts)):
         for n, d in enumerate(parts): yield from _inside(d, f'{path}.datasets.{n}')
     else: yield own, path
 
 @checked
 def inner_datasets(
     cfg:dict,   # a whole config
-    loader:Literal['train_dataloader', 'val_dataloader', 'test_dataloader'],    # which loader
+    # which loader
+    loader:Literal['train_dataloader', 'val_dataloader', 'test_dataloader'],
 )->list:        # for each its settings, and their path
-    "Find the data sets of a loader whose pipelines load the pictures, inside of RepeatDataset, ConcatDataset and the like."
+    """Find the data sets of a loader whose pipelines load the pictures,
+    inside of RepeatDataset, ConcatDataset and the like."""
     found = list(_inside(cfg.get(loader) or {}, loader))
     return [] if found[0][1] == loader else found
 
 @checked
 def inner_dataset(
     cfg:dict,   # a whole config
-    loader:Literal['train_dataloader', 'val_dataloader', 'test_dataloader'],    # which loader
-)->tuple:       # the settings of the data set that lies inside of RepeatDataset and the like, or {}; and their path
-    "Find the data set of a loader whose pipeline loads the pictures; of several the first."
+    # which loader
+    loader:Literal['train_dataloader', 'val_dataloader', 'test_dataloader'],
+    # the settings of the data set that lies inside of
+    # RepeatDataset and the like, or {}; and their path
+)->tuple:
+    """Find the data set of a loader whose pipeline
+    loads the pictures; of several the first."""
     return next(iter(inner_datasets(cfg, loader)), ({}, f'{loader}.dataset'))
 
 def _paths_to(node, name, path=''):
     "The paths of all settings of a name."
-    items = node.items() if isinstance(node, dict) else enumerate(node) if isinstance(node, (list, tuple)) else ()
+    items = (node.items() if isinstance(node, dict) else enumerate(node)
+             if isinstance(node, (list, tuple)) else ())
     for k,v in items:
         if k == name: yield f'{path}.{k}'
         yield from _paths_to(v, name, f'{path}.{k}' if path else str(k))
 
 def _instead(cfg, name, origin):
-    "What to set in place of a name that reaches nothing; None where that says the same anyway."
-    inner = {s: [path for _, path in inner_datasets(cfg, f'{s}_dataloader')] or [f'{s}_dataloader.dataset'] for s in ('train', 'val', 'test')}
-    places = [re.sub(r'\{\w+\}', path, t) for t in _PLACES.get(name, '').split() for path in inner.get(t[1:].partition('}')[0], [''])]
+    """What to set in place of a name that reaches nothing;
+    None where that says the same anyway."""
+    inner = {s: [path for _, path in inner_datasets(cfg, f'{s}_dataloader')]
+             or [f'{s}_dataloader.dataset'] for s in ('train', 'val', 'test')}
+    places = [re.sub(r'\{\w+\}', path, t) for t in _PLACES.get(name, '').split()
+              for path in inner.get(t[1:].partition('}')[0], [''])]
     places = places or list(_paths_to({k:cfg[k] for k in SETTINGS if k in cfg}, name))[:3]
     said, equals, value = origin.file.removeprefix('--set ').partition('=')
     rest = said.strip().removeprefix(name) if origin.file.startswith('--set ') else ''
     if any(_at(cfg, p) == cfg[name] for p in places): return None
-    if rest and places and all(_at(cfg, p + rest) is not _NOTHING for p in places): places = [f'{p}{rest}={value.strip()}' for p in places]
+    if rest and places and all(_at(cfg, p + rest) is not _NOTHING for p in places):
+        places = [f'{p}{rest}={value.strip()}' for p in places]
     return ' and '.join(places)
 
 _NOTHING = object()
@@ -87,24 +115,38 @@ def _at(cfg, path):
     value = cfg
     for key in path.split('.'):
         if isinstance(value, dict) and key in value: value = value[key]
-        elif isinstance(value, (list, tuple)) and key.isdecimal() and int(key) < len(value): value = value[int(key)]
+        elif (isinstance(value, (list, tuple)) and key.isdecimal()
+              and int(key) < len(value)):
+            value = value[int(key)]
         else: return _NOTHING
     return value
 
 def check_names(
     cfg:Config, # a whole config
 ):
-    "Refuse a name at the top level that reaches nothing (ConfigError), with the path that counts; names that change nothing here are warned of."
-    if not isinstance(cfg, Config): raise TypeError(f'cfg is a {type(cfg).__name__}; expected a Config: Config.fromfile reads one, Config(dict) makes one')
+    """Refuse a name at the top level that reaches nothing (ConfigError), with the path
+    that counts; names that change nothing here are warned of."""
+    if not isinstance(cfg, Config):
+        raise TypeError(f'cfg is a {type(cfg).__name__}; expected a Config: '
+                        'Config.fromfile reads one, Config(dict) makes one')
     for k,origin in cfg.unused(SETTINGS).items():
         near = difflib.get_close_matches(k, SETTINGS, 1, .88)
-        if near and k not in _PLACES: raise ConfigError(f'the config has {k!r} ({origin}); did you mean {near[0]!r}?')
+        if near and k not in _PLACES:
+            raise ConfigError(f'the config has {k!r} ({origin}); '
+                              f'did you mean {near[0]!r}?')
         places = _instead(cfg, k, origin)
         if places is None: continue
-        text = f'{k} ({origin}) reaches nothing: no setting and no other line of the config reads it'
+        text = (
+            f'{k} ({origin}) reaches nothing: no setting and no other line of the config '
+            'reads it')
         alone = {cfg.origin(s).file for s in SETTINGS if s in cfg} <= {origin.file}
         if places: text += f'; what counts is {places}'
-        if not alone: raise ConfigError(text if places else text + (nearest(k, SETTINGS) or '; leave it out, or write it with an underscore in front if it is a note'))
+        if not alone:
+            raise ConfigError(text if places
+                              else text
+                              + (nearest(k, SETTINGS)
+                                 or '; leave it out, or write it with an underscore in '
+                                    'front if it is a note'))
         warn_once(text)
     for k,usual in _IDLE.items():
         if k in cfg and cfg[k] != usual and not cfg.origin(k).file.startswith('recipe '): warn_once(f'{k} = {cfg[k]!r:.60} ({cfg.origin(k)}) changes nothing in detbook'

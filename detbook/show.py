@@ -25,40 +25,48 @@ PALETTE = dict(truth='#2e9e44', prediction='#d62728', anchor='#8a8a8a', proposal
 def panels(
     cols:int=1,         # panels side by side
     rows:int=1,         # panels below one another
-    size:tuple[float,float]=None,   # (width, height) of the whole figure, inches; default: square panels, 6 x 3 at most
+    # (width, height) of the whole figure, inches; default: square panels, 6 x 3 at most
+    size:tuple[float,float]=None,
 )->list:                # rows*cols matplotlib Axes, row by row
     "Open a figure of `rows` x `cols` panels."
     import matplotlib.pyplot as plt
     side = min(6/cols, 3/rows)
     size = size or (side*cols, side*rows)
-    _, axs = plt.subplots(rows, cols, figsize=size, dpi=100, squeeze=False, layout='constrained')
+    _, axs = plt.subplots(rows, cols, figsize=size, dpi=100, squeeze=False,
+                          layout='constrained')
     return list(axs.flat)
 
 # %% ../nbs/004_show.ipynb #9a0611ce
 def _numbers(name, v)->Tensor:
     "A list, array or tensor as a tensor on the CPU."
     try: return torch.as_tensor(v).detach().cpu()
-    except (TypeError, ValueError, RuntimeError): raise TypeError(f'{name} is {v!r:.60}; expected numbers') from None
+    except (TypeError, ValueError, RuntimeError):
+        raise TypeError(f'{name} is {v!r:.60}; expected numbers') from None
 
 @checked
 def show_image(
-    image:Tensor|list,  # (3,H,W), (1,H,W) or (H,W) tensor, or (H,W,3) array; uint8, or float on 0..255
+    # (3,H,W), (1,H,W) or (H,W) tensor, or (H,W,3) array; uint8, or float on 0..255
+    image:Tensor|list,
     ax:Any=None,     # matplotlib Axes to draw on; default: a new figure
     title:str=None,     # text above the picture
 )->Any:                 # the Axes
-    "Draw `image`, pixel (i,j) filling the square from (j,i) to (j+1,i+1). Raises ValueError for other shapes."
+    """Draw `image`, pixel (i,j) filling the square from (j,i) to (j+1,i+1). Raises
+    ValueError for other shapes."""
     x = _numbers('image', image)
     shape = tuple(x.shape)
     if len(shape) == 3 and shape[0] in (1, 3): x = x.permute(1, 2, 0)
     if x.ndim == 3 and x.shape[2] == 1: x = x[..., 0]
     if x.ndim != 2 and (x.ndim != 3 or x.shape[2] != 3):
-        raise ValueError(f'image must have shape (3,H,W), (1,H,W), (H,W) or (H,W,3), not {shape}')
+        raise ValueError('image must have shape (3,H,W), (1,H,W), (H,W) or (H,W,3), '
+                         f'not {shape}')
     if x.is_floating_point() and x.numel() and 0 < x.max() <= 1:
-        warn_once('this float image has no value above 1: pictures run from 0 to 255, so it is drawn black')
+        warn_once('this float image has no value above 1: pictures run from 0 to 255, '
+                  'so it is drawn black')
     h, w = x.shape[:2]
     if ax is None: ax, = panels(size=(3, min(3, max(1, 3*h/w))))
     x = x.float().round().clamp(0, 255).byte().numpy()
-    ax.imshow(x, cmap='gray', vmin=0, vmax=255, extent=(0, w, h, 0), interpolation='nearest')
+    ax.imshow(x, cmap='gray', vmin=0, vmax=255, extent=(0, w, h, 0),
+              interpolation='nearest')
     ax.set_axis_off()
     if title is not None: ax.set_title(title, fontsize=8)
     return ax
@@ -84,15 +92,20 @@ def _texts(n, labels, scores):
     "One text for each of `n` boxes: name, score, both or neither."
     for name, x in (('labels', labels), ('scores', scores)):
         if x is not None and (isinstance(x, Tensor) and x.ndim != 1 or len(x) != n):
-            raise ValueError(f'{name} must have one entry for each of the {n} boxes, not {repr(x)[:60] if isinstance(x, (str, Tensor)) else len(x)}')
-    names = [''] * n if labels is None else [str(l.item() if isinstance(l, Tensor) else l) for l in labels]
-    return names if scores is None else [f'{a} {float(s):.2f}'.strip() for a,s in zip(names, scores)]
+            raise ValueError(f'{name} must have one entry for each of the {n} boxes, '
+                             'not '
+                             f'{repr(x)[:60] if isinstance(x, (str, Tensor)) else len(x)}')
+    names = ([''] * n if labels is None
+             else [str(l.item() if isinstance(l, Tensor) else l) for l in labels])
+    return (names if scores is None
+            else [f'{a} {float(s):.2f}'.strip() for a,s in zip(names, scores)])
 
 # %% ../nbs/004_show.ipynb #6f30d09e
 def ink(
     color:str,  # matplotlib colour of the ground
 )->str:         # 'black' or 'white'
-    "The colour of letters on this ground: of black and white the one with the larger contrast."
+    """The colour of letters on this ground: of black
+    and white the one with the larger contrast."""
     from matplotlib.colors import to_rgb
     linear = [v/12.92 if v <= .04045 else ((v + .055)/1.055)**2.4 for v in to_rgb(color)]
     bright = .2126*linear[0] + .7152*linear[1] + .0722*linear[2]
@@ -106,11 +119,13 @@ def _places(box, w, h, frame):
     for k in range(1, 9):
         for y in (y1 + k*h, y1 - (k + 1)*h): yield x1, y; yield x2, y; yield x1 - w, y
     rows, cols = max(1, int((Y2 - Y1)//h)), max(1, int(3*(X2 - X1 - w)//w) + 1)
-    spots = [(X1 + i*w/3, Y1 + k*h) for k in range(min(rows, 99)) for i in range(min(cols, 99))]
+    spots = [(X1 + i*w/3, Y1 + k*h) for k in range(min(rows, 99))
+             for i in range(min(cols, 99))]
     yield from sorted(spots, key=lambda p: abs(p[0] - x1) + abs(p[1] + h - y1))
 
 def place_labels(
-    boxes:list,     # N boxes that are labelled: x1, y1, x2, y2, y running down; the first chooses first
+    # N boxes that are labelled: x1, y1, x2, y2, y running down; the first chooses first
+    boxes:list,
     sizes:list,     # N pairs: width and height of the labels
     frame:tuple,    # x1, y1, x2, y2: labels stay inside, where they fit
     )->list:        # N pairs: left and top of each label
@@ -122,7 +137,8 @@ def place_labels(
         for x, y in _places(box, w, h, frame):
             x = max(X1, min(x, X2 - w))
             if not Y1 <= y <= max(Y1, Y2 - h): continue
-            over = sum(max(0, min(x + w, b[2]) - max(x, b[0])) * max(0, min(y + h, b[3]) - max(y, b[1])) for b in taken)
+            over = sum(max(0, min(x + w, b[2]) - max(x, b[0])) * max(
+                           0, min(y + h, b[3]) - max(y, b[1])) for b in taken)
             if best is None or over < best[0]: best = over, x, y
             if over <= 0: break
         _, x, y = best or (0, max(X1, min(box[0], X2 - w)), Y1)
@@ -135,19 +151,26 @@ def place_labels(
 def _label_class():
     from matplotlib.text import Text
     class Label(Text):
-        "The label of a box; the labels of an Axes find their places when the first of them is drawn."
+        """The label of a box; the labels of an Axes find
+        their places when the first of them is drawn."""
         def draw(self, renderer):
-            labels = [t for t in self.axes.texts if isinstance(t, Label) and t.get_visible()]
+            labels = [t for t in self.axes.texts
+                      if isinstance(t, Label) and t.get_visible()]
             if labels and self is labels[0]: self.place(labels[::-1], renderer)
             super().draw(renderer)
 
         def place(self, labels, renderer):
-            to, back, frame = self.axes.transData.transform, self.axes.transData.inverted().transform, self.axes.bbox
+            to, back, frame = (self.axes.transData.transform,
+                               self.axes.transData.inverted().transform, self.axes.bbox)
             pad = self.figure.dpi/72
             corners = [(*to(t.box[:2]), *to(t.box[2:])) for t in labels]
             extents = [t.get_window_extent(renderer) for t in labels]
-            down = lambda x1, y1, x2, y2: (min(x1, x2), -max(y1, y2), max(x1, x2), -min(y1, y2))        # a figure's y runs up
-            spots = place_labels([down(*c) for c in corners], [(e.width + 2*pad, e.height + 2*pad) for e in extents], down(*frame.extents))
+            # a figure's y runs up
+            down = lambda x1, y1, x2, y2: (min(x1, x2), -max(y1, y2), max(x1, x2),
+                                           -min(y1, y2))
+            spots = place_labels([down(*c) for c in corners],
+                                 [(e.width + 2*pad, e.height + 2*pad) for e in extents],
+                                 down(*frame.extents))
             for t, (x, y) in zip(labels, spots): t.set_position(back((x + pad, -y - pad)))
     return Label
 
@@ -155,7 +178,8 @@ def _write(ax, text, box, color):
     "Label a box; the letters are nine pixels high or more."
     size = max(7.5*_scale(ax), 9*72/ax.figure.dpi)
     chip = dict(facecolor=color, edgecolor='white', linewidth=.5, pad=.8)
-    label = _label_class()(box[0], box[1], text, color=ink(color), fontsize=size, bbox=chip, in_layout=False, va='top', ha='left', clip_on=False)
+    label = _label_class()(box[0], box[1], text, color=ink(color), fontsize=size,
+                           bbox=chip, in_layout=False, va='top', ha='left', clip_on=False)
     label.box = box
     ax.add_artist(label)
 
@@ -169,7 +193,8 @@ def show_boxes(
     ax:Any=None,         # matplotlib Axes to draw on; default: the current one
     width:float=1.5,        # of the line, points; in a panel of two inches to six
 )->Any:                     # the Axes
-    "Draw the outline of each box, with its label. Raises ValueError where labels or scores do not match the boxes."
+    """Draw the outline of each box, with its label. Raises ValueError where labels or
+    scores do not match the boxes."""
     from matplotlib import collections, patches
     ax, color = _axes(ax), _color(kind)
     corners = _numbers('boxes', boxes)
@@ -179,11 +204,15 @@ def show_boxes(
     width = width*_scale(ax)
     rim, dashed, corners = width + min(1.2, width), kind == 'ignored', corners.tolist()
     texts = _texts(len(corners), labels, scores)
-    halo  = collections.PolyCollection([((x1,y1), (x2,y1), (x2,y2), (x1,y2)) for x1,y1,x2,y2 in corners], facecolors='none', edgecolors='white',
-                                       linewidths=rim, linestyles=(0, (3.7*width/rim, 1.6*width/rim)) if dashed else '-', alpha=.75, zorder=.9)
+    halo = collections.PolyCollection([((x1,y1), (x2,y1), (x2,y2), (x1,y2))
+                                       for x1,y1,x2,y2 in corners], facecolors='none',
+                                      edgecolors='white', linewidths=rim,
+                                      linestyles=(0, (3.7*width/rim, 1.6*width/rim))
+                                      if dashed else '-', alpha=.75, zorder=.9)
     ax.add_collection(halo, autolim=False)              # below the lines of all boxes
     for (x1,y1,x2,y2), text in zip(corners, texts):
-        ax.add_patch(patches.Rectangle((x1,y1), x2-x1, y2-y1, fill=False, ec=color, lw=width, ls='--' if dashed else '-'))
+        ax.add_patch(patches.Rectangle((x1,y1), x2-x1, y2-y1, fill=False, ec=color,
+                                       lw=width, ls='--' if dashed else '-'))
         if text: _write(ax, text, (x1, y1, x2, y2), color)
     return ax
 
@@ -195,10 +224,12 @@ def show_masks(
     ax:Any=None,         # matplotlib Axes to draw on; default: the current one
     alpha:float=.35,        # strength of the veil; the rim has twice that
 )->Any:                     # the Axes
-    "Lay each mask over the picture as a translucent veil with a stronger rim. Raises ValueError for other shapes."
+    """Lay each mask over the picture as a translucent veil with a stronger rim. Raises
+    ValueError for other shapes."""
     from matplotlib.colors import to_rgb
     m = _numbers('masks', masks) != 0
-    if m.ndim != 3: raise ValueError(f'masks must have shape (N,H,W), not {tuple(m.shape)}')
+    if m.ndim != 3:
+        raise ValueError(f'masks must have shape (N,H,W), not {tuple(m.shape)}')
     ax, color = _axes(ax), to_rgb(_color(kind))
     if not m.numel(): return ax
     h, w  = m.shape[1:]
@@ -211,24 +242,32 @@ def show_masks(
 # %% ../nbs/004_show.ipynb #bb6134a6
 @checked
 def show_keypoints(
-    keypoints:Tensor|list,  # (N,K,3): x, y, flag (0 unknown, 1 hidden, 2 visible); or (N,K,2), all visible
+    # (N,K,3): x, y, flag (0 unknown, 1 hidden, 2 visible); or (N,K,2), all visible
+    keypoints:Tensor|list,
     kind:str='truth',       # name in PALETTE, or a matplotlib colour
     skeleton:list=(),       # pairs of keypoint indices to join by a line
     ax:Any=None,         # matplotlib Axes to draw on; default: the current one
 )->Any:                     # the Axes
-    "Draw visible keypoints as full dots, hidden ones as rings, joined along the skeleton. Raises ValueError for other shapes."
+    """Draw visible keypoints as full dots, hidden ones as rings,
+    joined along the skeleton. Raises ValueError for other shapes."""
     pts = _numbers('keypoints', keypoints).float()
     if pts.ndim != 3 or pts.shape[2] not in (2, 3):
-        raise ValueError(f'keypoints must have shape (N,K,3) or (N,K,2), not {tuple(pts.shape)}')
+        raise ValueError('keypoints must have shape (N,K,3) or (N,K,2), '
+                         f'not {tuple(pts.shape)}')
     check('keypoints finite (N,K,D), skeleton list pair int 0..', pts, skeleton)
-    if lost := [p for p in skeleton if max(p) >= pts.shape[1]]: raise ValueError(f'skeleton joins {tuple(lost[0])}, but there are {pts.shape[1]} keypoints')
+    if lost := [p for p in skeleton if max(p) >= pts.shape[1]]:
+        raise ValueError(f'skeleton joins {tuple(lost[0])}, but there are {pts.shape[1]} '
+                         'keypoints')
     ax, color = _axes(ax), _color(kind)
     k = _scale(ax)
     for one in (pts if pts.shape[2] == 3 else F.pad(pts, (0, 1), value=2)).tolist():
         for (x1,y1,v1), (x2,y2,v2) in ((one[i], one[j]) for i,j in skeleton):
-            if v1 > 0 and v2 > 0: ax.plot([x1, x2], [y1, y2], color=color, lw=1.5*k, alpha=.8)
+            if v1 > 0 and v2 > 0:
+                ax.plot([x1, x2], [y1, y2], color=color, lw=1.5*k, alpha=.8)
         for x,y,v in one:
-            if v > 0: ax.plot(x, y, 'o', ms=5*k, mew=k, mfc=color if v > 1 else 'white', mec='white' if v > 1 else color)
+            if v > 0:
+                ax.plot(x, y, 'o', ms=5*k, mew=k, mfc=color if v > 1 else 'white',
+                        mec='white' if v > 1 else color)
     return ax
 
 # %% ../nbs/004_show.ipynb #f2dc746a
@@ -238,19 +277,23 @@ def _names(labels, classes):
     if classes is None: return labels
     for l in labels:
         if not 0 <= l < len(classes):
-            raise ValueError(f'labels: {l} has no name, as the {len(classes)} classes have the labels 0 to {len(classes)-1}')
+            raise ValueError(f'labels: {l} has no name, as the {len(classes)} classes '
+                             f'have the labels 0 to {len(classes)-1}')
     return [classes[l] for l in labels]
 
-_MARKS = dict(boxes=' finite (N,4)', labels=' int (N)', scores=' (N)', masks=' any (N,H,W)', keypoints=' finite (N,K,D)', ignore=' any (N)')
+_MARKS = dict(boxes=' finite (N,4)', labels=' int (N)', scores=' (N)',
+              masks=' any (N,H,W)', keypoints=' finite (N,K,D)', ignore=' any (N)')
 
 def _marks(name, d, classes, *need):
     "What a target or prediction holds, as tensors that fit one another."
     check_keys(d, *need, where=name)
     out = {k: _numbers(f'{name}: {k}', d[k]) for k in _MARKS if d.get(k) is not None}
     for k,v in out.items():
-        if v.shape == (0,): out[k] = v.reshape(0, 4) if k == 'boxes' else v.long() if k == 'labels' else v
+        if v.shape == (0,):
+            out[k] = v.reshape(0, 4) if k == 'boxes' else v.long() if k == 'labels' else v
     check(', '.join(k + _MARKS[k] for k in out), *out.values(), where=name)
-    ignore = out.pop('ignore').bool() if 'ignore' in out else torch.zeros(len(out['boxes']), dtype=torch.bool)
+    ignore = (out.pop('ignore').bool() if 'ignore' in out
+              else torch.zeros(len(out['boxes']), dtype=torch.bool))
     try: _names(out['labels'][~ignore], classes)
     except ValueError as e: raise ValueError(f'{name}: {e}') from None
     return out, ignore
@@ -260,20 +303,22 @@ def _rows(d, rows): return {k: v[rows] for k,v in d.items()}
 # %% ../nbs/004_show.ipynb #5b1b8128
 @checked
 def show_target(
-    image:Tensor|list,      # (3,H,W) picture
-    target:dict,            # boxes, labels and, where there are any, masks, keypoints, ignore
-    classes:list=None,      # class names; default: write the label's number
-    ax:Any=None,         # matplotlib Axes to draw on; default: a new figure
-    title:str=None,         # text above the picture
-    skeleton:list=(),       # pairs of keypoint indices to join
-)->Any:                     # the Axes
-    "Draw a picture with its truths, those to be ignored dashed. Raises ValueError for a label without a name."
+    image:Tensor|list,  # (3,H,W) picture
+    target:dict,        # boxes, labels and, where there are any, masks, keypoints, ignore
+    classes:list=None,  # class names; default: write the label's number
+    ax:Any=None,        # matplotlib Axes to draw on; default: a new figure
+    title:str=None,     # text above the picture
+    skeleton:list=(),   # pairs of keypoint indices to join
+)->Any:                 # the Axes
+    """Draw a picture with its truths, those to be ignored dashed.
+    Raises ValueError for a label without a name."""
     marks, ignore = _marks('target', target, classes, 'boxes', 'labels')
     ax = show_image(image, ax, title)
     for kind, rows in (('ignored', ignore), ('truth', ~ignore)):
         t = _rows(marks, rows)
         if 'masks' in t: show_masks(t['masks'], kind, ax)
-        names = ['ignore']*len(t['boxes']) if kind == 'ignored' else _names(t['labels'], classes)
+        names = (['ignore']*len(t['boxes']) if kind == 'ignored'
+                 else _names(t['labels'], classes))
         show_boxes(t['boxes'], kind, names, ax=ax)
         if 'keypoints' in t: show_keypoints(t['keypoints'], kind, skeleton, ax)
     return ax
@@ -281,22 +326,24 @@ def show_target(
 # %% ../nbs/004_show.ipynb #3815c59d
 @checked
 def show_prediction(
-    image:Tensor|list,      # (3,H,W) picture
-    pred:dict,              # boxes, scores, labels and, where there are any, masks, keypoints
-    classes:list=None,      # class names; default: write the label's number
-    min_score:float=.5,     # leave out what scores less
+    image:Tensor|list,   # (3,H,W) picture
+    pred:dict,           # boxes, scores, labels and, where there are any, masks, keypoints
+    classes:list=None,   # class names; default: write the label's number
+    min_score:float=.5,  # leave out what scores less
     ax:Any=None,         # matplotlib Axes to draw on; default: a new figure
-    title:str=None,         # text above the picture
-    skeleton:list=(),       # pairs of keypoint indices to join
-)->Any:                     # the Axes
-    "Draw a picture with what a detector found in it, the best score on top. Raises ValueError for a label without a name."
+    title:str=None,      # text above the picture
+    skeleton:list=(),    # pairs of keypoint indices to join
+)->Any:                  # the Axes
+    """Draw a picture with what a detector found in it, the best score on top.
+    Raises ValueError for a label without a name."""
     marks, _ = _marks('pred', pred, classes, 'boxes', 'scores', 'labels')
     ax = show_image(image, ax, title)
     order = marks['scores'].argsort()
     p = _rows(marks, order[marks['scores'][order] >= min_score])
     if 'masks' in p: show_masks(p['masks'], 'prediction', ax)
     show_boxes(p['boxes'], 'prediction', _names(p['labels'], classes), p['scores'], ax)
-    if 'keypoints' in p: show_keypoints(p['keypoints'][..., :2], 'prediction', skeleton, ax)
+    if 'keypoints' in p:
+        show_keypoints(p['keypoints'][..., :2], 'prediction', skeleton, ax)
     return ax
 
 # %% ../nbs/004_show.ipynb #f7fa569e
@@ -319,41 +366,50 @@ def show_pair(
 # %% ../nbs/004_show.ipynb #155074d7
 @checked('cols int 1.., size? pair >0..')
 def show_grid(
-    items:Iterable,         # images, or (image, target) or (image, prediction) pairs: a dict with 'scores' is a prediction
+    # images, or (image, target) or (image, prediction) pairs:
+    # a dict with 'scores' is a prediction
+    items:Iterable,
     cols:int=4,             # pictures in a row
     classes:list=None,      # class names; default: write the label's number
     titles:list[str]=None,  # one text for each item
     min_score:float=.5,     # leave out predictions that score less
-    size:tuple[float,float]=None,   # (width, height) of the figure, inches; default: square panels, 6 x 3 at most
+    # (width, height) of the figure, inches; default: square panels, 6 x 3 at most
+    size:tuple[float,float]=None,
     skeleton:list=(),       # pairs of keypoint indices to join
 )->list:                    # one matplotlib Axes for each item
     "Draw many pictures, each with its truths or its predictions."
     items = list(items)
     if titles is not None and len(titles) != len(items):
-        raise ValueError(f'titles must have one entry for each of the {len(items)} items, not {len(titles)}')
+        raise ValueError(f'titles must have one entry for each of the {len(items)} items, '
+                         f'not {len(titles)}')
     cols = min(cols, max(1, len(items)))
     axs  = panels(cols, max(1, -(-len(items)//cols)), size)
     for ax in axs: ax.set_axis_off()
     for i, (ax, item, title) in enumerate(zip(axs, items, titles or [None]*len(items))):
-        image, marks = item if isinstance(item, (tuple, list)) and len(item) == 2 else (item, None)
+        image, marks = (item if isinstance(item, (tuple, list)) and len(item) == 2
+                        else (item, None))
         try:
             if marks is None: show_image(image, ax, title)
-            elif 'scores' in marks: show_prediction(image, marks, classes, min_score, ax, title, skeleton)
+            elif 'scores' in marks:
+                show_prediction(image, marks, classes, min_score, ax, title, skeleton)
             else: show_target(image, marks, classes, ax, title, skeleton)
         except (TypeError, ValueError) as e: raise type(e)(f'items[{i}]: {e}') from None
     return axs[:len(items)]
 
 # %% ../nbs/004_show.ipynb #6758b7a5
-_OKABE_ITO = ('#0072b2', '#e69f00', '#009e73', '#d55e00', '#56b4e9', '#cc79a7', '#f0e442')  # blue, orange, green, vermilion, sky, purple, yellow
+# blue, orange, green, vermilion, sky, purple, yellow
+_OKABE_ITO = ('#0072b2', '#e69f00', '#009e73', '#d55e00', '#56b4e9', '#cc79a7', '#f0e442')
 
 @checked
 def label_color(
     i:int,      # class index, from 0
 )->str:         # '#rrggbb'
-    "Give class `i` its colour: Okabe and Ito's seven, then darker and lighter ones, then a wheel of hues."
+    """Give class `i` its colour: Okabe and Ito's seven,
+    then darker and lighter ones, then a wheel of hues."""
     import colorsys
     turn, k = divmod(int(i), 7)
-    if not 0 <= turn < 3: r, g, b = colorsys.hls_to_rgb((.58 + int(i)*.618034) % 1, .45, .75)
+    if not 0 <= turn < 3:
+        r, g, b = colorsys.hls_to_rgb((.58 + int(i)*.618034) % 1, .45, .75)
     else:
         r, g, b = (int(_OKABE_ITO[k][n:n+2], 16)/255 for n in (1, 3, 5))
         if turn: r, g, b = (c*.55 if turn == 1 else (1 + c)/2 for c in (r, g, b))

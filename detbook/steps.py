@@ -14,25 +14,32 @@ from .cli import nearest
 from .core import check, check_keys, checked
 from .nodes import ConfigError
 from .parts import ConfigPart, build_part
-from .augment import CutOut, Expand, MinIoURandomCrop, Pad, PhotoMetricDistortion, RandomAffine, RandomErasing, RandomShift
+from .augment import (
+    CutOut, Expand, MinIoURandomCrop, Pad, PhotoMetricDistortion,
+    RandomAffine, RandomErasing, RandomShift)
 from .mixing import CopyPaste, Mosaic, MixUp
-from .policies import Albu, AutoAugment, ColorTransform, GeomTransform, RandAugment, RandomChoice
+from .policies import (
+    Albu, AutoAugment, ColorTransform, GeomTransform, RandAugment, RandomChoice)
 from .transforms import Augment, Crop, DropSmall, Flip, RandomResize, Resize
 
 # %% ../nbs/085_steps.ipynb #b4e3d7c0
 class Pipeline:
-    "What a config does to a picture: steps over (image, target), and what has to be read for them."
+    """What a config does to a picture: steps over (image,
+    target), and what has to be read for them."""
     @checked
     def __init__(self,
-        test_mode:bool=False,   # for testing, where no picture may be exchanged for another
+        test_mode:bool=False,  # for testing, where no picture may be exchanged for another
     ):
-        self.test_mode, self.names, self.steps, self.masks, self.keypoints = test_mode, [], [], False, False
-        self.reads_proposals, self.max_proposals, self.table, self.mixes = False, None, None, False
+        self.test_mode, self.names, self.steps, self.masks, self.keypoints = (
+            test_mode, [], [], False, False)
+        self.reads_proposals, self.max_proposals, self.table, self.mixes = (
+            False, None, None, False)
 
     @checked
     def add(self,
         name:str,       # as the config calls it
-        step:Callable,  # on (image, target); None in place of both asks for another picture
+        # on (image, target); None in place of both asks for another picture
+        step:Callable,
     ):
         "Put a step behind those that are there."
         self.names.append(name); self.steps.append(step)
@@ -53,54 +60,73 @@ def _load_image(p, made):
     p.unused('to_float32', 'imdecode_backend', 'ignore_empty')
 
 def _load_annotations(p, made):
-    p.only(dict(with_bbox=True, with_label=True, with_seg=False, box_type='hbox', backend_args=None))
+    p.only(dict(with_bbox=True, with_label=True, with_seg=False, box_type='hbox',
+                backend_args=None))
     p.unused('poly2mask', 'imdecode_backend', 'reduce_zero_label', 'ignore_index')
     made.masks, made.keypoints = p('with_mask', False), p('with_keypoints', False)
 
-def _load_proposals(p, made): made.reads_proposals, made.max_proposals = True, p('num_max_proposals', None)
+def _load_proposals(p, made):
+    made.reads_proposals, made.max_proposals = True, p('num_max_proposals', None)
 
 def _broadcast(p, made):
-    if not made.reads_proposals: p.fail('type', 'it moves proposals, and no LoadProposals stands before it')
-    for i,step in enumerate(p('transforms', [])): build_part(ConfigPart(step, f'{p.path}.transforms.{i}'), _STEPS, 'step', made)
+    if not made.reads_proposals:
+        p.fail('type', 'it moves proposals, and no LoadProposals stands before it')
+    for i,step in enumerate(p('transforms', [])):
+        build_part(ConfigPart(step, f'{p.path}.transforms.{i}'), _STEPS, 'step', made)
 
 
 
 # %% ../nbs/085_steps.ipynb #92b182da
 def _is_number(x): return isinstance(x, (int, float)) and not isinstance(x, bool) and x > 0
-def _is_pair(x): return isinstance(x, (list, tuple)) and len(x) == 2 and all(map(_is_number, x))
+def _is_pair(x):
+    return isinstance(x, (list, tuple)) and len(x) == 2 and all(map(_is_number, x))
 
 def _limits(p, key, value):
     "A pair of limits, pixels."
     if _is_number(value): return (value, value)
-    return tuple(value) if _is_pair(value) else p.fail(key, f'expected a pair of numbers of pixels, found {value!r:.40}')
+    return (tuple(value) if _is_pair(value)
+            else p.fail(key, f'expected a pair of numbers of pixels, found {value!r:.40}'))
 
 def _how_resized(p):
     p.only(dict(interpolation='bilinear', clip_object_border=True))
     backend = p('backend', 'cv2')
-    if backend not in ('cv2', 'pillow'): p.fail('backend', f'there is no such backend{nearest(backend, ("cv2", "pillow"))}')
-    return dict(keep_ratio=p('keep_ratio', False), antialias=backend == 'pillow')       # Pillow smooths, OpenCV does not
+    if backend not in ('cv2', 'pillow'):
+        p.fail('backend', f'there is no such backend{nearest(backend, ("cv2", "pillow"))}')
+    # Pillow smooths, OpenCV does not
+    return dict(keep_ratio=p('keep_ratio', False), antialias=backend == 'pillow')
 
 def _resize(p, made):
-    if p('scale', None) is None: p.fail('scale', 'expected the limits of the sides; a scale_factor is not read')
+    if p('scale', None) is None:
+        p.fail('scale', 'expected the limits of the sides; a scale_factor is not read')
     scale, how = _limits(p, 'scale', p('scale')), _how_resized(p)
-    made.add(p.kind, Resize(scale, antialias=how['antialias']) if how['keep_ratio'] else RandomResize([scale], **how))
+    made.add(p.kind,
+             Resize(scale, antialias=how['antialias']) if how['keep_ratio']
+             else RandomResize([scale], **how))
 
 def _random_resize(p, made):
     p.only(dict(resize_type='Resize'))
     scale, jitter = p('scale'), p('ratio_range', None)
     if _is_pair(scale):
-        if not _is_pair(jitter) or jitter[0] > jitter[1]: p.fail('ratio_range', 'expected (least, most) of the factor on scale')
+        if not _is_pair(jitter) or jitter[0] > jitter[1]:
+            p.fail('ratio_range', 'expected (least, most) of the factor on scale')
         return made.add(p.kind, RandomResize([scale], jitter=jitter, **_how_resized(p)))
     if jitter is not None: p.fail('ratio_range', 'of no effect where scale is two pairs')
-    if not isinstance(scale, (list, tuple)) or len(scale) != 2: p.fail('scale', 'expected a pair, with ratio_range; or two pairs, to draw between')
-    made.add(p.kind, RandomResize([_limits(p, 'scale', s) for s in scale], between=True, **_how_resized(p)))
+    if not isinstance(scale, (list, tuple)) or len(scale) != 2:
+        p.fail('scale', 'expected a pair, with ratio_range; or two pairs, to draw between')
+    made.add(p.kind,
+             RandomResize([_limits(p, 'scale', s) for s in scale], between=True,
+                          **_how_resized(p)))
 
 def _choice_resize(p, made):
     p.only(dict(resize_type='Resize'))
     scales = p('scales')
-    scales = [scales] if _is_number(scales) or isinstance(scales, tuple) and _is_pair(scales) else scales
-    if not isinstance(scales, (list, tuple)) or not scales: p.fail('scales', 'expected a list of pairs')
-    made.add(p.kind, RandomResize([_limits(p, 'scales', s) for s in scales], **_how_resized(p)))
+    scales = ([scales]
+              if _is_number(scales) or isinstance(scales, tuple) and _is_pair(scales)
+              else scales)
+    if not isinstance(scales, (list, tuple)) or not scales:
+        p.fail('scales', 'expected a list of pairs')
+    made.add(p.kind,
+             RandomResize([_limits(p, 'scales', s) for s in scales], **_how_resized(p)))
 
 
 
@@ -111,19 +137,27 @@ def _random_crop(p, made):
     if not _is_pair(size): p.fail('crop_size', 'expected a pair of numbers above 0')
     whole = str(kind).startswith('absolute')
     if not (all(isinstance(s, int) for s in size) if whole else max(size) <= 1):
-        p.fail('crop_size', f'expected {"whole pixels" if whole else "shares, at most 1"}, for crop_type is {kind!r}')
-    if kind == 'absolute_range' and size[0] > size[1]: p.fail('crop_size', 'expected (least, most)')
-    size = tuple(size) if str(kind).endswith('range') else tuple(size)[::-1]            # the others are (width, height)
+        p.fail('crop_size',
+               f'expected {"whole pixels" if whole else "shares, at most 1"}, '
+               f'for crop_type is {kind!r}')
+    if kind == 'absolute_range' and size[0] > size[1]:
+        p.fail('crop_size', 'expected (least, most)')
+    # the others are (width, height)
+    size = tuple(size) if str(kind).endswith('range') else tuple(size)[::-1]
     need = not p('allow_negative_crop', False) and not made.test_mode
     made.add(p.kind, Crop(size, kind, tight=p('recompute_bbox', False), need=need))
 
-def _flip(p, made): made.add(p.kind, Flip(p('prob'), direction=p('direction', 'horizontal')))
+def _flip(p, made):
+    made.add(p.kind, Flip(p('prob'), direction=p('direction', 'horizontal')))
 
 def _filter(p, made):
-    size, area, by_mask = p('min_gt_bbox_wh', (1., 1.)), p('min_gt_mask_area', 1), p('by_mask', False)
+    size, area, by_mask = (p('min_gt_bbox_wh', (1., 1.)), p('min_gt_mask_area', 1),
+                           p('by_mask', False))
     if by_mask and not made.masks: p.fail('by_mask', 'no masks are loaded')
     need = p('keep_empty', True) and not made.test_mode
-    made.add(p.kind, DropSmall(tuple(map(float, size)) if p('by_box', True) else None, area if by_mask else 0, need))
+    made.add(p.kind,
+             DropSmall(tuple(map(float, size)) if p('by_box', True) else None,
+                       area if by_mask else 0, need))
 
 def _pad(p, made):
     p.unused('size_divisor')
@@ -131,9 +165,14 @@ def _pad(p, made):
     size, square, value = p('size', None), p('pad_to_square', False), p('pad_val', 0)
     if isinstance(value, dict): value = value.get('img', 0)
     if made.test_mode and (size or square):
-        p.fail('size' if size else 'pad_to_square', 'in testing a detector fills up its batches by itself; for a fixed size, model.data_preprocessor.batch_augments '
-                                                    'takes dict(type=\'BatchFixedSizePad\', size=(height, width))')
-    if size or square: made.add(p.kind, Pad(size, square, value[::-1] if isinstance(value, (list, tuple)) else value))
+        p.fail('size' if size else 'pad_to_square',
+               'in testing a detector fills up its batches by itself; for a fixed size, '
+               'model.data_preprocessor.batch_augments '
+               'takes dict(type=\'BatchFixedSizePad\', size=(height, width))')
+    if size or square:
+        made.add(p.kind,
+                 Pad(size, square,
+                     value[::-1] if isinstance(value, (list, tuple)) else value))
 
 def _pack(p, made): p.unused('meta_keys')
 
@@ -143,12 +182,21 @@ def _pack(p, made): p.unused('meta_keys')
 _BLUE_FIRST = 'fill_in', 'border_val', 'img_border_value'
 
 def _made_of(cls, *first, only=(), unused=(), several=False):
-    "A builder for a step whose settings are the parameters of its class, behind the `first` of them."
+    """A builder for a step whose settings are the
+    parameters of its class, behind the `first` of them."""
     def build(p, made):
-        if several and not made.mixes: p.fail('type', 'it needs several pictures: it stands in the pipeline of a MultiImageMixDataset, around the data set that they come from')
+        if several and not made.mixes:
+            p.fail('type',
+                   'it needs several pictures: it stands in the pipeline of a '
+                   'MultiImageMixDataset, around the data set that they come from')
         p.only(dict(only)); p.unused(*unused)
-        given = {k: v for k in list(inspect.signature(cls).parameters)[len(first):] if (v := p(k, None)) is not None}
-        try: made.add(p.kind, cls(*first, **{k: v[::-1] if k in _BLUE_FIRST and isinstance(v, (list, tuple)) else v for k,v in given.items()}))
+        given = {k: v for k in list(inspect.signature(cls).parameters)[len(first):]
+                 if (v := p(k, None)) is not None}
+        try:
+            made.add(p.kind,
+                     cls(*first,
+                         **{k: v[::-1] if k in _BLUE_FIRST and isinstance(v, (list, tuple))
+                            else v for k,v in given.items()}))
         except ImportError as e: p.fail('type', str(e))
     return build
 
@@ -164,56 +212,90 @@ def _made_of_lists(cls, key, *more):
     "A builder for a step that draws from lists of steps, which are the setting `key`."
     def build(p, made):
         lists, given = p(key, None), {k: v for k in more if (v := p(k, None)) is not None}
-        if lists is not None and not isinstance(lists, (list, tuple)): p.fail(key, 'expected a list of lists of steps')
-        if lists is not None: given[key] = [_steps_of(s, f'{p.path}.{key}.{i}', made) for i,s in enumerate(lists)]
+        if lists is not None and not isinstance(lists, (list, tuple)):
+            p.fail(key, 'expected a list of lists of steps')
+        if lists is not None:
+            given[key] = [_steps_of(s, f'{p.path}.{key}.{i}', made)
+                          for i,s in enumerate(lists)]
         made.add(p.kind, cls(**given))
     return build
 
 _CLIPPED = dict(bbox_clip_border=True)
-_MOVED = dict(only=dict(mask_border_value=0, interpolation='bilinear'), unused=('seg_ignore_label',))
-_AUGMENT = dict(PhotoMetricDistortion=_made_of(PhotoMetricDistortion), Expand=_made_of(Expand, unused=('seg_ignore_label',)), MinIoURandomCrop=_made_of(MinIoURandomCrop, only=_CLIPPED),
-    RandomShift=_made_of(RandomShift), CutOut=_made_of(CutOut), RandomErasing=_made_of(RandomErasing, only=dict(mask_border_value=0), unused=('seg_ignore_label',)),
-    RandomAffine=_made_of(RandomAffine, only=_CLIPPED), Albu=_made_of(Albu, unused=('keymap',)), RandomChoice=_made_of_lists(RandomChoice, 'transforms', 'prob'),
-    AutoAugment=_made_of_lists(AutoAugment, 'policies', 'prob'), RandAugment=_made_of_lists(RandAugment, 'aug_space', 'aug_num', 'prob'),
-    Mosaic=_made_of(Mosaic, only=_CLIPPED, several=True), MixUp=_made_of(MixUp, only=_CLIPPED, several=True), CopyPaste=_made_of(CopyPaste, several=True))
-_AUGMENT |= {k: _made_of(ColorTransform, k) for k in 'Color Brightness Contrast Sharpness Solarize SolarizeAdd Posterize Equalize AutoContrast Invert'.split()}
-_AUGMENT |= {k: _made_of(GeomTransform, k, **_MOVED) for k in 'ShearX ShearY Rotate TranslateX TranslateY'.split()}
+_MOVED = dict(only=dict(mask_border_value=0, interpolation='bilinear'),
+              unused=('seg_ignore_label',))
+_AUGMENT = dict(PhotoMetricDistortion=_made_of(PhotoMetricDistortion),
+                Expand=_made_of(Expand, unused=('seg_ignore_label',)),
+                MinIoURandomCrop=_made_of(MinIoURandomCrop, only=_CLIPPED),
+                RandomShift=_made_of(RandomShift), CutOut=_made_of(CutOut),
+                RandomErasing=_made_of(RandomErasing, only=dict(mask_border_value=0),
+                                       unused=('seg_ignore_label',)),
+                RandomAffine=_made_of(RandomAffine, only=_CLIPPED),
+                Albu=_made_of(Albu, unused=('keymap',)),
+                RandomChoice=_made_of_lists(RandomChoice, 'transforms', 'prob'),
+                AutoAugment=_made_of_lists(AutoAugment, 'policies', 'prob'),
+                RandAugment=_made_of_lists(RandAugment, 'aug_space', 'aug_num', 'prob'),
+                Mosaic=_made_of(Mosaic, only=_CLIPPED, several=True),
+                MixUp=_made_of(MixUp, only=_CLIPPED, several=True),
+                CopyPaste=_made_of(CopyPaste, several=True))
+_AUGMENT |= {k: _made_of(ColorTransform, k)
+             for k
+             in 'Color Brightness Contrast Sharpness Solarize SolarizeAdd Posterize '
+                'Equalize AutoContrast Invert'.split()}
+_AUGMENT |= {k: _made_of(GeomTransform, k, **_MOVED)
+             for k in 'ShearX ShearY Rotate TranslateX TranslateY'.split()}
 
 
 
 # %% ../nbs/085_steps.ipynb #d656b0ab
 def _no_step(reason): return lambda p, made: p.fail('type', reason)
-_NO_STEP = _no_step('detbook does not have this step; one of your own, a callable on (image, target), may stand in its place')
-_OLD     = _no_step('a step of mmdetection 2.x, whose work the data_preprocessor and PackDetInputs of 3.x do: leave it out')
-_STEPS = dict(LoadImageFromFile=_load_image, LoadAnnotations=_load_annotations, LoadProposals=_load_proposals, ProposalBroadcaster=_broadcast,
-              Resize=_resize, RandomResize=_random_resize, RandomChoiceResize=_choice_resize, RandomCrop=_random_crop, RandomFlip=_flip,
-              FilterAnnotations=_filter, Pad=_pad, PackDetInputs=_pack, TestTimeAug=_no_step('build_tta reads it, from tta_pipeline'))
-_CACHED  = _no_step('a cache makes a picture depend on those before it, so that a run that goes on would see others: there is a MultiImageMixDataset with Mosaic and MixUp')
+_NO_STEP = _no_step('detbook does not have this step; one of your own, '
+                    'a callable on (image, target), may stand in its place')
+_OLD = _no_step('a step of mmdetection 2.x, whose work the data_preprocessor and '
+                'PackDetInputs of 3.x do: leave it out')
+_STEPS = dict(LoadImageFromFile=_load_image, LoadAnnotations=_load_annotations,
+              LoadProposals=_load_proposals, ProposalBroadcaster=_broadcast,
+              Resize=_resize, RandomResize=_random_resize,
+              RandomChoiceResize=_choice_resize, RandomCrop=_random_crop, RandomFlip=_flip,
+              FilterAnnotations=_filter, Pad=_pad, PackDetInputs=_pack,
+              TestTimeAug=_no_step('build_tta reads it, from tta_pipeline'))
+_CACHED = _no_step('a cache makes a picture depend on those before it, '
+                   'so that a run that goes on would see others: '
+                   'there is a MultiImageMixDataset with Mosaic and MixUp')
 _STEPS |= _AUGMENT | dict(CachedMosaic=_CACHED, CachedMixUp=_CACHED)
-_STEPS |= dict.fromkeys('InstaBoost RandomCenterCropPad YOLOXHSVRandomAug Corrupt RandomOrder SegRescale LoadPanopticAnnotations'.split(), _NO_STEP)
-_STEPS |= dict.fromkeys('Normalize DefaultFormatBundle Collect ImageToTensor MultiScaleFlipAug'.split(), _OLD)
+_STEPS |= dict.fromkeys('InstaBoost RandomCenterCropPad YOLOXHSVRandomAug Corrupt '
+                        'RandomOrder SegRescale LoadPanopticAnnotations'.split(), _NO_STEP)
+_STEPS |= dict.fromkeys('Normalize DefaultFormatBundle Collect ImageToTensor '
+                        'MultiScaleFlipAug'.split(), _OLD)
 
 
 
 # %% ../nbs/085_steps.ipynb #b6964d41
 def add_steps(
     made:Pipeline,      # the steps that are there
-    steps:list,         # those to put behind them: dicts with a type, as a config has them; or callables on (image, target)
+    # those to put behind them: dicts with a type, as a
+    # config has them; or callables on (image, target)
+    steps:list,
     path:str,           # what messages call the list
     skipped:tuple=(),   # types to pass over
 ):
-    "Put the steps of a list behind those that are there. Raises ConfigError for a step or a keyword that there is not."
-    if not isinstance(steps, (list, tuple)): raise ConfigError(f'{path} is {steps!r:.60}; expected a list of steps')
+    """Put the steps of a list behind those that are there. Raises ConfigError for a step
+    or a keyword that there is not."""
+    if not isinstance(steps, (list, tuple)):
+        raise ConfigError(f'{path} is {steps!r:.60}; expected a list of steps')
     for i,step in enumerate(steps):
-        if callable(step) and not isinstance(step, dict): made.add(getattr(step, '__name__', type(step).__name__), step)
-        elif not (isinstance(step, dict) and step.get('type') in skipped): build_part(ConfigPart(step, f'{path}.{i}'), _STEPS, 'step', made)
+        if callable(step) and not isinstance(step, dict):
+            made.add(getattr(step, '__name__', type(step).__name__), step)
+        elif not (isinstance(step, dict) and step.get('type') in skipped):
+            build_part(ConfigPart(step, f'{path}.{i}'), _STEPS, 'step', made)
 
 def build_transforms(
-    pipeline:list,          # dicts with a type, as a config has them; or callables on (image, target)
+    # dicts with a type, as a config has them; or callables on (image, target)
+    pipeline:list,
     path:str='pipeline',    # what messages call it
     test_mode:bool=False,   # for testing, where no picture may be exchanged for another
 )->Pipeline:                # callable on (image, target)
-    "Build the steps that a config describes. Raises ConfigError for a step or a keyword that there is not."
+    """Build the steps that a config describes. Raises
+    ConfigError for a step or a keyword that there is not."""
     check('path text, test_mode flag', path, test_mode)
     made = Pipeline(test_mode)
     add_steps(made, pipeline, path)

@@ -45,84 +45,118 @@ from .settings import check_names
 # %% ../nbs/091_testing.ipynb #31d52df5
 class Measures(NamedTuple):
     "What the evaluator of a config asks for."
-    metrics: tuple = ()                         # names that `evaluate` knows; (): those that suit the detector
+    metrics: tuple = ()  # names that `evaluate` knows; (): those that suit the detector
     ann_file: str|None = None                   # the truths; None: the data set's own file
     proposal_nums: tuple = (100, 300, 1000)     # proposals counted for each picture
     sigmas: list|float|None = None              # tolerance of each keypoint; None: COCO's
     format_only: bool = False                   # write results and measure nothing?
-    outfile_prefix: str|None = None             # where results go when no other place is named; without a suffix
+    # where results go when no other place is named; without a suffix
+    outfile_prefix: str|None = None
 
 def _coco_metric(p):
     p.only(dict(iou_thrs=None))
-    p.unused('classwise', 'metric_items', 'backend_args', 'file_client_args', 'collect_device', 'prefix', 'sort_categories', 'use_mp_eval')
+    p.unused('classwise', 'metric_items', 'backend_args', 'file_client_args',
+             'collect_device', 'prefix', 'sort_categories', 'use_mp_eval')
     metric, usual = p('metric', 'bbox'), Measures._field_defaults
-    return Measures((metric,) if isinstance(metric, str) else tuple(metric), *(p(k, usual[k]) for k in Measures._fields[1:]))
+    return Measures((metric,) if isinstance(metric, str) else tuple(metric),
+                    *(p(k, usual[k]) for k in Measures._fields[1:]))
 
 def _voc_metric(p):
     p.only(dict(scale_ranges=None))
     p.unused('collect_device', 'prefix', 'proposal_nums')
-    mode, metric, thresholds = p('eval_mode', '11points'), p('metric', 'mAP'), p('iou_thrs', .5)
-    if metric not in ('mAP', ['mAP'], ('mAP',)): p.fail('metric', "detbook has 'mAP' alone; proposals are measured by a CocoMetric with metric='proposal_fast'")
-    if thresholds not in (.5, [.5], (.5,)): p.fail('iou_thrs', 'detbook has 0.5 alone; a CocoMetric measures at ten')
-    if mode not in ('area', '11points'): p.fail('eval_mode', f"expected 'area' or '11points'{nearest(str(mode), ('area', '11points'))}")
+    mode, metric, thresholds = (p('eval_mode', '11points'), p('metric', 'mAP'),
+                                p('iou_thrs', .5))
+    if metric not in ('mAP', ['mAP'], ('mAP',)):
+        p.fail('metric',
+               "detbook has 'mAP' alone; proposals are measured by a CocoMetric with "
+               "metric='proposal_fast'")
+    if thresholds not in (.5, [.5], (.5,)):
+        p.fail('iou_thrs', 'detbook has 0.5 alone; a CocoMetric measures at ten')
+    if mode not in ('area', '11points'):
+        p.fail('eval_mode',
+               f"expected 'area' or '11points'{nearest(str(mode), ('area', '11points'))}")
     return Measures(('voc07' if mode == '11points' else 'voc',))
 
 @checked
 def read_evaluator(
     cfg:dict,       # a whole config
-    keys:tuple[str, ...]=('test_evaluator', 'val_evaluator'),   # where to look; the first that is there
+    # where to look; the first that is there
+    keys:tuple[str, ...]=('test_evaluator', 'val_evaluator'),
 )->Measures:        # what the evaluator asks for
-    "Read what a config wants measured. Raises ConfigError for an evaluator or a setting that detbook does not have."
+    """Read what a config wants measured. Raises ConfigError for an evaluator or a setting
+    that detbook does not have."""
     key = next((k for k in keys if cfg.get(k)), None)
     if key is None: return Measures()
     settings = cfg[key] if isinstance(cfg[key], (list, tuple)) else [cfg[key]]
-    if len(settings) != 1: raise ConfigError(f'{key} has {len(settings)} evaluators; detbook runs one, with several metrics')
-    return build_part(ConfigPart(settings[0], key), dict(CocoMetric=_coco_metric, VOCMetric=_voc_metric), 'evaluator')
+    if len(settings) != 1:
+        raise ConfigError(f'{key} has {len(settings)} evaluators; detbook runs one, '
+                          'with several metrics')
+    return build_part(ConfigPart(settings[0], key),
+                      dict(CocoMetric=_coco_metric, VOCMetric=_voc_metric), 'evaluator')
 
 # %% ../nbs/091_testing.ipynb #a2ab78cc
-_METRICS = dict(bbox='classes', segm='masks', keypoints='keypoints', proposal='boxes', proposal_fast='boxes', voc='classes', voc07='classes')   # metric -> what it needs
+# metric -> what it needs
+_METRICS = dict(bbox='classes', segm='masks', keypoints='keypoints', proposal='boxes',
+                proposal_fast='boxes', voc='classes', voc07='classes')
 
 @checked
 def check_metrics(
     metrics:tuple[str, ...],# names
     model:nn.Module|None,   # a detector; None: look at the names alone
 ):
-    "Raise ValueError for a metric that there is not, or that needs what the detector does not find."
+    """Raise ValueError for a metric that there is not,
+    or that needs what the detector does not find."""
     for m in metrics:
-        if m not in _METRICS: raise ValueError(f'there is no metric {m!r}{nearest(m, _METRICS)}; there are: {", ".join(_METRICS)}')
+        if m not in _METRICS:
+            raise ValueError(f'there is no metric {m!r}{nearest(m, _METRICS)}; there are: '
+                             f'{", ".join(_METRICS)}')
     model = getattr(model, 'model', model)
     head  = getattr(model, 'roi_head', None)
-    lacks = dict(classes=isinstance(model, RPN), masks=getattr(head, 'mask_head', None) is None, keypoints=getattr(head, 'keypoint_head', None) is None, boxes=False)
+    lacks = dict(classes=isinstance(model, RPN),
+                 masks=getattr(head, 'mask_head', None) is None,
+                 keypoints=getattr(head, 'keypoint_head', None) is None, boxes=False)
     for m in metrics:
         if model is not None and lacks[_METRICS[m]]:
-            raise ValueError(f'{m} cannot be measured: {type(model).__name__} finds no {_METRICS[m]}'
-                             + ('; proposal and proposal_fast measure proposals' if isinstance(model, RPN) else ''))
+            raise ValueError(f'{m} cannot be measured: {type(model).__name__} finds no '
+                             f'{_METRICS[m]}'
+                             + ('; proposal and proposal_fast measure proposals'
+                                if isinstance(model, RPN) else ''))
 
 # %% ../nbs/091_testing.ipynb #e6e210d0
 def _bare(pred, size, source, classes, offset):
-    "Detections of a picture on the CPU, masks as run lengths, keypoints as the data set's file counts pixels."
+    """Detections of a picture on the CPU, masks as run lengths,
+    keypoints as the data set's file counts pixels."""
     found = {k: v.detach().cpu() for k,v in pred.items() if k != 'masks'}
     found = {k: v.float() if v.is_floating_point() else v for k,v in found.items()}
     if 'masks' in pred: found['masks'] = [encode_mask(m) for m in pred['masks']]
-    if 'keypoints' in found: found['keypoints'] = found['keypoints'] - torch.tensor([offset, offset, 0.])
+    if 'keypoints' in found:
+        found['keypoints'] = found['keypoints'] - torch.tensor([offset, offset, 0.])
     return Detections(found, size, source, classes)
 
 def _names(model, ds):
     "What the labels are called."
     model = getattr(model, 'model', model)          # of a TestTimeAug
-    return ('object',) if isinstance(model, RPN) else tuple(getattr(model, 'classes', None) or ds.classes)
+    return (('object',) if isinstance(model, RPN)
+            else tuple(getattr(model, 'classes', None) or ds.classes))
 
 def _asker(model):
-    "How a detector is asked about a batch: f(images, targets, sizes); pictures whose frames differ are looked at apart."
-    wants, divisor = 'proposals' in inspect.signature(model.predict).parameters, getattr(getattr(model, 'preprocess', None), 'pad_divisor', 1)
+    """How a detector is asked about a batch: f(images, targets, sizes);
+    pictures whose frames differ are looked at apart."""
+    wants, divisor = ('proposals' in inspect.signature(model.predict).parameters,
+                      getattr(getattr(model, 'preprocess', None), 'pad_divisor', 1))
     def ask(images, targets, sizes):
         if wants and 'proposals' not in targets[0]:
-            raise ValueError(f'{type(model).__name__} looks at proposals of another detector: test_dataloader.dataset needs a proposal_file, '
+            raise ValueError(f'{type(model).__name__} looks at proposals of another '
+                             'detector: test_dataloader.dataset needs a proposal_file, '
                              'and its pipeline LoadProposals')
         found:dict[int, dict] = {}
         for rows in same_frames(images, divisor):
-            own, boxes = [images[i] for i in rows], [targets[i]['proposals'].to(images[0].device) for i in rows] if wants else None
-            found |= zip(rows, model.predict(own, *([boxes] if wants else ()), sizes=[sizes[i] for i in rows]))
+            own, boxes = ([images[i] for i in rows],
+                          [targets[i]['proposals'].to(images[0].device) for i in rows]
+                          if wants else None)
+            found |= zip(rows,
+                         model.predict(own, *([boxes] if wants else ()),
+                                       sizes=[sizes[i] for i in rows]))
         return [found[i] for i in range(len(images))]
     return ask
 
@@ -136,26 +170,35 @@ def predict_dataset(
     rank:int|None=None,         # whose share? None: this process's
     world_size:int|None=None,   # among how many? None: the group's
 )->Iterator:                    # (index in ds, Detections), in the order of the data set
-    "Detect objects in this rank's share of a data set; answers are in pixels of the original pictures."
-    batches = [range(k, min(k + batch_size, len(ds))) for k in range(0, len(ds), batch_size)]
-    mine, device, ask = [list(batches[k]) for k in shard(len(batches), rank, world_size)], next(model.parameters()).device, _asker(model)
+    """Detect objects in this rank's share of a data set;
+    answers are in pixels of the original pictures."""
+    batches = [range(k, min(k + batch_size, len(ds)))
+               for k in range(0, len(ds), batch_size)]
+    mine, device, ask = ([list(batches[k]) for k in shard(len(batches), rank, world_size)],
+                         next(model.parameters()).device, _asker(model))
     names, num_workers = _names(model, ds), min(num_workers, len(mine))
-    loader = DataLoader(ds, batch_sampler=mine, collate_fn=collate, num_workers=num_workers, pin_memory=device.type == 'cuda')
+    loader = DataLoader(ds, batch_sampler=mine, collate_fn=collate,
+                        num_workers=num_workers, pin_memory=device.type == 'cuda')
     for rows, (images, targets) in zip(mine, loader):
         sizes = [original_size(t) for t in targets]
         preds = ask([im.to(device, non_blocking=True) for im in images], targets, sizes)
-        for i, p, size in zip(rows, preds, sizes): yield i, _bare(p, size, str(ds.path(i)), names, ds.keypoint_offset)
+        for i, p, size in zip(rows, preds, sizes):
+            yield i, _bare(p, size, str(ds.path(i)), names, ds.keypoint_offset)
 
 # %% ../nbs/091_testing.ipynb #de7f638a
 def _to_text(d):
     "Detections as plain data for JSON."
-    arrays = {k: [str(v.numpy().dtype), list(v.shape), base64.b64encode(v.contiguous().numpy().tobytes()).decode()] for k,v in d.items() if k != 'masks'}
+    arrays = {k: [str(v.numpy().dtype), list(v.shape),
+                  base64.b64encode(v.contiguous().numpy().tobytes()).decode()]
+              for k,v in d.items() if k != 'masks'}
     return dict(arrays=arrays, masks=d.get('masks'), size=list(d.size), source=d.source)
 
 def _from_text(t, classes):
     "The Detections that `_to_text` wrote."
-    found = {k: torch.from_numpy(np.frombuffer(base64.b64decode(b), dtype).copy()).reshape(shape) for k, (dtype, shape, b) in t['arrays'].items()}
-    return Detections(found | (dict(masks=t['masks']) if t['masks'] is not None else {}), tuple(t['size']), t['source'], classes)
+    found = {k: torch.from_numpy(np.frombuffer(base64.b64decode(b), dtype).copy()).reshape(
+                 shape) for k, (dtype, shape, b) in t['arrays'].items()}
+    return Detections(found | (dict(masks=t['masks']) if t['masks'] is not None else {}),
+                      tuple(t['size']), t['source'], classes)
 
 # %% ../nbs/091_testing.ipynb #e04ee225
 @checked('batch_size int 1.., num_workers int 0..')
@@ -164,9 +207,11 @@ def detect_all(
     ds:CocoDataset,             # pictures
     batch_size:int=1,           # pictures at once
     num_workers:int=0,          # processes that load, on each rank; 0: none but itself
-    each:Callable|None=None,    # called with (index, Detections) for every picture of this rank
+    # called with (index, Detections) for every picture of this rank
+    each:Callable|None=None,
 )->list:                        # Detections of all pictures, on every rank
-    "Detect objects in all pictures of a data set, each rank in its share; all ranks have to call this."
+    """Detect objects in all pictures of a data set, each
+    rank in its share; all ranks have to call this."""
     share, training = len(shard(-(-len(ds)//batch_size))) * batch_size, model.training
     bar, found = Progress(min(share, len(ds)), wanted=is_main()), []
     model.eval()
@@ -178,7 +223,8 @@ def detect_all(
         bar.step(0, last=True)
     finally: model.train(training)
     if place().world_size == 1: return found
-    return [_from_text(t, _names(model, ds)) for t in gather_list([_to_text(d) for d in found])]
+    return [_from_text(t, _names(model, ds))
+            for t in gather_list([_to_text(d) for d in found])]
 
 # %% ../nbs/091_testing.ipynb #837bd78b
 @checked
@@ -186,31 +232,43 @@ def label_categories(
     model:nn.Module,    # a detector, perhaps with `classes`
     ds:CocoDataset,     # with `classes` and `category_ids`
 )->list:                # the category id of each label
-    "Pair a detector's labels with a data set's categories, by name where both have names. ValueError where they are others."
+    """Pair a detector's labels with a data set's categories, by name where both have
+    names. ValueError where they are others."""
     model = getattr(model, 'model', model)
     if isinstance(model, RPN): return ds.category_ids[:1]
     names, theirs = list(getattr(model, 'classes', None) or ()), list(ds.classes)
-    n, few = getattr(model, 'num_classes', len(names)), lambda x: ', '.join(map(str, x[:6])) + ', ...'*(len(x) > 6)
-    if names and len(names) != n: raise ValueError(f'{type(model).__name__} tells {n} classes apart, and model.classes has {len(names)} names: {few(names)}')
+    n, few = (getattr(model, 'num_classes', len(names)),
+              lambda x: ', '.join(map(str, x[:6])) + ', ...'*(len(x) > 6))
+    if names and len(names) != n:
+        raise ValueError(f'{type(model).__name__} tells {n} classes apart, '
+                         f'and model.classes has {len(names)} names: {few(names)}')
     if n != len(theirs):
-        raise ValueError(f'the detector tells {n} classes apart{": " + few(names) if names else ""}; {ds.name} has {len(theirs)}: {few(theirs)}; '
+        raise ValueError(f'the detector tells {n} classes '
+                         f'apart{": " + few(names) if names else ""}; '
+                         f'{ds.name} has {len(theirs)}: {few(theirs)}; '
                          'metainfo.classes of the data set chooses among these')
-    if sorted(names) == sorted(theirs): return [ds.category_ids[theirs.index(c)] for c in names]
+    if sorted(names) == sorted(theirs):
+        return [ds.category_ids[theirs.index(c)] for c in names]
     if names and names != [f'class {i}' for i in range(n)]:
         lost = next(c for c in names if c not in theirs)
-        raise ValueError(f'the detector has a class {lost!r}, and {ds.name} has not{nearest(lost, theirs)}; it has {few(theirs)}')
+        raise ValueError(f'the detector has a class {lost!r}, '
+                         f'and {ds.name} has not{nearest(lost, theirs)}; '
+                         f'it has {few(theirs)}')
     return list(ds.category_ids)
 
 # %% ../nbs/091_testing.ipynb #9bb4dd07
 def _by_class(d, n):
-    "(n,5) arrays of each class, and run lengths likewise where there are masks: what mmdetection 2 has for a picture. With (n,K,3) keypoints a dict of them."
+    """(n,5) arrays of each class, and run lengths likewise where there are masks:
+    what mmdetection 2 has for a picture. With (n,K,3) keypoints a dict of them."""
     rows   = [(d['labels'] == k).nonzero()[:, 0].tolist() for k in range(n)]
     table  = torch.cat([d['boxes'], d['scores'][:, None]], 1).numpy().astype(np.float32)
     arrays = [table[r] for r in rows]
-    masks  = [[dict(m, counts=m['counts'].encode()) for m in (d['masks'][i] for i in r)] for r in rows] if 'masks' in d else None
+    masks = ([[dict(m, counts=m['counts'].encode()) for m in (d['masks'][i] for i in r)]
+              for r in rows] if 'masks' in d else None)
     if 'keypoints' not in d: return arrays if masks is None else (arrays, masks)
     points = [d['keypoints'][r].numpy().astype(np.float32) for r in rows]
-    return dict(bbox=arrays, keypoints=points) | ({} if masks is None else dict(segm=masks))
+    return (dict(bbox=arrays, keypoints=points)
+            | ({} if masks is None else dict(segm=masks)))
 
 def _write_rows(path, rows):
     "Write a list of dicts as JSON, from one list for each picture."
@@ -228,18 +286,27 @@ def write_results(
     category_ids:list,  # of each label
     proposals:bool=False,   # are these boxes without classes? all labels are 0 then
 )->list:                # paths of the files
-    "Write detections as COCO results, or as mmdetection 2 did, keypoints included. ValueError for another suffix."
+    """Write detections as COCO results, or as mmdetection 2 did,
+    keypoints included. ValueError for another suffix."""
     path = Path(path)
-    if path.suffix not in ('.json', '.pkl'): raise ValueError(f'{path}: results are written as .json or .pkl, not {path.suffix or "without a suffix"!r}')
+    if path.suffix not in ('.json', '.pkl'):
+        raise ValueError(f'{path}: results are written as .json or .pkl, '
+                         f'not {path.suffix or "without a suffix"!r}')
     if path.suffix == '.pkl':
-        data = pickle.dumps([_by_class(d, 1)[0] if proposals else _by_class(d, len(category_ids)) for d in found], protocol=2)
-        new   = b'cnumpy._core.multiarray\n'                    # NumPy's name for itself since 2.0; the former one is known to all of them
-        with whole_file(path) as part: Path(part).write_bytes(data.replace(new, b'cnumpy.core.multiarray\n', 1))
+        data = pickle.dumps([_by_class(d, 1)[0] if proposals
+                             else _by_class(d, len(category_ids)) for d in found],
+                            protocol=2)
+        # NumPy's name for itself since 2.0; the former one is known to all of them
+        new   = b'cnumpy._core.multiarray\n'
+        with whole_file(path) as part:
+            Path(part).write_bytes(data.replace(new, b'cnumpy.core.multiarray\n', 1))
         return [path]
     rows = [d.to_coco(i, list(category_ids)) for d, i in zip(found, image_ids)]
     _write_rows(path, rows)
     if not any('masks' in d for d in found): return [path]
-    _write_rows(path.with_suffix('.segm.json'), ([{k: v for k,v in r.items() if k not in ('bbox', 'keypoints')} for r in some] for some in rows))
+    _write_rows(path.with_suffix('.segm.json'),
+                ([{k: v for k,v in r.items() if k not in ('bbox', 'keypoints')}
+                  for r in some] for some in rows))
     return [path, path.with_suffix('.segm.json')]
 
 # %% ../nbs/091_testing.ipynb #45d32bbd
@@ -247,40 +314,56 @@ def write_results(
 def read_results(
     path:str|Path,  # a .json or .pkl file
 )->list:            # of dicts; or an item for each picture, its arrays as tensors
-    "Read what `write_results` or mmdetection 2 wrote; a pickle that holds more than arrays and plain data is refused (ValueError)."
-    if not Path(path).is_file(): raise FileNotFoundError(f'{path}: no such file of results')
+    """Read what `write_results` or mmdetection 2 wrote; a pickle that holds more than
+    arrays and plain data is refused (ValueError)."""
+    if not Path(path).is_file():
+        raise FileNotFoundError(f'{path}: no such file of results')
     return read_json(path) if Path(path).suffix == '.json' else read_arrays(path)
 
 # %% ../nbs/091_testing.ipynb #0e9f2889
 def _same_pictures(d, name, ds):
-    "Raise ValueError where an id means another picture in the truths than in the data set."
-    there, stem = {r['id']: r for r in d['images']}, lambda file: os.path.splitext(re.split(r'[\\/]', str(file))[-1])[0]
+    """Raise ValueError where an id means another
+    picture in the truths than in the data set."""
+    there, stem = ({r['id']: r for r in d['images']},
+                   lambda file: os.path.splitext(re.split(r'[\\/]', str(file))[-1])[0])
     ids = ds.image_ids.tolist() if hasattr(ds.image_ids, 'tolist') else list(ds.image_ids)
     if lost := [i for i in ids if i not in there]:
-        raise ValueError(f'{name} lacks {len(lost)} of the {len(ids)} images of {ds.name}, such as id {lost[0]}: '
+        raise ValueError(f'{name} lacks {len(lost)} of the {len(ids)} images of '
+                         f'{ds.name}, such as id {lost[0]}: '
                          "does the evaluator's ann_file belong to this data set?")
     for n, i in enumerate(ids):
         if stem(there[i].get('file_name', ds.path(n))) != stem(ds.path(n)):
-            raise ValueError(f'image {i} is {there[i]["file_name"]} in {name}, and {ds.path(n).name} in {ds.name}: the truths are of other pictures')
+            raise ValueError(f'image {i} is {there[i]["file_name"]} in {name}, '
+                             f'and {ds.path(n).name} in {ds.name}: '
+                             'the truths are of other pictures')
 
 @checked
 def read_truths(
     ds:CocoDataset,             # what was predicted on
-    ann_file:str|Path|None=None,# the truths; None, or a file that is not there: the data set's own file
+    # the truths; None, or a file that is not there: the data set's own file
+    ann_file:str|Path|None=None,
 )->dict:                        # images, annotations, categories as COCO has them
-    "Read the truths about a data set's pictures and classes, numbered as the data set numbers them. ValueError where the file is about others."
+    """Read the truths about a data set's pictures and classes, numbered as the data set
+    numbers them. ValueError where the file is about others."""
     own = Path(ds.name).is_file()
     if ann_file and Path(ann_file).is_file(): name = str(ann_file)
     else:
-        if ann_file and str(ann_file) != ds.name: say(f'there is no {ann_file}, which the evaluator names: the truths are those of {ds.name}')
+        if ann_file and str(ann_file) != ds.name:
+            say(f'there is no {ann_file}, which the evaluator names: '
+                f'the truths are those of {ds.name}')
         name = ds.name
     d = read_coco(name) if own or name != ds.name else ds.to_coco()
-    if name == ds.name and own and ds.report['dropped']:        # bad records are not measured either
+    if name == ds.name and own and ds.report['dropped']:
+        # bad records are not measured either
         kept = {a['id'] for a in ds.to_coco()['annotations']}
-        d = dict(d, annotations=[a for n, a in enumerate(d['annotations']) if a.get('id', n) in kept])
+        d = dict(d,
+                 annotations=[a for n, a in enumerate(d['annotations'])
+                              if a.get('id', n) in kept])
     if name != ds.name: _same_pictures(d, name, ds)
-    d, ids = match_categories(d, ds.classes, ds.category_ids, name), set(ds.image_ids.tolist())
-    return dict(d, images=[r for r in d['images'] if r['id'] in ids], annotations=[a for a in d['annotations'] if a.get('image_id') in ids])
+    d, ids = (match_categories(d, ds.classes, ds.category_ids, name),
+              set(ds.image_ids.tolist()))
+    return dict(d, images=[r for r in d['images'] if r['id'] in ids],
+                annotations=[a for a in d['annotations'] if a.get('image_id') in ids])
 
 # %% ../nbs/091_testing.ipynb #74cf0505
 @checked
@@ -292,56 +375,90 @@ def measure(
 )->Result:                  # stats, per class figures, table
     "Measure what was found, by COCO's rules."
     ids = ds.image_ids.tolist()
-    if len(found) != len(ids): raise ValueError(f'{len(found)} pictures were looked at, and {ds.name} has {len(ids)}')
-    if {*measures.metrics} - {'proposal', 'proposal_fast'}: preds = [r for d,i in zip(found, ids) for r in d.to_coco(i, list(category_ids))]
-    else: preds = {i: torch.cat([d['boxes'], d['scores'][:, None]], 1).numpy() for d,i in zip(found, ids)}
-    return evaluate(read_truths(ds, measures.ann_file), preds, measures.metrics, sigmas=measures.sigmas, proposal_nums=tuple(measures.proposal_nums))
+    if len(found) != len(ids):
+        raise ValueError(f'{len(found)} pictures were looked at, '
+                         f'and {ds.name} has {len(ids)}')
+    if {*measures.metrics} - {'proposal', 'proposal_fast'}:
+        preds = [r for d,i in zip(found, ids) for r in d.to_coco(i, list(category_ids))]
+    else:
+        preds = {i: torch.cat([d['boxes'], d['scores'][:, None]], 1).numpy()
+                 for d,i in zip(found, ids)}
+    return evaluate(read_truths(ds, measures.ann_file), preds, measures.metrics,
+                    sigmas=measures.sigmas, proposal_nums=tuple(measures.proposal_nums))
 
 # %% ../nbs/091_testing.ipynb #f540e0c0
 def _read_job(config, set, tta):
     "The config, changed; None where `config` is an annotation file."
-    if isinstance(config, (str, os.PathLike)) and Path(config).suffix == '.json' and Path(config).is_file():
+    if (isinstance(config, (str, os.PathLike)) and Path(config).suffix == '.json'
+        and Path(config).is_file()):
         with contextlib.suppress(ValueError):
-            if Path(config).stat().st_size > 4_000_000 or 'model' not in json.loads(Path(config).read_bytes()):
-                if set or tta: raise TypeError(f'{config} is an annotation file: without a config there is nothing that {"--set" if set else "--tta"} could change')
+            if (Path(config).stat().st_size > 4_000_000
+                or 'model' not in json.loads(Path(config).read_bytes())):
+                if set or tta:
+                    raise TypeError(f'{config} is an annotation file: '
+                                    'without a config there is nothing that '
+                                    f'{"--set" if set else "--tta"} could change')
                 return None
-    cfg = copy.deepcopy(config) if isinstance(config, Config) else Config(config) if isinstance(config, dict) else Config.fromfile(config)
+    cfg = (copy.deepcopy(config) if isinstance(config, Config) else Config(config)
+           if isinstance(config, dict) else Config.fromfile(config))
     if set: cfg.override([set] if isinstance(set, str) else list(set))
     check_names(cfg)
     for key in ('model', 'test_dataloader'):
-        if not cfg.get(key): raise ConfigError(f'{"the config" if isinstance(config, dict) else config} has no {key}{nearest(key, cfg)}')
+        if not cfg.get(key):
+            raise ConfigError(f'{"the config" if isinstance(config, dict) else config} '
+                              f'has no {key}{nearest(key, cfg)}')
     return cfg
 
 def _data(config, cfg, tta, draws, on_bad, images=None):
-    "The pictures to test on, how many at once, and how many processes load them; masks of the truths are read where they are drawn, and where there are any."
+    """The pictures to test on, how many at once, and how many processes load them;
+    masks of the truths are read where they are drawn, and where there are any."""
     def load(masks):
-        if cfg is None: return CocoDataset(config, images, masks=masks, on_bad=on_bad or 'raise')
-        data  = dict(cfg['test_dataloader'].get('dataset') or {}, test_mode=True) | (dict(on_bad=on_bad) if on_bad else {})
-        steps = [dict(s, with_mask=s.get('with_mask', False) and masks is None) if s.get('type') == 'LoadAnnotations' else s for s in data.get('pipeline', ())]
-        if tta: steps = [s for s in steps if s.get('type') in ('LoadImageFromFile', 'LoadAnnotations', 'PackDetInputs')]      # its views resize
+        if cfg is None:
+            return CocoDataset(config, images, masks=masks, on_bad=on_bad or 'raise')
+        data = (dict(cfg['test_dataloader'].get('dataset') or {}, test_mode=True)
+                | (dict(on_bad=on_bad) if on_bad else {}))
+        steps = [dict(s, with_mask=s.get('with_mask', False) and masks is None)
+                 if s.get('type') == 'LoadAnnotations' else s
+                 for s in data.get('pipeline', ())]
+        if tta:
+            # its views resize
+            steps = [s for s in steps
+                     if s.get('type')
+                     in ('LoadImageFromFile', 'LoadAnnotations', 'PackDetInputs')]
         return build_dataset(data | dict(pipeline=steps), 'test_dataloader.dataset')
     try: ds = load(None if draws else False)
     except ValueError as e:
         if not draws: raise
         ds = load(False)                # raises again, unless it was about masks
         if 'no mask' not in str(e): say(f'the truths are drawn without masks: {e}')
-    if not isinstance(ds, CocoDataset): raise ConfigError(f'test_dataloader.dataset is a {type(ds).__name__}: figures are those of one CocoDataset')
-    if ds.report['dropped']: say(f'left out of {ds.name}: ' + ', '.join(f'{n} x {kind}' for kind,n in ds.report['dropped'].items()))
+    if not isinstance(ds, CocoDataset):
+        raise ConfigError(f'test_dataloader.dataset is a {type(ds).__name__}: '
+                          'figures are those of one CocoDataset')
+    if ds.report['dropped']:
+        say(f'left out of {ds.name}: '
+            + ', '.join(f'{n} x {kind}' for kind,n in ds.report['dropped'].items()))
     loader = cfg['test_dataloader'] if cfg else dict(num_workers=2)
     return ds, loader.get('batch_size', 1), loader.get('num_workers', 0)
 
 def _as_shown(ds, model):
     "Resize the pictures as the detector's file says, where no config does."
     scale = model.test_scale
-    if isinstance(scale, (int, float)) and scale != 1: raise ValueError(f'the detector wants its pictures {scale:g} times as large: a config can say so')
-    ds.transforms = Augment([Resize(tuple(scale), antialias=model.test_antialias)] if isinstance(scale, (list, tuple)) else [], min_size=0)
+    if isinstance(scale, (int, float)) and scale != 1:
+        raise ValueError(f'the detector wants its pictures {scale:g} times as large: '
+                         'a config can say so')
+    ds.transforms = Augment([Resize(tuple(scale), antialias=model.test_antialias)]
+                            if isinstance(scale, (list, tuple)) else [], min_size=0)
 
 def _compare_sizes(checkpoint, own, size):
-    "Warn where the config resizes pictures otherwise than the detector's file says: the figures differ."
+    """Warn where the config resizes pictures otherwise
+    than the detector's file says: the figures differ."""
     wanted = own.get('resize') if isinstance(own, dict) else None
     if wanted is None or same_scale(wanted, size): return
-    warn_once(f'{checkpoint} was made for pictures of {wanted}, and the test pipeline of the config says {size or "as they are"}: the figures are those of the config\'s size; '
-              f'detbook_test ANNOTATIONS.json {checkpoint} measures at the size of the file', key=object())
+    warn_once(f'{checkpoint} was made for pictures of {wanted}, '
+              f'and the test pipeline of the config says {size or "as they are"}: '
+              'the figures are those of the config\'s size; '
+              f'detbook_test ANNOTATIONS.json {checkpoint} measures at the size of the '
+              'file', key=object())
 
 def _suitable(model, ds):
     "What can be measured of a detector on a data set."
@@ -349,9 +466,11 @@ def _suitable(model, ds):
     head, d = getattr(model, 'roi_head', None), read_truths(ds)
     points = 17 in (len(a.get('keypoints') or ())//3 for a in d['annotations'])
     if not points and getattr(head, 'keypoint_head', None) is not None:
-        say('keypoints are not measured: the truths have none of 17, and others need a config whose test_evaluator gives their sigmas')
+        say('keypoints are not measured: the truths have none of 17, '
+            'and others need a config whose test_evaluator gives their sigmas')
     masks = any(a.get('segmentation') for a in d['annotations'])
-    return 'bbox', *['segm']*(masks and getattr(head, 'mask_head', None) is not None), *['keypoints']*(points and getattr(head, 'keypoint_head', None) is not None)
+    return ('bbox', *['segm']*(masks and getattr(head, 'mask_head', None) is not None),
+            *['keypoints']*(points and getattr(head, 'keypoint_head', None) is not None))
 
 # %% ../nbs/091_testing.ipynb #572b8c97
 def _segm_path(out): return Path(out).with_suffix('.segm.json')
@@ -362,44 +481,65 @@ def _ours(path):
     return begin.startswith((b'[{"image_id"', b'[]'))
 
 def _check_out(out, ds, cfg, config, checkpoint, measures, masks):
-    "Raise ValueError where results would take the place of a file that is read, or that is not ours."
+    """Raise ValueError where results would take the
+    place of a file that is read, or that is not ours."""
     if not out: return
     data  = {} if cfg is None else cfg['test_dataloader'].get('dataset') or {}
-    reads = [ds.name, measures.ann_file, checkpoint, config, getattr(cfg, 'filename', None)]
-    if data.get('proposal_file'): reads.append(Path(data.get('data_root') or '', data['proposal_file']))
+    reads = [ds.name, measures.ann_file, checkpoint, config,
+             getattr(cfg, 'filename', None)]
+    if data.get('proposal_file'):
+        reads.append(Path(data.get('data_root') or '', data['proposal_file']))
     for path in (out, _segm_path(out)): never_over(path, [r for r in reads if r], '--out')
-    if Path(out).is_dir(): raise ValueError(f'--out {out} is a folder; a file of results is to be written there')
+    if Path(out).is_dir():
+        raise ValueError(f'--out {out} is a folder; a file of results is to be written '
+                         'there')
     segm = _segm_path(out)
-    if masks and Path(out).suffix == '.json' and os.path.lexists(segm) and not (segm.is_file() and _ours(segm)):
-        raise ValueError(f'--out {out} writes masks into {segm}, which is there and is no list of masks: name another file')
+    if (masks and Path(out).suffix == '.json' and os.path.lexists(segm)
+        and not (segm.is_file() and _ours(segm))):
+        raise ValueError(f'--out {out} writes masks into {segm}, '
+                         'which is there and is no list of masks: name another file')
 
 # %% ../nbs/091_testing.ipynb #0bc69ef6
 def _check_sigmas(measures, model, ds):
     "Raise ValueError where keypoints could not be measured for want of tolerances."
     if 'keypoints' not in measures.metrics: return
-    n, given = getattr(getattr(model, 'model', model), 'num_keypoints', 17), measures.sigmas
-    here = 'test_evaluator.sigmas' if given is None else f'test_evaluator.sigmas = {given!r}'
+    n, given = (getattr(getattr(model, 'model', model), 'num_keypoints', 17),
+                measures.sigmas)
+    here = ('test_evaluator.sigmas' if given is None
+            else f'test_evaluator.sigmas = {given!r}')
     if given is None and n != 17:
-        raise ValueError(f'the detector finds {n} keypoints, and COCO has tolerances for the 17 of a person alone: {here} of a config gives one for each')
-    if np.ndim(given) and np.size(given) != n: raise ValueError(f'{here}: these are {np.size(given)} tolerances, and the detector finds {n} keypoints')
-    if given is not None and not (np.asarray(given, float) > 0).all(): raise ValueError(f'{here}: tolerances are above 0')
+        raise ValueError(f'the detector finds {n} keypoints, and COCO has tolerances for '
+                         f'the 17 of a person alone: {here} of a config gives one for '
+                         'each')
+    if np.ndim(given) and np.size(given) != n:
+        raise ValueError(f'{here}: these are {np.size(given)} tolerances, '
+                         f'and the detector finds {n} keypoints')
+    if given is not None and not (np.asarray(given, float) > 0).all():
+        raise ValueError(f'{here}: tolerances are above 0')
 
-def _test_rank(config, cfg, checkpoint, measures, out, show, show_dir, min_score, tta, own, on_bad, images, report):
-    "What each process does; on rank 0 the result, what was written, and how many pictures a second there were."
-    ds, batch_size, num_workers = _data(config, cfg, tta, bool(show or show_dir or report), on_bad, images)
+def _test_rank(config, cfg, checkpoint, measures, out, show, show_dir, min_score, tta, own,
+               on_bad, images, report):
+    """What each process does; on rank 0 the result, what was written,
+    and how many pictures a second there were."""
+    ds, batch_size, num_workers = _data(config, cfg, tta, bool(show or show_dir or report),
+                                        on_bad, images)
     files  = [ds.path(i) for i in range(len(ds))]
-    places = place_below(show_dir, [os.path.relpath(f, ds.folder) for f in files], files, '.jpg', '--show_dir') if show_dir else None
+    places = (place_below(show_dir, [os.path.relpath(f, ds.folder) for f in files], files,
+                          '.jpg', '--show_dir') if show_dir else None)
     size  = None if cfg is None else pipeline_scale(cfg)
-    model = init_detector(cfg, checkpoint, place().device, own=load_own(own), scale=1. if cfg and size is None else size)
+    model = init_detector(cfg, checkpoint, place().device, own=load_own(own),
+                          scale=1. if cfg and size is None else size)
     if cfg is None: _as_shown(ds, model)
-    elif not tta and is_main(): _compare_sizes(checkpoint, model.notes.get('preprocessing'), size)
+    elif not tta and is_main():
+        _compare_sizes(checkpoint, model.notes.get('preprocessing'), size)
     if not measures.metrics: measures = measures._replace(metrics=_suitable(model, ds))
     if not measures.format_only:
         check_metrics(measures.metrics, model)
         _check_sigmas(measures, model, ds)
         if measures.ann_file: read_truths(ds, measures.ann_file)
     categories, proposals = label_categories(model, ds), isinstance(model, RPN)
-    _check_out(out, ds, cfg, config, checkpoint, measures, getattr(getattr(model, 'roi_head', None), 'mask_head', None) is not None)
+    _check_out(out, ds, cfg, config, checkpoint, measures,
+               getattr(getattr(model, 'roi_head', None), 'mask_head', None) is not None)
     if tta: model = build_tta(cfg, model, ds.flip_pairs)
     begun = time.monotonic()
     def draw(i, d):
@@ -408,46 +548,79 @@ def _test_rank(config, cfg, checkpoint, measures, out, show, show_dir, min_score
     found = detect_all(model, ds, batch_size, num_workers, draw)
     speed = len(ds) / (time.monotonic() - begun)
     if not is_main(): return None
-    files = write_results(out, found, ds.image_ids.tolist(), categories, proposals) if out else []
+    files = (write_results(out, found, ds.image_ids.tolist(), categories, proposals) if out
+             else [])
     result = None if measures.format_only else measure(ds, found, categories, measures)
-    return result, files, len(ds), speed, draw_worst(ds, result, found.__getitem__) if report and result else []
+    return (result, files, len(ds), speed,
+            draw_worst(ds, result, found.__getitem__) if report and result else [])
 
 # %% ../nbs/091_testing.ipynb #3fd47dde
 def detbook_test(
-    config:str,                     # a config, its path or name; or a COCO annotation file, for a checkpoint that needs no config
+    # a config, its path or name; or a COCO annotation file,
+    # for a checkpoint that needs no config
+    config:str,
     checkpoint:str,                 # path, URL or name of weights
-    out:str|None=None,              # file for all detections: .json as COCO results, .pkl as mmdetection 2 wrote them
-    eval:list[str]|None=None,       # bbox, segm, keypoints, proposal, proposal_fast, voc, voc07; default: what the config's test_evaluator asks for
-    show:bool=False,                # show each picture on the screen, with truths and detections?
+    # file for all detections: .json as COCO results, .pkl as mmdetection 2 wrote them
+    out:str|None=None,
+    # bbox, segm, keypoints, proposal, proposal_fast, voc, voc07;
+    # default: what the config's test_evaluator asks for
+    eval:list[str]|None=None,
+    show:bool=False,  # show each picture on the screen, with truths and detections?
     show_dir:str|None=None,         # folder for the same pictures
     min_score:float=.3,             # draw what scores at least this
-    gpus:int=1,                     # how many GPUs of this machine; without any, as many processes on its CPU
+    gpus:int=1,  # how many GPUs of this machine; without any, as many processes on its CPU
     proc_per_gpu:int=1,             # processes that share a GPU
-    launcher:Literal['none', 'pytorch', 'slurm', 'mpi']='none',     # who has started this process, beside others
-    tta:bool=False,                 # look several times, as the config's tta_pipeline says?
-    set:list|None=None,             # changes to the config: test_dataloader.dataset.ann_file=mine.json
-    own:list|None=None,             # classes of yours that config or checkpoint name, by the file that they stand in: FILE.py:Name
-    on_bad:Literal['raise', 'skip', 'clip']|None=None,  # records and pictures that cannot be read: stop, leave out and count, or likewise and cut boxes that stick out; None: as the config has it, mostly raise
-    images:str|None=None,           # with an annotation file, the folder of its pictures; default: found beside it
-    report:str|None=None,           # folder for a report: one HTML page with all figures, curves, errors and the worst pictures
-)->Result|None:                     # the figures; None where the config wants results alone, and on all ranks but the first
-    "Test a detector on the data of a config: measure, write down, draw. ValueError, TypeError or FileNotFoundError say in a sentence what does not fit."
+    # who has started this process, beside others
+    launcher:Literal['none', 'pytorch', 'slurm', 'mpi']='none',
+    tta:bool=False,  # look several times, as the config's tta_pipeline says?
+    # changes to the config: test_dataloader.dataset.ann_file=mine.json
+    set:list|None=None,
+    # classes of yours that config or checkpoint name,
+    # by the file that they stand in: FILE.py:Name
+    own:list|None=None,
+    # records and pictures that cannot be read: stop, leave out and count, or
+    # likewise and cut boxes that stick out; None: as the config has it, mostly raise
+    on_bad:Literal['raise', 'skip', 'clip']|None=None,
+    # with an annotation file, the folder of its pictures; default: found beside it
+    images:str|None=None,
+    # folder for a report: one HTML page with all figures,
+    # curves, errors and the worst pictures
+    report:str|None=None,
+    # the figures; None where the config wants
+    # results alone, and on all ranks but the first
+)->Result|None:
+    """Test a detector on the data of a config: measure, write down, draw. ValueError,
+    TypeError or FileNotFoundError say in a sentence what does not fit."""
     cfg = _read_job(config, set, tta)
-    if images is not None and cfg is not None: raise ValueError(f'--images {images} goes with an annotation file; a config says test_dataloader.dataset.data_prefix.img, and --set changes it')
+    if images is not None and cfg is not None:
+        raise ValueError(f'--images {images} goes with an annotation file; '
+                         'a config says test_dataloader.dataset.data_prefix.img, '
+                         'and --set changes it')
     load_own(own or ())             # a slip is named before any process starts
     measures = read_evaluator(cfg) if cfg else Measures()
-    if eval: measures = measures._replace(metrics=(eval,) if isinstance(eval, str) else tuple(eval), format_only=False)
+    if eval:
+        measures = measures._replace(metrics=(eval,) if isinstance(eval, str)
+                                     else tuple(eval), format_only=False)
     check_metrics(measures.metrics, None)
     if out is None and measures.outfile_prefix: out = f'{measures.outfile_prefix}.json'
-    if out and Path(out).suffix not in ('.json', '.pkl'): raise ValueError(f'--out {out}: results are written as .json or .pkl')
-    if measures.format_only and not out: raise ValueError('test_evaluator.format_only asks for results and no figures: --out FILE says where to')
-    if report and measures.format_only: raise ValueError('test_evaluator.format_only asks for results and no figures: there is nothing to report')
-    if report and Path(report).exists() and not Path(report).is_dir(): raise ValueError(f'--report {report} is a file; a report is written into a folder')
+    if out and Path(out).suffix not in ('.json', '.pkl'):
+        raise ValueError(f'--out {out}: results are written as .json or .pkl')
+    if measures.format_only and not out:
+        raise ValueError('test_evaluator.format_only asks for results and no figures: '
+                         '--out FILE says where to')
+    if report and measures.format_only:
+        raise ValueError('test_evaluator.format_only asks for results and no figures: '
+                         'there is nothing to report')
+    if report and Path(report).exists() and not Path(report).is_dir():
+        raise ValueError(f'--report {report} is a file; a report is written into a folder')
     if show:
         import matplotlib.pyplot as plt
-        if plt.get_backend().lower() == 'agg' or gpus*proc_per_gpu > 1 or launcher != 'none':
-            raise ValueError('--show needs a screen and a single process; --show_dir FOLDER writes the pictures instead')
-    args = str(config) if cfg is None else None, cfg, str(checkpoint), measures, out, show, show_dir, min_score, tta, own or (), on_bad, images, bool(report)
+        if (plt.get_backend().lower() == 'agg' or gpus*proc_per_gpu > 1
+            or launcher != 'none'):
+            raise ValueError('--show needs a screen and a single process; '
+                             '--show_dir FOLDER writes the pictures instead')
+    args = (str(config) if cfg is None else None, cfg, str(checkpoint), measures, out,
+            show, show_dir, min_score, tta, own or (), on_bad, images, bool(report))
     if launcher == 'none': answer = run_on(gpus, _test_rank, *args, per_gpu=proc_per_gpu)
     else:
         with process_group(launcher): answer = _test_rank(*args)
@@ -455,19 +628,32 @@ def detbook_test(
     result, files, n, speed, pictures = answer
     if result is not None:
         print(result, end='\n\n')
-        if report: files.append(write_report(report, result, f'Test of {Path(checkpoint).name}', dict(checkpoint=checkpoint, config=_config_name(config), pictures=n), pictures))
-        if out or show_dir: files.append(_write_metrics(Path(out).parent if out else Path(show_dir), result, config, checkpoint, n))
-    print(f'{n} picture{"s" * (n != 1)}, {speed:.1f} a second', *files, *filter(None, [show_dir]), sep='\n')
+        if report:
+            files.append(write_report(report, result, f'Test of {Path(checkpoint).name}',
+                                      dict(checkpoint=checkpoint,
+                                           config=_config_name(config), pictures=n),
+                                      pictures))
+        if out or show_dir:
+            files.append(_write_metrics(Path(out).parent if out else Path(show_dir),
+                                        result, config, checkpoint, n))
+    print(f'{n} picture{"s" * (n != 1)}, {speed:.1f} a second', *files,
+          *filter(None, [show_dir]), sep='\n')
     return result
 
-def _config_name(config): return getattr(config, 'filename', None) or 'given as a dict' if isinstance(config, dict) else str(config)
+def _config_name(config):
+    return (getattr(config, 'filename', None) or 'given as a dict'
+            if isinstance(config, dict) else str(config))
 
 def _write_metrics(folder, result, config, checkpoint, n):
     "Write the figures, and what they are of, under a name that is free."
     path = free_path(folder/'metrics.json')
-    if path.name != 'metrics.json': say(f'there is a metrics.json in {folder}: the figures go into {path.name}')
-    what = dict(config=getattr(config, 'filename', None) if isinstance(config, dict) else str(config), checkpoint=str(checkpoint), images=n)
-    with whole_file(path) as part: Path(part).write_text(json.dumps(what | result.to_dict(), indent=1, allow_nan=False))
+    if path.name != 'metrics.json':
+        say(f'there is a metrics.json in {folder}: the figures go into {path.name}')
+    what = dict(config=getattr(config, 'filename', None) if isinstance(config, dict)
+                else str(config), checkpoint=str(checkpoint), images=n)
+    with whole_file(path) as part:
+        Path(part).write_text(json.dumps(what | result.to_dict(), indent=1,
+                                         allow_nan=False))
     return path
 
 # %% ../nbs/091_testing.ipynb #9e921f3a
@@ -475,32 +661,54 @@ test = detbook_test             # how Python calls it: `from detbook.testing imp
 setattr(test, '__test__', False)    # pytest would take it for a test
 
 # %% ../nbs/091_testing.ipynb #9e921f3f
-if __name__ == '__main__' and '__file__' in globals():     # python -m detbook.testing: not in a notebook
+if __name__ == '__main__' and '__file__' in globals():
+    # python -m detbook.testing: not in a notebook
     from detbook.cli import main
     main('detbook_test')
 
 # %% ../nbs/091_testing.ipynb #e1a5c002
 def detbook_eval(
-    results:str,                # a .json list of COCO results: image_id, category_id, bbox, score, segmentation, keypoints
+    # a .json list of COCO results: image_id, category_id,
+    # bbox, score, segmentation, keypoints
+    results:str,
     annotations:str,            # the .json of truths
-    eval:list[str]|None=None,   # bbox, segm, keypoints, proposal, proposal_fast, voc, voc07; default: what the rows hold
-    sigmas:list[float]|None=None,   # tolerance of each keypoint; default: COCO's 17 of a person
+    # bbox, segm, keypoints, proposal, proposal_fast, voc,
+    # voc07; default: what the rows hold
+    eval:list[str]|None=None,
+    # tolerance of each keypoint; default: COCO's 17 of a person
+    sigmas:list[float]|None=None,
     out:str|None=None,          # file for the figures, .json
-    report:str|None=None,       # folder for a report: one HTML page with all figures, curves, errors and, where `images` is given, the worst pictures
+    # folder for a report: one HTML page with all figures, curves,
+    # errors and, where `images` is given, the worst pictures
+    report:str|None=None,
     images:str|None=None,       # the folder of the pictures, for the report
 )->Result:                      # stats, per class figures, table
-    "Measure a file of results. ValueError or FileNotFoundError name the file, the row and what does not fit."
-    if Path(results).suffix != '.json': raise ValueError(f'{results}: COCO results are a .json file; detbook_test measures what it writes as .pkl')
+    """Measure a file of results. ValueError or FileNotFoundError
+    name the file, the row and what does not fit."""
+    if Path(results).suffix != '.json':
+        raise ValueError(f'{results}: COCO results are a .json file; '
+                         'detbook_test measures what it writes as .pkl')
     never_over(out, [results, annotations], '--out')
-    if report and Path(report).exists() and not Path(report).is_dir(): raise ValueError(f'--report {report} is a file; a report is written into a folder')
-    if images and not report: raise ValueError(f'--images {images}: pictures are drawn for a report; --report FOLDER says where to')
-    if images and not Path(images).is_dir(): raise FileNotFoundError(f'--images {images}: there is no such folder')
+    if report and Path(report).exists() and not Path(report).is_dir():
+        raise ValueError(f'--report {report} is a file; a report is written into a folder')
+    if images and not report:
+        raise ValueError(f'--images {images}: pictures are drawn for a report; '
+                         '--report FOLDER says where to')
+    if images and not Path(images).is_dir():
+        raise FileNotFoundError(f'--images {images}: there is no such folder')
     result = evaluate(annotations, results, tuple(eval) if eval else None, sigmas=sigmas)
     print(result)
     if out:
-        with whole_file(out) as part: Path(part).write_text(json.dumps(dict(results=str(results), annotations=str(annotations)) | result.to_dict(), indent=1, allow_nan=False))
+        with whole_file(out) as part:
+            Path(part).write_text(
+                json.dumps(dict(results=str(results), annotations=str(annotations))
+                           | result.to_dict(), indent=1, allow_nan=False))
     if report:
-        ds = CocoDataset(annotations, images, masks=None if 'segm' in result.records else False, on_bad='skip') if images else None
-        pictures = draw_worst(ds, result, partial(found_in, ds, result.records)) if ds else []
-        print(write_report(report, result, f'Results of {Path(results).name}', dict(results=results, annotations=annotations), pictures))
+        ds = (CocoDataset(annotations, images,
+                          masks=None if 'segm' in result.records else False,
+                          on_bad='skip') if images else None)
+        pictures = (draw_worst(ds, result, partial(found_in, ds, result.records)) if ds
+                    else [])
+        print(write_report(report, result, f'Results of {Path(results).name}',
+                           dict(results=results, annotations=annotations), pictures))
     return result

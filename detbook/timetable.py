@@ -22,11 +22,13 @@ from .settings import SETTINGS
 # %% ../nbs/092_timetable.ipynb #32ce89a9
 @dataclass(frozen=True)
 class Timetable:
-    "When a run logs, saves, measures and ends: questions about the number of steps that are done. ValueError for numbers that make no timetable."
+    """When a run logs, saves, measures and ends: questions about the number of steps that
+    are done. ValueError for numbers that make no timetable."""
     steps: int                  # of the whole run
     per_epoch: int              # steps of an epoch, one pass over the data
     by_epoch: bool = True       # does the loop count epochs? else steps
-    measure: tuple = ((0, 1),)  # (from, every): the last pair that has begun holds, counted as the loop counts
+    # (from, every): the last pair that has begun holds, counted as the loop counts
+    measure: tuple = ((0, 1),)
     measure_begin: int = 1      # no measuring before
     save: int = 1               # every so many epochs or steps; below 1: never
     save_by_epoch: bool = True  # which of the two
@@ -36,13 +38,20 @@ class Timetable:
     log_ends: bool = False      # at the end of an epoch in any case?
 
     def __post_init__(self):
-        for k,least in dict(steps=1, per_epoch=1, measure_begin=0, save=None, save_begin=0, log=1).items():
+        for k,least in dict(steps=1, per_epoch=1, measure_begin=0, save=None, save_begin=0,
+                            log=1).items():
             n = getattr(self, k)
-            if not isinstance(n, int) or isinstance(n, bool) or least is not None and n < least:
-                raise ValueError(f'Timetable: {k} is {n!r:.60}; expected a whole number' + f', {least} or more'*(least is not None))
+            if (not isinstance(n, int) or isinstance(n, bool)
+                or least is not None and n < least):
+                raise ValueError(f'Timetable: {k} is {n!r:.60}; expected a whole number'
+                                 + f', {least} or more'*(least is not None))
         pairs = self.measure
-        if not (isinstance(pairs, (list, tuple)) and pairs and all(isinstance(p, (list, tuple)) and len(p) == 2 and all(type(n) is int for n in p) and p[1] > 0 for p in pairs)):
-            raise ValueError(f'Timetable: measure is {pairs!r:.60}; expected pairs of whole numbers: (from, every), every 1 or more')
+        if not (isinstance(pairs, (list, tuple)) and pairs
+                and all(isinstance(p, (list, tuple)) and len(p) == 2
+                        and all(type(n) is int for n in p) and p[1] > 0 for p in pairs)):
+            raise ValueError(f'Timetable: measure is {pairs!r:.60}; '
+                             'expected pairs of whole numbers: (from, every), '
+                             'every 1 or more')
 
     @checked('step int 0..')
     def count(self,
@@ -50,7 +59,8 @@ class Timetable:
         by_epoch:bool,  # count epochs? else steps
     )->int|None:        # None in the middle of an epoch
         "Count the epochs or steps that are done."
-        return step if not by_epoch else None if step % self.per_epoch else step // self.per_epoch
+        return (step if not by_epoch else None if step % self.per_epoch
+                else step // self.per_epoch)
 
     @checked('step int 0..')
     def measures(self,
@@ -68,7 +78,9 @@ class Timetable:
     )->bool:        # after this step?
         "Is it time to save a detector?"
         n = self.count(step, self.save_by_epoch)
-        return step == self.steps and self.save_last or n is not None and self.save > 0 and n >= max(self.save_begin, 1) and (n - self.save_begin) % self.save == 0
+        return (step == self.steps and self.save_last
+                or n is not None and self.save > 0 and n >= max(self.save_begin, 1)
+                and (n - self.save_begin) % self.save == 0)
 
     @checked('step int 0..')
     def logs(self,
@@ -77,7 +89,8 @@ class Timetable:
         "Is it time for a line in the log?"
         n = (step - 1) % self.per_epoch + 1 if self.by_epoch else step
         ends = n == self.per_epoch and (self.log_ends or self.per_epoch <= self.log)
-        return step > 0 and (n % self.log == 0 or step == self.steps or self.by_epoch and ends)
+        return (step > 0
+                and (n % self.log == 0 or step == self.steps or self.by_epoch and ends))
 
     @checked('step int 0..')
     def name(self,
@@ -90,26 +103,35 @@ class Timetable:
 def _whole(p, key, default, least=None):
     "A setting that is a whole number."
     n = p(key, default) if default is not None else p(key)
-    if isinstance(n, int) and not isinstance(n, bool) and (least is None or n >= least): return n
+    if isinstance(n, int) and not isinstance(n, bool) and (least is None or n >= least):
+        return n
     p.fail(key, 'expected a whole number' + f', {least} or more'*(least is not None))
 
 def _logger_hook(p):
     p.only(dict(out_dir=None))
-    p.unused('interval_exp_name', 'out_suffix', 'keep_local', 'log_metric_by_epoch', 'backend_args', 'file_client_args')
+    p.unused('interval_exp_name', 'out_suffix', 'keep_local', 'log_metric_by_epoch',
+             'backend_args', 'file_client_args')
     return dict(log=_whole(p, 'interval', 10, 1), log_ends=not p('ignore_last', True))
 
 def _checkpoint_hook(p):
     p.only(dict(out_dir=None, filename_tmpl=None, published_keys=None))
-    p.unused('save_optimizer', 'save_param_scheduler', 'greater_keys', 'less_keys', 'backend_args', 'file_client_args')
+    p.unused('save_optimizer', 'save_param_scheduler', 'greater_keys', 'less_keys',
+             'backend_args', 'file_client_args')
     best = p('save_best', 'auto')
     best = [best] if isinstance(best, str) else best or ()
-    if not isinstance(best, (list, tuple)) or not all(isinstance(b, str) for b in best): p.fail('save_best', "expected 'auto', the name of a figure, or some")
-    return dict(save=_whole(p, 'interval', -1), save_by_epoch=p('by_epoch', True), save_begin=_whole(p, 'save_begin', 0, 0), save_last=p('save_last', True),
-                keep=_whole(p, 'max_keep_ckpts', -1), best=list(best), rule=p('rule', None))
+    if not isinstance(best, (list, tuple)) or not all(isinstance(b, str) for b in best):
+        p.fail('save_best', "expected 'auto', the name of a figure, or some")
+    return dict(save=_whole(p, 'interval', -1), save_by_epoch=p('by_epoch', True),
+                save_begin=_whole(p, 'save_begin', 0, 0), save_last=p('save_last', True),
+                keep=_whole(p, 'max_keep_ckpts', -1), best=list(best),
+                rule=p('rule', None))
 
 def _patience_hook(p):
-    return dict(stop=dict(monitor=p('monitor'), rule=p('rule', None), min_delta=p('min_delta', .1), strict=p('strict', False),
-                          check_finite=p('check_finite', True), patience=_whole(p, 'patience', 5, 1), threshold=p('stopping_threshold', None)))
+    return dict(stop=dict(monitor=p('monitor'), rule=p('rule', None),
+                          min_delta=p('min_delta', .1), strict=p('strict', False),
+                          check_finite=p('check_finite', True),
+                          patience=_whole(p, 'patience', 5, 1),
+                          threshold=p('stopping_threshold', None)))
 
 def _pictures_hook(p):
     p.only(dict(draw=False))
@@ -123,50 +145,80 @@ def _done(p):
 def _average_hook(p):
     p.only(dict(device=None))
     p.unused('strict_load', 'priority')
-    rule, momentum, gamma = p('ema_type', 'ExponentialMovingAverage'), p('momentum', .0002), p('gamma', None)
+    rule, momentum, gamma = (p('ema_type', 'ExponentialMovingAverage'),
+                             p('momentum', .0002), p('gamma', None))
     rule = str(rule).removeprefix('mmdet.').removeprefix('mmengine.')
-    if rule not in RULES: p.fail('ema_type', f'there is no such average{nearest(rule, RULES)}; there are {", ".join(RULES)}')
-    if not isinstance(momentum, (int, float)) or not 0 < momentum < 1: p.fail('momentum', 'expected the share of the newest weights, between 0 and 1')
+    if rule not in RULES:
+        p.fail('ema_type',
+               f'there is no such average{nearest(rule, RULES)}; '
+               f'there are {", ".join(RULES)}')
+    if not isinstance(momentum, (int, float)) or not 0 < momentum < 1:
+        p.fail('momentum', 'expected the share of the newest weights, between 0 and 1')
     if gamma is not None and RULES[rule] is None: p.fail('gamma', f'{rule} has none')
     if gamma is not None: _whole(p, 'gamma', None, 1)
-    begin = dict(begin_iter=_whole(p, 'begin_iter', 0, 0), begin_epoch=_whole(p, 'begin_epoch', 0, 0))
-    if all(begin.values()): p.fail('begin_epoch', 'begin_iter is given too; one of them says where the average begins')
+    begin = dict(begin_iter=_whole(p, 'begin_iter', 0, 0),
+                 begin_epoch=_whole(p, 'begin_epoch', 0, 0))
+    if all(begin.values()):
+        p.fail('begin_epoch',
+               'begin_iter is given too; one of them says where the average begins')
     buffers = p('update_buffers', False)
     if not isinstance(buffers, bool): p.fail('update_buffers', 'expected True or False')
-    return dict(average=dict(momentum=momentum, rule=rule, gamma=gamma, interval=_whole(p, 'interval', 1, 1), update_buffers=buffers) | begin)
+    return dict(average=dict(momentum=momentum, rule=rule, gamma=gamma,
+                             interval=_whole(p, 'interval', 1, 1),
+                             update_buffers=buffers) | begin)
 
-_HOOKS = dict(LoggerHook=_logger_hook, CheckpointHook=_checkpoint_hook, EarlyStoppingHook=_patience_hook, DetVisualizationHook=_pictures_hook,
-              EMAHook=_average_hook) | dict.fromkeys(
-    ('IterTimerHook', 'ParamSchedulerHook', 'DistSamplerSeedHook', 'RuntimeInfoHook', 'NumClassCheckHook', 'CheckInvalidLossHook', 'MemoryProfilerHook'), _done)
+_HOOKS = (dict(LoggerHook=_logger_hook, CheckpointHook=_checkpoint_hook,
+               EarlyStoppingHook=_patience_hook, DetVisualizationHook=_pictures_hook,
+               EMAHook=_average_hook)
+          | dict.fromkeys(('IterTimerHook', 'ParamSchedulerHook', 'DistSamplerSeedHook',
+                           'RuntimeInfoHook', 'NumClassCheckHook', 'CheckInvalidLossHook',
+                           'MemoryProfilerHook'), _done))
 
 @checked
 def read_hooks(
     cfg:dict,       # a whole config
     own:list|tuple=(),  # classes of yours that it names
-)->dict:            # fields of a Timetable; keep: so many checkpoints, below 1 all; best, rule, stop: of a Watch; average: of a WeightAverage and where it begins; own: ConfigParts
-    "Read what the hooks of a config ask for. Raises ConfigError for what detbook does not have."
-    usual, more = ConfigPart(cfg.get('default_hooks') or {}, 'default_hooks').value, cfg.get('custom_hooks') or ()
-    if not isinstance(more, (list, tuple)): raise ConfigError(f'custom_hooks is {more!r:.60}; expected a list')
-    hooks = [ConfigPart(h, f'default_hooks.{k}') for k,h in usual.items() if h is not None] + [ConfigPart(h, f'custom_hooks.{i}') for i,h in enumerate(more)]
+    # fields of a Timetable; keep: so many checkpoints, below 1 all; best, rule, stop:
+    # of a Watch; average: of a WeightAverage and where it begins; own: ConfigParts
+)->dict:
+    """Read what the hooks of a config ask for. Raises
+    ConfigError for what detbook does not have."""
+    usual, more = (ConfigPart(cfg.get('default_hooks') or {}, 'default_hooks').value,
+                   cfg.get('custom_hooks') or ())
+    if not isinstance(more, (list, tuple)):
+        raise ConfigError(f'custom_hooks is {more!r:.60}; expected a list')
+    hooks = ([ConfigPart(h, f'default_hooks.{k}') for k,h in usual.items()
+              if h is not None]
+             + [ConfigPart(h, f'custom_hooks.{i}') for i,h in enumerate(more)])
     asked:dict = dict(keep=-1, best=['auto'], rule=None, stop=None, average=None, own=[])
     classes = {c.__name__ for c in own}
     for p in hooks:
         if p.kind in classes: asked['own'].append(p)
         elif p.kind and p.kind not in _HOOKS:
             known = [*_HOOKS, *classes]
-            p.fail('type', f'there is no such hook{nearest(p.kind, known) or "; there are " + ", ".join(known)}; a class of yours is named with --own FILE.py:{p.kind}')
+            p.fail('type',
+                   'there is no such '
+                   f'hook{nearest(p.kind, known) or "; there are " + ", ".join(known)}; '
+                   f'a class of yours is named with --own FILE.py:{p.kind}')
         else: asked |= build_part(p, _HOOKS, 'hook')
     return asked
 
 # %% ../nbs/092_timetable.ipynb #e9d8f936
 def _measuring(p, usual):
     later = p('dynamic_intervals', None) or ()
-    if not isinstance(later, (list, tuple)) or not all(isinstance(l, (list, tuple)) and len(l) == 2 for l in later): p.fail('dynamic_intervals', 'expected pairs: (from, every)')
-    return dict(measure=((0, _whole(p, 'val_interval', usual, 1)), *map(tuple, later)), measure_begin=_whole(p, 'val_begin', 1, 0))
+    if (not isinstance(later, (list, tuple))
+        or not all(isinstance(l, (list, tuple)) and len(l) == 2 for l in later)):
+        p.fail('dynamic_intervals', 'expected pairs: (from, every)')
+    return dict(measure=((0, _whole(p, 'val_interval', usual, 1)), *map(tuple, later)),
+                measure_begin=_whole(p, 'val_begin', 1, 0))
 
-def _epochs(p, per_epoch): return dict(steps=_whole(p, 'max_epochs', None, 1)*per_epoch, per_epoch=per_epoch) | _measuring(p, 1)
+def _epochs(p, per_epoch):
+    return (dict(steps=_whole(p, 'max_epochs', None, 1)*per_epoch, per_epoch=per_epoch)
+            | _measuring(p, 1))
 
-def _iters(p, per_epoch): return dict(steps=_whole(p, 'max_iters', None, 1), per_epoch=per_epoch, by_epoch=False) | _measuring(p, 1000)
+def _iters(p, per_epoch):
+    return (dict(steps=_whole(p, 'max_iters', None, 1), per_epoch=per_epoch,
+                 by_epoch=False) | _measuring(p, 1000))
 
 _LOOPS = dict(EpochBasedTrainLoop=_epochs, IterBasedTrainLoop=_iters)
 
@@ -176,9 +228,12 @@ def read_timetable(
     per_epoch:int,  # steps of an epoch
     own:list|tuple=(),  # classes of yours that it names
 )->Timetable:       # of the run
-    "Read when to log, save, measure and end. Raises ConfigError for what detbook does not have."
-    times = build_part(ConfigPart(ConfigPart(cfg, 'the config')('train_cfg'), 'train_cfg'), _LOOPS, 'loop', per_epoch)
-    times |= {k:v for k,v in read_hooks(cfg, own).items() if k in {f.name for f in fields(Timetable)}}
+    """Read when to log, save, measure and end. Raises
+    ConfigError for what detbook does not have."""
+    times = build_part(ConfigPart(ConfigPart(cfg, 'the config')('train_cfg'), 'train_cfg'),
+                       _LOOPS, 'loop', per_epoch)
+    times |= {k:v for k,v in read_hooks(cfg, own).items()
+              if k in {f.name for f in fields(Timetable)}}
     return Timetable(**times)
 
 # %% ../nbs/092_timetable.ipynb #790350a9
@@ -186,16 +241,21 @@ def read_timetable(
 def read_environment(
     cfg:dict,   # a whole config
 )->str|None:    # how processes that load pictures are started; None: as Python does
-    "Read env_cfg, val_cfg and test_cfg, which need no builder, so that a slip in them is found (ConfigError)."
+    """Read env_cfg, val_cfg and test_cfg, which need no builder,
+    so that a slip in them is found (ConfigError)."""
     env = ConfigPart(cfg.get('env_cfg') or {}, 'env_cfg')
     env.unused('cudnn_benchmark', 'dist_cfg', 'resource_limit')
     p, known = env.part('mp_cfg', {}), multiprocessing.get_all_start_methods()
     method = p('mp_start_method', None)
-    if method is not None and method not in known: p.fail('mp_start_method', f'there is no such way to start a process{nearest(method, known)}; there are {", ".join(known)}')
+    if method is not None and method not in known:
+        p.fail('mp_start_method',
+               f'there is no such way to start a process{nearest(method, known)}; '
+               f'there are {", ".join(known)}')
     p.unused('opencv_num_threads')
     for key,kinds in dict(val_cfg=('ValLoop',), test_cfg=('TestLoop',)).items():
         loop = ConfigPart(cfg.get(key) or {}, key)
-        if loop.kind and loop.kind not in kinds: loop.fail('type', f'there is no such loop{nearest(loop.kind, kinds)}')
+        if loop.kind and loop.kind not in kinds:
+            loop.fail('type', f'there is no such loop{nearest(loop.kind, kinds)}')
         loop.only(dict(fp16=False))
         loop.finish()
     finish_part(None, p, env)
@@ -214,11 +274,17 @@ def seed_step(
 
 # %% ../nbs/092_timetable.ipynb #4fd115d5
 # settings that change no weight and no figure of a run
-_APART = 'work_dir launcher resume load_from log_level log_processor default_scope visualizer vis_backends custom_imports test_dataloader test_evaluator test_cfg tta_model tta_pipeline'.split()
+_APART = (
+    'work_dir launcher resume load_from log_level log_processor default_scope visualizer '
+    'vis_backends custom_imports test_dataloader test_evaluator test_cfg tta_model '
+    'tta_pipeline'.split())
 def _flat(value, path):
-    inner = value.items() if isinstance(value, dict) else enumerate(value) if isinstance(value, (list, tuple)) and any(isinstance(v, dict) for v in value) else ()
+    inner = (value.items() if isinstance(value, dict) else enumerate(value)
+             if isinstance(value, (list, tuple))
+             and any(isinstance(v, dict) for v in value) else ())
     if not inner: return {path: json.loads(json.dumps(value, default=repr))}
-    return {k:v for n,x in inner for k,v in _flat(x, f'{path}.{n}' if path else str(n)).items()}
+    return {k:v for n,x in inner
+            for k,v in _flat(x, f'{path}.{n}' if path else str(n)).items()}
 
 @checked
 def flat_settings(
@@ -234,7 +300,8 @@ def setting_changes(
     new:dict,   # path -> value
 )->dict:        # path -> [old, new]; None where there is none
     "Compare two lists of settings."
-    return {k: [old.get(k), new.get(k)] for k in [*new, *(k for k in old if k not in new)] if old.get(k) != new.get(k)}
+    return {k: [old.get(k), new.get(k)] for k in [*new, *(k for k in old if k not in new)]
+            if old.get(k) != new.get(k)}
 
 @checked
 def deciding_settings(
@@ -249,8 +316,12 @@ def show_changes(
     most:int=40,    # lines
 )->str:             # one line for each setting
     "Write changes as a table."
-    if any(not isinstance(v, (list, tuple)) or len(v) != 2 for v in changed.values()): raise ValueError(f'changed is {changed!r:.60}; expected a dict of pairs, as setting_changes gives it')
-    rows = [(k, *('-' if v is None else f'{v}' if len(f'{v}') < 70 else f'{v}'[:67] + '...' for v in pair)) for k,pair in list(changed.items())[:most]]
+    if any(not isinstance(v, (list, tuple)) or len(v) != 2 for v in changed.values()):
+        raise ValueError(f'changed is {changed!r:.60}; expected a dict of pairs, '
+                         'as setting_changes gives it')
+    rows = [(k,
+             *('-' if v is None else f'{v}' if len(f'{v}') < 70 else f'{v}'[:67] + '...'
+               for v in pair)) for k,pair in list(changed.items())[:most]]
     widths = [max(map(len, c)) for c in zip(*rows)]
     lines = [f'  {a:{widths[0]}}  {b:{widths[1]}} -> {c}' for a,b,c in rows]
     return '\n'.join(lines + [f'  and {len(changed) - most} more']*(len(changed) > most))
@@ -260,18 +331,28 @@ class Watch:
     "What the measurements of a run have shown."
     @checked
     def __init__(self,
-        best:list|str=('auto',),    # figure, or figures, whose best detector is kept; 'auto': the first
-        rule:str|None=None,     # 'greater' or 'less' is better; None: greater, but for a loss
-        stop:dict|None=None,    # settings of an EarlyStoppingHook: monitor, rule, min_delta, strict, check_finite, patience, threshold
+        # figure, or figures, whose best detector is kept; 'auto': the first
+        best:list|str=('auto',),
+        rule:str|None=None,  # 'greater' or 'less' is better; None: greater, but for a loss
+        # settings of an EarlyStoppingHook: monitor, rule, min_delta,
+        # strict, check_finite, patience, threshold
+        stop:dict|None=None,
     ):
         for r in (rule, (stop or {}).get('rule')):
-            if r not in (None, 'greater', 'less'): raise ValueError(f"a rule is 'greater' or 'less', not {r!r}{nearest(r, ('greater', 'less'))}")
+            if r not in (None, 'greater', 'less'):
+                raise ValueError("a rule is 'greater' or 'less', "
+                                 f"not {r!r}{nearest(r, ('greater', 'less'))}")
         if isinstance(best, str): best = [best]
-        if not all(isinstance(b, str) for b in best): raise ValueError(f'best is {best!r:.60}; expected names of figures')
-        usual = dict(rule=None, min_delta=.1, strict=False, check_finite=True, patience=5, threshold=None)
+        if not all(isinstance(b, str) for b in best):
+            raise ValueError(f'best is {best!r:.60}; expected names of figures')
+        usual = dict(rule=None, min_delta=.1, strict=False, check_finite=True, patience=5,
+                     threshold=None)
         for k in stop or ():
-            if k not in (*usual, 'monitor'): raise ValueError(f'stop has no setting {k!r}{nearest(k, (*usual, "monitor"))}')
-        if stop and 'monitor' not in stop: raise ValueError('stop lacks monitor, the name of the figure to watch')
+            if k not in (*usual, 'monitor'):
+                raise ValueError('stop has no setting '
+                                 f'{k!r}{nearest(k, (*usual, "monitor"))}')
+        if stop and 'monitor' not in stop:
+            raise ValueError('stop lacks monitor, the name of the figure to watch')
         self.names, self.rule, self.stop = list(best), rule, usual | stop if stop else None
         self.state:dict = dict(best={}, top=None, waited=0) # JSON can hold it
 
@@ -289,15 +370,25 @@ class Watch:
     @checked
     def __call__(self,
         stats:dict,     # name -> number, or None where there was nothing to measure
-    )->tuple:           # names of the figures that have never been as good; why the run should end, or ''
+        # names of the figures that have never been as good; why the run should end, or ''
+    )->tuple:
         "Take note of a measurement. Raises ValueError for a figure that was not measured."
         new = []
-        if not stats: raise ValueError('stats has no figures; expected one or more, by name')
+        if not stats:
+            raise ValueError('stats has no figures; expected one or more, by name')
         for k,v in stats.items():
-            if not (v is None or isinstance(v, (int, float)) and math.isfinite(v)): raise ValueError(f'stats has {v!r:.60} as {k!r}; expected a finite number, or None where there was nothing to measure')
+            if not (v is None or isinstance(v, (int, float)) and math.isfinite(v)):
+                raise ValueError(f'stats has {v!r:.60} as {k!r}; '
+                                 'expected a finite number, or None where there was '
+                                 'nothing to measure')
         for name in [next(iter(stats))] if 'auto' in self.names else self.names:
-            if name not in stats: raise ValueError(f'save_best asks for {name!r}, which was not measured{nearest(name, stats)}; there are {", ".join(stats)}')
-            if stats[name] is None or not self.better(name, stats[name], self.state['best'].get(name)): continue
+            if name not in stats:
+                raise ValueError(f'save_best asks for {name!r}, '
+                                 f'which was not measured{nearest(name, stats)}; '
+                                 f'there are {", ".join(stats)}')
+            if (stats[name] is None
+                or not self.better(name, stats[name], self.state['best'].get(name))):
+                continue
             self.state['best'][name] = stats[name]
             new.append(name)
         return new, self._enough(stats) if self.stop else ''
@@ -307,30 +398,44 @@ class Watch:
         names:list[str],    # of the figures that will be measured
     ):
         "Raise a ValueError where a hook asks for a figure that nobody measures."
-        for n in [*self.names, *([self.stop['monitor']] if self.stop and self.stop['strict'] else [])]:
+        for n in [*self.names,
+                  *([self.stop['monitor']] if self.stop and self.stop['strict'] else [])]:
             if n != 'auto' and n not in names:
-                raise ValueError(f'a hook asks for the figure {n!r}, which is not measured{nearest(n, names)}; there are {", ".join(names)}')
+                raise ValueError(f'a hook asks for the figure {n!r}, '
+                                 f'which is not measured{nearest(n, names)}; '
+                                 f'there are {", ".join(names)}')
 
     def _enough(self, stats):
         s, name = self.stop, self.stop['monitor']
         if name not in stats:
-            if s['strict']: raise ValueError(f'EarlyStoppingHook watches {name!r}, which was not measured{nearest(name, stats)}')
-            warn_once(f'EarlyStoppingHook watches {name!r}, which was not measured{nearest(name, stats)}')
+            if s['strict']:
+                raise ValueError(f'EarlyStoppingHook watches {name!r}, '
+                                 f'which was not measured{nearest(name, stats)}')
+            warn_once(f'EarlyStoppingHook watches {name!r}, '
+                      f'which was not measured{nearest(name, stats)}')
             return ''
         value, top = stats[name], self.state['top']
         if value is None: return f'{name} is not a number' if s['check_finite'] else ''
-        if s['threshold'] is not None and self.better(name, value, s['threshold'], s['rule']): return f'{name} is {value:.4g}, past the threshold of {s["threshold"]:g}'
+        if (s['threshold'] is not None
+            and self.better(name, value, s['threshold'], s['rule'])):
+            return f'{name} is {value:.4g}, past the threshold of {s["threshold"]:g}'
         less = self.better(name, 0., 1., s['rule'])
-        if top is not None and self.better(name, top - s['min_delta'] if less else top + s['min_delta'], value, s['rule']):
+        if (top is not None
+            and self.better(name, top - s['min_delta'] if less else top + s['min_delta'],
+                            value, s['rule'])):
             self.state['waited'] += 1
-            if self.state['waited'] >= s['patience']: return f'{name} has not become better than {top:.4g} by {s["min_delta"]:g} in {s["patience"]} measurements'
+            if self.state['waited'] >= s['patience']:
+                return (
+                    f'{name} has not become better than {top:.4g} by {s["min_delta"]:g} '
+                    f'in {s["patience"]} measurements')
         else: self.state.update(top=value, waited=0)
         return ''
 
 # %% ../nbs/092_timetable.ipynb #45c858a6
 @contextlib.contextmanager
 def stop_signals():
-    "Note SIGTERM and SIGINT in a list instead of dying of them; another one, a second later, does what it always does."
+    """Note SIGTERM and SIGINT in a list instead of dying of them;
+    another one, a second later, does what it always does."""
     seen, old, begun = [], {}, []
     def note(number, frame):
         begun.append(time.monotonic())

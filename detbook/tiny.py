@@ -35,12 +35,16 @@ class TinyNet(nn.Module):
         channels:tuple=(32,64,96),  # of the stages, whose strides are 4, 8, 16, ...
     ):
         super().__init__()
-        if not channels: raise ValueError('TinyNet: channels is empty; expected a number for each stage')
-        layers = lambda i, o, stride: [nn.Conv2d(i, o, 3, stride, 1, bias=False), nn.BatchNorm2d(o), nn.ReLU(inplace=True)]
+        if not channels:
+            raise ValueError('TinyNet: channels is empty; expected a number for each '
+                             'stage')
+        layers = lambda i, o, stride: [nn.Conv2d(i, o, 3, stride, 1, bias=False),
+                                       nn.BatchNorm2d(o), nn.ReLU(inplace=True)]
         self.stages, before = nn.ModuleList(), max(channels[0]//2, 1)
         for c in channels:
             stem = [] if self.stages else layers(3, before, 2)
-            self.stages.append(nn.Sequential(*stem, *layers(before, c, 2), *layers(c, c, 1)))
+            self.stages.append(nn.Sequential(*stem, *layers(before, c, 2),
+                                             *layers(c, c, 1)))
             before = c
         self.out_channels = list(channels)
 
@@ -61,9 +65,14 @@ def tiny_detector(
 )->FasterRCNN:          # the detector, all of it untrained
     "A Faster R-CNN of 0.4 million weights for small pictures with few objects."
     backbone = TinyNet()
-    rpn_head = RPNHead(channels, anchors=AnchorGenerator(scales=(5,7)), sampler=RandomSampler(64, .5), train_filter=ProposalFilter(200, 64), test_filter=ProposalFilter(200, 64))
-    roi_head = RoIHead(BoxHead(num_classes, channels, fc_channels=96), sampler=RandomSampler(32, .25, add_truths=True))
-    model = FasterRCNN(num_classes, backbone=backbone, neck=FPN(backbone.out_channels, channels), rpn_head=rpn_head, roi_head=roi_head)
+    rpn_head = RPNHead(channels, anchors=AnchorGenerator(scales=(5,7)),
+                       sampler=RandomSampler(64, .5), train_filter=ProposalFilter(200, 64),
+                       test_filter=ProposalFilter(200, 64))
+    roi_head = RoIHead(BoxHead(num_classes, channels, fc_channels=96),
+                       sampler=RandomSampler(32, .25, add_truths=True))
+    model = FasterRCNN(num_classes, backbone=backbone,
+                       neck=FPN(backbone.out_channels, channels), rpn_head=rpn_head,
+                       roi_head=roi_head)
     return model.to(memory_format=torch.channels_last)      # faster on a CPU
 
 # %% ../nbs/074_tiny.ipynb #11a34121
@@ -72,21 +81,28 @@ def train_toy_detector(
     scenes:int=4000,    # to learn from, each seen twice
     seed:int=0,         # of weights and order
 )->Result:              # its figures on 60 scenes with other digits
-    "Train the detector that comes with the package and write it; three minutes on one core."
+    """Train the detector that comes with the package
+    and write it; three minutes on one core."""
     check('scenes int 1.., seed int', scenes, seed)
     easy = dict(size=96, objects=(1,3), crowd=0, empty=0)
     with tempfile.TemporaryDirectory() as folder:
-        train = CocoDataset(write_coco(Path(folder)/'train', scenes, seed=0, **easy), masks=False, transforms=train_transforms(scale=None))
-        valid = CocoDataset(write_coco(Path(folder)/'valid', 60, seed=1, digits='val', **easy), masks=False, transforms=test_transforms(scale=None))
+        train = CocoDataset(write_coco(Path(folder)/'train', scenes, seed=0, **easy),
+                            masks=False, transforms=train_transforms(scale=None))
+        valid = CocoDataset(write_coco(Path(folder)/'valid', 60, seed=1, digits='val',
+                                       **easy), masks=False,
+                            transforms=test_transforms(scale=None))
         set_seed(seed)
-        learn = detection_learner(detection_dls(train, valid, bs=8), tiny_detector(len(CLASSES)))
+        learn = detection_learner(detection_dls(train, valid, bs=8),
+                                  tiny_detector(len(CLASSES)))
         learn.detection_step.every = 2
-        with learn.no_bar(), learn.no_logging(): learn.fit_one_cycle(2, 3e-3, pct_start=.25)
+        with learn.no_bar(), learn.no_logging():
+            learn.fit_one_cycle(2, 3e-3, pct_start=.25)
         learn.save_detector(path)
         return learn.result
 
 # %% ../nbs/074_tiny.ipynb #467bf432
 def toy_detector(
 )->FasterRCNN:  # in eval mode, with `classes`
-    "The trained detector that comes with the package: it knows the digits, circles, triangles and squares of the toy scenes."
+    """The trained detector that comes with the package: it knows the digits,
+    circles, triangles and squares of the toy scenes."""
     return read_detector('toy_detector')[0]

@@ -24,13 +24,16 @@ def _all_digits():
 
 def _check_part(name, part):
     parts = ('train', 'val')
-    if part not in parts: raise ValueError(f"{name} must be 'train' or 'val', not {part!r}{nearest(part, parts)}")
+    if part not in parts:
+        raise ValueError(f"{name} must be 'train' or 'val', "
+                         f"not {part!r}{nearest(part, parts)}")
 
 @checked
 def read_digits(
     part:str='train',   # 'train': the first 1437 digits; 'val': the last 360
 )->Tensor:              # (n,8,8) on 0..1, where 1 is ink
-    "Read scikit-learn's handwritten digits; none is in both parts. Raises ValueError for a part that there is not."
+    """Read scikit-learn's handwritten digits; none is in both parts.
+    Raises ValueError for a part that there is not."""
     _check_part('part', part)
     return _all_digits()[:1437] if part == 'train' else _all_digits()[1437:]
 
@@ -38,12 +41,15 @@ def read_digits(
 CLASSES   = ('digit', 'circle', 'triangle', 'square')   # label i is CLASSES[i]
 
 # %% ../nbs/006_toy.ipynb #b18fe143
-KEYPOINTS = ('top', 'right', 'bottom', 'left')          # the ends of an object in its own upright frame
-GOLDEN    = (5**.5 - 1) / 2                             # step around the hue circle that keeps any number of steps apart
+# the ends of an object in its own upright frame
+KEYPOINTS = ('top', 'right', 'bottom', 'left')
+# step around the hue circle that keeps any number of steps apart
+GOLDEN    = (5**.5 - 1) / 2
 
 # %% ../nbs/006_toy.ipynb #dc43ea67
 def _frame(side, angle):
-    "Place of each pixel of a (side,side) patch in the frame of an object turned by `angle`: u to its right, v down."
+    """Place of each pixel of a (side,side) patch in the frame of an object turned by
+    `angle`: u to its right, v down."""
     t = (torch.arange(side) + .5) * 2.6/side - 1.3
     c, s = math.cos(angle), math.sin(angle)
     return t*c + t[:,None]*s, t[:,None]*c - t*s
@@ -57,11 +63,13 @@ def draw(
     digit:Tensor=None,  # (8,8) on 0..1, for label 0
 )->Tensor:              # (side,side) bool
     "Draw the mask of one object."
-    check('label int 0..3, side int 1.., angle .., digit? float finite (8,8)', label, side, angle, digit)
+    check('label int 0..3, side int 1.., angle .., digit? float finite (8,8)', label, side,
+          angle, digit)
     u, v = _frame(side, angle)
     if label == 0:      # stretched by a quarter, for these digits are narrow
         at = torch.stack([.8*u, v], -1)
-        return F.grid_sample(digit[None,None], at[None], mode='bicubic', align_corners=False)[0,0] > .25
+        return (F.grid_sample(digit[None,None], at[None], mode='bicubic',
+                              align_corners=False)[0,0] > .25)
     if label == 1: return u**2 + v**2 <= .9
     if label == 2: return (v <= .75) & (v >= 1.75*u.abs() - 1)
     return torch.maximum(u.abs(), v.abs()) <= .85
@@ -69,10 +77,11 @@ def draw(
 # %% ../nbs/006_toy.ipynb #6f722d0c
 @checked
 def tips(
-    mask:Tensor,        # (S,S) bool, as `draw` gives it, not empty
-    angle:float=0.,     # that it was drawn with
-)->Tensor:              # (4,2) x, y: centres of the chosen pixels, in the order of KEYPOINTS
-    "Find the pixels furthest up, right, down and left in the object's own frame, of near-equals the middle one."
+    mask:Tensor,     # (S,S) bool, as `draw` gives it, not empty
+    angle:float=0.,  # that it was drawn with
+)->Tensor:           # (4,2) x, y: centres of the chosen pixels, in the order of KEYPOINTS
+    """Find the pixels furthest up, right, down and left in the object's own frame, of
+    near-equals the middle one."""
     check('mask bool (S,S), angle ..', mask, angle)
     u, v = (x[mask] for x in _frame(len(mask), angle))
     y, x = mask.nonzero().unbind(1)
@@ -82,22 +91,27 @@ def tips(
 
 # %% ../nbs/006_toy.ipynb #bbece830
 def _noise(h, w, cells, mode, gen):
-    "Noise of (3,h,w) about 0, mostly grey, with about `cells` grains along the longer side."
-    grid = torch.randn(4, max(2, round(cells*h/max(h,w))), max(2, round(cells*w/max(h,w))), generator=gen)
+    """Noise of (3,h,w) about 0, mostly grey, with
+    about `cells` grains along the longer side."""
+    grid = torch.randn(4, max(2, round(cells*h/max(h,w))), max(2, round(cells*w/max(h,w))),
+                       generator=gen)
     return F.interpolate((grid[:1] + .5*grid[1:])[None], (h, w), mode=mode)[0]
 
 def _ground(h, w, light, rng, gen):
     "A textured ground (3,h,w) on 0..1, of lightness about `light`."
     base = torch.tensor(colorsys.hls_to_rgb(rng.random(), light, rng.uniform(.1, .5)))
-    return base[:,None,None] + .05*_noise(h, w, 5, 'bilinear', gen) + .035*_noise(h, w, 32, 'nearest', gen)
+    return (base[:,None,None] + .05*_noise(h, w, 5, 'bilinear', gen)
+            + .035*_noise(h, w, 32, 'nearest', gen))
 
 # %% ../nbs/006_toy.ipynb #c7927e8b
 def _object(label, side, hue, lights, pool, rng):
     "One object in its patch: mask (S,S), colours (3,S,S) and keypoints (4,3)."
     angle, shade = rng.uniform(-.35, .35), rng.uniform(0, 2*math.pi)
     mask = draw(label, side, angle, rng.choice(pool) if label == 0 else None)
-    rgb  = torch.tensor(colorsys.hls_to_rgb(hue % 1, rng.uniform(*lights), rng.uniform(.6, 1)))
-    return mask, rgb[:,None,None] * (1 + .15*_frame(side, shade)[0]), F.pad(tips(mask, angle), (0, 1), value=2.)
+    rgb = torch.tensor(colorsys.hls_to_rgb(hue % 1, rng.uniform(*lights),
+                                           rng.uniform(.6, 1)))
+    return (mask, rgb[:,None,None] * (1 + .15*_frame(side, shade)[0]),
+            F.pad(tips(mask, angle), (0, 1), value=2.))
 
 def _crowd(label, side, hue, lights, pool, rng):
     "A heap of small objects of one class, as if it were one object without keypoints."
@@ -119,10 +133,13 @@ def cover(
     mask:Tensor,        # (H,W) bool, where the new object lies
     areas:list,         # whole area of every object, pixels, the new one last
     least:float=.75,    # share of its area that every object must keep in view
-)->Tensor:              # the new (H,W) owner, or None where too little of some object would be left
+)->Tensor:  # the new (H,W) owner, or None where too little of some object would be left
     "Lay one more object over the others."
-    check('owner int (H,W), mask bool (H,W), areas some 0.., least 0..1', owner, mask, areas, least)
-    if not -1 <= int(owner.min()) <= int(owner.max()) < len(areas) - 1: raise ValueError(f'owner runs from {int(owner.min())} to {int(owner.max())}; expected -1 to {len(areas) - 2}')
+    check('owner int (H,W), mask bool (H,W), areas some 0.., least 0..1', owner, mask,
+          areas, least)
+    if not -1 <= int(owner.min()) <= int(owner.max()) < len(areas) - 1:
+        raise ValueError(f'owner runs from {int(owner.min())} to {int(owner.max())}; '
+                         f'expected -1 to {len(areas) - 2}')
     owner = owner.masked_fill(mask, len(areas)-1)
     seen  = torch.bincount(owner.flatten() + 1, minlength=len(areas)+1)[1:].tolist()
     return None if any(n < least*a for n,a in zip(seen, areas)) else owner
@@ -131,7 +148,9 @@ def cover(
 @checked
 def mask_boxes(
     masks:Tensor,   # (N,H,W) bool
-)->Tensor:          # (N,4) float32 xyxy; x2 and y2 are one past the last pixel; zeros where a mask is empty
+    # (N,4) float32 xyxy; x2 and y2 are one past
+    # the last pixel; zeros where a mask is empty
+)->Tensor:
     "Find the tight box around each mask."
     check('masks bool (N,H,W)', masks)
     def last(line):     # (N,L) -> one past the last True
@@ -142,7 +161,8 @@ def mask_boxes(
 
 # %% ../nbs/006_toy.ipynb #b09a7044
 def _target(owner, things):
-    "What is to be seen of `things`, each (label, keypoints, ignore), where `owner` tells which one a pixel shows."
+    """What is to be seen of `things`, each (label, keypoints, ignore),
+    where `owner` tells which one a pixel shows."""
     labels, points, ignore = zip(*things) if things else ((), (), ())
     points = torch.stack(points) if things else torch.zeros(0, len(KEYPOINTS), 3)
     (h, w), (x, y) = owner.shape, points[..., :2].floor().long().unbind(-1)
@@ -150,13 +170,15 @@ def _target(owner, things):
     inside = (x >= 0) & (x < w) & (y >= 0) & (y < h) & (points[..., 2] > 0)
     seen   = owner[y.clamp(0, h-1), x.clamp(0, w-1)] == n
     masks  = owner == n[..., None]
-    return dict(boxes=mask_boxes(masks), labels=torch.tensor(labels, dtype=torch.int64), masks=masks,
-                keypoints=torch.cat([points[..., :2], 1. + seen[..., None]], -1) * inside[..., None],
-                ignore=torch.tensor(ignore, dtype=torch.bool))
+    return dict(boxes=mask_boxes(masks), labels=torch.tensor(labels, dtype=torch.int64),
+                masks=masks,
+                keypoints=torch.cat([points[..., :2], 1. + seen[..., None]], -1) * inside[
+                    ..., None], ignore=torch.tensor(ignore, dtype=torch.bool))
 
 # %% ../nbs/006_toy.ipynb #c68e3783
 def _one_thread(f):
-    "Run `f` on one thread: the tensors here are so small that waking others costs more than they help."
+    """Run `f` on one thread: the tensors here are so
+    small that waking others costs more than they help."""
     @wraps(f)
     def wrapped(*args, **kwargs):
         n = torch.get_num_threads()
@@ -169,12 +191,15 @@ def _one_thread(f):
 def _check(seed, size, objects, digits):
     "The (height, width) of a scene, or an error."
     hw = (size, size) if isinstance(size, int) else tuple(size)
-    if isinstance(seed, bool) or not isinstance(seed, int): raise TypeError(f'seed must be an int, not {seed!r}')
+    if isinstance(seed, bool) or not isinstance(seed, int):
+        raise TypeError(f'seed must be an int, not {seed!r}')
     if len(hw) != 2 or not all(isinstance(n, int) and n >= 32 for n in hw):
-        raise ValueError(f'size must be a number of pixels or (height, width), each at least 32, not {size!r}')
+        raise ValueError('size must be a number of pixels or (height, width), '
+                         f'each at least 32, not {size!r}')
     _check_part('digits', digits)
     if len(objects) != 2 or not 0 <= objects[0] <= objects[1]:
-        raise ValueError(f'objects must be (fewest, most) with 0 <= fewest <= most, not {objects!r}')
+        raise ValueError('objects must be (fewest, most) with 0 <= fewest <= most, '
+                         f'not {objects!r}')
     return hw
 
 # %% ../nbs/006_toy.ipynb #92625977
@@ -187,37 +212,44 @@ def scene(
     objects:tuple[int,int]=(1,5),   # fewest and most objects
     crowd:float=.15,        # share of scenes with a crowd
     empty:float=.03,        # share of scenes that show nothing but ground
-)->tuple:                   # image (3,H,W) uint8; target with boxes, labels, masks, keypoints (N,4,3), ignore
-    "Make one scene and the truth about it. Raises TypeError or ValueError for arguments out of range."
+    # image (3,H,W) uint8; target with boxes, labels, masks, keypoints (N,4,3), ignore
+)->tuple:
+    """Make one scene and the truth about it. Raises
+    TypeError or ValueError for arguments out of range."""
     (h, w), pool = _check(seed, size, objects, digits), read_digits(digits)
     rng = random.Random(f'{digits} {seed}')
     gen = torch.Generator().manual_seed(rng.getrandbits(32))
     light, hue = rng.choice((rng.uniform(.15, .4), rng.uniform(.6, .85))), rng.random()
     lights = (light+.3, .85) if light < .5 else (.15, light-.3)
-    image, owner, areas, things = _ground(h, w, light, rng, gen), torch.full((h, w), -1), [], []
-    plan = [] if rng.random() < empty else [_crowd]*(rng.random() < crowd) + [_object]*rng.randint(*objects)
+    image, owner, areas, things = (_ground(h, w, light, rng, gen), torch.full((h, w), -1),
+                                   [], [])
+    plan = ([] if rng.random() < empty
+            else [_crowd]*(rng.random() < crowd) + [_object]*rng.randint(*objects))
     for i,make in enumerate(plan):
-        label, side = rng.randrange(len(CLASSES)), round(1.3 * min(h, w) * rng.uniform(.2, .5))
+        label, side = (rng.randrange(len(CLASSES)),
+                       round(1.3 * min(h, w) * rng.uniform(.2, .5)))
         mask, colors, points = make(label, side, hue + i*GOLDEN, lights, pool, rng)
         for least in [.9]*6 + [.75]*4:                               # politely at first
             x, y  = (rng.randint(-side//5, n - side + side//5) for n in (w, h))
-            place = lambda t: F.pad(t, (x, w-x-side, y, h-y-side))   # a negative width cuts
+            place = lambda t: F.pad(t, (x, w-x-side, y, h-y-side))  # a negative width cuts
             below = cover(owner, place(mask), areas + [int(mask.sum())], least)
             if below is None: continue
             owner, image = below, torch.where(place(mask), place(colors), image)
             areas.append(int(mask.sum()))
             things.append((label, points + torch.tensor([x, y, 0]), make is _crowd))
             break
-    return (image*32).round().mul(8).clamp(0, 255).byte(), _target(owner, things)     # steps of 8 keep PNG files small
+    # steps of 8 keep PNG files small
+    return (image*32).round().mul(8).clamp(0, 255).byte(), _target(owner, things)
 
 # %% ../nbs/006_toy.ipynb #59511d8c
 @checked
 def rle_encode(
     mask:Tensor,    # (H,W) bool
-)->dict:            # size [H,W] and counts: lengths of the runs of 0, 1, 0, ... down the columns
+)->dict:  # size [H,W] and counts: lengths of the runs of 0, 1, 0, ... down the columns
     "Write a mask as COCO's uncompressed run lengths."
     check('mask bool (H,W)', mask)
-    flat  = F.pad(mask.T.flatten().int(), (1, 0))       # a 0 in front, so that the first run is of 0s
+    # a 0 in front, so that the first run is of 0s
+    flat  = F.pad(mask.T.flatten().int(), (1, 0))
     edges = [0, *flat.diff().nonzero().flatten().tolist(), mask.numel()]
     return dict(size=list(mask.shape), counts=[b-a for a,b in zip(edges, edges[1:])])
 
@@ -226,11 +258,15 @@ def rle_encode(
 def rle_decode(
     rle:dict,       # size and counts, as `rle_encode` gives them
 )->Tensor:          # (H,W) bool
-    "Read COCO's uncompressed run lengths. Raises ValueError where they do not fill the picture."
+    """Read COCO's uncompressed run lengths. Raises
+    ValueError where they do not fill the picture."""
     check_keys(rle, 'size', 'counts', where='rle')
-    check('size pair int 0.., counts list int 0..', rle['size'], rle['counts'], where='rle')
+    check('size pair int 0.., counts list int 0..', rle['size'], rle['counts'],
+          where='rle')
     (h, w), counts = rle['size'], torch.tensor(rle['counts'])
-    if counts.sum() != h*w: raise ValueError(f'the counts of a {h} x {w} mask must add up to {h*w}, not {int(counts.sum())}')
+    if counts.sum() != h*w:
+        raise ValueError(f'the counts of a {h} x {w} mask must add up to {h*w}, '
+                         f'not {int(counts.sum())}')
     return (torch.arange(len(counts)) % 2).bool().repeat_interleave(counts).reshape(w, h).T
 
 # %% ../nbs/006_toy.ipynb #25f463a2
@@ -244,23 +280,32 @@ def write_coco(
     objects:tuple[int,int]=(1,5),   # fewest and most objects in a scene
     crowd:float=.15,        # share of scenes with a crowd
     empty:float=.03,        # share of scenes that show nothing but ground
-)->Path:                    # of the annotations, `dir/instances.json`; the pictures are in `dir/images`
-    "Write `n` scenes as a COCO data set: PNG pictures and one file of instances. Raises ValueError for `n` out of range."
-    if not isinstance(n, int) or not 0 < n <= 1_000_000: raise ValueError(f'n must be from 1 to 1000000, not {n!r}')
+)->Path:  # of the annotations, `dir/instances.json`; the pictures are in `dir/images`
+    """Write `n` scenes as a COCO data set: PNG pictures and one file of instances. Raises
+    ValueError for `n` out of range."""
+    if not isinstance(n, int) or not 0 < n <= 1_000_000:
+        raise ValueError(f'n must be from 1 to 1000000, not {n!r}')
     from PIL import Image
     dir, images, annotations = Path(dir), [], []
     (dir/'images').mkdir(parents=True, exist_ok=True)
     for i in range(n):
         image, t = scene(1_000_000*seed + i, size, digits, objects, crowd, empty)
-        images.append(dict(id=i+1, file_name=f'{i:06d}.png', height=image.shape[1], width=image.shape[2]))
-        Image.fromarray(image.permute(1, 2, 0).numpy()).save(dir/'images'/images[-1]['file_name'])
+        images.append(dict(id=i+1, file_name=f'{i:06d}.png', height=image.shape[1],
+                           width=image.shape[2]))
+        Image.fromarray(image.permute(1, 2, 0).numpy()).save(
+            dir/'images'/images[-1]['file_name'])
         rows = zip(*(t[k] for k in ('boxes', 'labels', 'masks', 'keypoints', 'ignore')))
         for (x1,y1,x2,y2), label, mask, points, ignore in rows:
-            annotations.append(dict(id=len(annotations)+1, image_id=i+1, category_id=int(label)+1, iscrowd=int(ignore),
-                bbox=torch.stack([x1, y1, x2-x1, y2-y1]).tolist(), area=int(mask.sum()), segmentation=rle_encode(mask),
-                keypoints=points.flatten().tolist(), num_keypoints=int((points[:, 2] > 0).sum())))
-    categories = [dict(id=i+1, name=c, supercategory='toy', keypoints=KEYPOINTS, skeleton=[]) for i,c in enumerate(CLASSES)]
+            annotations.append(dict(id=len(annotations)+1, image_id=i+1,
+                                    category_id=int(label)+1, iscrowd=int(ignore),
+                                    bbox=torch.stack([x1, y1, x2-x1, y2-y1]).tolist(),
+                                    area=int(mask.sum()), segmentation=rle_encode(mask),
+                                    keypoints=points.flatten().tolist(),
+                                    num_keypoints=int((points[:, 2] > 0).sum())))
+    categories = [dict(id=i+1, name=c, supercategory='toy', keypoints=KEYPOINTS,
+                       skeleton=[]) for i,c in enumerate(CLASSES)]
     path = dir/'instances.json'
     info = dict(description='detbook toy scenes', seed=seed, digits=digits)
-    path.write_text(json.dumps(dict(info=info, images=images, annotations=annotations, categories=categories)))
+    path.write_text(json.dumps(dict(info=info, images=images, annotations=annotations,
+                                    categories=categories)))
     return path

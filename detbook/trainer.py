@@ -27,7 +27,8 @@ from .build import build_detector
 from .data import CocoDataset
 from .metrics import evaluate
 from .transforms import RandomResize, Resize
-from .distributed import broadcast_value, is_main, max_over_ranks, parallel, place, talks_on_cpu
+from .distributed import (
+    broadcast_value, is_main, max_over_ranks, parallel, place, talks_on_cpu)
 from .schedule import OptimStep, Schedule, lr_of_run
 from .steps import build_transforms
 from .pipeline import build_dataset
@@ -37,26 +38,34 @@ from .testing import check_metrics, detect_all, measure, read_evaluator, read_tr
 from .hooks import open_board
 from .ema import WeightAverage
 from .hooks import Hooks
-from .timetable import Watch, deciding_settings, read_environment, read_hooks, read_timetable, seed_step, setting_changes, show_changes, stop_signals
-from .runs import STATES, Lines, Log, State, fingerprint, memory_used, naming_file, read_lines, save_state, state_settings, versions, write_card
+from .timetable import (
+    Watch, deciding_settings, read_environment, read_hooks, read_timetable,
+    seed_step, setting_changes, show_changes, stop_signals)
+from .runs import (
+    STATES, Lines, Log, State, fingerprint, memory_used, naming_file,
+    read_lines, save_state, state_settings, versions, write_card)
 
 # %% ../nbs/095_trainer.ipynb #1ac37806
 def _pretrained(model, path='model'):
     "(path, weights) of all that the config of a model wants loaded."
     for k,v in model.items():
         if k == 'init_cfg':
-            for p in [ConfigPart(i, f'{path}.init_cfg') for i in (v if isinstance(v, (list, tuple)) else [v]) if i]:
+            for p in [ConfigPart(i, f'{path}.init_cfg')
+                      for i in (v if isinstance(v, (list, tuple)) else [v]) if i]:
                 if p.kind == 'Pretrained':
                     p.only(dict(prefix='backbone.'))
                     p.unused('map_location')
                     yield path, finish_part(p('checkpoint'), p)
-                else: warn_once(f'{path}.init_cfg asks for {p.kind}: layers that are not loaded start as their chapters say')
+                else:
+                    warn_once(f'{path}.init_cfg asks for {p.kind}: '
+                              'layers that are not loaded start as their chapters say')
         elif isinstance(v, dict): yield from _pretrained(v, f'{path}.{k}')
 
 def build_model(
     cfg:dict,           # a whole config
     seed:int=0,         # of the first weights
-    load:bool=True,     # load what init_cfg and load_from name? a run that goes on has better weights already
+    # load what init_cfg and load_from name? a run that goes on has better weights already
+    load:bool=True,
     own:tuple=(),       # classes of yours that the config names
 )->nn.Module:           # a detector
     "Build a config's detector with its first weights, and say what was loaded."
@@ -64,23 +73,34 @@ def build_model(
     model = build_detector(ConfigPart(cfg, 'the config')('model'), own=own)
     source = cfg.get('load_from')
     if source and load: say(load_checkpoint(model, source))
-    elif load and isinstance(model.backbone, TimmBackbone) and cfg['model']['backbone'].get('pretrained'): model.backbone.fetch()
+    elif (load and isinstance(model.backbone, TimmBackbone)
+          and cfg['model']['backbone'].get('pretrained')):
+        model.backbone.fetch()
     for path, weights in _pretrained(cfg['model']):
         if source or not load: continue
         if path == 'model': say(load_checkpoint(model, weights)); continue
         if path not in ('model.backbone', 'model.roi_head.shared_head'):
-            raise ConfigError(f'{path}.init_cfg: detbook loads weights into a backbone, its last stage, or the whole model')
-        load_backbone(model.get_submodule(path.removeprefix('model.')), weights, model.preprocess)
+            raise ConfigError(f'{path}.init_cfg: detbook loads weights into a backbone, '
+                              'its last stage, or the whole model')
+        load_backbone(model.get_submodule(path.removeprefix('model.')), weights,
+                      model.preprocess)
     return model
 
 # %% ../nbs/095_trainer.ipynb #4881db2d
 def _read_evaluator(cfg):
     "The evaluator of a run; None where the config has nothing to measure on."
-    if not cfg.get('val_dataloader') or cfg.get('val_cfg', {}) is None or not cfg.get('val_evaluator'): return None
+    if (not cfg.get('val_dataloader') or cfg.get('val_cfg', {}) is None
+        or not cfg.get('val_evaluator')):
+        return None
     evaluator = read_evaluator(cfg, ('val_evaluator',))
-    if evaluator.format_only: raise ConfigError('val_evaluator.format_only asks for results and no figures: a run that measures nothing is --no-validate')
-    if evaluator.ann_file and not Path(evaluator.ann_file).is_file() and not _of_recipe(cfg, 'val_evaluator.ann_file'):
-        raise FileNotFoundError(f'val_evaluator.ann_file = {str(evaluator.ann_file)!r}: there is no such file; without this setting the truths are those of val_dataloader')
+    if evaluator.format_only:
+        raise ConfigError('val_evaluator.format_only asks for results and no figures: '
+                          'a run that measures nothing is --no-validate')
+    if (evaluator.ann_file and not Path(evaluator.ann_file).is_file()
+        and not _of_recipe(cfg, 'val_evaluator.ann_file')):
+        raise FileNotFoundError(f'val_evaluator.ann_file = {str(evaluator.ann_file)!r}: '
+                                'there is no such file; without this setting the truths '
+                                'are those of val_dataloader')
     return evaluator
 
 def _of_recipe(cfg, path):
@@ -89,19 +109,26 @@ def _of_recipe(cfg, path):
     except ConfigError: return False
 
 def _few_truths(truths):
-    "The truths of a few pictures: those of the first annotations, and of all whose keypoints are not COCO's seventeen."
+    """The truths of a few pictures: those of the first annotations,
+    and of all whose keypoints are not COCO's seventeen."""
     some = {a['image_id'] for a in truths['annotations'][:50]}
-    some |= {a['image_id'] for a in truths['annotations'] if a.get('keypoints') and len(a['keypoints']) != 51}
-    few = truths | {k: [r for r in truths[k] if r[i] in some] for k,i in (('images', 'id'), ('annotations', 'image_id'))}
+    some |= {a['image_id'] for a in truths['annotations']
+             if a.get('keypoints') and len(a['keypoints']) != 51}
+    few = (truths | {k: [r for r in truths[k] if r[i] in some]
+                     for k,i in (('images', 'id'), ('annotations', 'image_id'))})
     return few if few['images'] else few | dict(images=truths['images'][:1])
 
 def _try_evaluator(evaluator, val, model):
-    "Measure no detections on a few pictures, so that whatever is wrong with the truths or the evaluator is said now; the names of the figures."
+    """Measure no detections on a few pictures, so that whatever is wrong with the truths
+    or the evaluator is said now; the names of the figures."""
     check_metrics(evaluator.metrics, model)
     few = _few_truths(read_truths(val, evaluator.ann_file))
-    try: return list(evaluate(few, [], evaluator.metrics, sigmas=evaluator.sigmas, proposal_nums=tuple(evaluator.proposal_nums)).stats)
+    try:
+        return list(evaluate(few, [], evaluator.metrics, sigmas=evaluator.sigmas,
+                             proposal_nums=tuple(evaluator.proposal_nums)).stats)
     except (ValueError, TypeError) as e:
-        said = str(e).replace('the given dict', evaluator.ann_file or val.name).replace('give sigmas=', 'set val_evaluator.sigmas')
+        said = str(e).replace('the given dict', evaluator.ann_file or val.name).replace(
+            'give sigmas=', 'set val_evaluator.sigmas')
         raise ConfigError(f'val_evaluator: {said}') from None
 
 # %% ../nbs/095_trainer.ipynb #5ee55b01
@@ -109,35 +136,44 @@ def _names(classes): return ', '.join(map(str, classes[:8])) + ', ...'*(len(clas
 
 def _same_classes(data, val):
     if list(data.classes) != list(val.classes):
-        raise ValueError(f'train_dataloader has the classes {", ".join(data.classes[:8])}, val_dataloader {", ".join(val.classes[:8])}: '
+        raise ValueError('train_dataloader has the classes '
+                         f'{", ".join(data.classes[:8])}, '
+                         f'val_dataloader {", ".join(val.classes[:8])}: '
                          'give both the same metainfo.classes')
 
 def _classes_fit(model, data):
     "Fail where the detector and the data have different numbers of classes."
     n, names = getattr(model, 'num_classes', None), data.classes
     if n is None or isinstance(model, RPN) or n == len(names): return
-    raise ValueError(f'the model has {n} classes, and the data {len(names)}: {_names(names)}; '
+    raise ValueError(f'the model has {n} classes, and the data {len(names)}: '
+                     f'{_names(names)}; '
                      'set num_classes of its heads, or metainfo.classes of the data')
 
 def _test_steps(cfg, val):
-    "The steps of the test pipeline: those of the data to measure on, or where nothing is measured those that the config has."
+    """The steps of the test pipeline: those of the data to measure on,
+    or where nothing is measured those that the config has."""
     if val is not None: return getattr(val.transforms, 'steps', ())
     for loader in ('val_dataloader', 'test_dataloader'):
         own, path = inner_dataset(cfg, loader)
-        if own.get('pipeline'): return build_transforms(own['pipeline'], f'{path}.pipeline', True).steps
+        if own.get('pipeline'):
+            return build_transforms(own['pipeline'], f'{path}.pipeline', True).steps
     return ()
 
 def _preprocessing(cfg, val=None):
-    "What a picture goes through before it is shown to the detector, for the files that it is saved in: what the test pipeline does, measured or not."
+    """What a picture goes through before it is shown to the detector, for the files that
+    it is saved in: what the test pipeline does, measured or not."""
     for s in _test_steps(cfg, val):
         if isinstance(s, Resize): return dict(resize=list(s.scale), antialias=s.antialias)
-        if isinstance(s, RandomResize): say(f'the test pipeline resizes to {s.scales[0]} whatever the shape of a picture (keep_ratio=False): '
-                                            'the saved detectors cannot say this, and take pictures as they are')
+        if isinstance(s, RandomResize): say(
+            f'the test pipeline resizes to {s.scales[0]} whatever the shape of a picture '
+            '(keep_ratio=False): '
+            'the saved detectors cannot say this, and take pictures as they are')
     return {}
 
 # %% ../nbs/095_trainer.ipynb #8c7b0db6
 def _agreed_signal(signals):
-    "The signal that all ranks act on, or 0. Of several it is the smallest: an interrupt (2), which a launcher also passes on as SIGTERM (15)."
+    """The signal that all ranks act on, or 0. Of several it is the smallest:
+    an interrupt (2), which a launcher also passes on as SIGTERM (15)."""
     first = max_over_ranks(signal.NSIG - min(signals) if signals else 0)
     return signal.NSIG - first if first else 0
 
@@ -149,34 +185,43 @@ def clock(
     s = int(seconds)
     return f'{s // 3600}:{s // 60 % 60:02}:{s % 60:02}'
 
-def _under(tensors, prefix): return {k.removeprefix(prefix): t for k,t in tensors.items() if k.startswith(prefix)}
+def _under(tensors, prefix):
+    return {k.removeprefix(prefix): t for k,t in tensors.items() if k.startswith(prefix)}
 
 # %% ../nbs/095_trainer.ipynb #0a542b27
 class Trainer:
-    "A run: what it is made of, and how far it has come. Raises ConfigError and others before anything is trained."
+    """A run: what it is made of, and how far it has come.
+    Raises ConfigError and others before anything is trained."""
     def __init__(self,
         cfg:dict,               # a whole config
         work_dir:Path,          # folder of the run
         seed:int=0,             # of the first weights and of all that is random
         validate:bool=True,     # measure as the config says? else never
-        save_every:float=10.,   # minutes between two states, besides those at the config's checkpoints
+        # minutes between two states, besides those at the config's checkpoints
+        save_every:float=10.,
         state:State|None=None,  # to go on from
         own:tuple=(),           # classes of yours that the config names
         dry:bool=False,         # is this a rehearsal, of which nothing stays?
-        cache_features:bool|str|Path=False, # keep the features of a frozen trunk, and learn from them: in this folder; True: below ~/.cache/detbook
+        # keep the features of a frozen trunk, and learn from them:
+        # in this folder; True: below ~/.cache/detbook
+        cache_features:bool|str|Path=False,
     ):
-        self.cfg, self.work_dir, self.seed, self.save_every, self.dry = cfg, Path(work_dir), seed, save_every, dry
+        self.cfg, self.work_dir, self.seed, self.save_every, self.dry = (
+            cfg, Path(work_dir), seed, save_every, dry)
         self.place, self.cache_features = place(), cache_features
-        self.device_name = torch.cuda.get_device_name(self.place.device) if self.place.device.type == 'cuda' else 'CPU'
+        self.device_name = (torch.cuda.get_device_name(self.place.device)
+                            if self.place.device.type == 'cuda' else 'CPU')
         self._build_data()
         self.times, hooks = read_timetable(cfg, len(self.plan), own), read_hooks(cfg, own)
         self.hooks = Hooks(hooks['own'], own)
-        self.watch, self.keep = Watch(hooks['best'], hooks['rule'], hooks['stop']), hooks['keep']
+        self.watch, self.keep = (Watch(hooks['best'], hooks['rule'], hooks['stop']),
+                                 hooks['keep'])
         self.measures = _read_evaluator(cfg) if validate else None
         if self.measures: self._build_val()
         self.model = build_model(cfg, seed, state is None, own)
         _classes_fit(self.model, self.data)
-        if self.measures: self.watch.fits(_try_evaluator(self.measures, self.val, self.model))
+        if self.measures:
+            self.watch.fits(_try_evaluator(self.measures, self.val, self.model))
         self.preprocessing = _preprocessing(cfg, self.val if self.measures else None)
         self.net = parallel(self.model.to(self.place.device))
         self.average, self.averages_from = self._build_average(hooks['average'])
@@ -186,95 +231,144 @@ class Trainer:
 
     def _build_data(self)->None:
         "What is learnt from, in which order, and the loader that brings it."
-        loads, workers = ConfigPart(self.cfg, 'the config')('train_dataloader'), read_environment(self.cfg)
-        self.data:Any = build_dataset(ConfigPart(loads, 'train_dataloader')('dataset'), 'train_dataloader.dataset')
-        self.plan   = build_plan(loads, self.data, self.seed, rank=self.place.rank, world_size=self.place.world_size, path='train_dataloader')
-        self.loader = build_loader(self.data, loads, self.plan, context=workers, path='train_dataloader')
+        loads, workers = (ConfigPart(self.cfg, 'the config')('train_dataloader'),
+                          read_environment(self.cfg))
+        self.data:Any = build_dataset(ConfigPart(loads, 'train_dataloader')('dataset'),
+                                      'train_dataloader.dataset')
+        self.plan = build_plan(loads, self.data, self.seed, rank=self.place.rank,
+                               world_size=self.place.world_size, path='train_dataloader')
+        self.loader = build_loader(self.data, loads, self.plan, context=workers,
+                                   path='train_dataloader')
 
     def _build_val(self)->None:
         "What is measured on; its loader is built for its mistakes alone."
         loads = ConfigPart(self.cfg, 'the config')('val_dataloader')
-        self.val:Any = build_dataset(ConfigPart(loads, 'val_dataloader')('dataset'), 'val_dataloader.dataset')
-        if not isinstance(self.val, CocoDataset): raise ConfigError(f'val_dataloader.dataset is a {type(self.val).__name__}: figures are those of one CocoDataset')
+        self.val:Any = build_dataset(ConfigPart(loads, 'val_dataloader')('dataset'),
+                                     'val_dataloader.dataset')
+        if not isinstance(self.val, CocoDataset):
+            raise ConfigError(f'val_dataloader.dataset is a {type(self.val).__name__}: '
+                              'figures are those of one CocoDataset')
         _same_classes(self.data, self.val)
-        plan = build_plan(loads | dict(batch_size=loads.get('batch_size', 1)), self.val, path='val_dataloader')
+        plan = build_plan(loads | dict(batch_size=loads.get('batch_size', 1)), self.val,
+                          path='val_dataloader')
         build_loader(self.val, loads, plan, path='val_dataloader')
 
     def _keep_features(self):
-        "Let the trunk look at every picture once; from then on a batch has features in place of pixels."
+        """Let the trunk look at every picture once; from
+        then on a batch has features in place of pixels."""
         if self.dry:
             check_features(self.data, self.model)
-            return say('a rehearsal keeps no features: the step below is one with pictures')
+            return say('a rehearsal keeps no features: the step below is one with '
+                       'pictures')
         folder = None if self.cache_features is True else self.cache_features
         for first in (True, False):             # what rank 0 has computed the others find
             if is_main() is first: kept = FeatureSet(self.data, self.model, folder)
             if self.place.world_size > 1: dist.barrier()
-        self.loader = build_loader(kept, ConfigPart(self.cfg, 'the config')('train_dataloader'), self.plan, context=read_environment(self.cfg), path='train_dataloader')
+        self.loader = build_loader(
+            kept, ConfigPart(self.cfg, 'the config')('train_dataloader'), self.plan,
+            context=read_environment(self.cfg), path='train_dataloader')
 
     def _build_average(self, asked):
-        "The running average that the config asks for, or None; and the step after which it begins."
+        """The running average that the config asks for, or None;
+        and the step after which it begins."""
         if asked is None: return None, 0
         asked = dict(asked)
         steps, epoch = asked.pop('begin_iter'), asked.pop('begin_epoch')
         begin = (epoch - 1)*self.times.per_epoch + 1 if epoch else max(steps, 1)
-        if begin > self.times.steps: raise ConfigError(f'EMAHook begins after step {begin}, and the run has {self.times.steps}: set begin_{"epoch" if epoch else "iter"} to less')
+        if begin > self.times.steps:
+            raise ConfigError(f'EMAHook begins after step {begin}, '
+                              f'and the run has {self.times.steps}: '
+                              f'set begin_{"epoch" if epoch else "iter"} to less')
         return WeightAverage(self.model, **asked), begin
 
     def _build_optimizer(self):
         "The optimizer with its schedule, and a line about its learning rate."
-        wrapper, steps, n = ConfigPart(self.cfg, 'the config')('optim_wrapper'), self.times.steps, self.times.per_epoch
-        schedule = Schedule(self.cfg.get('param_scheduler'), n, **dict(max_epochs=steps // n) if self.times.by_epoch else dict(max_iters=steps))
-        lr = ConfigPart(ConfigPart(wrapper, 'optim_wrapper')('optimizer'), 'optim_wrapper.optimizer')('lr', 1e-3)
-        lr, rate = lr_of_run(lr, self.cfg.get('auto_scale_lr'), self.plan.batch_size, self.place.world_size, wrapper.get('accumulative_counts', 1))
+        wrapper, steps, n = (ConfigPart(self.cfg, 'the config')('optim_wrapper'),
+                             self.times.steps, self.times.per_epoch)
+        schedule = Schedule(self.cfg.get('param_scheduler'), n,
+                            **dict(max_epochs=steps // n) if self.times.by_epoch
+                            else dict(max_iters=steps))
+        lr = ConfigPart(ConfigPart(wrapper, 'optim_wrapper')('optimizer'),
+                        'optim_wrapper.optimizer')('lr', 1e-3)
+        lr, rate = lr_of_run(lr, self.cfg.get('auto_scale_lr'), self.plan.batch_size,
+                             self.place.world_size, wrapper.get('accumulative_counts', 1))
         return OptimStep(self.net, wrapper, schedule, lr), rate
 
     def _begin(self, state):
         "Stand before the first step, or after that of a state; open the log."
-        self.step, self.measured, self.kept, self.why, self.signal, self.best_scores = 0, 0, [], '', 0, (-1, None)
+        self.step, self.measured, self.kept, self.why, self.signal, self.best_scores = (
+            0, 0, [], '', 0, (-1, None))
         self.batch, self.losses, self.stats = ([], []), {}, {}
-        self.saved, self.stored, self.whole, self.redo, self.changed = time.monotonic(), None, True, False, {}
+        self.saved, self.stored, self.whole, self.redo, self.changed = (
+            time.monotonic(), None, True, False, {})
         self.made_with = self._made_with() if is_main() else {}
-        logged = self._load_state(state) if state else dict(step=0, measured=0, sums={}, steps=0, lines=(None, None))
+        logged = (self._load_state(state) if state
+                  else dict(step=0, measured=0, sums={}, steps=0, lines=(None, None)))
         log, metrics = logged['lines']
-        self.log = Log(self.work_dir/'log.jsonl' if is_main() else None, logged['step'], logged['sums'], logged['steps'], log)
-        self.figures = Lines(self.work_dir/'metrics.jsonl' if is_main() else None, logged['measured'], metrics)
-        self.board = open_board(self.cfg, self.work_dir, self.step) if is_main() and not self.dry else None
+        self.log = Log(self.work_dir/'log.jsonl' if is_main() else None, logged['step'],
+                       logged['sums'], logged['steps'], log)
+        self.figures = Lines(self.work_dir/'metrics.jsonl' if is_main() else None,
+                             logged['measured'], metrics)
+        self.board = (open_board(self.cfg, self.work_dir, self.step)
+                      if is_main() and not self.dry else None)
 
     def averaged(self):
-        "Put the average, if there is one, in the place of the weights inside of a `with` block."
+        """Put the average, if there is one, in the place
+        of the weights inside of a `with` block."""
         return self.average.in_place() if self.average else contextlib.nullcontext()
 
     def _made_with(self):
         "All that decides what this run learns, by name."
-        def seen(data): return {f'content of {d["file"]}': f'sha256 {d["sha256"][:12]}, {d["images"]} images, {d["objects"]} objects' for d in fingerprint(data)}
+        def seen(data):
+            return {f'content of {d["file"]}': f'sha256 {d["sha256"][:12]}, {d["images"]} images, {d["objects"]} objects' for d in fingerprint(data)}
         v = versions()
-        return deciding_settings(self.cfg) | {'number of processes': self.place.world_size, 'device': self.device_name, 'torch': v['torch'], 'detbook': v['detbook'],
-            'what is measured': list(self.measures.metrics) if self.measures else 'nothing'} | ({'features': 'kept, in float16'} if self.cache_features else {}) | (seen(self.val) if self.measures else {}) | seen(self.data)
+        return (deciding_settings(self.cfg)
+                | {'number of processes': self.place.world_size,
+                   'device': self.device_name, 'torch': v['torch'],
+                   'detbook': v['detbook'],
+                   'what is measured': list(self.measures.metrics) if self.measures
+                   else 'nothing'}
+                | ({'features': 'kept, in float16'} if self.cache_features else {})
+                | (seen(self.val) if self.measures else {}) | seen(self.data))
 
     def _compare_settings(self, state):
         "Refuse a state of other classes; say each setting that is another now."
         made_with, classes = state_settings(state)
-        if classes and list(classes) != list(self.data.classes) and not isinstance(self.model, RPN):
-            raise ValueError(f'{state.path} is of a run with the classes {_names(classes)}; now they are {_names(self.data.classes)}: their number and order cannot change on --resume; '
-                             "--set load_from=FILE, with one of the run's detectors, starts a new run from its weights")
+        if (classes and list(classes) != list(self.data.classes)
+            and not isinstance(self.model, RPN)):
+            raise ValueError(f'{state.path} is of a run with the classes '
+                             f'{_names(classes)}; now they are '
+                             f'{_names(self.data.classes)}: their number and order cannot '
+                             'change on --resume; '
+                             "--set load_from=FILE, with one of the run's detectors, "
+                             "starts a new run from its weights")
         if not is_main(): return
-        if made_with is None: return say(f'{state.path} does not say with which settings it was made: differences cannot be shown')
+        if made_with is None:
+            return say(f'{state.path} does not say with which settings it was made: '
+                       'differences cannot be shown')
         settings = deciding_settings(self.cfg)
-        now = {k:v for k,v in self.made_with.items() if 'made_with' in state.notes or k in settings}      # detbook 0.1 kept no more than these
+        # detbook 0.1 kept no more than these
+        now = {k:v for k,v in self.made_with.items()
+               if 'made_with' in state.notes or k in settings}
         self.changed = setting_changes(made_with, now)
-        if self.changed: say(f'going on with other settings than those that {state.path} was made with:\n{show_changes(self.changed)}')
+        if self.changed:
+            say(f'going on with other settings than those that {state.path} was made '
+                f'with:\n{show_changes(self.changed)}')
 
     def _load_state(self, state):
-        "Put everything as it was; how far the log had come, in the state's own count of steps."
+        """Put everything as it was; how far the log had come,
+        in the state's own count of steps."""
         self._compare_settings(state)
         notes, moved = state.notes, state.notes['per_epoch'] != self.times.per_epoch
         self._load_weights(state)
         self._load_optimizer(state, moved)
         self._load_extras(state)
-        self.watch.state, self.kept, self.step, self.measured, self.why = (notes[k] for k in ('watch', 'kept', 'step', 'measured', 'why'))
+        self.watch.state, self.kept, self.step, self.measured, self.why = (
+            notes[k] for k in ('watch', 'kept', 'step', 'measured', 'why'))
         if state.path.parent.resolve() == self.work_dir.resolve(): self.stored = self.step
         self.redo = True
-        logged = dict(step=self.step, measured=self.measured, sums=notes['logged'][0], steps=notes['logged'][1], lines=notes.get('lines', (None, None)))
+        logged = dict(step=self.step, measured=self.measured, sums=notes['logged'][0],
+                      steps=notes['logged'][1], lines=notes.get('lines', (None, None)))
         return self._convert_steps(state, logged) if moved else logged
 
     def _load_weights(self, state):
@@ -282,51 +376,75 @@ class Trainer:
         own, found = self.model.state_dict(), _under(state.tensors, 'model.')
         for k in [*own, *found]:
             there, here = (tuple(d[k].shape) if k in d else 'absent' for d in (found, own))
-            if there != here: raise ValueError(f'{state.path} is the state of another model: {k} is {there} there, {here} in the config')
+            if there != here:
+                raise ValueError(f'{state.path} is the state of another model: '
+                                 f'{k} is {there} there, {here} in the config')
         self.model.load_state_dict(found)
 
     def _load_optimizer(self, state, moved):
-        "Put back what the optimizer remembers; gradients that were being gathered belong to the old epoch where steps have `moved`."
-        memory = {k: t for k,t in _under(state.tensors, 'optim.').items() if not (moved and k.startswith('grad/'))}
+        """Put back what the optimizer remembers; gradients that were being gathered belong
+        to the old epoch where steps have `moved`."""
+        memory = {k: t for k,t in _under(state.tensors, 'optim.').items()
+                  if not (moved and k.startswith('grad/'))}
         try: self.optim.load_state(memory, state.notes['optim'])
-        except (ValueError, KeyError, TypeError, AttributeError, RuntimeError) as e: raise ValueError(f'{state.path} cannot be gone on from: {e}') from None
+        except (ValueError, KeyError, TypeError, AttributeError, RuntimeError) as e:
+            raise ValueError(f'{state.path} cannot be gone on from: {e}') from None
 
     def _load_extras(self, state):
-        "Put back the average and what the hooks had kept; what a state lacks begins now, and that is said."
+        """Put back the average and what the hooks had kept;
+        what a state lacks begins now, and that is said."""
         if self.average:
-            if 'average' not in state.notes: say(f'{state.path} holds no average of the weights: it begins with the weights of now')
-            try: self.average.load(_under(state.tensors, 'average.'), state.notes.get('average', 0))
+            if 'average' not in state.notes:
+                say(f'{state.path} holds no average of the weights: '
+                    'it begins with the weights of now')
+            try:
+                self.average.load(_under(state.tensors, 'average.'),
+                                  state.notes.get('average', 0))
             except ValueError as e: raise ValueError(f'{state.path}: {e}') from None
-        for kind in self.hooks.load(_under(state.tensors, 'hooks.'), state.notes.get('hooks', {})): say(f'{state.path} holds nothing that {kind} had kept: it begins anew')
+        for kind in self.hooks.load(_under(state.tensors, 'hooks.'),
+                                    state.notes.get('hooks', {})):
+            say(f'{state.path} holds nothing that {kind} had kept: it begins anew')
 
     def _convert_steps(self, state, logged):
-        "Count in epochs of another length than those of the state: a loop over epochs begins its epoch again, a loop over steps keeps its step."
+        """Count in epochs of another length than those of the state: a loop over epochs
+        begins its epoch again, a loop over steps keeps its step."""
         was, now = state.notes['per_epoch'], self.times.per_epoch
-        begun = f'{state.path} is at step {self.step} in epochs of {was} steps; an epoch has {now} steps now: the run goes on'
+        begun = (
+            f'{state.path} is at step {self.step} in epochs of {was} steps; '
+            f'an epoch has {now} steps now: the run goes on')
         if not self.times.by_epoch:
             say(f'{begun} after step {self.step}, in epoch {self.step // now + 1}')
             return logged
         epoch, rest = divmod(self.step, was)
         say(f'{begun} at the beginning of epoch {epoch + 1}')
-        self.step, self.measured, self.redo = epoch * now, self.measured // was * now, rest == 0
+        self.step, self.measured, self.redo = (
+            epoch * now, self.measured // was * now, rest == 0)
         if self.stored is not None: self.stored = self.step
         lines = read_lines(state.path.parent/'log.jsonl')[:logged['lines'][0]]
-        whole = [l for l in lines if type(l.get('epoch')) is int and l['epoch'] <= epoch]                 # the others will be written again
-        return logged | dict(step=epoch * was, lines=(len(whole), logged['lines'][1]), **dict(sums={}, steps=0) if rest else {})
+        # the others will be written again
+        whole = [l for l in lines if type(l.get('epoch')) is int and l['epoch'] <= epoch]
+        return (logged | dict(step=epoch * was, lines=(len(whole), logged['lines'][1]),
+                              **dict(sums={}, steps=0) if rest else {}))
 
     def save_state(self):
         "Write all that this run needs to go on."
         self.saved = time.monotonic()
         if not is_main(): return
         (memory, numbers), (own, kept) = self.optim.state(), self.hooks.state()
-        parts = dict(model=self.model.state_dict(), optim=memory, hooks=own, average=self.average.averages if self.average else {})
-        tensors = {f'{part}.{k}': v for part,found in parts.items() for k,v in found.items()}
-        notes = dict(step=self.step, per_epoch=self.times.per_epoch, seed=self.seed, measured=self.measured, kept=self.kept, why=self.why,
-                     classes=list(self.data.classes), made_with=self.made_with, lines=(self.log.file.count, self.figures.count))
+        parts = dict(model=self.model.state_dict(), optim=memory, hooks=own,
+                     average=self.average.averages if self.average else {})
+        tensors = {f'{part}.{k}': v for part,found in parts.items()
+                   for k,v in found.items()}
+        notes = dict(step=self.step, per_epoch=self.times.per_epoch, seed=self.seed,
+                     measured=self.measured, kept=self.kept, why=self.why,
+                     classes=list(self.data.classes), made_with=self.made_with,
+                     lines=(self.log.file.count, self.figures.count))
         if self.average: notes['average'] = self.average.count
         if kept: notes['hooks'] = kept
         with naming_file(self.work_dir/STATES[1]):
-            save_state(self.work_dir, tensors, notes | dict(watch=self.watch.state, logged=(self.log.sums, self.log.steps), optim=numbers))
+            save_state(self.work_dir, tensors,
+                       notes | dict(watch=self.watch.state,
+                                    logged=(self.log.sums, self.log.steps), optim=numbers))
         self.stored = self.step
 
     @property
@@ -343,7 +461,8 @@ class Trainer:
         targets:list,   # what is on them, and the proposals of a detector that makes none
     )->dict:            # the terms of the loss
         "Run the detector on a batch, on all ranks where there are several."
-        given = dict(proposals=[t['proposals'] for t in targets]) if 'proposals' in targets[0] else {}
+        given = (dict(proposals=[t['proposals'] for t in targets])
+                 if 'proposals' in targets[0] else {})
         return self.net(images, targets, **given)
 
     def train_step(self,
@@ -351,12 +470,14 @@ class Trainer:
         targets:list,   # what is on them
     ):
         "Learn from a batch."
-        self.whole = False          # until the step is done, a state would be half of one and half of the next
+        # until the step is done, a state would be half of one and half of the next
+        self.whole = False
         seed_step(self.seed, self.step, self.place.rank)
         self.batch = images, targets
         if self.hooks.called['before_step']:
             self.hooks('before_step', self)
-            seed_step(self.seed, self.step, self.place.rank)        # what a hook draws changes nothing of what the step draws
+            # what a hook draws changes nothing of what the step draws
+            seed_step(self.seed, self.step, self.place.rank)
         images, targets = self.batch
         names = [f'image {t.get("image_id")}' for t in targets]
         self.losses = self.optim(self.step, lambda: self.forward(images, targets), names)
@@ -369,12 +490,19 @@ class Trainer:
 
     def write_log(self):
         "Write a line of the log, and say the most of it."
-        line = self.log.write(dict(epoch=self.epoch, step=self.step, lr=self.optim.lr(self.step - 1), memory=memory_used()))
-        say(f'epoch {self.epoch:2}  step {self.step:{len(str(self.times.steps))}}/{self.times.steps}  lr {line["lr"]:.3g}  loss {line["loss"]:.4f}  '
-            f'{line["seconds"]:.2f} s a step, {clock((self.times.steps - self.step) * line["seconds"])} to go')
+        line = self.log.write(dict(epoch=self.epoch, step=self.step,
+                                   lr=self.optim.lr(self.step - 1), memory=memory_used()))
+        say(f'epoch {self.epoch:2}  step '
+            f'{self.step:{len(str(self.times.steps))}}/{self.times.steps}  lr '
+            f'{line["lr"]:.3g}  loss {line["loss"]:.4f}  '
+            f'{line["seconds"]:.2f} s a step, '
+            f'{clock((self.times.steps - self.step) * line["seconds"])} to go')
         if self.board: self._to_board('train', line)
 
-    def _to_board(self, group, figures): self.board.add(group, {k:v for k,v in figures.items() if k not in ('epoch', 'step')}, self.step)
+    def _to_board(self, group, figures):
+        self.board.add(group,
+                       {k:v for k,v in figures.items() if k not in ('epoch', 'step')},
+                       self.step)
 
     def save_detector(self,
         name:str,   # of the file, without its suffix
@@ -383,31 +511,42 @@ class Trainer:
         classes = ('object',) if isinstance(self.model, RPN) else self.data.classes
         path = self.work_dir/f'{name}.safetensors'
         best = self.best_scores[1] if self.best_scores[0] == self.step else None
-        with naming_file(path), self.averaged(): save_detector(path, self.model, classes, self.preprocessing, best)
+        with naming_file(path), self.averaged():
+            save_detector(path, self.model, classes, self.preprocessing, best)
 
     def checkpoint(self):
-        "Save a detector as the config says, and delete the oldest where it keeps a few alone."
+        """Save a detector as the config says, and
+        delete the oldest where it keeps a few alone."""
         name = self.times.name(self.step)
-        if name in self.kept and (self.work_dir/f'{name}.safetensors').exists(): return     # before a break
+        if name in self.kept and (self.work_dir/f'{name}.safetensors').exists():
+            return  # before a break
         self.save_detector(name)
         self.kept = [*(n for n in self.kept if n != name), name]
-        while 0 < self.keep < len(self.kept): (self.work_dir/f'{self.kept.pop(0)}.safetensors').unlink(missing_ok=True)
+        while 0 < self.keep < len(self.kept):
+            (self.work_dir/f'{self.kept.pop(0)}.safetensors').unlink(missing_ok=True)
 
     def measure(self):
         "Measure the detector, and see whether it is the best so far."
         start, loads = time.perf_counter(), self.cfg['val_dataloader']
         with self.averaged():
-            for b in self.model.buffers() if self.place.world_size > 1 else (): dist.broadcast(b, 0)
-            found = detect_all(self.model, self.val, loads.get('batch_size', 1), loads.get('num_workers', 0))
-        result = measure(self.val, found, self.val.category_ids, self.measures) if is_main() else None
+            for b in self.model.buffers() if self.place.world_size > 1 else ():
+                dist.broadcast(b, 0)
+            found = detect_all(self.model, self.val, loads.get('batch_size', 1),
+                               loads.get('num_workers', 0))
+        result = (measure(self.val, found, self.val.category_ids, self.measures)
+                  if is_main() else None)
         stats  = broadcast_value(result.to_dict()['stats'] if result else None)
         new, why = self.watch(stats)
         self.measured, self.stats, self.why = self.step, stats, self.why or why
         if result:
-            self.figures.add(dict(epoch=self.epoch, step=self.step) | stats | dict(seconds=round(time.perf_counter() - start, 3)))
+            self.figures.add(dict(epoch=self.epoch, step=self.step) | stats
+                             | dict(seconds=round(time.perf_counter() - start, 3)))
             say(result.table())
-            if result.records: self.best_scores = self.step, result.best_scores(self.data.classes)
-            again = {self.times.name(self.step)} & set(self.kept) if result.records else set()       # it was written before the scores were known
+            if result.records:
+                self.best_scores = self.step, result.best_scores(self.data.classes)
+            # it was written before the scores were known
+            again = ({self.times.name(self.step)} & set(self.kept) if result.records
+                     else set())
             for name in (*again, *(f'best_{n}' for n in new)): self.save_detector(name)
             if self.board: self._to_board('val', stats)
         self.hooks('after_eval', self)
@@ -424,12 +563,15 @@ class Trainer:
             self.save_state()
             self.measure()
         if talks_on_cpu() or step % 10 == 0: self.signal = _agreed_signal(signals)
-        if measure or t.saves(step) or self.over() or time.monotonic() - self.saved >= 60*self.save_every: self.save_state()
+        if (measure or t.saves(step) or self.over()
+            or time.monotonic() - self.saved >= 60*self.save_every):
+            self.save_state()
 
     def run(self):
         "Train until the timetable, the patience or a signal says that it is enough."
         self.net.train()
-        bar = Progress(max(self.times.steps - self.step, 0), 'steps', is_main())      # a run that goes on with fewer epochs is over
+        # a run that goes on with fewer epochs is over
+        bar = Progress(max(self.times.steps - self.step, 0), 'steps', is_main())
         with stop_signals() as signals:
             self.hooks('before_run', self)
             if self.redo: self.after_step(signals)
@@ -447,24 +589,32 @@ class Trainer:
 
     def drop_state(self):
         "Delete the states to go on from: the run has ended, and its detectors stay."
-        for name in STATES if is_main() else (): (self.work_dir/name).unlink(missing_ok=True)
+        for name in STATES if is_main() else ():
+            (self.work_dir/name).unlink(missing_ok=True)
 
     def rescue(self,
         error:BaseException,    # that ended the run
     )->str:                     # where the run can be taken up again
-        "Save the state that a failure has left, if it is that of a whole step, and say where it is."
+        """Save the state that a failure has left, if it
+        is that of a whole step, and say where it is."""
         if not is_main(): return ''
         why = ''
-        if self.whole and self.step != self.stored and not isinstance(error, KeyboardInterrupt):
+        if (self.whole and self.step != self.stored
+            and not isinstance(error, KeyboardInterrupt)):
             try: self.save_state()
-            except Exception as e: why = f'; the weights after step {self.step} are lost, because {e}'
+            except Exception as e:
+                why = f'; the weights after step {self.step} are lost, because {e}'
         there = next((self.work_dir/n for n in STATES if (self.work_dir/n).exists()), None)
         if self.stored is None or there is None: return f'nothing had been saved{why}'
-        return f'the state after step {self.stored} is in {there}: --resume goes on from there{why}'
+        return (
+            f'the state after step {self.stored} is in {there}: '
+            f'--resume goes on from there{why}')
 
     def write_card(self,
         status:str,     # 'running', 'finished', 'stopped', 'failed'
         more:dict,      # what else is to be kept
     ):
         "Write run.json."
-        if is_main(): write_card(self.work_dir, status, self.step, dict(steps=self.times.steps, best=self.watch.state['best']) | more)
+        if is_main():
+            write_card(self.work_dir, status, self.step,
+                       dict(steps=self.times.steps, best=self.watch.state['best']) | more)

@@ -25,7 +25,9 @@ from .settings import SETTINGS, check_names, inner_datasets
 from .testing import predict_dataset
 from .adapt import Choices, adapt_config, largest_size, small_config
 from .timetable import deciding_settings, seed_step, setting_changes, stop_signals
-from .runs import STATES, Run, begin_folder, check_notes, checksum, fingerprint, fingerprint_pictures, lock_folder, memory_used, naming_file, read_card, read_state, versions
+from .runs import (
+    STATES, Run, begin_folder, check_notes, checksum, fingerprint, fingerprint_pictures,
+    lock_folder, memory_used, naming_file, read_card, read_state, versions)
 from .trainer import Trainer, clock
 
 # %% ../nbs/096_training.ipynb #7be4e65d
@@ -33,14 +35,21 @@ def read_training_config(
     config:str|Path|dict,   # a file, the name of a recipe, or a config itself
     set:list|tuple=(),      # settings to change, as on a command line
 )->Config:                  # with those changes
-    "Read a config to train from; a top-level name that reaches nothing, such as a slip of one of mmdetection's, raises ConfigError."
-    if not isinstance(config, (str, os.PathLike, dict)): raise TypeError(f'config is {config!r:.60}; expected the path of a file, the name of a recipe, or a Config')
-    if not isinstance(set, (str, list, tuple)): raise TypeError(f'set is {set!r:.60}; expected texts such as optim_wrapper.optimizer.lr=0.01')
-    cfg = Config.fromfile(config) if isinstance(config, (str, os.PathLike)) else copy.deepcopy(config) if isinstance(config, Config) else Config(config)
+    """Read a config to train from; a top-level name that reaches nothing,
+    such as a slip of one of mmdetection's, raises ConfigError."""
+    if not isinstance(config, (str, os.PathLike, dict)):
+        raise TypeError(f'config is {config!r:.60}; expected the path of a file, '
+                        'the name of a recipe, or a Config')
+    if not isinstance(set, (str, list, tuple)):
+        raise TypeError(f'set is {set!r:.60}; expected texts such as '
+                        'optim_wrapper.optimizer.lr=0.01')
+    cfg = (Config.fromfile(config) if isinstance(config, (str, os.PathLike))
+           else copy.deepcopy(config) if isinstance(config, Config) else Config(config))
     cfg.override([set] if isinstance(set, str) else list(set))
     check_names(cfg)
     for k in ('model', 'train_dataloader', 'train_cfg', 'optim_wrapper'):
-        if not cfg.get(k): raise ConfigError(f'the config has no {k}, which training needs')
+        if not cfg.get(k):
+            raise ConfigError(f'the config has no {k}, which training needs')
     return cfg
 
 # %% ../nbs/096_training.ipynb #89018fc6
@@ -49,74 +58,113 @@ def _set_machine(cfg, seed):
     randomness = ConfigPart(cfg.get('randomness') or {}, 'randomness')
     randomness.unused('diff_rank_seed')
     seed = randomness('seed', None) if seed is None else seed
-    if randomness('deterministic', False): torch.use_deterministic_algorithms(True, warn_only=True)
+    if randomness('deterministic', False):
+        torch.use_deterministic_algorithms(True, warn_only=True)
     randomness.finish()
-    torch.backends.cudnn.benchmark = bool((cfg.get('env_cfg') or {}).get('cudnn_benchmark', False))
+    torch.backends.cudnn.benchmark = bool((cfg.get('env_cfg') or {}).get(
+                                              'cudnn_benchmark', False))
     return seed
 
 def _add_average(cfg, share):
-    "Let a config ask for a running average of the weights that keeps this share of itself in each step."
-    if not isinstance(share, float) or not 0 < share < 1: raise ValueError(f'ema is {share!r:.60}; expected the share of the average that stays in a step, such as 0.9998')
+    """Let a config ask for a running average of the weights
+    that keeps this share of itself in each step."""
+    if not isinstance(share, float) or not 0 < share < 1:
+        raise ValueError(f'ema is {share!r:.60}; expected the share of the average that '
+                         'stays in a step, such as 0.9998')
     hooks = list(cfg.get('custom_hooks') or ())
-    has = next((i for i,h in enumerate(hooks) if isinstance(h, dict) and h.get('type') in ('EMAHook', 'mmdet.EMAHook')), None)
-    if has is not None: raise ValueError(f'ema is {share}, and the config keeps an average already: set custom_hooks.{has}.momentum={1 - share:.6g}')
-    cfg['custom_hooks'] = [*hooks, dict(type='EMAHook', ema_type='ExpMomentumEMA', momentum=round(1 - share, 12), update_buffers=True)]
+    has = next((i for i,h in enumerate(hooks)
+                if isinstance(h, dict) and h.get('type') in ('EMAHook', 'mmdet.EMAHook')),
+               None)
+    if has is not None:
+        raise ValueError(f'ema is {share}, and the config keeps an average already: '
+                         f'set custom_hooks.{has}.momentum={1 - share:.6g}')
+    cfg['custom_hooks'] = [*hooks,
+                           dict(type='EMAHook', ema_type='ExpMomentumEMA',
+                                momentum=round(1 - share, 12), update_buffers=True)]
 
 # %% ../nbs/096_training.ipynb #39a99177
 def _describe(trainer):
     "Say what is going to happen."
     t, p, n = trainer.times, trainer.place, _trained(trainer.model)
-    say(f'{type(trainer.model).__name__}, {n/1e6:.1f} M parameters that train, on {p.world_size} x {trainer.device_name}; seed {trainer.seed}; {"nothing is kept" if trainer.dry else f"files in {trainer.work_dir}"}')
-    say(f'{len(trainer.data)} images of {len(trainer.data.classes)} classes; {t.steps} steps, {t.per_epoch} make an epoch' + ('' if trainer.measures else '; nothing is measured'))
+    say(f'{type(trainer.model).__name__}, {n/1e6:.1f} M parameters that train, '
+        f'on {p.world_size} x {trainer.device_name}; seed {trainer.seed}; '
+        f'{"nothing is kept" if trainer.dry else f"files in {trainer.work_dir}"}')
+    say(f'{len(trainer.data)} images of {len(trainer.data.classes)} classes; '
+        f'{t.steps} steps, {t.per_epoch} make an epoch'
+        + ('' if trainer.measures else '; nothing is measured'))
     say(trainer.rate)
     if a := trainer.average:
-        say(f'measured and saved is a running average of the weights from step {trainer.averages_from} on: {a.rule}, {a.momentum:g} of the newest in each {"step" if a.interval == 1 else f"of every {a.interval} steps"}')
+        say('measured and saved is a running average of the weights from step '
+            f'{trainer.averages_from} on: {a.rule}, {a.momentum:g} of the newest in each '
+            f'{"step" if a.interval == 1 else f"of every {a.interval} steps"}')
     sets = [trainer.data, *([trainer.val] if trainer.measures else [])]
     for d in {id(d): d for s in sets for d in getattr(s, 'parts', [s])}.values():
-        if d.report['dropped']: say(f'left out of {d.name}: ' + ', '.join(f'{n} x {kind}' for kind,n in d.report['dropped'].items()))
+        if d.report['dropped']:
+            say(f'left out of {d.name}: '
+                + ', '.join(f'{n} x {kind}' for kind,n in d.report['dropped'].items()))
     if trainer.step:
-        say(f'going on after step {trainer.step} of {t.steps}' if not trainer.over() else f'the run is over, after step {trainer.step} of {t.steps}: nothing is left to do')
+        say(f'going on after step {trainer.step} of {t.steps}' if not trainer.over()
+            else f'the run is over, after step {trainer.step} of {t.steps}: '
+                 'nothing is left to do')
 
 def _trained(model): return sum(p.numel() for p in model.parameters() if p.requires_grad)
 
 def _try_writing(trainer):
-    "Write the config and, as a trial, a detector: what cannot be written after the last step is found before the first."
+    """Write the config and, as a trial, a detector: what cannot be written after the last
+    step is found before the first."""
     path = trainer.work_dir/'config.py'
     used = Config({k:v for k,v in trainer.cfg.items() if k in SETTINGS})
-    with naming_file(path), whole_file(path) as part: part.write_text(used.dump(), encoding='utf-8')
+    with naming_file(path), whole_file(path) as part:
+        part.write_text(used.dump(), encoding='utf-8')
     try: trainer.save_detector('.trial')
     finally: (trainer.work_dir/'.trial.safetensors').unlink(missing_ok=True)
 
 def _weights(trainer): return {str(trainer.step): checksum(trainer.model.state_dict())}
 
 def _begin_proof(trainer):
-    "What a run is to be recognised by when it is made again: all that decides its first steps, and its first weights."
+    """What a run is to be recognised by when it is made again:
+    all that decides its first steps, and its first weights."""
     settings = json.loads(json.dumps(deciding_settings(trainer.cfg), default=str))
-    return dict(seed=trainer.seed, settings=settings, pictures=fingerprint_pictures(trainer.data), threads=torch.get_num_threads(), weights=_weights(trainer))
+    return dict(seed=trainer.seed, settings=settings,
+                pictures=fingerprint_pictures(trainer.data),
+                threads=torch.get_num_threads(), weights=_weights(trainer))
 
 def _end_proof(trainer):
     "Add the weights after the last step."
     with contextlib.suppress(ValueError):
         proof = read_card(trainer.work_dir).get('proof') or {}
-        return dict(proof=proof | dict(weights=proof['weights'] | _weights(trainer))) if 'weights' in proof else {}
+        return (dict(proof=proof | dict(weights=proof['weights'] | _weights(trainer)))
+                if 'weights' in proof else {})
     return {}
 
 def _begin_card(trainer, arguments):
     "Keep on the run's card what is trained, how it was called, and all earlier calls."
     old, now, p = {}, time.strftime('%Y-%m-%d %H:%M:%S'), trainer.place
     if trainer.redo or trainer.step:
-        with contextlib.suppress(ValueError): old = read_card(trainer.work_dir)       # of one that is damaged write_card says it
-    call = dict(arguments=arguments, versions=versions(), device=trainer.device_name, world_size=p.world_size, launcher=p.launcher,
+        with contextlib.suppress(ValueError):
+            old = read_card(trainer.work_dir)  # of one that is damaged write_card says it
+    call = dict(arguments=arguments, versions=versions(), device=trainer.device_name,
+                world_size=p.world_size, launcher=p.launcher,
                 images_a_step=trainer.plan.batch_size * p.world_size, rate=trainer.rate)
-    calls = old.get('calls') or ([{k:old[k] for k in ('started', *call) if k in old}] if old else [])       # a card of detbook 0.1 has one
-    trainer.write_card('running', dict(model=type(trainer.model).__name__, parameters=_trained(trainer.model), seed=trainer.seed,
-        classes=list(trainer.data.classes), data=fingerprint(trainer.data)) | call | dict(started=old.get('started', now),
-        resumed=[*old.get('resumed', []), trainer.step] if old else [],
-        proof=old.get('proof') or (_begin_proof(trainer) if trainer.step == 0 else {}),
-        calls=[*calls, dict(started=now, after_step=trainer.step, changed=trainer.changed) | call]))
+    # a card of detbook 0.1 has one
+    calls = (old.get('calls')
+             or ([{k:old[k] for k in ('started', *call) if k in old}] if old else []))
+    trainer.write_card(
+        'running',
+        dict(model=type(trainer.model).__name__, parameters=_trained(trainer.model),
+             seed=trainer.seed, classes=list(trainer.data.classes),
+             data=fingerprint(trainer.data)) | call
+        | dict(started=old.get('started', now),
+               resumed=[*old.get('resumed', []), trainer.step] if old else [],
+               proof=old.get('proof')
+               or (_begin_proof(trainer) if trainer.step == 0 else {}),
+               calls=[*calls,
+                      dict(started=now, after_step=trainer.step,
+                           changed=trainer.changed) | call]))
 
 def _introduce(trainer, arguments):
-    "Say what is going to happen, try what can only fail later, and keep it all on the run's card."
+    """Say what is going to happen, try what can only
+    fail later, and keep it all on the run's card."""
     _describe(trainer)
     if not is_main(): return
     _try_writing(trainer)
@@ -134,60 +182,93 @@ def _measure_seconds(trainer):
     "What a whole measurement takes, from one batch of it."
     n = min(trainer.cfg['val_dataloader'].get('batch_size', 1), len(trainer.val))
     trainer.model.eval()
-    seconds, _ = _timed(trainer, lambda: list(itertools.islice(predict_dataset(trainer.model, trainer.val, n, 0, 0, 1), n)))
+    seconds, _ = _timed(trainer,
+                        lambda: list(itertools.islice(predict_dataset(
+                                                          trainer.model, trainer.val, n, 0,
+                                                          0, 1), n)))
     return seconds * len(trainer.val) / n / trainer.place.world_size
 
 def _forecast(trainer):
-    "What a step would take on a GPU, at the largest size that the data give; None where there is a GPU to try, and a text where it cannot be told."
+    """What a step would take on a GPU, at the largest size that the data give;
+    None where there is a GPU to try, and a text where it cannot be told."""
     if trainer.place.device.type == 'cuda': return
     try:
-        size, batch, memory = largest_size(trainer.cfg, trainer.data.sizes), trainer.cfg.train_dataloader.batch_size, trainer.optim.optimizer.state
-        states = sum(v.shape == p.shape for p,kept in list(memory.items())[:1] for v in kept.values() if isinstance(v, torch.Tensor))
-        return dict(size=list(size), batch=batch) | forecast_memory(trainer.model, size, batch, states, trainer.optim.dtype is not None)
-    except Exception as e: return f'no forecast for this detector or data set ({type(e).__name__}: {str(e).splitlines()[0][:120] if str(e) else ""})'
+        size, batch, memory = (largest_size(trainer.cfg, trainer.data.sizes),
+                               trainer.cfg.train_dataloader.batch_size,
+                               trainer.optim.optimizer.state)
+        states = sum(v.shape == p.shape for p,kept in list(memory.items())[:1]
+                     for v in kept.values() if isinstance(v, torch.Tensor))
+        return (dict(size=list(size), batch=batch) | forecast_memory(
+                    trainer.model, size, batch, states, trainer.optim.dtype is not None))
+    except Exception as e:
+        return (
+            f'no forecast for this detector or data set ({type(e).__name__}: '
+            f'{str(e).splitlines()[0][:120] if str(e) else ""})')
 
 def _rehearse(trainer):
-    "Load the next batch, make one step and look at one batch to measure on; what was seen, as plain values: shapes, losses, seconds, counts."
+    """Load the next batch, make one step and look at one batch to measure on;
+    what was seen, as plain values: shapes, losses, seconds, counts."""
     if trainer.over(): return {}
     t, left = trainer.times, range(trainer.step + 1, trainer.times.steps + 1)
     trainer.loader.batch_sampler.go_to(*divmod(trainer.step, t.per_epoch))
     loading, (images, targets) = _timed(trainer, lambda: next(iter(trainer.loader)))
     trainer.net.train()
     seed_step(trainer.seed, trainer.step, trainer.place.rank)
-    with torch.no_grad(): features = [list(f.shape) for f in trainer.model.features(images)]
+    with torch.no_grad():
+        features = [list(f.shape) for f in trainer.model.features(images)]
     step = lambda: trainer.optim(trainer.step, lambda: trainer.forward(images, targets))
-    if trainer.place.device.type == 'cuda': step()          # the first one on a GPU chooses its kernels
+    if trainer.place.device.type == 'cuda':
+        step()  # the first one on a GPU chooses its kernels
     seconds, losses = _timed(trainer, step)
-    seen = dict(images=[list(i.shape) for i in images], objects=sum(len(p['boxes']) for p in targets), features=features,
-                losses={k: float(v) for k,v in losses.items()}, load_seconds=loading, step_seconds=seconds,
-                memory=memory_used(), steps=len(left), per_epoch=t.per_epoch, forecast=_forecast(trainer))
-    due = dict(log=t.logs, save=t.saves, measure=t.measures if trainer.measures else lambda s: False)
+    seen = dict(images=[list(i.shape) for i in images],
+                objects=sum(len(p['boxes']) for p in targets), features=features,
+                losses={k: float(v) for k,v in losses.items()}, load_seconds=loading,
+                step_seconds=seconds, memory=memory_used(), steps=len(left),
+                per_epoch=t.per_epoch, forecast=_forecast(trainer))
+    due = dict(log=t.logs, save=t.saves,
+               measure=t.measures if trainer.measures else lambda s: False)
     seen |= {k: [s for s in left if asks(s)] for k,asks in due.items()}
-    return seen | dict(measure_seconds=_measure_seconds(trainer)) if trainer.measures else seen
+    return (seen | dict(measure_seconds=_measure_seconds(trainer)) if trainer.measures
+            else seen)
 
 # %% ../nbs/096_training.ipynb #e7173283
 def _when(steps):
     "Such as: 9 times, after step 2, 4, ... 18."
     if not steps: return 'never'
-    return f'{len(steps)} times, after step ' + (', '.join(map(str, steps)) if len(steps) < 6 else f'{steps[0]}, {steps[1]}, ... {steps[-1]}')
+    return (f'{len(steps)} times, after step '
+            + (', '.join(map(str, steps)) if len(steps) < 6
+               else f'{steps[0]}, {steps[1]}, ... {steps[-1]}'))
 
 def _say_rehearsal(seen, work_dir):
     "What a rehearsal has seen, in lines."
     shapes = lambda rows: ', '.join('x'.join(map(str, s)) for s in rows)
     more = ', ...' * (len(seen['images']) > 4)
-    say(f'the first batch: {len(seen["images"])} pictures of {shapes(s[-2:] for s in seen["images"][:4])}{more} (height x width) with {seen["objects"]} objects, loaded in {seen["load_seconds"]:.2f} s')
+    say(f'the first batch: {len(seen["images"])} pictures of '
+        f'{shapes(s[-2:] for s in seen["images"][:4])}{more} (height x width) with '
+        f'{seen["objects"]} objects, loaded in {seen["load_seconds"]:.2f} s')
     say(f'features of {shapes(seen["features"])}')
-    say(f'losses: {", ".join(f"{k} {v:.4g}" for k,v in seen["losses"].items())}; in all {sum(seen["losses"].values()):.4g}')
-    say(f'one step took {seen["step_seconds"]:.2f} s' + (f'; memory {seen["memory"]} MB' if seen['memory'] else ''))
+    say(f'losses: {", ".join(f"{k} {v:.4g}" for k,v in seen["losses"].items())}; '
+        f'in all {sum(seen["losses"].values()):.4g}')
+    say(f'one step took {seen["step_seconds"]:.2f} s'
+        + (f'; memory {seen["memory"]} MB' if seen['memory'] else ''))
     if isinstance(f := seen['forecast'], dict):
         gb = lambda k: f'{f[k] / 1024:.2f}'
-        say(f'on a GPU a step with {f["batch"]} pictures of {f["size"][0]} x {f["size"][1]} pixels, the largest of the run, would take {gb("total_mb")} GB and what the GPU needs for itself: '
-            f'weights {gb("weights_mb")}, optimizer {gb("optimizer_mb")}, the step {gb("step_mb")}')
+        say(f'on a GPU a step with {f["batch"]} pictures of {f["size"][0]} x '
+            f'{f["size"][1]} pixels, the largest of the run, '
+            f'would take {gb("total_mb")} GB and what the GPU needs for itself: '
+            f'weights {gb("weights_mb")}, optimizer {gb("optimizer_mb")}, '
+            f'the step {gb("step_mb")}')
     elif f: say(f'memory on a GPU: {f}')
-    for k,name in dict(log='a line of the log', measure='measured', save='a detector is saved').items(): say(f'{name}: {_when(seen[k])}')
-    training, measuring = seen['steps']*seen['step_seconds'], len(seen['measure'])*seen.get('measure_seconds', 0)
-    measurements = f' and its {len(seen["measure"])} measurements {clock(measuring)}' if seen['measure'] else ''
-    say(f'at this pace an epoch takes {clock(seen["per_epoch"]*seen["step_seconds"])}, the {seen["steps"]} steps of the run {clock(training)}{measurements}, if pictures are loaded in time')
+    for k,name in dict(log='a line of the log', measure='measured',
+                       save='a detector is saved').items():
+        say(f'{name}: {_when(seen[k])}')
+    training, measuring = (seen['steps']*seen['step_seconds'],
+                           len(seen['measure'])*seen.get('measure_seconds', 0))
+    measurements = (f' and its {len(seen["measure"])} measurements {clock(measuring)}'
+                    if seen['measure'] else '')
+    say(f'at this pace an epoch takes {clock(seen["per_epoch"]*seen["step_seconds"])}, '
+        f'the {seen["steps"]} steps of the run {clock(training)}{measurements}, '
+        'if pictures are loaded in time')
     say(f'this was a rehearsal: nothing was learned, and {work_dir} is as it was')
 
 # %% ../nbs/096_training.ipynb #618cf145
@@ -195,35 +276,51 @@ def _last_line(run):
     "Which file the detector is in."
     best = sorted(run.work_dir.glob('best_*.safetensors'))
     more = ''.join(f'; best {p.stem.removeprefix("best_")}: {p}' for p in best)
-    return f'detector: {run.detector}{more}' if run.detector else f'no detector was saved{more}'
+    return (f'detector: {run.detector}{more}' if run.detector
+            else f'no detector was saved{more}')
 
 def next_commands(
     work_dir:str|Path,  # of a run that has ended
 )->str:                 # three lines for a terminal
-    "Say what can be done with what a run has left: measure it, find objects, look at them."
+    """Say what can be done with what a run has left:
+    measure it, find objects, look at them."""
     q = lambda path: shlex.quote(str(path))
     config, found = q(Path(work_dir)/'config.py'), q(Run(work_dir).detector)
-    return f'next:\n  detbook_test {config} {found}\n  detbook_predict PICTURE {found}\n  detbook_test {config} {found} --show_dir {q(Path(work_dir)/"found")}'
+    return (
+        f'next:\n  detbook_test {config} {found}\n  detbook_predict PICTURE {found}\n  '
+        f'detbook_test {config} {found} --show_dir {q(Path(work_dir)/"found")}')
 
 def _is_over(cfg, work_dir):
-    "Has the run in a folder ended, so that nothing is left to go on from? Said, unless this one would be another."
+    """Has the run in a folder ended, so that nothing is left to go on from? Said, unless
+    this one would be another."""
     try: card = read_card(work_dir)
     except ValueError: return False
-    if card.get('status') != 'finished' or any((Path(work_dir)/n).exists() for n in STATES): return False
+    if (card.get('status') != 'finished'
+        or any((Path(work_dir)/n).exists() for n in STATES)):
+        return False
     changed = {}
-    with contextlib.suppress(ValueError, OSError): changed = setting_changes(deciding_settings(Config.fromfile(Path(work_dir)/'config.py')), deciding_settings(cfg))
+    with contextlib.suppress(ValueError, OSError):
+        changed = setting_changes(deciding_settings(Config.fromfile(
+                                                        Path(work_dir)/'config.py')),
+                                  deciding_settings(cfg))
     run = Run(work_dir)
     if changed:
         k, (old, new) = next(iter(changed.items()))
-        raise ValueError(f'the run in {work_dir} is over, after step {card.get("step")}, and its state was removed at its end: it cannot go on with other settings ({k} = {new!r:.60}, it was {old!r:.60}). '
-                         f'--set load_from={run.detector} starts a new run from its weights; --keep_state keeps the state of a run that may go on')
-    say(f'the run in {work_dir} is over, after step {card.get("step")} of {card.get("steps")}: nothing is left to do')
+        raise ValueError(f'the run in {work_dir} is over, after step {card.get("step")}, '
+                         'and its state was removed at its end: '
+                         f'it cannot go on with other settings ({k} = {new!r:.60}, '
+                         f'it was {old!r:.60}). '
+                         f'--set load_from={run.detector} starts a new run from its '
+                         'weights; --keep_state keeps the state of a run that may go on')
+    say(f'the run in {work_dir} is over, after step {card.get("step")} of '
+        f'{card.get("steps")}: nothing is left to do')
     say(_last_line(run))
     return True
 
 # %% ../nbs/096_training.ipynb #a81c60e0
 def _open_folder(cfg, work_dir, resume, lock):
-    "Lock the folder of a run, on rank 0 for all: the state to go on from, if there is one, and whether the run in it is over."
+    """Lock the folder of a run, on rank 0 for all: the state to go on from,
+    if there is one, and whether the run in it is over."""
     state, wrong, over = None, None, False
     if is_main():
         try:
@@ -231,7 +328,8 @@ def _open_folder(cfg, work_dir, resume, lock):
             over = resume in (True, 'auto') and _is_over(cfg, work_dir)
             if not over: state = begin_folder(work_dir, resume)
         except (ValueError, OSError) as e: wrong = e
-    path, said, over = broadcast_value([str(state.path) if state else None, str(wrong) if wrong else None, over])
+    path, said, over = broadcast_value([str(state.path) if state else None,
+                                        str(wrong) if wrong else None, over])
     if wrong: raise wrong
     if said: raise ValueError(said)
     if path and not is_main(): state = read_state(Path(path), check_notes)
@@ -239,36 +337,50 @@ def _open_folder(cfg, work_dir, resume, lock):
 
 def _run_to_the_end(trainer):
     "Let a trainer run; where it fails, its state is saved first, and it is said where."
-    with stop_signals():        # where one rank fails the others are told to stop, and that must not end the saving
+    with stop_signals():
+        # where one rank fails the others are told to stop,
+        # and that must not end the saving
         try: trainer.run()
         except BaseException as e:
-            say(f'training ended after step {trainer.step} of {trainer.times.steps} with an error: {trainer.rescue(e)}')
-            with contextlib.suppress(OSError): trainer.write_card('failed', dict(error=f'{type(e).__name__}: {e}'))     # of a full disk, too
+            say(f'training ended after step {trainer.step} of {trainer.times.steps} with '
+                f'an error: {trainer.rescue(e)}')
+            with contextlib.suppress(OSError):
+                # of a full disk, too
+                trainer.write_card('failed', dict(error=f'{type(e).__name__}: {e}'))
             raise
 
 def _end(trainer, seconds, keep_state, advise):
     "Close the files of a run that has ended or was stopped, and say what is there."
-    ended = dict(ended=time.strftime('%Y-%m-%d %H:%M:%S'), why=trainer.why, seconds=round(seconds, 1))
-    trainer.write_card('stopped' if trainer.signal else 'finished', ended | (_end_proof(trainer) if is_main() else {}))
+    ended = dict(ended=time.strftime('%Y-%m-%d %H:%M:%S'), why=trainer.why,
+                 seconds=round(seconds, 1))
+    trainer.write_card('stopped' if trainer.signal else 'finished',
+                       ended | (_end_proof(trainer) if is_main() else {}))
     if not (trainer.signal or keep_state): trainer.drop_state()
     steps = f'after step {trainer.step} of {trainer.times.steps}'
-    if trainer.signal: say(f'stopped by {signal.Signals(trainer.signal).name} {steps}; all is saved: --resume goes on from there')
+    if trainer.signal:
+        say(f'stopped by {signal.Signals(trainer.signal).name} {steps}; all is saved: '
+            '--resume goes on from there')
     elif trainer.why: say(f'ended {steps}: {trainer.why}')
     if trainer.board: trainer.board.close()
     if trainer.signal: return
     if advise: say(next_commands(trainer.work_dir))
     if is_main(): say(_last_line(Run(trainer.work_dir)))
 
-def _in_process(cfg, work_dir, resume, validate, seed, save_every, launcher, arguments, news, own, keep_state, dry, cache_features):
-    "What each process of a run does; the signal that stopped it, or 0. Of a rehearsal, where `dry` is the folder that the run would have, what was seen."
+def _in_process(cfg, work_dir, resume, validate, seed, save_every, launcher, arguments,
+                news, own, keep_state, dry, cache_features):
+    """What each process of a run does; the signal that stopped it, or 0. Of a rehearsal,
+    where `dry` is the folder that the run would have, what was seen."""
     with process_group(launcher), contextlib.ExitStack() as lock:
         seed = _set_machine(cfg, seed)
         state, over = _open_folder(cfg, work_dir, resume, lock)
         if over: return 0
-        if state and seed not in (None, state.notes['seed']): raise ValueError(f'{state.path} is of a run with the seed {state.notes["seed"]}, and now the seed is {seed}')
+        if state and seed not in (None, state.notes['seed']):
+            raise ValueError(f'{state.path} is of a run with the seed '
+                             f'{state.notes["seed"]}, and now the seed is {seed}')
         seed, start = state.notes['seed'] if state else seed or 0, time.time()
         for line in news: say(line)
-        trainer = Trainer(cfg, work_dir, seed, validate, save_every, state, load_own(own), dry is not None, cache_features)
+        trainer = Trainer(cfg, work_dir, seed, validate, save_every, state, load_own(own),
+                          dry is not None, cache_features)
         _introduce(trainer, arguments)
         if dry is not None:
             seen = _rehearse(trainer)
@@ -282,25 +394,41 @@ def _in_process(cfg, work_dir, resume, validate, seed, save_every, launcher, arg
 def _which_config(config, model, data, set, frozen):
     "The config that is meant, and what is to be said about it."
     if (config is None) == (model is None):
-        raise ValueError('expected a config: a file, or the name of a recipe; or --model small with --data' if config is None else f'--model {model} takes the place of a config, and {str(config)[:60]!r} is one: give one of them')
+        raise ValueError('expected a config: a file, or the name of a recipe; '
+                         'or --model small with --data' if config is None
+                         else f'--model {model} takes the place of a config, '
+                              f'and {str(config)[:60]!r} is one: give one of them')
     if model is None: return read_training_config(config, set), []
     if model != 'small': raise ValueError(f'model is {model!r}; expected small')
-    if data is None: raise ValueError('--model small goes with --data, the folder of your pictures and boxes')
+    if data is None:
+        raise ValueError('--model small goes with --data, the folder of your pictures and '
+                         'boxes')
     cfg, about = small_config(frozen)
     return read_training_config(cfg), [about]
 
 def _check_words(words):
-    "One sentence for a word of the command that has another type or value than it may have."
+    """One sentence for a word of the command that
+    has another type or value than it may have."""
     for k in ('work_dir', 'resume', 'cache_features'):
         v = words[k]
-        if not (v is None or isinstance(v, (str, os.PathLike)) or k != 'work_dir' and isinstance(v, bool)): raise TypeError(f'{k} is {v!r:.60}; expected a path')
+        if not (v is None or isinstance(v, (str, os.PathLike))
+                or k != 'work_dir' and isinstance(v, bool)):
+            raise TypeError(f'{k} is {v!r:.60}; expected a path')
     for k in ('validate', 'dry_run'):
-        if not isinstance(words[k], bool): raise TypeError(f'{k} is {words[k]!r:.60}; expected True or False')
-    launcher, gpus, seed, minutes = (words[k] for k in ('launcher', 'gpus', 'seed', 'save_every'))
-    if launcher not in ('none', *LAUNCHERS): raise ValueError(f'launcher is {launcher!r}; expected one of none, {", ".join(LAUNCHERS)}{nearest(launcher, LAUNCHERS)}')
-    if not isinstance(gpus, int) or isinstance(gpus, bool) or gpus < 1: raise ValueError(f'gpus is {gpus!r}; expected a whole number, 1 or more')
-    if seed is not None and (not isinstance(seed, int) or not 0 <= seed < 2**63): raise ValueError(f'seed is {seed!r}; expected a whole number from 0')
-    if not isinstance(minutes, (int, float)) or isinstance(minutes, bool) or not 0 <= minutes < math.inf: raise ValueError(f'save_every is {minutes!r}; expected minutes, 0 or more')
+        if not isinstance(words[k], bool):
+            raise TypeError(f'{k} is {words[k]!r:.60}; expected True or False')
+    launcher, gpus, seed, minutes = (words[k]
+                                     for k in ('launcher', 'gpus', 'seed', 'save_every'))
+    if launcher not in ('none', *LAUNCHERS):
+        raise ValueError(f'launcher is {launcher!r}; expected one of none, '
+                         f'{", ".join(LAUNCHERS)}{nearest(launcher, LAUNCHERS)}')
+    if not isinstance(gpus, int) or isinstance(gpus, bool) or gpus < 1:
+        raise ValueError(f'gpus is {gpus!r}; expected a whole number, 1 or more')
+    if seed is not None and (not isinstance(seed, int) or not 0 <= seed < 2**63):
+        raise ValueError(f'seed is {seed!r}; expected a whole number from 0')
+    if (not isinstance(minutes, (int, float)) or isinstance(minutes, bool)
+        or not 0 <= minutes < math.inf):
+        raise ValueError(f'save_every is {minutes!r}; expected minutes, 0 or more')
 
 def _listed(x, one=str): return [x] if isinstance(x, one) else list(x)
 
@@ -312,54 +440,102 @@ def _set_on_bad(cfg, on_bad):
 # %% ../nbs/096_training.ipynb #6157d16a
 @strict
 def detbook_train(
-    config:Annotated[str|Path|dict|None, 'word']=None,  # a config of mmdetection 3.x: a file, or the name of a recipe; None where `model` takes its place
-    work_dir:str|None=None,             # folder of the run; None: work_dirs/ and the name of the config
-    gpus:int=1,                         # processes to start on this machine, one a GPU; on a machine without any they share its CPU
+    # a config of mmdetection 3.x: a file, or the name
+    # of a recipe; None where `model` takes its place
+    config:Annotated[str|Path|dict|None, 'word']=None,
+    # folder of the run; None: work_dirs/ and the name of the config
+    work_dir:str|None=None,
+    # processes to start on this machine, one a GPU;
+    # on a machine without any they share its CPU
+    gpus:int=1,
     validate:bool=True,                 # measure as the config says?
-    resume:bool|str=False,              # go on where the run in work_dir stopped? or the state file, or folder, to go on from
-    launcher:Literal['none', 'pytorch', 'slurm', 'mpi']='none', # what started the processes: torchrun, srun or mpirun; none: this one starts them
-    seed:int|None=None,                 # of the first weights and of all that is random; None: the config's, or 0
-    set:list|tuple=(),                  # settings of the config to change: optim_wrapper.optimizer.lr=0.01
-    save_every:float=10.,               # minutes between two states to resume from, besides those at the config's checkpoints
-    dry_run:bool=False,                 # do everything but train: look through the data, build, load, make one step, say how long all would take; nothing is left in work_dir
-    keep_state:bool=False,              # keep the state when the run has ended, so that it can go on with more epochs?
-    own:list|tuple=(),                  # classes of yours that the config names, by the file that they stand in: FILE.py:Name; in Python also the classes
-    ema:float|None=None,                # measure and save a running average of the weights that keeps this share of itself in each step, such as 0.9998; None: as the config's hooks say
-    data:str|None=None,                 # your pictures and boxes, a folder or file of any format: takes the place of the config's data
-    val:str|None=None,                  # with `data`, what is measured on: a share of the pictures or another folder; None: the splits of `data`, or 0.2
-    classes:list|tuple=(),              # with `data`, names of the classes to learn; none: all
+    # go on where the run in work_dir stopped? or the state file, or folder, to go on from
+    resume:bool|str=False,
+    # what started the processes: torchrun, srun or mpirun; none: this one starts them
+    launcher:Literal['none', 'pytorch', 'slurm', 'mpi']='none',
+    # of the first weights and of all that is random; None: the config's, or 0
+    seed:int|None=None,
+    set:list|tuple=(),  # settings of the config to change: optim_wrapper.optimizer.lr=0.01
+    # minutes between two states to resume from, besides those at the config's checkpoints
+    save_every:float=10.,
+    # do everything but train: look through the data, build, load, make one step,
+    # say how long all would take; nothing is left in work_dir
+    dry_run:bool=False,
+    # keep the state when the run has ended, so that it can go on with more epochs?
+    keep_state:bool=False,
+    # classes of yours that the config names, by the file that
+    # they stand in: FILE.py:Name; in Python also the classes
+    own:list|tuple=(),
+    # measure and save a running average of the weights that keeps this share
+    # of itself in each step, such as 0.9998; None: as the config's hooks say
+    ema:float|None=None,
+    # your pictures and boxes, a folder or file of any format:
+    # takes the place of the config's data
+    data:str|None=None,
+    # with `data`, what is measured on: a share of the pictures
+    # or another folder; None: the splits of `data`, or 0.2
+    val:str|None=None,
+    classes:list|tuple=(),  # with `data`, names of the classes to learn; none: all
     epochs:int|None=None,               # with `data`, how long; None: as the config has it
-    size:int|None=None,                 # with `data`, short side of the pictures in pixels, as the network sees them; None: as the config has it
-    batch_size:int|Literal['auto']|None=None,   # with `data`, pictures a step on each GPU; auto: as many as fit, found by trial steps; None: as the config has it
-    anchors:Literal['auto', 'keep']|None=None,  # with `data`, fit anchors that reach too few of the boxes, or keep the config's; None: auto
-    on_bad:Literal['raise', 'skip', 'clip']|None=None,  # records and pictures that cannot be read: stop, leave out and count, or likewise and cut boxes that stick out; None: as the config has it, mostly raise
-    model:Literal['small']|None=None,   # with `data`, a small detector for a laptop in place of a config
-    cache_features:bool|str=False,      # compute the features of a frozen trunk once, and learn from them: kept in this folder, or below ~/.cache/detbook
-)->Run|dict:                            # what the run has left; of a dry run what was seen: shapes, losses, seconds, when what happens
+    # with `data`, short side of the pictures in pixels,
+    # as the network sees them; None: as the config has it
+    size:int|None=None,
+    # with `data`, pictures a step on each GPU; auto: as many as fit,
+    # found by trial steps; None: as the config has it
+    batch_size:int|Literal['auto']|None=None,
+    # with `data`, fit anchors that reach too few of
+    # the boxes, or keep the config's; None: auto
+    anchors:Literal['auto', 'keep']|None=None,
+    # records and pictures that cannot be read: stop, leave out and count, or
+    # likewise and cut boxes that stick out; None: as the config has it, mostly raise
+    on_bad:Literal['raise', 'skip', 'clip']|None=None,
+    # with `data`, a small detector for a laptop in place of a config
+    model:Literal['small']|None=None,
+    # compute the features of a frozen trunk once, and learn from them:
+    # kept in this folder, or below ~/.cache/detbook
+    cache_features:bool|str=False,
+    # what the run has left; of a dry run what was seen:
+    # shapes, losses, seconds, when what happens
+)->Run|dict:
     "Train the detector that a config describes."
-    cfg, about = _which_config(config, model, data, set if data is None else (), bool(cache_features))
-    _check_words(dict(work_dir=work_dir, resume=resume, cache_features=cache_features, validate=validate, dry_run=dry_run, launcher=launcher, gpus=gpus, seed=seed, save_every=save_every))
+    cfg, about = _which_config(config, model, data, set if data is None else (),
+                               bool(cache_features))
+    _check_words(dict(work_dir=work_dir, resume=resume, cache_features=cache_features,
+                      validate=validate, dry_run=dry_run, launcher=launcher, gpus=gpus,
+                      seed=seed, save_every=save_every))
     name = Path(cfg.filename).stem if getattr(cfg, 'filename', None) else model or 'run'
-    real, own = Path(work_dir or cfg.get('work_dir') or f'work_dirs/{name}'), _listed(own, (str, type))
+    real, own = (Path(work_dir or cfg.get('work_dir') or f'work_dirs/{name}'),
+                 _listed(own, (str, type)))
     if not resume and cfg.get('resume'): resume = cfg.get('load_from') or True
     if dry_run and resume in (True, 'auto'):
         if _is_over(cfg, real): return {}
         resume = str(real) if any((real/n).exists() for n in STATES) else False
     load_own(own)                   # a slip is named before any process starts
-    choices = dict(val=val, classes=_listed(classes) or None, epochs=epochs, size=size, batch_size=batch_size, anchors=anchors)
+    choices = dict(val=val, classes=_listed(classes) or None, epochs=epochs, size=size,
+                   batch_size=batch_size, anchors=anchors)
     given = {k: v for k,v in choices.items() if v is not None}
-    if data is None and given: raise ValueError(f'--{next(iter(given))} goes with --data; without it the config decides, and --set changes it')
-    arguments = dict(config=str(config) if isinstance(config, (str, os.PathLike)) else name, work_dir=str(real), gpus=gpus, validate=validate,
-                     resume=str(resume) if resume else False, launcher=launcher, seed=seed, set=_listed(set), save_every=save_every,
+    if data is None and given:
+        raise ValueError(f'--{next(iter(given))} goes with --data; '
+                         'without it the config decides, and --set changes it')
+    arguments = dict(config=str(config) if isinstance(config, (str, os.PathLike))
+                     else name, work_dir=str(real), gpus=gpus, validate=validate,
+                     resume=str(resume) if resume else False, launcher=launcher, seed=seed,
+                     set=_listed(set), save_every=save_every,
                      own=[o.__name__ if isinstance(o, type) else o for o in own])
     with contextlib.ExitStack() as stack:
         folder, news = real, about
-        if dry_run: folder = Path(stack.enter_context(tempfile.TemporaryDirectory(prefix='detbook_dry_run_')))
+        if dry_run:
+            folder = Path(stack.enter_context(tempfile.TemporaryDirectory(
+                                                  prefix='detbook_dry_run_')))
         if data is not None:
-            stack.enter_context(process_group(launcher))        # several processes share the work of looking through the pictures
-            cfg, changes = adapt_config(cfg, data, folder/'data', Choices(**given, on_bad=on_bad or 'raise'), own, gpus, arguments['set'])
+            # several processes share the work of looking through the pictures
+            stack.enter_context(process_group(launcher))
+            cfg, changes = adapt_config(cfg, data, folder/'data',
+                                        Choices(**given, on_bad=on_bad or 'raise'), own,
+                                        gpus, arguments['set'])
             cfg, news = read_training_config(cfg, set), about + changes
-            arguments |= dict(data=str(data), model=model, on_bad=on_bad, **choices | dict(val=None if val is None else str(val)))
+            arguments |= dict(data=str(data), model=model, on_bad=on_bad,
+                              **choices | dict(val=None if val is None else str(val)))
         elif on_bad is not None:
             _set_on_bad(cfg, on_bad)
             arguments['on_bad'] = on_bad
@@ -367,8 +543,10 @@ def detbook_train(
             _add_average(cfg, ema)
             arguments['ema'] = ema
         if cache_features: arguments['cache_features'] = str(cache_features)
-        how = cfg, folder, resume, validate, seed, save_every, launcher, arguments, news, own, keep_state, real if dry_run else None, cache_features
-        ended = _in_process(*how) if gpus == 1 or launcher != 'none' else run_on(gpus, _in_process, *how)
+        how = (cfg, folder, resume, validate, seed, save_every, launcher, arguments, news,
+               own, keep_state, real if dry_run else None, cache_features)
+        ended = (_in_process(*how) if gpus == 1 or launcher != 'none'
+                 else run_on(gpus, _in_process, *how))
     if dry_run: return ended
     if ended: raise SystemExit(128 + ended)
     return Run(real)
@@ -376,11 +554,15 @@ def detbook_train(
 train = detbook_train           # how Python calls it: `from detbook.training import train`
 
 # %% ../nbs/096_training.ipynb #89018fcf
-if __name__ == '__main__' and '__file__' in globals():     # python -m detbook.training: not in a notebook
+if __name__ == '__main__' and '__file__' in globals():
+    # python -m detbook.training: not in a notebook
     from detbook.cli import main
     main('detbook_train')
 
 # %% ../nbs/096_training.ipynb #6679a412
-__getattr__ = moved(__name__, dict(trainer='build_model',
-    timetable='Timetable Watch flat_settings read_environment read_hooks read_timetable show_changes',
-    runs='Lines Log State memory_used read_lines save_state state_settings write_card'))
+__getattr__ = moved(__name__,
+                    dict(trainer='build_model',
+                         timetable='Timetable Watch flat_settings read_environment '
+                                   'read_hooks read_timetable show_changes',
+                         runs='Lines Log State memory_used read_lines save_state '
+                              'state_settings write_card'))

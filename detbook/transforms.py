@@ -23,18 +23,23 @@ def check_sample(
     target:dict,    # boxes (N,4) and what else has a row for each object
     *need,          # keys that the target has to have
 ):
-    "Raise for a picture or target of another kind or shape; values are the business of `check_batch`."
+    """Raise for a picture or target of another kind or shape;
+    values are the business of `check_batch`."""
     check('image (C,H,W), target dict', image, target)
     check_keys(target, *need, where='target')
-    check('boxes? (N,4), labels? int (N), masks? any (N,h,w), ignore? any (N), keypoints? (N,K,D)',
-          *map(target.get, ('boxes', 'labels', 'masks', 'ignore', 'keypoints')), where='target')
+    check('boxes? (N,4), labels? int (N), masks? any (N,h,w), ignore? any (N), '
+          'keypoints? (N,K,D)',
+          *map(target.get, ('boxes', 'labels', 'masks', 'ignore', 'keypoints')),
+          where='target')
 
 @checked
 def fit_size(
     size:tuple,     # (H, W) of the picture
-    scale:tuple,    # its longer side may become max(scale), its shorter side min(scale), pixels
+    # its longer side may become max(scale), its shorter side min(scale), pixels
+    scale:tuple,
 )->tuple:           # (H, W) after resizing
-    "Compute the largest size of the same shape within `scale`, rounded as mmdetection rounds."
+    """Compute the largest size of the same shape
+    within `scale`, rounded as mmdetection rounds."""
     check('size pair int 1.., scale pair >0..', size, scale)
     h, w = size
     factor = min(max(scale)/max(h, w), min(scale)/min(h, w))
@@ -47,20 +52,28 @@ def _sizes(boxes):
 
 @checked('keep bool (N)')
 def keep_rows(
-    target:dict,    # tensors with a row for each object; proposals have rows of their own and stay
+    # tensors with a row for each object; proposals have rows of their own and stay
+    target:dict,
     keep:Tensor,    # (N,) bool
 )->dict:            # the target without the other objects
-    "Keep the objects where `keep` is true, in every tensor that has a row for each of them."
-    if keep.all(): return target                            # the usual case, without a copy of every mask
-    def rows(v): return tv_tensors.wrap(v[keep], like=v) if isinstance(v, tv_tensors.TVTensor) else v[keep]
-    return {k: rows(v) if isinstance(v, Tensor) and k not in ('proposals', 'proposal_scores') else v for k,v in target.items()}
+    """Keep the objects where `keep` is true, in
+    every tensor that has a row for each of them."""
+    if keep.all(): return target  # the usual case, without a copy of every mask
+    def rows(v):
+        return (tv_tensors.wrap(v[keep], like=v) if isinstance(v, tv_tensors.TVTensor)
+                else v[keep])
+    return {k: rows(v)
+            if isinstance(v, Tensor) and k not in ('proposals', 'proposal_scores') else v
+            for k,v in target.items()}
 
 @checked
 def move_target(
-    f:Callable,     # of one of torchvision's own types, which it gives back: a functional of v2
+    # of one of torchvision's own types, which it gives back: a functional of v2
+    f:Callable,
     target:dict,    # boxes, masks and keypoints of these types, and whatever else
 )->dict:            # the target with all of these changed
-    "Apply a function to all of a target that has a place on the picture. Raises ValueError for keypoints that are a plain tensor."
+    """Apply a function to all of a target that has a place on the picture.
+    Raises ValueError for keypoints that are a plain tensor."""
     if 'keypoints' in target and not isinstance(target['keypoints'], tv_tensors.KeyPoints):
         raise ValueError('keypoints are moved inside an Augment: wrap the steps in one')
     return {k: f(v) if isinstance(v, tv_tensors.TVTensor) else v for k,v in target.items()}
@@ -71,54 +84,69 @@ def _each(f, image, target):
 
 # %% ../nbs/055_transforms.ipynb #bc1e4bfc
 def _resize(x, size, antialias):
-    "Resize one part of a sample; a mask takes the old pixel under the middle of each new one."
-    if not isinstance(x, tv_tensors.Mask): return F.resize(x, list(size), antialias=antialias)
+    """Resize one part of a sample; a mask takes the
+    old pixel under the middle of each new one."""
+    if not isinstance(x, tv_tensors.Mask):
+        return F.resize(x, list(size), antialias=antialias)
     if tuple(size) == tuple(x.shape[-2:]): return x
-    rows, cols = (((torch.arange(new) + .5) * (old/new)).long().clamp(max=old-1).numpy() for old, new in zip(x.shape[-2:], size))
-    first, then = ((rows, -2), (cols, -1)) if len(rows) < x.shape[-2] else ((cols, -1), (rows, -2))
-    picked = x.as_subclass(Tensor).numpy().take(*first).take(*then)             # several times faster than indexing a tensor of bytes
+    rows, cols = (((torch.arange(new) + .5) * (old/new)).long().clamp(max=old-1).numpy()
+                  for old, new in zip(x.shape[-2:], size))
+    first, then = (((rows, -2), (cols, -1)) if len(rows) < x.shape[-2]
+                   else ((cols, -1), (rows, -2)))
+    # several times faster than indexing a tensor of bytes
+    picked = x.as_subclass(Tensor).numpy().take(*first).take(*then)
     return tv_tensors.wrap(torch.from_numpy(picked), like=x)
 
 # %% ../nbs/055_transforms.ipynb #8e99062c
 def _resize_to(new, antialias, image, target):
-    "Resize all parts of a sample to (H, W), and multiply `target['scale']` by the (x, y) factors."
+    """Resize all parts of a sample to (H, W), and
+    multiply `target['scale']` by the (x, y) factors."""
     (h, w), (sx, sy) = image.shape[-2:], target.get('scale', (1., 1.))
     image, target = _each(lambda x: _resize(x, new, antialias), image, target)
     return image, {**target, 'scale': (sx*new[1]/w, sy*new[0]/h)}
 
 class Resize:
-    "Resize to fit within `scale`, times a random factor from `jitter`, and multiply `target['scale']` by the (x, y) factors."
+    """Resize to fit within `scale`, times a random factor from `jitter`,
+    and multiply `target['scale']` by the (x, y) factors."""
     @checked('scale pair >0.., jitter pair >0..')
     def __init__(self,
         scale:tuple=(1333, 800),    # limits of the longer and the shorter side, pixels
-        jitter:tuple=(1., 1.),      # least and most of the random factor; (.1, 2.) is large-scale jitter
+        # least and most of the random factor; (.1, 2.) is large-scale jitter
+        jitter:tuple=(1., 1.),
         antialias:bool=True,        # smooth before making smaller; False as mmdetection
     ): self.scale, self.jitter, self.antialias = scale, jitter, antialias
 
     def __call__(self, image, target):
         check_sample(image, target)
         factor = torch.empty(()).uniform_(*self.jitter).item()
-        return _resize_to(fit_size(image.shape[-2:], [s*factor for s in self.scale]), self.antialias, image, target)
+        return _resize_to(fit_size(image.shape[-2:], [s*factor for s in self.scale]),
+                          self.antialias, image, target)
 
 # %% ../nbs/055_transforms.ipynb #3aa7e74d
 class RandomResize:
-    "Resize to fit within limits that are drawn for each picture, and multiply `target['scale']` by the (x, y) factors."
+    """Resize to fit within limits that are drawn for each picture,
+    and multiply `target['scale']` by the (x, y) factors."""
     @checked('scales some pair >0.., jitter pair >0..')
     def __init__(self,
-        scales:list,            # pairs of limits of the two sides, pixels: one of them is drawn
-        between:bool=False,     # draw each limit anywhere between those of two pairs instead
-        jitter:tuple=(1., 1.),  # least and most of a random factor; the product is cut down to whole pixels
+        scales:list,  # pairs of limits of the two sides, pixels: one of them is drawn
+        between:bool=False,  # draw each limit anywhere between those of two pairs instead
+        # least and most of a random factor; the product is cut down to whole pixels
+        jitter:tuple=(1., 1.),
         keep_ratio:bool=True,   # keep the shape? False: a pair is (width, height)
         antialias:bool=True,    # smooth before making smaller; False as mmdetection
     ):
-        self.scales, self.between, self.jitter = [tuple(s) for s in scales], between, tuple(jitter)
+        self.scales, self.between, self.jitter = (
+            [tuple(s) for s in scales], between, tuple(jitter))
         self.keep_ratio, self.antialias = keep_ratio, antialias
-        if between and len(self.scales) != 2: raise ValueError(f'RandomResize draws between two pairs, and was given {len(self.scales)}')
+        if between and len(self.scales) != 2:
+            raise ValueError('RandomResize draws between two pairs, '
+                             f'and was given {len(self.scales)}')
 
     def draw(self)->tuple: # the two limits, whole pixels
         "Draw the limits for one picture."
         pick = lambda low, high: int(torch.randint(low, high+1, ()))
-        if self.between: scale = tuple(pick(min(ends), max(ends)) for ends in zip(*self.scales))
+        if self.between:
+            scale = tuple(pick(min(ends), max(ends)) for ends in zip(*self.scales))
         else:            scale = self.scales[pick(0, len(self.scales)-1)]
         if self.jitter == (1, 1): return scale
         factor = torch.empty((), dtype=torch.float64).uniform_(*self.jitter).item()
@@ -138,19 +166,28 @@ def _mirrored(x, axes):
     return x
 
 class Flip:
-    "Mirror with probability `p`; keypoints trade places by `pairs`. Raises ValueError for a pair of keypoints that are not there."
+    """Mirror with probability `p`; keypoints trade places by `pairs`.
+    Raises ValueError for a pair of keypoints that are not there."""
     @checked('pairs? list pair int 0..')
     def __init__(self,
-        p:float|list=.5,                    # probability, shared out evenly among the directions; or one for each
-        pairs:list|None=None,               # (left, right) indices of keypoints that trade places; default: the target's own `flip_pairs`
-        direction:str|list='horizontal',    # 'horizontal', 'vertical', 'diagonal' (both at once); or several of them
+        # probability, shared out evenly among the directions; or one for each
+        p:float|list=.5,
+        # (left, right) indices of keypoints that trade places;
+        # default: the target's own `flip_pairs`
+        pairs:list|None=None,
+        # 'horizontal', 'vertical', 'diagonal' (both at once); or several of them
+        direction:str|list='horizontal',
     ):
         self.p, self.pairs = p, None if pairs is None else [tuple(o) for o in pairs]
         ways = [direction] if isinstance(direction, str) else list(direction)
         for w in ways:
-            if w not in FLIPS or w is None: raise ValueError(f'Flip: there is no direction {w!r}{nearest(w, [f for f in FLIPS if f])}')
+            if w not in FLIPS or w is None:
+                raise ValueError('Flip: there is no direction '
+                                 f'{w!r}{nearest(w, [f for f in FLIPS if f])}')
         each = list(p) if isinstance(p, (list, tuple)) else [p/len(ways)]*len(ways)
-        if len(each) != len(ways) or not 0 <= sum(each) <= 1 + 1e-9: raise ValueError(f'Flip: p is {p}; expected probabilities for {", ".join(ways)} whose sum is 0 to 1')
+        if len(each) != len(ways) or not 0 <= sum(each) <= 1 + 1e-9:
+            raise ValueError(f'Flip: p is {p}; expected probabilities for '
+                             f'{", ".join(ways)} whose sum is 0 to 1')
         self.ways = [(w, sum(each[:i+1])) for i,w in enumerate(ways)]
 
     def __call__(self, image, target):
@@ -161,29 +198,47 @@ class Flip:
         points, (h, w) = target.get('keypoints'), image.shape[-2:]
         image, target = _each(lambda x: _mirrored(x, axes), image, target)
         if points is not None:
-            order, pairs = list(range(points.shape[1])), target.get('flip_pairs', ()) if self.pairs is None else self.pairs
-            for a, b in pairs if len(axes) == 1 else ():            # turned round twice, it is no mirror
-                if not 0 <= min(a, b) <= max(a, b) < len(order): raise ValueError(f'Flip: there is no pair ({a}, {b}) among {len(order)} keypoints')
+            order, pairs = (list(range(points.shape[1])),
+                            target.get('flip_pairs', ()) if self.pairs is None
+                            else self.pairs)
+            for a, b in pairs if len(axes) == 1 else ():
+                # turned round twice, it is no mirror
+                if not 0 <= min(a, b) <= max(a, b) < len(order):
+                    raise ValueError(f'Flip: there is no pair ({a}, '
+                                     f'{b}) among {len(order)} keypoints')
                 order[a], order[b] = b, a
             turn = points.new_tensor([-1 in axes, -2 in axes])
-            xy = points.as_subclass(Tensor)[:, order] * (1 - 2*turn) + turn*points.new_tensor([w, h])
-            target.update(keypoints=tv_tensors.wrap(xy, like=points), visible=target['visible'][:, order])
-        return image, {**target, **{k: not target.get(k, False) for k,axis in (('flipped', -1), ('inverted', -2)) if axis in axes}}
+            xy = (points.as_subclass(Tensor)[:, order] * (1 - 2*turn)
+                  + turn*points.new_tensor([w, h]))
+            target.update(keypoints=tv_tensors.wrap(xy, like=points),
+                          visible=target['visible'][:, order])
+        return (image,
+                {**target,
+                 **{k: not target.get(k, False)
+                    for k,axis in (('flipped', -1), ('inverted', -2)) if axis in axes}})
 
 # %% ../nbs/055_transforms.ipynb #83f4acbe
 _WINDOWS = 'absolute', 'absolute_range', 'relative', 'relative_range'
 
 class Crop:
-    "Cut a random window of at most `size`; a picture that is smaller in one direction keeps that side."
+    """Cut a random window of at most `size`; a picture
+    that is smaller in one direction keeps that side."""
     @checked('size pair >0..')
     def __init__(self,
-        size:tuple,             # 'absolute': (H, W), pixels; 'absolute_range': (least, most) of both; 'relative': shares of H and W; 'relative_range': least shares
+        # 'absolute': (H, W), pixels; 'absolute_range': (least, most) of both;
+        # 'relative': shares of H and W; 'relative_range': least shares
+        size:tuple,
         kind:str='absolute',    # how the size of the window is found
-        tight:bool=False,       # draw boxes anew around what the window shows of their masks, where there are masks
-        need:bool=False,        # answer None, for another picture, where no object is in the window
+        # draw boxes anew around what the window
+        # shows of their masks, where there are masks
+        tight:bool=False,
+        # answer None, for another picture, where no object is in the window
+        need:bool=False,
     ):
-        if kind not in _WINDOWS: raise ValueError(f'Crop: there is no kind {kind!r}{nearest(kind, _WINDOWS) or "; there are " + ", ".join(_WINDOWS)}')
-        check('size pair int 1..' if kind.startswith('absolute') else 'size pair >0..1', size)
+        if kind not in _WINDOWS:
+            raise ValueError(f'Crop: there is no kind {kind!r}{nearest(kind, _WINDOWS) or "; there are " + ", ".join(_WINDOWS)}')
+        check('size pair int 1..' if kind.startswith('absolute') else 'size pair >0..1',
+              size)
         self.size, self.kind, self.tight, self.need = size, kind, tight, need
 
     @checked
@@ -194,9 +249,12 @@ class Crop:
         "Draw the size of a window, as mmdetection does."
         check('h int 1.., w int 1..', h, w)
         if self.kind == 'absolute': return min(h, self.size[0]), min(w, self.size[1])
-        if self.kind == 'absolute_range': return tuple(int(torch.randint(min(n, self.size[0]), min(n, self.size[1]) + 1, ())) for n in (h, w))
+        if self.kind == 'absolute_range':
+            return tuple(int(torch.randint(min(n, self.size[0]), min(n, self.size[1]) + 1,
+                                           ())) for n in (h, w))
         more = torch.rand(2).tolist() if self.kind == 'relative_range' else (0, 0)
-        return tuple(max(int(n*(s + u*(1-s)) + .5), 1) for n,s,u in zip((h, w), self.size, more))
+        return tuple(max(int(n*(s + u*(1-s)) + .5), 1)
+                     for n,s,u in zip((h, w), self.size, more))
 
     def __call__(self, image, target):
         check_sample(image, target, 'boxes')
@@ -208,19 +266,23 @@ class Crop:
         if self.need and not inside.any(): return None
         target = {**keep_rows(target, inside), 'cropped': True}
         if self.tight and 'masks' in target:
-            target['boxes'] = tv_tensors.wrap(mask_boxes(target['masks'].as_subclass(Tensor).bool()).to(target['boxes'].dtype), like=target['boxes'])
+            target['boxes'] = tv_tensors.wrap(
+                mask_boxes(target['masks'].as_subclass(Tensor).bool()).to(
+                    target['boxes'].dtype), like=target['boxes'])
         return image, target
 
 # %% ../nbs/055_transforms.ipynb #1e6ef48f
 def _in_view(target, size):
-    "Keypoints outside of the picture lose their flag, so that no later step brings them back to where nothing is seen of them."
+    """Keypoints outside of the picture lose their flag, so that no later step brings them
+    back to where nothing is seen of them."""
     xy = target['keypoints'].as_subclass(Tensor)
     inside = (xy >= 0).all(-1) & (xy[..., 0] <= size[1]) & (xy[..., 1] <= size[0])
     return {**target, 'visible': target['visible'] * inside}
 
 def _join_keypoints(xy, visible):
     "x, y, flag; what is not labelled becomes all zero."
-    return torch.cat([xy.as_subclass(Tensor), visible[..., None]], -1) * (visible > 0)[..., None]
+    return (torch.cat([xy.as_subclass(Tensor), visible[..., None]], -1) * (
+                visible > 0)[..., None])
 
 def _drop_lost(target, min_size):
     "Keep the objects whose box still has a size, in every tensor."
@@ -230,7 +292,8 @@ def _drop_lost(target, min_size):
 
 def _split_proposals(proposals, size):
     "Proposals as boxes that every step moves along, and what else their rows hold."
-    boxes = tv_tensors.BoundingBoxes(proposals[:, :4].clone(), format='XYXY', canvas_size=size)
+    boxes = tv_tensors.BoundingBoxes(proposals[:, :4].clone(), format='XYXY',
+                                     canvas_size=size)
     return dict(proposals=boxes, proposal_scores=proposals[:, 4:])
 
 def _join_proposals(boxes, scores):
@@ -240,77 +303,104 @@ def _join_proposals(boxes, scores):
 
 # %% ../nbs/055_transforms.ipynb #6b07a08d
 class Augment:
-    "Run steps over (image, target) with all per-object fields in step, then drop objects that are no longer on the picture; None if a step gives None."
+    """Run steps over (image, target) with all per-object fields in step, then drop objects
+    that are no longer on the picture; None if a step gives None."""
     @checked('steps list callable')
     def __init__(self,
-        steps:list,         # callables on (image, target): those of this chapter, or of torchvision.transforms.v2
-        min_size:float=1.,  # objects whose box has become narrower or lower than this are dropped, pixels
+        # callables on (image, target): those of this
+        # chapter, or of torchvision.transforms.v2
+        steps:list,
+        # objects whose box has become narrower or lower than this are dropped, pixels
+        min_size:float=1.,
     ): self.steps, self.min_size = list(steps), min_size
 
     def __call__(self, image, target):
         check_sample(image, target, 'boxes')
-        if not isinstance(target['boxes'], tv_tensors.BoundingBoxes): raise TypeError(f"target['boxes'] is a {type(target['boxes']).__name__}; expected tv_tensors.BoundingBoxes, which know the size of their picture")
+        if not isinstance(target['boxes'], tv_tensors.BoundingBoxes):
+            raise TypeError(f"target['boxes'] is a {type(target['boxes']).__name__}; "
+                            "expected tv_tensors.BoundingBoxes, "
+                            "which know the size of their picture")
         n, target = len(target['boxes']), dict(target)
         proposals = target.pop('proposals', None)
         for k, v in target.items():
             if isinstance(v, Tensor) and (v.ndim == 0 or len(v) != n):
-                raise ValueError(f'target[{k!r}] has shape {tuple(v.shape)}, expected one row for each of the {n} boxes; '
+                raise ValueError(f'target[{k!r}] has shape {tuple(v.shape)}, '
+                                 f'expected one row for each of the {n} boxes; '
                                  'what belongs to the picture must be a number or a tuple')
         points = target.pop('keypoints', None)
         if points is not None:
-            target.update(keypoints=tv_tensors.KeyPoints(points[..., :2].clone(), canvas_size=image.shape[-2:]), visible=points[..., 2])
+            target.update(keypoints=tv_tensors.KeyPoints(
+                              points[..., :2].clone(), canvas_size=image.shape[-2:]),
+                          visible=points[..., 2])
             target = _in_view(target, image.shape[-2:])
-        if proposals is not None: target.update(_split_proposals(proposals, image.shape[-2:]))
+        if proposals is not None:
+            target.update(_split_proposals(proposals, image.shape[-2:]))
         for step in self.steps:
             moved = step(image, target)
             if moved is None: return None
             image, target = moved
             if points is not None: target = _in_view(target, image.shape[-2:])
         target = _drop_lost(target, self.min_size)
-        if points is not None: target['keypoints'] = _join_keypoints(target.pop('keypoints'), target.pop('visible'))
-        if proposals is not None: target['proposals'] = _join_proposals(target.pop('proposals'), target.pop('proposal_scores'))
+        if points is not None:
+            target['keypoints'] = _join_keypoints(target.pop('keypoints'),
+                                                  target.pop('visible'))
+        if proposals is not None:
+            target['proposals'] = _join_proposals(target.pop('proposals'),
+                                                  target.pop('proposal_scores'))
         return image, {**target, 'size': tuple(image.shape[-2:])}
 
 # %% ../nbs/055_transforms.ipynb #2d3828fa
 class DropSmall:
-    "Drop objects whose box is not wider and higher than `size`, or whose mask is too small."
+    """Drop objects whose box is not wider and higher
+    than `size`, or whose mask is too small."""
     @checked('size? pair 0.., area 0..')
     def __init__(self,
         size:tuple|None=(1., 1.),   # (width, height), pixels; None: any box will do
         area:float=0.,              # least area of a mask, pixels, where there are masks
-        need:bool=False,            # answer None, for another picture, where all its objects were dropped
+        # answer None, for another picture, where all its objects were dropped
+        need:bool=False,
     ): self.size, self.area, self.need = size, area, need
 
     def __call__(self, image, target):
         check_sample(image, target, 'boxes')
         keep = torch.ones(len(target['boxes']), dtype=torch.bool)
-        if self.size is not None: keep &= (_sizes(target['boxes']) > torch.tensor(self.size)).all(1)
-        if self.area and 'masks' in target: keep &= target['masks'].as_subclass(Tensor).flatten(1).sum(1) >= self.area
+        if self.size is not None:
+            keep &= (_sizes(target['boxes']) > torch.tensor(self.size)).all(1)
+        if self.area and 'masks' in target:
+            keep &= target['masks'].as_subclass(Tensor).flatten(1).sum(1) >= self.area
         if self.need and len(keep) and not keep.any(): return None
         return image, keep_rows(target, keep)
 
 # %% ../nbs/055_transforms.ipynb #66fb8efb
-@checked('scale? pair >0.., flip 0..1, jitter pair >0.., crop? pair int 1.., flip_pairs? list pair int 0..')
+@checked('scale? pair >0.., flip 0..1, jitter pair >0.., crop? pair int 1.., '
+         'flip_pairs? list pair int 0..')
 def train_transforms(
-    scale:tuple|None=(1333, 800), # limits of the longer and the shorter side, pixels; None: leave the size as it is
+    # limits of the longer and the shorter side, pixels; None: leave the size as it is
+    scale:tuple|None=(1333, 800),
     flip:float=.5,              # probability of mirroring
-    jitter:tuple=(1., 1.),      # random factor on `scale`, such as (.1, 2.) for large-scale jitter
+    # random factor on `scale`, such as (.1, 2.) for large-scale jitter
+    jitter:tuple=(1., 1.),
     crop:tuple|None=None,       # (H, W) of a random window, cut last
-    flip_pairs:list|None=None,  # (left, right) indices of keypoints that trade places; default: as the data set says
-    extra:list=(),              # further steps, run first: such as v2.RandomPhotometricDistort()
-    min_size:float=1.,          # objects smaller than this after all steps are dropped, pixels
+    # (left, right) indices of keypoints that trade places; default: as the data set says
+    flip_pairs:list|None=None,
+    extra:list=(),  # further steps, run first: such as v2.RandomPhotometricDistort()
+    min_size:float=1.,  # objects smaller than this after all steps are dropped, pixels
 )->Augment:                     # callable on (image, target)
     "Build the steps for training; the defaults are mmdetection's 1x schedule."
-    if scale is None and tuple(jitter) != (1, 1): raise ValueError('jitter is a factor on scale, and scale is None')
-    size, cut = [] if scale is None else [Resize(scale, jitter)], [] if crop is None else [Crop(crop)]
+    if scale is None and tuple(jitter) != (1, 1):
+        raise ValueError('jitter is a factor on scale, and scale is None')
+    size, cut = ([] if scale is None else [Resize(scale, jitter)],
+                 [] if crop is None else [Crop(crop)])
     return Augment([*extra, *size, Flip(flip, flip_pairs), *cut], min_size)
 
 # %% ../nbs/055_transforms.ipynb #c1f6fde6
 @checked('scale? pair >0..')
 def test_transforms(
-    scale:tuple|None=(1333, 800), # limits of the longer and the shorter side, pixels; None: leave the size as it is
+    # limits of the longer and the shorter side, pixels; None: leave the size as it is
+    scale:tuple|None=(1333, 800),
 )->Augment:                     # callable on (image, target)
-    "Build the steps for testing: a resize that `to_original` can undo, with no object dropped."
+    """Build the steps for testing: a resize that
+    `to_original` can undo, with no object dropped."""
     return Augment([] if scale is None else [Resize(scale)], min_size=0)
 
 test_transforms.__test__ = False    # pytest would take it for a test
@@ -318,32 +408,50 @@ test_transforms.__test__ = False    # pytest would take it for a test
 # %% ../nbs/055_transforms.ipynb #bbd7aab2
 @checked
 def original_size(
-    target:dict,    # what `test_transforms` made: ori_size (H, W), scale (x, y), size (h, w)
-)->tuple:           # (H, W) of the original picture, at which `model.predict(images, sizes=...)` answers
+    target:dict,  # what `test_transforms` made: ori_size (H, W), scale (x, y), size (h, w)
+    # (H, W) of the original picture, at which `model.predict(images, sizes=...)` answers
+)->tuple:
     "Tell the size of the original picture; ValueError where more than a resize was done."
     check_keys(target, 'ori_size', where='target')
-    check('ori_size pair int 1.., scale? pair >0.., size? pair int 1..', target['ori_size'], target.get('scale'), target.get('size'), where='target')
+    check('ori_size pair int 1.., scale? pair >0.., size? pair int 1..',
+          target['ori_size'], target.get('scale'), target.get('size'), where='target')
     (h, w), scale = target['ori_size'], target.get('scale', (1., 1.))
     size  = target.get('size', (round(h*scale[1]), round(w*scale[0])))
-    done  = [k for k in ('flipped', 'inverted', 'cropped', 'moved', 'mixed') if target.get(k)]
-    if abs(h*scale[1] - size[0]) > .5 or abs(w*scale[0] - size[1]) > .5: done = done or ['changed in size by other steps']
-    if done: raise ValueError(f'image {target.get("image_id")} was {done[0]}: only a Resize can be undone; predict on what test_transforms gives')
+    done = [k for k in ('flipped', 'inverted', 'cropped', 'moved', 'mixed')
+            if target.get(k)]
+    if abs(h*scale[1] - size[0]) > .5 or abs(w*scale[0] - size[1]) > .5:
+        done = done or ['changed in size by other steps']
+    if done:
+        raise ValueError(f'image {target.get("image_id")} was {done[0]}: '
+                         'only a Resize can be undone; predict on what test_transforms '
+                         'gives')
     return h, w
 
 # %% ../nbs/055_transforms.ipynb #a70c50b8
 @checked
 def to_original(
-    pred:dict,      # boxes (N,4), perhaps masks (N,h,w) and keypoints (N,K,3), on the resized picture
-    target:dict,    # what `test_transforms` made: ori_size (H, W), scale (x, y), size (h, w)
+    # boxes (N,4), perhaps masks (N,h,w) and keypoints (N,K,3), on the resized picture
+    pred:dict,
+    target:dict,  # what `test_transforms` made: ori_size (H, W), scale (x, y), size (h, w)
 )->dict:            # the same on the original picture; masks (N,H,W) bool
-    "Carry predictions back to the original picture; ValueError where more than a resize was done."
+    """Carry predictions back to the original picture;
+    ValueError where more than a resize was done."""
     check_keys(pred, 'boxes', where='pred')
-    check('boxes (N,4), scores? (N), labels? int (N), masks? any (N,H,W), keypoints? (N,K,3)', *map(pred.get, ('boxes', 'scores', 'labels', 'masks', 'keypoints')), where='pred')
-    (h, w), by = original_size(target), pred['boxes'].new_tensor(target.get('scale', (1., 1.)))
+    check('boxes (N,4), scores? (N), labels? int (N), masks? any (N,H,W), '
+          'keypoints? (N,K,3)',
+          *map(pred.get, ('boxes', 'scores', 'labels', 'masks', 'keypoints')),
+          where='pred')
+    (h, w), by = original_size(target), pred['boxes'].new_tensor(
+        target.get('scale', (1., 1.)))
     out = dict(pred, boxes=pred['boxes'] / by.repeat(2))
-    if 'keypoints' in pred: out['keypoints'] = torch.cat([pred['keypoints'][..., :2] / by, pred['keypoints'][..., 2:]], -1)
-    if 'masks' in pred and pred['masks'].shape[-2:] == (h, w): out['masks'] = pred['masks'] > 0
+    if 'keypoints' in pred:
+        out['keypoints'] = torch.cat([pred['keypoints'][..., :2] / by,
+                                      pred['keypoints'][..., 2:]], -1)
+    if 'masks' in pred and pred['masks'].shape[-2:] == (h, w):
+        out['masks'] = pred['masks'] > 0
     elif 'masks' in pred:
-        big = [nnf.interpolate(m[None, None].float(), (h, w), mode='bilinear', align_corners=False)[0, 0] >= .5 for m in pred['masks']]
-        out['masks'] = torch.stack(big) if big else pred['masks'].new_zeros(0, h, w, dtype=torch.bool)
+        big = [nnf.interpolate(m[None, None].float(), (h, w), mode='bilinear',
+                               align_corners=False)[0, 0] >= .5 for m in pred['masks']]
+        out['masks'] = (torch.stack(big) if big
+                        else pred['masks'].new_zeros(0, h, w, dtype=torch.bool))
     return out

@@ -24,16 +24,21 @@ def view_size(
     size:tuple,         # (h,w) of the picture
     scale:float|tuple,  # factor; or limits of the two sides in either order, pixels
 )->tuple:               # (h,w) of the view
-    "Compute the size of a view of the same shape, rounded as mmdetection rounds. Raises ValueError for a scale that is not positive."
+    """Compute the size of a view of the same shape, rounded as mmdetection rounds.
+    Raises ValueError for a scale that is not positive."""
     check('size pair int 1..', size)
     h, w = size
-    limits = scale if isinstance(scale, (tuple, list)) else (scale*max(h, w), scale*min(h, w))
-    if len(limits) != 2 or min(limits) <= 0: raise ValueError(f'scale must be a positive factor or a pair of positive limits, not {scale!r}')
+    limits = (scale if isinstance(scale, (tuple, list))
+              else (scale*max(h, w), scale*min(h, w)))
+    if len(limits) != 2 or min(limits) <= 0:
+        raise ValueError('scale must be a positive factor or a pair of positive limits, '
+                         f'not {scale!r}')
     factor = min(max(limits)/max(h, w), min(limits)/min(h, w))
     return max(int(h*factor + .5), 1), max(int(w*factor + .5), 1)
 
 # %% ../nbs/034_tta.ipynb #8dd13b24
-FLIPS = {None: (), 'horizontal': (-1,), 'vertical': (-2,), 'diagonal': (-2,-1)}     # direction: the axes of a picture that it turns round
+# direction: the axes of a picture that it turns round
+FLIPS = {None: (), 'horizontal': (-1,), 'vertical': (-2,), 'diagonal': (-2,-1)}
 
 # %% ../nbs/034_tta.ipynb #17a1c9f1
 class View(NamedTuple):
@@ -48,11 +53,14 @@ class View(NamedTuple):
     )->Tensor:                  # (3,h',w') of the same dtype
         "The picture in this view."
         check('image (C,H,W), antialias flag', image, antialias)
-        if self.flip not in FLIPS: raise ValueError(f'flip must be one of {list(FLIPS)}, not {self.flip!r}')
+        if self.flip not in FLIPS:
+            raise ValueError(f'flip must be one of {list(FLIPS)}, not {self.flip!r}')
         size = view_size(image.shape[-2:], self.scale)
         if size != tuple(image.shape[-2:]):
-            x = F.interpolate(image[None].float(), size, mode='bilinear', align_corners=False, antialias=antialias)[0]
-            image = x.to(image.dtype) if image.is_floating_point() else x.round().clamp(0, 255).to(image.dtype)
+            x = F.interpolate(image[None].float(), size, mode='bilinear',
+                              align_corners=False, antialias=antialias)[0]
+            image = (x.to(image.dtype) if image.is_floating_point()
+                     else x.round().clamp(0, 255).to(image.dtype))
         return image.flip(FLIPS[self.flip]) if self.flip else image
 
     @checked
@@ -76,7 +84,8 @@ def restore_boxes(
     size:tuple,     # (h,w) of the picture
 )->Tensor:          # (N,4) xyxy in the picture
     "Carry boxes from a view to the picture."
-    check('boxes (N,4), view View, seen pair >0.., size pair >0..', boxes, view, seen, size)
+    check('boxes (N,4), view View, seen pair >0.., size pair >0..', boxes, view, seen,
+          size)
     ends = view.restore(boxes.unflatten(-1, (2, 2)), seen, size)
     return torch.cat([ends.amin(-2), ends.amax(-2)], -1)
 
@@ -91,7 +100,8 @@ def restore_masks(
     check('masks any (N,H,W), view View, size pair int 1..', masks, view, size)
     masks = masks.flip(FLIPS[view.flip]) if view.flip else masks
     if tuple(masks.shape[-2:]) == tuple(size): return masks
-    big = [F.interpolate(m[None,None].float(), tuple(size), mode='bilinear', align_corners=False)[0,0] >= .5 for m in masks]
+    big = [F.interpolate(m[None,None].float(), tuple(size), mode='bilinear',
+                         align_corners=False)[0,0] >= .5 for m in masks]
     return torch.stack(big) if big else masks.new_zeros(0, *size)
 
 # %% ../nbs/034_tta.ipynb #53be36fa
@@ -104,8 +114,8 @@ def restore_keypoints(
     pairs:list=(),      # (left, right) indices of keypoints that trade places in a mirror
 )->Tensor:              # (N,K,3)
     "Carry keypoints from a view to the picture."
-    check('keypoints (N,K,3), view View, seen pair >0.., size pair >0.., pairs list pair int 0..',
-          keypoints, view, seen, size, pairs)
+    check('keypoints (N,K,3), view View, seen pair >0.., size pair >0.., '
+          'pairs list pair int 0..', keypoints, view, seen, size, pairs)
     order = list(range(keypoints.shape[1]))
     if len(FLIPS[view.flip]) == 1:              # turned round twice, it is no mirror
         for a, b in pairs: order[a], order[b] = b, a
@@ -115,49 +125,67 @@ def restore_keypoints(
 # %% ../nbs/034_tta.ipynb #ad1efbe3
 @checked
 def merge_views(
-    found:list,         # of each view the prediction for one picture: a dict with boxes, scores, labels, perhaps masks, keypoints
+    # of each view the prediction for one picture: a dict with boxes,
+    # scores, labels, perhaps masks, keypoints
+    found:list,
     views:list,         # how the picture was shown, each time
     seen:list,          # (h',w') of each view
     size:tuple,         # (h,w) of the picture
-    suppress:Callable|None=None,    # (boxes, scores, groups) -> index best first, scores; None: NMS(0.5)
+    # (boxes, scores, groups) -> index best first, scores; None: NMS(0.5)
+    suppress:Callable|None=None,
     max_per_img:int=100,            # detections to keep
     pairs:list=(),      # (left, right) indices of keypoints that trade places in a mirror
-)->dict:                # boxes (N,4), scores (N,), labels (N,), and masks (N,h,w), keypoints (N,K,3) where there are any; best first
+    # boxes (N,4), scores (N,), labels (N,), and masks (N,h,w),
+    # keypoints (N,K,3) where there are any; best first
+)->dict:
     "Carry the detections of all views to the picture and suppress doubles among them."
-    check('found some dict, views some View, seen some pair >0.., size pair int 1.., suppress? callable, max_per_img int 1.., pairs list pair int 0..',
-          found, views, seen, size, suppress, max_per_img, pairs)
+    check('found some dict, views some View, seen some pair >0.., size pair int 1.., '
+          'suppress? callable, max_per_img int 1.., pairs list pair int 0..', found, views,
+          seen, size, suppress, max_per_img, pairs)
     check_detections(found, len(views), ('boxes', 'scores', 'labels'), 'found')
-    if len(seen) != len(views): raise ValueError(f'seen is a list of {len(seen)}; expected the size of each of the {len(views)} views')
+    if len(seen) != len(views):
+        raise ValueError(f'seen is a list of {len(seen)}; expected the size of each of '
+                         f'the {len(views)} views')
     looks = list(zip(found, views, seen))
     boxes = torch.cat([restore_boxes(d['boxes'], v, s, size) for d,v,s in looks])
     scores, labels = (torch.cat([d[k] for d in found]) for k in ('scores', 'labels'))
     kept, scores = (x[:max_per_img] for x in (suppress or NMS(.5))(boxes, scores, labels))
     out = dict(boxes=boxes[kept], scores=scores, labels=labels[kept])
-    if 'keypoints' in found[0]: out['keypoints'] = torch.cat([restore_keypoints(d['keypoints'], v, s, size, pairs) for d,v,s in looks])[kept]
+    if 'keypoints' in found[0]:
+        out['keypoints'] = torch.cat([restore_keypoints(d['keypoints'], v, s, size, pairs)
+                                      for d,v,s in looks])[kept]
     if 'masks' in found[0]:
         out['masks'], first = boxes.new_zeros(len(kept), *size, dtype=torch.bool), 0
         for d,v,_ in looks:
             mine = torch.nonzero((kept >= first) & (kept < first + len(d['boxes'])))[:,0]
-            out['masks'][mine], first = restore_masks(d['masks'][kept[mine] - first], v, size), first + len(d['boxes'])
+            out['masks'][mine], first = (restore_masks(d['masks'][kept[mine] - first], v,
+                                                       size), first + len(d['boxes']))
     return out
 
 # %% ../nbs/034_tta.ipynb #8ebfb91f
 def _views(scales, flips):
-    if not (scales and flips): raise ValueError(f'there is no view with scales={scales} and flips={flips}: each needs one at least')
+    if not (scales and flips):
+        raise ValueError(f'there is no view with scales={scales} and flips={flips}: '
+                         'each needs one at least')
     return [View(s, f) for s in scales for f in flips]
 
 @torch.no_grad()
 def _look(model, images, views, antialias, sizes, *how):
-    "Detect in all views, carry what was found to images of the sizes wanted, and merge it as `how` says."
+    """Detect in all views, carry what was found to images
+    of the sizes wanted, and merge it as `how` says."""
     check_images(images)
     if sizes is None: sizes = [im.shape[-2:] for im in images]
-    if len(sizes) != len(images): raise ValueError(f'sizes: found {sizes}, expected one pair (H,W) for each of the {len(images)} images')
+    if len(sizes) != len(images):
+        raise ValueError(f'sizes: found {sizes}, expected one pair (H,W) for each of the '
+                         f'{len(images)} images')
     check('sizes list pair int 1..', sizes)
     found, seen = [], []
     for v in views:
         shown = [v.show(im, antialias) for im in images]
-        found.append(model.predict(shown)); seen.append([tuple(im.shape[-2:]) for im in shown])
-    return [merge_views(list(f), views, list(s), tuple(size), *how) for size,f,s in zip(sizes, zip(*found), zip(*seen))]
+        found.append(model.predict(shown))
+        seen.append([tuple(im.shape[-2:]) for im in shown])
+    return [merge_views(list(f), views, list(s), tuple(size), *how)
+            for size,f,s in zip(sizes, zip(*found), zip(*seen))]
 
 # %% ../nbs/034_tta.ipynb #47bfe703
 @checked
@@ -166,46 +194,59 @@ def predict_augmented(
     images:list,            # B tensors (3,h,w) RGB, 0..255
     scales:tuple=(1.,),     # factors, or pairs of limits, pixels
     flips:tuple=(None, 'horizontal'),   # keys of FLIPS; each at every scale
-    suppress:Callable|None=None,        # (boxes, scores, groups) -> index best first, scores; None: NMS(0.5)
+    # (boxes, scores, groups) -> index best first, scores; None: NMS(0.5)
+    suppress:Callable|None=None,
     max_per_img:int=100,    # detections to keep
-    pairs:list=(),          # (left, right) indices of keypoints that trade places in a mirror
+    pairs:list=(),  # (left, right) indices of keypoints that trade places in a mirror
     antialias:bool=False,   # smooth before making smaller?
-)->list:                    # B dicts: boxes (N,4), scores (N,), labels (N,), and masks, keypoints where there are any
+    # B dicts: boxes (N,4), scores (N,), labels (N,),
+    # and masks, keypoints where there are any
+)->list:
     "Detect objects in several views of every image, and merge."
-    return _look(model, images, _views(scales, flips), antialias, None, suppress, max_per_img, pairs)
+    return _look(model, images, _views(scales, flips), antialias, None, suppress,
+                 max_per_img, pairs)
 
 # %% ../nbs/034_tta.ipynb #144be374
 @component
 class TestTimeAug(nn.Module):
-    "A detector that looks several times: `predict` in several views, merged as by mmdetection's DetTTAModel."
+    """A detector that looks several times: `predict` in several views, merged as by
+    mmdetection's DetTTAModel."""
     __test__ = False                    # pytest would take it for a test
     def __init__(self,
-        model:nn.Module,                # a detector: `predict(images)` gives a list of dicts
+        model:nn.Module,  # a detector: `predict(images)` gives a list of dicts
         scales:tuple=(1.,),             # factors, or pairs of limits, pixels
         flips:tuple=(None, 'horizontal'),   # keys of FLIPS; each at every scale
-        suppress:Callable|None=None,    # (boxes, scores, groups) -> index best first, scores; None: NMS(0.5)
+        # (boxes, scores, groups) -> index best first, scores; None: NMS(0.5)
+        suppress:Callable|None=None,
         max_per_img:int=100,            # detections to keep
-        pairs:list=(),                  # (left, right) indices of keypoints that trade places in a mirror
+        pairs:list=(),  # (left, right) indices of keypoints that trade places in a mirror
         antialias:bool=False,           # smooth before making smaller?
     ):
         super().__init__()
         for s in scales: view_size((1, 1), s)
         _views(scales, flips)
         for f in flips:
-            if f not in FLIPS: raise ValueError(f'flips must be among {list(FLIPS)}, found {f!r}')
-        self.model, self.scales, self.flips, self.suppress = model, tuple(scales), tuple(flips), suppress or NMS(.5)
+            if f not in FLIPS:
+                raise ValueError(f'flips must be among {list(FLIPS)}, found {f!r}')
+        self.model, self.scales, self.flips, self.suppress = (
+            model, tuple(scales), tuple(flips), suppress or NMS(.5))
         self.max_per_img, self.pairs, self.antialias = max_per_img, list(pairs), antialias
 
     def predict(self,
         images:list,            # B tensors (3,h,w) RGB, 0..255
-        sizes:list|None=None,   # B pairs (H,W) at which the answers are wanted; None: the images' own
-    )->list:                    # B dicts: boxes (N,4), scores (N,), labels (N,), and masks, keypoints where there are any
+        # B pairs (H,W) at which the answers are wanted; None: the images' own
+        sizes:list|None=None,
+        # B dicts: boxes (N,4), scores (N,), labels (N,),
+        # and masks, keypoints where there are any
+    )->list:
         "Detect objects in all views, and merge."
-        return _look(self.model, images, _views(self.scales, self.flips), self.antialias, sizes, self.suppress, self.max_per_img, self.pairs)
+        return _look(self.model, images, _views(self.scales, self.flips), self.antialias,
+                     sizes, self.suppress, self.max_per_img, self.pairs)
 
     def forward(self,
         images:list,            # B tensors (3,h,w) RGB, 0..255
-        targets:list|None=None, # B target dicts: losses are wanted, without augmentation; None: detections
+        # B target dicts: losses are wanted, without augmentation; None: detections
+        targets:list|None=None,
     ):                          # dict of losses, or list of detections
         "Losses where there are targets, else detections."
         return self.predict(images) if targets is None else self.model(images, targets)

@@ -18,7 +18,9 @@ from .config import Config
 from .distributed import is_main, process_group, run_on
 from .reading import read_checkpoint
 from .timetable import deciding_settings, setting_changes
-from .runs import STATES, Run, check_notes, checksum, fingerprint, fingerprint_pictures, read_state, versions
+from .runs import (
+    STATES, Run, check_notes, checksum, fingerprint,
+    fingerprint_pictures, read_state, versions)
 from .trainer import Trainer
 from .training import train
 
@@ -31,26 +33,40 @@ class _Again(Trainer):
 
     def after_step(self, signals=()):
         self.signal = self.signal or (min(signals) if signals else 0)
-        if self.step in self.wanted: self.weights[self.step] = checksum(self.model.state_dict())
-        if self.log.steps and self.times.logs(self.step): self.lines.append(self.log.write(dict(epoch=self.epoch, step=self.step, lr=self.optim.lr(self.step - 1))))
+        if self.step in self.wanted:
+            self.weights[self.step] = checksum(self.model.state_dict())
+        if self.log.steps and self.times.logs(self.step):
+            self.lines.append(self.log.write(dict(epoch=self.epoch, step=self.step,
+                                                  lr=self.optim.lr(self.step - 1))))
 
 def _take_steps(folder, seed, until, start, wanted, own, threads):
-    "Make a run again, on each of its processes: lines of the log, weights by step, what it was made with now."
-    before = torch.get_num_threads(), torch.are_deterministic_algorithms_enabled(), torch.backends.cudnn.benchmark
+    """Make a run again, on each of its processes: lines of the log,
+    weights by step, what it was made with now."""
+    before = (torch.get_num_threads(), torch.are_deterministic_algorithms_enabled(),
+              torch.backends.cudnn.benchmark)
     cfg = Config.fromfile(Path(folder)/'config.py')
     try:
         torch.set_num_threads(threads)
-        if (cfg.get('randomness') or {}).get('deterministic'): torch.use_deterministic_algorithms(True, warn_only=True)
-        torch.backends.cudnn.benchmark = bool((cfg.get('env_cfg') or {}).get('cudnn_benchmark', False))
+        if (cfg.get('randomness') or {}).get('deterministic'):
+            torch.use_deterministic_algorithms(True, warn_only=True)
+        torch.backends.cudnn.benchmark = bool((cfg.get('env_cfg') or {}).get(
+                                                  'cudnn_benchmark', False))
         with process_group('none'), tempfile.TemporaryDirectory() as scratch:
             state = read_state(Path(start), check_notes) if start else None
-            again = _Again(cfg, Path(scratch), seed, False, state=state, own=load_own(own), dry=True)
+            again = _Again(cfg, Path(scratch), seed, False, state=state, own=load_own(own),
+                           dry=True)
             again.until, again.wanted, again.lines, again.weights = until, wanted, [], {}
-            if again.step in wanted: again.weights[again.step] = checksum(again.model.state_dict())
+            if again.step in wanted:
+                again.weights[again.step] = checksum(again.model.state_dict())
             again.run()
             if again.signal: raise KeyboardInterrupt
-            now = dict(data=fingerprint(again.data), pictures=fingerprint_pictures(again.data), device=again.device_name) if is_main() else {}
-            return again.lines, again.weights, now | dict(settings=json.loads(json.dumps(deciding_settings(cfg), default=str)), versions=versions())
+            now = (dict(data=fingerprint(again.data),
+                        pictures=fingerprint_pictures(again.data),
+                        device=again.device_name) if is_main() else {})
+            return (again.lines, again.weights,
+                    now | dict(settings=json.loads(
+                                   json.dumps(deciding_settings(cfg), default=str)),
+                               versions=versions()))
     finally:
         torch.set_num_threads(before[0])
         torch.use_deterministic_algorithms(before[1])
@@ -65,7 +81,8 @@ class Row(NamedTuple):
     now: Any = ''       # what is found now
 
 class Verification:
-    "What `verify` compared: `rows`; `equal`, and `exact` where every digit had to be the same."
+    """What `verify` compared: `rows`; `equal`, and
+    `exact` where every digit had to be the same."""
     @checked
     def __init__(self,
         name:str,       # of the run
@@ -93,9 +110,17 @@ class Verification:
     def table(self)->str: # lines of text
         "Write what agrees and what differs."
         digits = 'to the last digit' if self.exact else 'within the tolerance'
-        head = f'steps {self.start + 1} to {self.step} come out again, {digits}' if self.equal else f'{len(self.differences)} difference{"s"*(len(self.differences) > 1)} in steps {self.start + 1} to {self.step}'
-        lines, short = [f'{self.name}: {head}'], lambda v: f'{v}' if len(f'{v}') < 60 else f'{v}'[:57] + '...'
-        for r in self.rows: lines.append(f'{r.verdict.upper() if r.verdict == "differs" else r.verdict:<8} {r.name}' + ('' if r.verdict == 'equal' else f': {short(r.recorded)} -> {short(r.now)}'))
+        head = (
+            f'steps {self.start + 1} to {self.step} come out again, {digits}' if self.equal
+            else f'{len(self.differences)} difference{"s"*(len(self.differences) > 1)} in '
+                 f'steps {self.start + 1} to {self.step}')
+        lines, short = ([f'{self.name}: {head}'],
+                        lambda v: f'{v}' if len(f'{v}') < 60 else f'{v}'[:57] + '...')
+        for r in self.rows:
+            lines.append(
+                f'{r.verdict.upper() if r.verdict == "differs" else r.verdict:<8} {r.name}'
+                + ('' if r.verdict == 'equal'
+                   else f': {short(r.recorded)} -> {short(r.now)}'))
         return '\n'.join(lines)
 
     __repr__ = table
@@ -105,8 +130,10 @@ def _row(name, recorded, now, missing='differs'):
     return Row(name, 'equal' if recorded == now else missing, recorded, now)
 
 def _made_of(card, proof, seed, now):
-    "Rows of what a run was made of: versions, machine, seed, settings, annotations, pictures."
-    yield from (_row(k, (card.get('versions') or {}).get(k), v, 'note') for k, v in now['versions'].items())
+    """Rows of what a run was made of: versions, machine,
+    seed, settings, annotations, pictures."""
+    yield from (_row(k, (card.get('versions') or {}).get(k), v, 'note')
+                for k, v in now['versions'].items())
     yield _row('device', card.get('device'), now['device'], 'note')
     yield _row('seed', proof.get('seed'), seed)
     if 'settings' not in proof: yield Row('settings', 'unknown', 'not recorded')
@@ -117,45 +144,68 @@ def _made_of(card, proof, seed, now):
         had = card.get('data') if k == 'data' else proof.get('pictures')
         for i, d in enumerate(now[k]):
             old = had[i] if had and i < len(had) else None
-            yield _row(f'{what} of {d["file"] if k == "data" else d["folder"]}', old and old['sha256'][:12], d['sha256'][:12])
+            yield _row(f'{what} of {d["file"] if k == "data" else d["folder"]}',
+                       old and old['sha256'][:12], d['sha256'][:12])
 
-def _same_figure(a, b, tolerance): return a == b or abs(a - b) <= tolerance*max(abs(a), abs(b))
+def _same_figure(a, b, tolerance):
+    return a == b or abs(a - b) <= tolerance*max(abs(a), abs(b))
 
 def _came_out(log, lines, tolerance):
     "Rows of the figures of each line of the log."
     there = {l['step']: l for l in log}
     for line in lines:
         old = there.get(line['step'])
-        if old is None: yield Row(f'step {line["step"]}', 'differs', 'no line in the log', line['loss']); continue
-        wrong = [k for k, v in line.items() if k != 'seconds' and not (k in old and _same_figure(old[k], v, tolerance))]
-        yield from (Row(f'step {line["step"]}: {k}', 'differs', old.get(k), line[k]) for k in wrong)
+        if old is None:
+            yield Row(f'step {line["step"]}', 'differs', 'no line in the log',
+                      line['loss'])
+            continue
+        wrong = [k for k, v in line.items()
+                 if k != 'seconds'
+                 and not (k in old and _same_figure(old[k], v, tolerance))]
+        yield from (Row(f'step {line["step"]}: {k}', 'differs', old.get(k), line[k])
+                    for k in wrong)
         if not wrong: yield Row(f'step {line["step"]}: {len(line) - 3} figures', 'equal')
 
 # %% ../nbs/097_verify.ipynb #61b11d1b
 def _left_weights(run, proof, average):
     "Checksums of weights by step: of the card, of states, of saved detectors."
-    found = {int(k): ('weights' if int(k) else 'first weights', v) for k, v in (proof.get('weights') or {}).items()}
+    found = {int(k): ('weights' if int(k) else 'first weights', v)
+             for k, v in (proof.get('weights') or {}).items()}
     for name in STATES:
         if not (path := run.work_dir/name).is_file(): continue
         state = read_state(path, check_notes)
-        found.setdefault(state.notes['step'], (name, checksum({k.removeprefix('model.'): v for k, v in state.tensors.items() if k.startswith('model.')})))
-    per = max([l['step'] // l['epoch'] for l in run.log if l.get('epoch')], default=0) if not average else 0
+        found.setdefault(state.notes['step'],
+                         (name,
+                          checksum({k.removeprefix('model.'): v
+                                    for k, v in state.tensors.items()
+                                    if k.startswith('model.')})))
+    per = (max([l['step'] // l['epoch'] for l in run.log if l.get('epoch')], default=0)
+           if not average else 0)
     for path in run.work_dir.glob('*_*.safetensors') if per else ():
         kind, _, n = path.stem.partition('_')
-        if kind in ('epoch', 'iter') and n.isdigit(): found.setdefault(int(n)*(per if kind == 'epoch' else 1), (path.name, checksum(dict(read_checkpoint(path)))))
+        if kind in ('epoch', 'iter') and n.isdigit():
+            found.setdefault(int(n)*(per if kind == 'epoch' else 1),
+                             (path.name, checksum(dict(read_checkpoint(path)))))
     return found
 
 def _start(run, step):
     "The newest state of a run that lies before a step, or None: from the seed."
-    states = [read_state(p, check_notes) for n in STATES if (p := run.work_dir/n).is_file()]
-    return max((s for s in states if s.notes['step'] < step), key=lambda s: s.notes['step'], default=None)
+    states = [read_state(p, check_notes) for n in STATES
+              if (p := run.work_dir/n).is_file()]
+    return max((s for s in states if s.notes['step'] < step),
+               key=lambda s: s.notes['step'], default=None)
 
 def _which_step(run, step):
     "The step to make again: one that the log has a line of."
     steps = [l['step'] for l in run.log]
-    if not steps: raise ValueError(f'{run.work_dir/"log.jsonl"} has no lines: there is nothing to compare with')
+    if not steps:
+        raise ValueError(f'{run.work_dir/"log.jsonl"} has no lines: '
+                         'there is nothing to compare with')
     if step is None: return steps[0]
-    if step not in steps: raise ValueError(f'step is {step}; the log has lines of {len(steps)} steps: {", ".join(map(str, steps[:8]))}{", ..." if len(steps) > 8 else ""}')
+    if step not in steps:
+        raise ValueError(
+            f'step is {step}; the log has lines of {len(steps)} steps: '
+            f'{", ".join(map(str, steps[:8]))}{", ..." if len(steps) > 8 else ""}')
     return step
 
 def _check_calls(card, start, step):
@@ -163,60 +213,92 @@ def _check_calls(card, start, step):
     for c in (card.get('calls') or [])[1:]:
         at = c.get('after_step', 0)
         if c.get('changed') and start < at < step:
-            raise ValueError(f'the run went on with other settings after step {at}: {", ".join(list(c["changed"])[:4])}; steps up to {at} can be made again, or later ones from a state')
+            raise ValueError(f'the run went on with other settings after step {at}: '
+                             f'{", ".join(list(c["changed"])[:4])}; '
+                             f'steps up to {at} can be made again, '
+                             'or later ones from a state')
 
 # %% ../nbs/097_verify.ipynb #bbf6069e
 @checked('step? int 1.., tolerance 0..')
 def verify(
     run:str|Path|Run,       # a run, or its folder
-    step:int|None=None,     # up to which the run is made again, one with a line in the log; None: the first such
-    tolerance:float=.01,    # by which share figures may differ where versions or the machine are others
-    own:list|tuple=(),      # classes that the config names, where the run was given them in Python
+    # up to which the run is made again, one with a line in the log; None: the first such
+    step:int|None=None,
+    # by which share figures may differ where versions or the machine are others
+    tolerance:float=.01,
+    # classes that the config names, where the run was given them in Python
+    own:list|tuple=(),
 )->Verification:            # to be printed; `equal`, `differences`
-    "Make the steps of a recorded run again and compare; nothing of the run is changed. ValueError for a step without a line in the log."
+    """Make the steps of a recorded run again and compare; nothing of the run is changed.
+    ValueError for a step without a line in the log."""
     run   = run if isinstance(run, Run) else Run(run)
     card, proof = run.card, run.card.get('proof') or {}
     arguments = card.get('arguments') or {}
-    if not (run.work_dir/'config.py').is_file(): raise FileNotFoundError(f'{run.work_dir} has no config.py: the run cannot be made again')
-    if arguments.get('cache_features'): raise ValueError(f'{run.work_dir} learned from kept features, rounded to float16: its steps cannot be made again from the pictures')
+    if not (run.work_dir/'config.py').is_file():
+        raise FileNotFoundError(f'{run.work_dir} has no config.py: the run cannot be made '
+                                'again')
+    if arguments.get('cache_features'):
+        raise ValueError(f'{run.work_dir} learned from kept features, rounded to float16: '
+                         'its steps cannot be made again from the pictures')
     step  = _which_step(run, step)
     state = _start(run, step)
-    start, seed = (state.notes['step'], state.notes['seed']) if state else (0, card.get('seed', 0))
+    start, seed = ((state.notes['step'], state.notes['seed']) if state
+                   else (0, card.get('seed', 0)))
     _check_calls(card, start, step)
-    average = any(isinstance(h, dict) and 'EMAHook' in str(h.get('type')) for h in Config.fromfile(run.work_dir/'config.py').get('custom_hooks') or ())
-    left = {k: v for k, v in _left_weights(run, proof, average).items() if start <= k <= step and (k > start or not state)}
-    how  = run.work_dir, seed, step, state and state.path, frozenset(left), list(own or arguments.get('own', [])), proof.get('threads') or torch.get_num_threads()
+    average = any(isinstance(h, dict) and 'EMAHook' in str(h.get('type'))
+                  for h in Config.fromfile(run.work_dir/'config.py').get('custom_hooks')
+                  or ())
+    left = {k: v for k, v in _left_weights(run, proof, average).items()
+            if start <= k <= step and (k > start or not state)}
+    how = (run.work_dir, seed, step, state and state.path, frozenset(left),
+           list(own or arguments.get('own', [])),
+           proof.get('threads') or torch.get_num_threads())
     lines, weights, now = run_on(card.get('world_size', 1), _take_steps, *how)
     rows  = list(_made_of(card, proof, seed, now))
-    exact = not any(r.verdict in ('note', 'unknown') for r in rows if r.name in (*now['versions'], 'device')) and 'threads' in proof
+    exact = (not any(r.verdict in ('note', 'unknown') for r in rows
+                     if r.name in (*now['versions'], 'device')) and 'threads' in proof)
     rows += _came_out(run.log, lines, 0. if exact else tolerance)
-    for k, (name, had) in sorted(left.items()): rows += [_row(f'step {k}: {name}', had, weights.get(k))] if exact else []
+    for k, (name, had) in sorted(left.items()):
+        rows += [_row(f'step {k}: {name}', had, weights.get(k))] if exact else []
     return Verification(str(run.work_dir), step, start, rows, exact)
 
 # %% ../nbs/097_verify.ipynb #9e32d56e
 @checked
 def rerun(
     run:str|Path|Run|dict,  # a run, its folder, its run.json, or what that holds
-    work_dir:str|Path|None=None,    # of the new run; None: beside the old one, with _again behind its name
-    own:list|tuple=(),      # classes that the config names, where the run was given them in Python
+    # of the new run; None: beside the old one, with _again behind its name
+    work_dir:str|Path|None=None,
+    # classes that the config names, where the run was given them in Python
+    own:list|tuple=(),
 )->Run:                     # the new one
-    "Start a recorded run again, with its config, seed and number of processes. ValueError where the new folder holds a run."
-    if isinstance(run, dict): source = Path((run.get('arguments') or {}).get('work_dir') or '')
-    else: source = run.work_dir if isinstance(run, Run) else Path(run).parent if Path(run).name == 'run.json' else Path(run)
+    """Start a recorded run again, with its config, seed and number of processes.
+    ValueError where the new folder holds a run."""
+    if isinstance(run, dict):
+        source = Path((run.get('arguments') or {}).get('work_dir') or '')
+    else:
+        source = (run.work_dir if isinstance(run, Run) else Path(run).parent
+                  if Path(run).name == 'run.json' else Path(run))
     card = run if isinstance(run, dict) else Run(source).card
-    if not (source/'config.py').is_file(): raise FileNotFoundError(f'{source} has no config.py: the run cannot be made again')
+    if not (source/'config.py').is_file():
+        raise FileNotFoundError(f'{source} has no config.py: the run cannot be made again')
     target, arguments = Path(work_dir or f'{source}_again'), card.get('arguments') or {}
-    if (target/'run.json').exists(): raise ValueError(f'{target} holds a run already: give work_dir')
-    return train(source/'config.py', work_dir=str(target), gpus=card.get('world_size', 1), validate=arguments.get('validate', True), seed=card.get('seed', 0),
-                 own=list(own or arguments.get('own', [])), cache_features=bool(arguments.get('cache_features')))
+    if (target/'run.json').exists():
+        raise ValueError(f'{target} holds a run already: give work_dir')
+    return train(source/'config.py', work_dir=str(target), gpus=card.get('world_size', 1),
+                 validate=arguments.get('validate', True), seed=card.get('seed', 0),
+                 own=list(own or arguments.get('own', [])),
+                 cache_features=bool(arguments.get('cache_features')))
 
 # %% ../nbs/097_verify.ipynb #f2e579be
 def detbook_verify(
     run:str,                # folder of a run
-    step:int|None=None,     # up to which the run is made again, one with a line in the log; None: the first such
-    tolerance:float=.01,    # by which share figures may differ where versions or the machine are others
+    # up to which the run is made again, one with a line in the log; None: the first such
+    step:int|None=None,
+    # by which share figures may differ where versions or the machine are others
+    tolerance:float=.01,
 )->Verification:            # as it was printed
-    "Make the steps of a recorded run again and compare losses and weights: exit status 0 where they are the same, 1 where not."
+    """Make the steps of a recorded run again and compare losses and weights:
+    exit status 0 where they are the same, 1 where not."""
     found = verify(run, step, tolerance)
     print(found.table())
     return found

@@ -25,21 +25,28 @@ from .outputs import Progress
 from .images import read_picture
 
 # %% ../nbs/070_video.ipynb #f2793afe
-_FORMATS  = 'mov,matroska,webm,avi,mpegts,mpeg,flv,asf,ogg,mxf,gif'     # by FFmpeg's names; mov is MP4 too, asf is WMV, mpegts is TS
-_SUFFIXES = '.mp4 .m4v .mov .3gp .mkv .webm .avi .ts .mts .m2ts .mpg .mpeg .flv .wmv .asf .ogv .mxf'.split()
+# by FFmpeg's names; mov is MP4 too, asf is WMV, mpegts is TS
+_FORMATS  = 'mov,matroska,webm,avi,mpegts,mpeg,flv,asf,ogg,mxf,gif'
+_SUFFIXES = (
+    '.mp4 .m4v .mov .3gp .mkv .webm .avi .ts .mts .m2ts .mpg .mpeg .flv .wmv .asf .ogv '
+    '.mxf'.split())
 
 def _pyav():
     "PyAV, or an error that says how to get it."
     try: import av
-    except ImportError: raise ImportError("videos need PyAV, which is not installed: pip install 'detbook[video]'") from None
+    except ImportError:
+        raise ImportError("videos need PyAV, which is not installed: "
+                          "pip install 'detbook[video]'") from None
     return av
 
 def _allowed(name, height, width):
     "Raise ValueError for frames above the limit that pictures have."
     most = Image.MAX_IMAGE_PIXELS and 2*Image.MAX_IMAGE_PIXELS
     if most and height*width > most:
-        raise ValueError(f"{name}: the frames are {width} wide and {height} high, {height*width/1e6:.3g} megapixels, above Pillow's limit "
-                         f'of {most/1e6:.3g}; PIL.Image.MAX_IMAGE_PIXELS = None lifts it, for files that you trust')
+        raise ValueError(f"{name}: the frames are {width} wide and {height} high, "
+                         f"{height*width/1e6:.3g} megapixels, above Pillow's limit "
+                         f'of {most/1e6:.3g}; PIL.Image.MAX_IMAGE_PIXELS = None lifts it, '
+                         'for files that you trust')
     return {'max_pixels': str(most)} if most else {}
 
 def _open(path):
@@ -48,14 +55,23 @@ def _open(path):
     if '://' in name: raise ValueError(f'{name} is an address; only files are opened')
     check_file(path, 'video')
     fence = dict(format_whitelist=_FORMATS, protocol_whitelist='file')
-    try: box = av.open(f'file:{name}', options=_allowed(name, 0, 0), container_options=fence, metadata_errors='replace')
+    try:
+        box = av.open(f'file:{name}', options=_allowed(name, 0, 0),
+                      container_options=fence, metadata_errors='replace')
     except (av.FFmpegError, UnicodeError):
         known = ', '.join(s[1:] for s in _SUFFIXES)
-        raise ValueError(f'{name}: its {os.path.getsize(path)} bytes are not a whole video of a known format: {known}') from None
-    streams = [s for s in box.streams.video if not s.disposition & av.stream.Disposition.attached_pic]       # covers of albums are none
+        raise ValueError(f'{name}: its {os.path.getsize(path)} bytes are not a whole '
+                         f'video of a known format: {known}') from None
+    # covers of albums are none
+    streams = [s for s in box.streams.video
+               if not s.disposition & av.stream.Disposition.attached_pic]
     error = None
-    if not streams: error = f'{name}: there is no video in this file, only {", ".join(sorted({s.type for s in box.streams})) or "nothing"}'
-    elif streams[0].codec_context is None: error = f'{name}: its video has a codec that this FFmpeg does not know'
+    if not streams:
+        error = (
+            f'{name}: there is no video in this file, '
+            f'only {", ".join(sorted({s.type for s in box.streams})) or "nothing"}')
+    elif streams[0].codec_context is None:
+        error = f'{name}: its video has a codec that this FFmpeg does not know'
     try:
         if error: raise ValueError(error)
         c = streams[0].codec_context
@@ -75,17 +91,21 @@ class _Index(NamedTuple):
     counted: bool       # by decoding?
 
 def _decoded(box, stream):
-    "Frames of PyAV's in the order in which they are shown; what cannot be decoded is passed over."
+    """Frames of PyAV's in the order in which they are shown;
+    what cannot be decoded is passed over."""
     av = _pyav()
     packets, packet = box.demux(stream), stream
     while packet is not None:
         try: packet = next(packets, None)
-        except BlockingIOError:                             # a camera that has no new frame yet
+        except BlockingIOError:  # a camera that has no new frame yet
             time.sleep(.005)
             packets = box.demux(stream)
             continue
-        except (av.FFmpegError, IndexError): packet = None  # the packets break off; or all are read, and PyAV stumbles over a stream that began later
-        try: frames = stream.decode(packet)                 # None: what the decoder still holds
+        except (av.FFmpegError, IndexError):
+            # the packets break off; or all are read, and
+            # PyAV stumbles over a stream that began later
+            packet = None
+        try: frames = stream.decode(packet)  # None: what the decoder still holds
         except av.FFmpegError: continue
         yield from frames
 
@@ -98,8 +118,10 @@ def _read_index(path):
     with box:
         try:
             for p in box.demux():
-                if p.pts is not None: end = max(end, float((p.pts + (p.duration or 0)) * p.time_base))
-                if p.stream.index != stream.index or p.dts is None and not p.size: continue         # the end of the stream
+                if p.pts is not None:
+                    end = max(end, float((p.pts + (p.duration or 0)) * p.time_base))
+                if p.stream.index != stream.index or p.dts is None and not p.size:
+                    continue  # the end of the stream
                 n += 1
                 if p.is_discard or not p.size: continue
                 if p.pts is None: sure = False; continue
@@ -108,29 +130,40 @@ def _read_index(path):
                 if keys: times.append(p.pts)
         except (av.FFmpegError, IndexError): pass           # as above
         at, first = np.unique(np.array(times, np.int64)), keys[0] if keys else 0
-        if len(at) == len(times): sure = sure and bool((np.abs(np.argsort(times) - np.arange(len(at))) < 64).all())      # else times begin anew
-        guessed = bool('avi' in box.format.name and stream.codec_context.has_b_frames or stream.codec_context.name == 'vp8')
-        tells = box.duration and any(f in box.format.name for f in ('mov', 'matroska', 'avi', 'flv'))
+        if len(at) == len(times):
+            # else times begin anew
+            sure = (sure
+                    and bool((np.abs(np.argsort(times) - np.arange(len(at))) < 64).all()))
+        guessed = bool('avi' in box.format.name and stream.codec_context.has_b_frames
+                       or stream.codec_context.name == 'vp8')
+        tells = (box.duration
+                 and any(f in box.format.name for f in ('mov', 'matroska', 'avi', 'flv')))
         lost = box.duration/1e6 - (end - max(box.start_time or 0, 0)/1e6) if tells else 0.
-        if 'mov' in box.format.name and stream.frames > n: lost = max(lost, (stream.frames - n) * (last or .04))
-        elif lost < max(.25, .001*(box.duration or 0)/1e6): lost = 0.      # sound ends a little earlier or later
+        if 'mov' in box.format.name and stream.frames > n:
+            lost = max(lost, (stream.frames - n) * (last or .04))
+        elif lost < max(.25, .001*(box.duration or 0)/1e6):
+            lost = 0.  # sound ends a little earlier or later
     counted = guessed or not sure or len(at) < len(times) or not len(at)
     if counted: at, keys = _count(path, rate, unit), ()
     else: at = at[at >= first]
     spread = float((at[-1] - at[0]) * unit) if len(at) > 1 else 0.
     fps = float(rate or 0) or ((len(at) - 1)/spread if spread else 25.)
-    return _Index(at, np.unique(np.array(keys, np.int64)), unit, last or 1/fps, max(lost, 0.), fps, counted)
+    return _Index(at, np.unique(np.array(keys, np.int64)), unit, last or 1/fps,
+                  max(lost, 0.), fps, counted)
 
 def _count(path, rate, unit):
-    "The times of the frames that decoding gives; equally far apart where the frames do not say theirs."
+    """The times of the frames that decoding gives; equally
+    far apart where the frames do not say theirs."""
     box, stream = _open(path)
     with box: times = [f.pts for f in _decoded(box, stream)]
     sure = None not in times and all(a < b for a, b in zip(times, times[1:]))
-    return np.array(times if sure else [round(i/(rate or 25)/unit) for i in range(len(times))], np.int64)
+    return np.array(times if sure
+                    else [round(i/(rate or 25)/unit) for i in range(len(times))], np.int64)
 
 # %% ../nbs/070_video.ipynb #e128a023
 def _frames(path, index, i):
-    "Pairs of a number, from `i` on, and a frame of PyAV's; None in place of a frame that is damaged."
+    """Pairs of a number, from `i` on, and a frame of PyAV's;
+    None in place of a frame that is damaged."""
     n, times = len(index.times), index.times
     starts = index.keys[index.keys <= times[i]][::-1][:4]
     for start in [*(s for s in starts if s > times[0]), None]:
@@ -147,13 +180,15 @@ def _frames(path, index, i):
                 if not begun and f.pts != start: break
                 begun = True
                 while j < n and times[j] < f.pts: yield j, None; j += 1
-                if j < n and times[j] == f.pts: yield j, None if f.is_corrupt else f; j += 1
+                if j < n and times[j] == f.pts:
+                    yield j, None if f.is_corrupt else f; j += 1
         if begun:
             for j in range(j, n): yield j, None
             return
 
 def _turns(frame):
-    "How to bring a frame upright: swap its sides? then turn it round from left to right? from top to bottom?"
+    """How to bring a frame upright: swap its sides? then
+    turn it round from left to right? from top to bottom?"""
     matrix = frame.side_data.get('DISPLAYMATRIX')
     if matrix is None: return False, False, False
     a, b, _, c, d = np.frombuffer(bytes(matrix), np.int32)[:5].tolist()
@@ -161,9 +196,11 @@ def _turns(frame):
     return swap, (c if swap else a) < 0, (b if swap else d) < 0
 
 def _upright(frame, size=None):
-    "A frame of PyAV's as (3,H,W) uint8 RGB; resized where the video has changed the size (h,w) of its frames."
+    """A frame of PyAV's as (3,H,W) uint8 RGB; resized where
+    the video has changed the size (h,w) of its frames."""
     h, w = size or (frame.height, frame.width)
-    x = torch.from_numpy(frame.to_ndarray(format='rgb24', width=w, height=h)).permute(2, 0, 1)
+    x = torch.from_numpy(frame.to_ndarray(format='rgb24', width=w, height=h)).permute(
+        2, 0, 1)
     swap, across, down = _turns(frame)
     if swap: x = x.transpose(1, 2)
     return x.flip([2]*across + [1]*down).contiguous()
@@ -172,17 +209,26 @@ def _upright(frame, size=None):
 _LEFT = []      # decoders of another process
 
 class VideoReader:
-    "The frames of a video file: `len(video)`, `video[i]`, a slice, or one after the other. ValueError or FileNotFoundError names a file that cannot be read."
+    """The frames of a video file: `len(video)`, `video[i]`, a slice, or one after the
+    other. ValueError or FileNotFoundError names a file that cannot be read."""
     @checked
     def __init__(self,
         path:str|Path,      # of the file
-        on_bad:Literal['raise','skip']='raise',     # 'skip': going through the frames, leave out those that are damaged, and list them in `skipped`
+        # 'skip': going through the frames, leave out those
+        # that are damaged, and list them in `skipped`
+        on_bad:Literal['raise','skip']='raise',
     ):
-        self.path, self.on_bad, self.skipped, self._index, self._cursor = Path(path), on_bad, [], _read_index(path), None
+        self.path, self.on_bad, self.skipped, self._index, self._cursor = (
+            Path(path), on_bad, [], _read_index(path), None)
         self._rows = range(len(self._index.times))
-        first = next((f for _, f in _frames(path, self._index, 0) if f is not None), None) if self._rows else None
-        if first is None: raise ValueError(f'{path}: there is no frame in this video that can be decoded')
-        self._stored, self.size = (first.height, first.width), (first.height, first.width)[::-1 if _turns(first)[0] else 1]
+        first = (next((f for _, f in _frames(path, self._index, 0) if f is not None), None)
+                 if self._rows else None)
+        if first is None:
+            raise ValueError(f'{path}: there is no frame in this video that can be '
+                             'decoded')
+        self._stored, self.size = ((first.height, first.width),
+                                   (first.height, first.width)[
+                                       ::-1 if _turns(first)[0] else 1])
 
     def __len__(self): return len(self._rows)
 
@@ -195,11 +241,15 @@ class VideoReader:
     def times(self)->Tensor: # (N,) float64, seconds after the first frame of the file
         "When each frame is shown."
         i = self._index
-        return torch.from_numpy((i.times - i.times[0])[np.arange(self._rows.start, self._rows.stop, self._rows.step)]).double() * float(i.unit)
+        return (torch.from_numpy((i.times - i.times[0])[
+                                     np.arange(self._rows.start, self._rows.stop,
+                                               self._rows.step)]).double() * float(i.unit))
 
     def __repr__(self):
         h, w = self.size
-        return f'VideoReader({self.path.name}: {len(self)} frame{"s" * (len(self) != 1)} of {w} x {h} pixels, {self.fps:.4g} a second)'
+        return (
+            f'VideoReader({self.path.name}: {len(self)} frame{"s" * (len(self) != 1)} of '
+            f'{w} x {h} pixels, {self.fps:.4g} a second)')
 
     def __getitem__(self, i):
         if isinstance(i, slice):
@@ -207,17 +257,24 @@ class VideoReader:
             part._rows, part._cursor, part.skipped = self._rows[i], None, []
             return part
         try: row = self._rows[operator.index(i)]
-        except TypeError: raise TypeError(f'{self.path}: a frame has a whole number, not {i!r:.60}') from None
-        except IndexError: raise IndexError(f'{self.path}: there is no frame {i}, for there are {len(self)}') from None
+        except TypeError:
+            raise TypeError(f'{self.path}: a frame has a whole number, '
+                            f'not {i!r:.60}') from None
+        except IndexError:
+            raise IndexError(f'{self.path}: there is no frame {i}, '
+                             f'for there are {len(self)}') from None
         return self._at(row)
 
     def _at(self, row):
         "The frame of a number in the file."
         index = self._index
-        near  = int(np.searchsorted(index.times, index.keys[index.keys <= index.times[row]][-1])) if len(index.keys) else 0
+        near = (int(np.searchsorted(index.times,
+                                    index.keys[index.keys <= index.times[row]][-1]))
+                if len(index.keys) else 0)
         upto, frames, process = self._cursor or (row + 1, None, None)
-        if process not in (None, os.getpid()):              # a fork of the process that opened it, without the decoder's threads
-            _LEFT.append(frames)                            # closing it would wait for them
+        if process not in (None, os.getpid()):
+            # a fork of the process that opened it, without the decoder's threads
+            _LEFT.append(frames)  # closing it would wait for them
             upto = row + 1
         if not near <= upto <= row: frames = _frames(self.path, index, row)
         for j, f in frames:
@@ -234,7 +291,9 @@ class VideoReader:
 
     def _damage(self, row):
         i = self._index
-        return f'{self.path}: frame {row} of {len(i.times)}, at {float((i.times[row] - i.times[0]) * i.unit):.2f} s, is damaged'
+        return (
+            f'{self.path}: frame {row} of {len(i.times)}, '
+            f'at {float((i.times[row] - i.times[0]) * i.unit):.2f} s, is damaged')
 
     def _bad(self, words):
         if self.on_bad == 'raise': raise ValueError(words)
@@ -248,16 +307,21 @@ class VideoReader:
         times, rows = self.times, self._rows
         end = float(times.max()) + self._index.last*abs(rows.step) if rows else 0.
         begin = float(times.min()) if rows else 0.
-        if not begin <= seconds < end: raise ValueError(f'{self.path}: seconds is {seconds:g}, and the frames run from {begin:g} to {end:g}')
+        if not begin <= seconds < end:
+            raise ValueError(f'{self.path}: seconds is {seconds:g}, '
+                             f'and the frames run from {begin:g} to {end:g}')
         shown = (times <= seconds).nonzero()[:, 0]
         return self._at(rows[int(shown[times[shown].argmax()])])
 
-    def timed(self)->Iterator: # of (number in the file, seconds after its first frame, frame (3,H,W) uint8 RGB)
-        "Go through the frames, each with its number and its time; ValueError where one is damaged or the file breaks off."
+    def timed(self,
+    )->Iterator:  # of (number in the file, seconds after its first frame, (3,H,W) uint8 RGB)
+        """Go through the frames, each with its number and its time;
+        ValueError where one is damaged or the file breaks off."""
         self.skipped, rows, index = [], self._rows, self._index
         seconds = lambda j: float((index.times[j] - index.times[0]) * index.unit)
         if not rows: return
-        for j, f in _frames(self.path, index, rows[0]) if rows.step > 0 else ((j, None) for j in rows):
+        for j, f in (_frames(self.path, index, rows[0]) if rows.step > 0
+                     else ((j, None) for j in rows)):
             if j not in rows: continue
             if rows.step < 0:
                 try: x = self._at(j)
@@ -268,42 +332,66 @@ class VideoReader:
             if j == rows[-1]: break
         if index.lost and rows.stop == len(index.times):
             there = seconds(-1) + index.last
-            self._bad(f'{self.path}: the video breaks off after {there:.2f} s of {there + index.lost:.2f} s')
+            self._bad(f'{self.path}: the video breaks off after {there:.2f} s of '
+                      f'{there + index.lost:.2f} s')
 
     def __iter__(self): return (x for _, _, x in self.timed())
 
-    def __getstate__(self): return self.__dict__ | dict(_cursor=None)       # another process opens the file for itself
+    def __getstate__(self):
+        # another process opens the file for itself
+        return self.__dict__ | dict(_cursor=None)
 
 # %% ../nbs/070_video.ipynb #9c74c546
-_KINDS = {'.mp4': 'mp4', '.m4v': 'mp4', '.mov': 'mov', '.mkv': 'matroska', '.webm': 'webm'}      # of files, by suffix
-_QUALITY = {'libx264': 20, 'libx265': 24, 'libvpx-vp9': 31, 'libvpx': 10}                      # constant rate factors
+# of files, by suffix
+_KINDS = {'.mp4': 'mp4', '.m4v': 'mp4', '.mov': 'mov', '.mkv': 'matroska', '.webm': 'webm'}
+# constant rate factors
+_QUALITY = {'libx264': 20, 'libx265': 24, 'libvpx-vp9': 31, 'libvpx': 10}
 
 class VideoWriter:
-    "Write frames as a video: `with VideoWriter(path, fps) as out: out.write(frame)`. The file appears at the end of the block, or not at all."
+    """Write frames as a video: `with VideoWriter(path, fps) as out: out.write(frame)`.
+    The file appears at the end of the block, or not at all."""
     @checked('fps 0.01..1000, crf? 0..63')
     def __init__(self,
         path:str|Path,          # file to write: .mp4, .mov, .mkv or .webm
         fps:float=25.,          # frames per second, where `write` is told no times
-        codec:str|None=None,    # FFmpeg's name of an encoder, such as 'libx265'; None: the usual one of the format
-        crf:int|None=None,      # quality of codecs that know a constant rate factor: from 0, the best, to 51, or 63 of VP9; None: good to look at
+        # FFmpeg's name of an encoder, such as 'libx265'; None: the usual one of the format
+        codec:str|None=None,
+        # quality of codecs that know a constant rate factor: from 0,
+        # the best, to 51, or 63 of VP9; None: good to look at
+        crf:int|None=None,
         overwrite:bool=False,   # replace a file that is there?
         bgr:bool=False,         # do arrays and tensors hold blue first?
     ):
-        av, self.path, self.overwrite, self.bgr, self.n = _pyav(), Path(path), overwrite, bgr, 0
-        self._rate, suffix = Fraction(fps).limit_denominator(1001), self.path.suffix.lower()
-        if suffix not in _KINDS: raise ValueError(f'{path}: a video cannot be written as {self.path.suffix!r}; {", ".join(_KINDS)} can')
+        av, self.path, self.overwrite, self.bgr, self.n = (
+            _pyav(), Path(path), overwrite, bgr, 0)
+        self._rate, suffix = (Fraction(fps).limit_denominator(1001),
+                              self.path.suffix.lower())
+        if suffix not in _KINDS:
+            raise ValueError(f'{path}: a video cannot be written as {self.path.suffix!r}; '
+                             f'{", ".join(_KINDS)} can')
         usual = ('libvpx-vp9', 'libvpx') if suffix == '.webm' else ('libx264', 'mpeg4')
-        self.codec = codec or next((c for c in usual if c in av.codecs_available), usual[-1])
+        self.codec = (codec
+                      or next((c for c in usual if c in av.codecs_available), usual[-1]))
         try: av.codec.Codec(self.codec, 'w')
-        except ValueError: raise ValueError(f'{path}: codec is {shown(self.codec)!r}, and this FFmpeg has no encoder of that name{nearest(self.codec, sorted(av.codecs_available))}') from None
-        if crf is not None and self.codec not in _QUALITY: raise ValueError(f'{path}: crf is {crf}, and {self.codec} has no such setting; these have: {", ".join(_QUALITY)}')
-        self.crf, self._size, self._stream, self._block, self._upto = crf, None, None, None, -1
-        self._step = -(-10_000 // self._rate.numerator) * self._rate.denominator     # ticks from frame to frame: a tick is a ten-thousandth of a second or less
+        except ValueError:
+            raise ValueError(
+                f'{path}: codec is {shown(self.codec)!r}, and this FFmpeg has no encoder '
+                'of that '
+                f'name{nearest(self.codec, sorted(av.codecs_available))}') from None
+        if crf is not None and self.codec not in _QUALITY:
+            raise ValueError(f'{path}: crf is {crf}, and {self.codec} has no such '
+                             f'setting; these have: {", ".join(_QUALITY)}')
+        self.crf, self._size, self._stream, self._block, self._upto = (
+            crf, None, None, None, -1)
+        # ticks from frame to frame: a tick is a ten-thousandth of a second or less
+        self._step = -(-10_000 // self._rate.numerator) * self._rate.denominator
         self._refuse()
 
     def _refuse(self):
         "Raise FileExistsError where there is a file already."
-        if not self.overwrite and os.path.lexists(self.path): raise FileExistsError(f'{self.path} is there already; overwrite=True replaces it')
+        if not self.overwrite and os.path.lexists(self.path):
+            raise FileExistsError(f'{self.path} is there already; overwrite=True replaces '
+                                  'it')
 
     @contextmanager
     def _opened(self):
@@ -311,7 +399,9 @@ class VideoWriter:
         av = _pyav()
         with whole_file(self.path) as part:
             kind = _KINDS[self.path.suffix.lower()]
-            self._box = av.open(str(part), 'w', format=kind, container_options=dict(movflags='faststart') if kind in ('mp4', 'mov') else {})
+            self._box = av.open(str(part), 'w', format=kind,
+                                container_options=dict(movflags='faststart')
+                                if kind in ('mp4', 'mov') else {})
             try:
                 yield
                 if not self.n: raise ValueError(f'{self.path}: no frame was written')
@@ -330,13 +420,19 @@ class VideoWriter:
 
     def _begin(self, h, w):
         "Open the encoder for frames of a size."
-        crf = {'crf': str(_QUALITY[self.codec] if self.crf is None else self.crf)} if self.codec in _QUALITY else {}
-        more = {'b': '0', 'deadline': 'good', 'cpu-used': '5'} if 'vpx' in self.codec else {'x265-params': 'log-level=none'} if self.codec == 'libx265' else {}
-        s = self._stream = self._box.add_stream(self.codec, rate=self._rate, options=crf | more)
+        crf = ({'crf': str(_QUALITY[self.codec] if self.crf is None else self.crf)}
+               if self.codec in _QUALITY else {})
+        more = ({'b': '0', 'deadline': 'good', 'cpu-used': '5'} if 'vpx' in self.codec
+                else {'x265-params': 'log-level=none'} if self.codec == 'libx265' else {})
+        s = self._stream = self._box.add_stream(self.codec, rate=self._rate,
+                                                options=crf | more)
         s.height, s.width, s.pix_fmt, c = h + h % 2, w + w % 2, 'yuv420p', s.codec_context
         c.time_base = s.time_base = 1 / (self._rate * self._step)
-        self._standard = {'dst_colorspace': 'ITU709'} if self.codec in ('libx264', 'libx265', 'libvpx-vp9') else {}
-        if self._standard: c.colorspace = c.color_primaries = c.color_trc = c.color_range = 1      # BT.709, from 16 to 235
+        self._standard = ({'dst_colorspace': 'ITU709'}
+                          if self.codec in ('libx264', 'libx265', 'libvpx-vp9') else {})
+        if self._standard:
+            # BT.709, from 16 to 235
+            c.colorspace = c.color_primaries = c.color_trc = c.color_range = 1
         self._size = (h, w)
 
     def _put(self, frame):
@@ -344,35 +440,55 @@ class VideoWriter:
         av = _pyav()
         try:
             for packet in self._stream.encode(frame): self._box.mux(packet)
-        except av.FFmpegError as e: raise ValueError(f'{self.path}: {self.codec} cannot write frames of {self._size[1]} x {self._size[0]} pixels ({shown(e, 80)})') from None
+        except av.FFmpegError as e:
+            raise ValueError(f'{self.path}: {self.codec} cannot write frames of '
+                             f'{self._size[1]} x {self._size[0]} pixels '
+                             f'({shown(e, 80)})') from None
 
     @checked('seconds? 0..')
     def write(self,
         frame:object,               # a picture of any kind; of the size of the first
-        seconds:float|None=None,    # when it is shown, from 0 at the start of the video; None: 1/fps after the one before
+        # when it is shown, from 0 at the start of the video;
+        # None: 1/fps after the one before
+        seconds:float|None=None,
     ):
-        "Add a frame; ValueError for one of another size, and for a time that is not later than the one before."
-        if self._block is None: raise ValueError(f'{self.path}: write stands in the block of `with VideoWriter(...) as out`')
+        """Add a frame; ValueError for one of another size, and for a time that is not
+        later than the one before."""
+        if self._block is None:
+            raise ValueError(f'{self.path}: write stands in the block of `with '
+                             'VideoWriter(...) as out`')
         try: x = read_picture(frame, self.bgr).cpu()
-        except (ValueError, TypeError, OSError) as e: raise type(e)(f'{self.path}: frame {self.n}: {e}') from None
+        except (ValueError, TypeError, OSError) as e:
+            raise type(e)(f'{self.path}: frame {self.n}: {e}') from None
         if x.dtype != torch.uint8: x = x.round().clamp(0, 255).byte()
         h, w = x.shape[-2:]
         if self._size is None: self._begin(h, w)
-        if self._size != (h, w): raise ValueError(f'{self.path}: frame {self.n} is {w} x {h} pixels, width and height, and those before it are {self._size[1]} x {self._size[0]}')
-        at = (self._upto + self._step if self.n else 0) if seconds is None else round(seconds * self._rate * self._step)
-        if at <= self._upto: raise ValueError(f'{self.path}: frame {self.n} has seconds={seconds:g}, and the one before it is shown at {float(self._upto/self._rate/self._step):g}')
+        if self._size != (h, w):
+            raise ValueError(f'{self.path}: frame {self.n} is {w} x {h} pixels, '
+                             f'width and height, and those before it are {self._size[1]} '
+                             f'x {self._size[0]}')
+        at = ((self._upto + self._step if self.n else 0) if seconds is None
+              else round(seconds * self._rate * self._step))
+        if at <= self._upto:
+            raise ValueError(f'{self.path}: frame {self.n} has seconds={seconds:g}, '
+                             'and the one before it is shown at '
+                             f'{float(self._upto/self._rate/self._step):g}')
         if h % 2: x = torch.cat([x, x[:, -1:]], 1)
         if w % 2: x = torch.cat([x, x[..., -1:]], 2)
-        f = _pyav().VideoFrame.from_ndarray(x.permute(1, 2, 0).contiguous().numpy(), format='rgb24').reformat(format='yuv420p', **self._standard)
+        f = _pyav().VideoFrame.from_ndarray(
+            x.permute(1, 2, 0).contiguous().numpy(),
+            format='rgb24').reformat(format='yuv420p', **self._standard)
         if self._standard: f.colorspace = f.color_range = 1
-        f.pts, f.time_base, f.duration = at, self._stream.codec_context.time_base, self._step
+        f.pts, f.time_base, f.duration = (at, self._stream.codec_context.time_base,
+                                          self._step)
         self._put(f)
         self._upto, self.n = at, self.n + 1
 
 @checked
 def write_video(
     path:str|Path,          # file to write: .mp4, .mov, .mkv or .webm
-    frames:Iterable,        # pictures of any kind, all of one size: a list, a VideoReader, a generator
+    # pictures of any kind, all of one size: a list, a VideoReader, a generator
+    frames:Iterable,
     fps:float=25.,          # frames per second
     codec:str|None=None,    # see `VideoWriter`
     crf:int|None=None,      # (likewise) from 0
@@ -382,7 +498,8 @@ def write_video(
 )->Path:                    # the file
     "Write pictures as a video, one after the other; only one is held at a time."
     with VideoWriter(path, fps, codec, crf, overwrite, bgr) as out:
-        bar = Progress(len(frames) if hasattr(frames, '__len__') else None, 'frames', progress)
+        bar = Progress(len(frames) if hasattr(frames, '__len__') else None, 'frames',
+                       progress)
         for x in frames:
             out.write(x)
             bar.step()
@@ -394,10 +511,13 @@ def _camera(index):
     "Where a system has its cameras: the address, and FFmpeg's name of the device."
     if sys.platform.startswith('linux'): return f'/dev/video{index}', 'video4linux2'
     if sys.platform == 'darwin': return str(index), 'avfoundation'
-    raise ValueError('cameras are opened by their number on Linux and macOS; give frames of another reader, such as those of OpenCV with bgr=True')
+    raise ValueError('cameras are opened by their number on Linux and macOS; '
+                     'give frames of another reader, such as those of OpenCV with '
+                     'bgr=True')
 
 class Camera:
-    "The frames of a camera, one after the other, until nobody asks any more; FileNotFoundError or ValueError where there is none."
+    """The frames of a camera, one after the other, until nobody asks any more;
+    FileNotFoundError or ValueError where there is none."""
     @checked('index int 0.., size? pair int 1.., fps? 0..')
     def __init__(self,
         index:int=0,            # number of the camera
@@ -406,18 +526,24 @@ class Camera:
     ):
         av, (address, device) = _pyav(), _camera(index)
         if address.startswith('/dev/') and not os.path.exists(address):
-            there = sorted(p.name.removeprefix('video') for p in Path('/dev').glob('video[0-9]*'))
+            there = sorted(p.name.removeprefix('video')
+                           for p in Path('/dev').glob('video[0-9]*'))
             raise FileNotFoundError(f'camera {index}: there is no {address}; {"there are cameras " + ", ".join(there) if there else "this machine has no camera"}')
-        asked = ({} if size is None else dict(video_size=f'{size[1]}x{size[0]}')) | ({} if fps is None else dict(framerate=f'{fps:g}'))
+        asked = (({} if size is None else dict(video_size=f'{size[1]}x{size[0]}'))
+                 | ({} if fps is None else dict(framerate=f'{fps:g}')))
         self.path, self.skipped = Path(f'camera {index}'), []
         try:
             self._box = av.open(address, format=device, container_options=asked)
             self._stream = self._box.streams.video[0]
-        except (av.FFmpegError, IndexError) as e: raise ValueError(f'camera {index} cannot be opened: {shown(getattr(e, "strerror", None) or e, 80)}') from None
+        except (av.FFmpegError, IndexError) as e:
+            raise ValueError(f'camera {index} cannot be opened: '
+                             f'{shown(getattr(e, "strerror", None) or e, 80)}') from None
         c = self._stream.codec_context
-        self.size, self.fps = (c.height, c.width), float(self._stream.average_rate or fps or 25)
+        self.size, self.fps = ((c.height, c.width),
+                               float(self._stream.average_rate or fps or 25))
 
-    def timed(self)->Iterator: # of (number, seconds after the first frame, frame (3,H,W) uint8 RGB)
+    def timed(self,
+    )->Iterator:  # of (number, seconds after the first frame, frame (3,H,W) uint8 RGB)
         "Give the frames as they come, each with its number and its time."
         first, size = None, self.size
         for i, f in enumerate(_decoded(self._box, self._stream)):
@@ -445,4 +571,6 @@ def camera_number(
     name:str|Path,  # what somebody has named
 )->int|None:        # None: no camera
     "Read the number of a camera: one or two digits that are no file."
-    return int(str(name)) if str(name).isdecimal() and len(str(name)) <= 2 and not os.path.exists(name) else None
+    return (int(str(name))
+            if str(name).isdecimal() and len(str(name)) <= 2 and not os.path.exists(name)
+            else None)

@@ -21,42 +21,59 @@ from .build import build_detector, build_soft_nms
 def _view_scale(p):
     p.only(dict(interpolation='bilinear'))
     p.unused('backend', 'clip_object_border')
-    if not p('keep_ratio', False): p.fail('keep_ratio', 'detbook keeps the shape of a picture: True')
-    if (p('scale', None) is None) == (p('scale_factor', None) is None): raise ValueError('needs scale or scale_factor')
+    if not p('keep_ratio', False):
+        p.fail('keep_ratio', 'detbook keeps the shape of a picture: True')
+    if (p('scale', None) is None) == (p('scale_factor', None) is None):
+        raise ValueError('needs scale or scale_factor')
     scale = p('scale', None)
-    return one_value(p('scale_factor')) if scale is None else (scale, scale) if isinstance(scale, int) else tuple(scale)
+    return (one_value(p('scale_factor')) if scale is None else (scale, scale)
+            if isinstance(scale, int) else tuple(scale))
 
 def _view_flip(p):
     prob, way = p('prob', None), p('direction', 'horizontal')
     if prob not in (0, 1): p.fail('prob', 'a view is mirrored or not: 1 or 0')
     ways = [f for f in FLIPS if f]
-    if way not in ways: p.fail('direction', f'there is no such mirror{nearest(way, ways) or "; there are " + ", ".join(ways)}')
+    if way not in ways:
+        p.fail('direction',
+               'there is no such '
+               f'mirror{nearest(way, ways) or "; there are " + ", ".join(ways)}')
     return way if prob else None
 
-_VIEW_STEPS = dict(Resize=_view_scale, RandomFlip=_view_flip, Pad=refuse_type('a detector fills its batches up by itself: leave this step out'),
-                   LoadProposals=refuse_type('proposals given are those of one view: a Fast R-CNN looks once'),
-                   TestTimeAug=refuse_type('it stands inside of another')) | dict.fromkeys(
-    ('LoadImageFromFile', 'LoadImageFromNDArray', 'LoadAnnotations', 'PackDetInputs'), lambda p: p.unused(*p.value))
+_VIEW_STEPS = (
+    dict(Resize=_view_scale, RandomFlip=_view_flip,
+         Pad=refuse_type('a detector fills its batches up by itself: leave this step out'),
+         LoadProposals=refuse_type('proposals given are those of one view: '
+                                   'a Fast R-CNN looks once'),
+         TestTimeAug=refuse_type('it stands inside of another'))
+    | dict.fromkeys(('LoadImageFromFile', 'LoadImageFromNDArray', 'LoadAnnotations',
+                     'PackDetInputs'), lambda p: p.unused(*p.value)))
 
 # %% ../nbs/041_views.ipynb #61e80055
 def _alternatives(pipeline, path):
     "The steps of a pipeline as lists, of which a view takes one each."
-    if not isinstance(pipeline, (list, tuple)): raise ConfigError(f'{path} is {pipeline!r:.60}; expected a list of steps')
+    if not isinstance(pipeline, (list, tuple)):
+        raise ConfigError(f'{path} is {pipeline!r:.60}; expected a list of steps')
     for i,step in enumerate(pipeline):
         p = ConfigPart(step, f'{path}.{i}')
         if p.kind != 'TestTimeAug': yield [p]; continue
         for j,ways in enumerate(p('transforms')):
-            if not isinstance(ways, (list, tuple)) or not ways: p.fail('transforms', f'number {j} is no list of steps')
-            yield [ConfigPart(w, f'{p.path}.transforms.{j}.{k}') for k,w in enumerate(ways)]
+            if not isinstance(ways, (list, tuple)) or not ways:
+                p.fail('transforms', f'number {j} is no list of steps')
+            yield [ConfigPart(w, f'{p.path}.transforms.{j}.{k}')
+                   for k,w in enumerate(ways)]
         p.finish()
 
 def _views(pipeline, path):
     "The scales and flips of a pipeline."
     found = {}
     for ways in _alternatives(pipeline, path):
-        values, kinds = [build_part(p, _VIEW_STEPS, 'step of a view') for p in ways], {p.kind for p in ways}
+        values, kinds = ([build_part(p, _VIEW_STEPS, 'step of a view') for p in ways],
+                         {p.kind for p in ways})
         key = dict(Resize='scales', RandomFlip='flips').get(ways[0].kind)
-        if len(kinds) > 1: ways[0].fail('type', f'alternatives of one kind alone; here are {", ".join(sorted(kinds))}')
+        if len(kinds) > 1:
+            ways[0].fail('type',
+                         'alternatives of one kind alone; '
+                         f'here are {", ".join(sorted(kinds))}')
         if key in found: ways[0].fail('type', 'a view has one of these')
         if key: found[key] = tuple(values)
     return dict(flips=(None,)) | found
@@ -67,28 +84,41 @@ def _tta_model(p):
     nms = cfg.part('nms')
     nms.unused('split_thr')
     nms.only(dict(max_num=-1, class_agnostic=False))
-    suppress = build_part(nms, dict(nms=lambda p: NMS(p('iou_threshold')), soft_nms=build_soft_nms), 'suppression')
+    suppress = build_part(nms,
+                          dict(nms=lambda p: NMS(p('iou_threshold')),
+                               soft_nms=build_soft_nms), 'suppression')
     return finish_part(dict(suppress=suppress, max_per_img=cfg('max_per_img')), cfg)
 
 _TTA = dict(nms=dict(type='nms', iou_threshold=.5), max_per_img=100)
-_MIRRORED = dict(type='TestTimeAug', transforms=[[dict(type='RandomFlip', prob=1.), dict(type='RandomFlip', prob=0.)]])
+_MIRRORED = dict(type='TestTimeAug',
+                 transforms=[[dict(type='RandomFlip', prob=1.),
+                              dict(type='RandomFlip', prob=0.)]])
 
 # %% ../nbs/041_views.ipynb #28956ac8
 @checked
 def build_tta(
-    cfg:dict,                   # a whole config: its tta_model and tta_pipeline are read; without them the test pipeline, mirrored too
+    # a whole config: its tta_model and tta_pipeline are read;
+    # without them the test pipeline, mirrored too
+    cfg:dict,
     model:nn.Module|None=None,  # a detector; None: the config's, with random weights
-    pairs:list=(),              # (left, right) indices of keypoints that trade places in a mirror
-)->TestTimeAug:                 # a detector: give it pictures as they are, for it resizes them
-    "Build the test-time augmentation that a config describes. Raises ConfigError for what detbook does not have."
-    if not isinstance(cfg, dict) or not cfg.keys() & {'model', 'tta_model', 'tta_pipeline'}:
-        raise ConfigError('build_tta takes a whole config, with tta_model and tta_pipeline: build_tta(cfg, model)')
-    how = build_part(ConfigPart(cfg.get('tta_model') or dict(type='DetTTAModel'), 'tta_model'), dict(DetTTAModel=_tta_model), 'test-time augmentation')
+    pairs:list=(),  # (left, right) indices of keypoints that trade places in a mirror
+)->TestTimeAug:  # a detector: give it pictures as they are, for it resizes them
+    """Build the test-time augmentation that a config describes.
+    Raises ConfigError for what detbook does not have."""
+    if (not isinstance(cfg, dict)
+        or not cfg.keys() & {'model', 'tta_model', 'tta_pipeline'}):
+        raise ConfigError('build_tta takes a whole config, '
+                          'with tta_model and tta_pipeline: build_tta(cfg, model)')
+    how = build_part(ConfigPart(cfg.get('tta_model') or dict(type='DetTTAModel'),
+                                'tta_model'), dict(DetTTAModel=_tta_model),
+                     'test-time augmentation')
     pipeline, path = cfg.get('tta_pipeline'), 'tta_pipeline'
     if pipeline is None:
         data, path = cfg.get('test_dataloader') or {}, 'test_dataloader'
         while 'dataset' in data: data, path = data['dataset'], f'{path}.dataset'
-        if 'pipeline' not in data: raise ConfigError(f'the config has no tta_pipeline, and no {path}.pipeline to take its place')
+        if 'pipeline' not in data:
+            raise ConfigError(f'the config has no tta_pipeline, and no {path}.pipeline to '
+                              'take its place')
         pipeline, path = [*data['pipeline'], _MIRRORED], f'{path}.pipeline'
     views = _views(pipeline, path)
     if model is None: model = build_detector(ConfigPart(cfg, 'the config')('model'))

@@ -17,11 +17,14 @@ from .boxes import iou_matrix
 _IOU = .5
 
 def _corners(rows):
-    "Boxes xyxy of rows of picture, x, y, width, height; from pixel 3 to pixel 5 is three wide."
-    return torch.from_numpy(np.concatenate([rows[:, 1:3], rows[:, 1:3] + rows[:, 3:5] + 1], 1))
+    """Boxes xyxy of rows of picture, x, y, width, height;
+    from pixel 3 to pixel 5 is three wide."""
+    return torch.from_numpy(np.concatenate([rows[:, 1:3], rows[:, 1:3] + rows[:, 3:5] + 1],
+                                           1))
 
 def _nearest_truths(truths, ignored, found):
-    "For each detection the largest IoU with a truth of its picture, and which truth that is; of equal ones a truth that counts."
+    """For each detection the largest IoU with a truth of its picture,
+    and which truth that is; of equal ones a truth that counts."""
     iou, which = np.zeros(len(found)), np.full(len(found), -1)
     for i in np.unique(found[:, 0]):
         own, there = np.flatnonzero(found[:, 0] == i), np.flatnonzero(truths[:, 0] == i)
@@ -34,27 +37,36 @@ def _nearest_truths(truths, ignored, found):
 def _table(name, x, *shape):
     "An array of this shape, where the first number is any; or one sentence."
     x = np.asarray(x)
-    if x.dtype.kind not in 'biuf' or x.shape != (len(x) if x.ndim else -1, *shape): raise ValueError(f'{name} is of shape {x.shape} and {x.dtype}; expected ({", ".join(map(str, ("N", *shape)))}) numbers')
+    if x.dtype.kind not in 'biuf' or x.shape != (len(x) if x.ndim else -1, *shape):
+        raise ValueError(f'{name} is of shape {x.shape} and {x.dtype}; '
+                         f'expected ({", ".join(map(str, ("N", *shape)))}) numbers')
     return x
 
 @checked
 def voc_curve(
     truths:np.ndarray,  # (T,5) of one class: picture, x, y, width, height
-    ignored:np.ndarray, # (T,) bool: is it difficult, so that detections on it do not count?
+    # (T,) bool: is it difficult, so that detections on it do not count?
+    ignored:np.ndarray,
     found:np.ndarray,   # (N,5) detections of this class: picture, x, y, width, height
     scores:np.ndarray,  # (N,) of the detections
 )->tuple:               # precision (N,) and recall (N,), from the surest detection on
-    "Give precision and recall of one class as Pascal VOC counts them; a box with nan overlaps nothing."
-    truths, ignored, found, scores = _table('truths', truths, 5), _table('ignored', ignored).astype(bool), _table('found', found, 5), _table('scores', scores)
+    """Give precision and recall of one class as Pascal
+    VOC counts them; a box with nan overlaps nothing."""
+    truths, ignored, found, scores = (_table('truths', truths, 5),
+                                      _table('ignored', ignored).astype(bool),
+                                      _table('found', found, 5), _table('scores', scores))
     for name, a, b in (('ignored', ignored, truths), ('scores', scores, found)):
-        if len(a) != len(b): raise ValueError(f'{name} has {len(a)} entries, expected {len(b)}')
+        if len(a) != len(b):
+            raise ValueError(f'{name} has {len(a)} entries, expected {len(b)}')
     found = found[np.argsort(-scores, kind='stable')]
     iou, which = _nearest_truths(truths, ignored, found)
     hit   = iou >= _IOU
-    free  = hit & ignored[which] if len(truths) else hit                    # on an ignored region: neither right nor wrong
+    # on an ignored region: neither right nor wrong
+    free  = hit & ignored[which] if len(truths) else hit
     right = np.zeros(len(found), bool)
     claims = np.flatnonzero(hit & ~free)
-    right[claims[np.unique(which[claims], return_index=True)[1]]] = True    # the surest of those that belong to a truth
+    # the surest of those that belong to a truth
+    right[claims[np.unique(which[claims], return_index=True)[1]]] = True
     tp, fp = right.cumsum(), (~right & ~free).cumsum()
     return tp / np.maximum(tp + fp, 1e-9), tp / max((~ignored).sum(), 1)
 
@@ -66,15 +78,23 @@ def voc_curve(
 def voc_ap(
     precision:np.ndarray,   # (N,) from the surest detection on
     recall:np.ndarray,      # (N,) likewise
-    way:str='area',         # 'area', below the falling curve, as since 2010; or '11points', the mean at eleven recalls, as in 2007
+    # 'area', below the falling curve, as since 2010; or
+    # '11points', the mean at eleven recalls, as in 2007
+    way:str='area',
 )->float:                   # from 0 to 1
-    "Give the average precision of a curve; 0 where there are no detections, and nan counts as 0."
-    precision, recall = np.nan_to_num(_table('precision', precision)), np.nan_to_num(_table('recall', recall))
-    if len(precision) != len(recall): raise ValueError(f'recall has {len(recall)} entries, expected {len(precision)}')
-    if way not in _WAYS: raise ValueError(f'way is {way!r:.40}; expected one of {", ".join(_WAYS)}')
+    """Give the average precision of a curve; 0 where
+    there are no detections, and nan counts as 0."""
+    precision, recall = (np.nan_to_num(_table('precision', precision)),
+                         np.nan_to_num(_table('recall', recall)))
+    if len(precision) != len(recall):
+        raise ValueError(f'recall has {len(recall)} entries, expected {len(precision)}')
+    if way not in _WAYS:
+        raise ValueError(f'way is {way!r:.40}; expected one of {", ".join(_WAYS)}')
     return _WAYS[way](precision, recall)
 
-def _at_11_points(precision, recall): return float(np.mean([precision[recall >= r].max(initial=0) for r in np.arange(0, 1.001, .1)]))
+def _at_11_points(precision, recall):
+    return float(np.mean([precision[recall >= r].max(initial=0)
+                          for r in np.arange(0, 1.001, .1)]))
 
 def _area(precision, recall):
     falling = np.maximum.accumulate(precision[::-1])[::-1]
@@ -91,20 +111,28 @@ def voc_classes(
     results:list,       # COCO's
     classes:dict,       # category id -> name
     way:str='area',     # 'area' or '11points'
-)->tuple:               # name -> dict(mAP, AR, truths); precision (101,K) of the classes at recalls 0, 0.01, ..., 1, -1 where there are no truths
+    # name -> dict(mAP, AR, truths); precision (101,K) of the classes
+    # at recalls 0, 0.01, ..., 1, -1 where there are no truths
+)->tuple:
     "Measure each class by Pascal VOC's rules."
-    rows  = lambda records: np.array([(r['category_id'], r['image_id'], *r['bbox']) for r in records], float).reshape(-1, 6)
+    rows = lambda records: np.array([(r['category_id'], r['image_id'], *r['bbox'])
+                                     for r in records], float).reshape(-1, 6)
     truths, found = rows(annotations), rows(results)
-    ignored, scores = np.array([bool(a.get('iscrowd') or a.get('ignore')) for a in annotations], bool), np.array([r['score'] for r in results], float)
+    ignored, scores = (np.array([bool(a.get('iscrowd') or a.get('ignore'))
+                                 for a in annotations], bool),
+                       np.array([r['score'] for r in results], float))
     figures, curves = {}, -np.ones((101, len(classes)))
     for k, (c, name) in enumerate(classes.items()):
         own, mine = truths[:, 0] == c, found[:, 0] == c
         n = int((~ignored[own]).sum())
         figures[name] = dict(mAP=math.nan, AR=math.nan, truths=n)
         if not n: continue
-        precision, recall = voc_curve(truths[own, 1:], ignored[own], found[mine, 1:], scores[mine])
-        figures[name].update(mAP=voc_ap(precision, recall, way), AR=float(recall.max(initial=0)))
-        curves[:, k] = [precision[recall >= r].max(initial=0) for r in np.linspace(0, 1, 101)]
+        precision, recall = voc_curve(truths[own, 1:], ignored[own], found[mine, 1:],
+                                      scores[mine])
+        figures[name].update(mAP=voc_ap(precision, recall, way),
+                             AR=float(recall.max(initial=0)))
+        curves[:, k] = [precision[recall >= r].max(initial=0)
+                        for r in np.linspace(0, 1, 101)]
     return figures, curves
 
 

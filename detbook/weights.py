@@ -28,7 +28,8 @@ from .names import convert, weights_kind
 from .zoo import DETECTRON2, TORCHVISION, ZOO, bare_name, plain_name, zoo_name
 from .checkpoint import find_weights, load_checkpoint
 from .outputs import never_over
-from .describe import check_weights_fit, class_list, describe, rebuild, save_detector
+from .describe import (
+    check_weights_fit, class_list, describe, rebuild, save_detector)
 from .rpn import RPN, ProposalFilter, RPNHead
 from .roi import RoIExtractor
 from .fast_rcnn import BoxHead, DetectionFilter, FastRCNN, RoIHead
@@ -47,184 +48,262 @@ from .config import Config
 # %% ../nbs/044_weights.ipynb #b8941d0a
 def _coder(stds=(1.,1.,1.,1.)): return DeltaCoder(stds=stds, cut_below=False)
 
-def _plain_matcher(): return Matcher(.5, .5, .5, low_quality=False)     # of second stages, with masks and without
+def _plain_matcher():
+    # of second stages, with masks and without
+    return Matcher(.5, .5, .5, low_quality=False)
 
 def _torchvision_heads(num_classes, mask_head=None):
     "RPN and RoI head with torchvision's conventions."
-    anchors  = AnchorGenerator(sizes=tuple((s,) for s in (32,64,128,256,512)), rounded=True, fit_strides=True)
-    rpn_head = RPNHead(256, anchors=anchors, coder=_coder(), matcher=Matcher(.7, .3, 0.), loss_bbox=SmoothL1Loss(1/9),
-                       train_filter=ProposalFilter(2000, 2000, min_size=1e-3), test_filter=ProposalFilter(1000, 1000, min_size=1e-3))
-    bbox_head, window = BoxHead(num_classes, coder=_coder((.1,.1,.2,.2)), loss_bbox=SmoothL1Loss(1/9)), dict(ratio=2, aligned=False)
-    roi_head = RoIHead(bbox_head, mask_head, RoIExtractor(7, **window), RoIExtractor(14, **window), _plain_matcher(), test_filter=DetectionFilter(min_size=.01))
+    anchors = AnchorGenerator(sizes=tuple((s,) for s in (32,64,128,256,512)), rounded=True,
+                              fit_strides=True)
+    rpn_head = RPNHead(256, anchors=anchors, coder=_coder(), matcher=Matcher(.7, .3, 0.),
+                       loss_bbox=SmoothL1Loss(1/9),
+                       train_filter=ProposalFilter(2000, 2000, min_size=1e-3),
+                       test_filter=ProposalFilter(1000, 1000, min_size=1e-3))
+    bbox_head, window = (BoxHead(num_classes, coder=_coder((.1,.1,.2,.2)),
+                                 loss_bbox=SmoothL1Loss(1/9)),
+                         dict(ratio=2, aligned=False))
+    roi_head = RoIHead(bbox_head, mask_head, RoIExtractor(7, **window),
+                       RoIExtractor(14, **window), _plain_matcher(),
+                       test_filter=DetectionFilter(min_size=.01))
     return dict(rpn_head=rpn_head, roi_head=roi_head)
 
 # %% ../nbs/044_weights.ipynb #2b201c67
 def torchvision_detector(
-    arch:str,               # one of `TORCHVISION`
-    num_classes:int,        # without background; in RetinaNet and FCOS with it, as the last
-    num_keypoints:int=17,   # of a person
-)->nn.Module:               # with random weights
+    arch:str,              # one of `TORCHVISION`
+    num_classes:int,       # without background; in RetinaNet and FCOS with it, as the last
+    num_keypoints:int=17,  # of a person
+)->nn.Module:              # with random weights
     "Build one of torchvision's detectors, conventions included."
-    trunk = dict(backbone=ResNet(50, frozen_stages=1, norm_eval=True, norm_grad=False), neck=FPN())
-    if arch == 'fasterrcnn_resnet50_fpn': return FasterRCNN(num_classes, **trunk, **_torchvision_heads(num_classes))
-    if arch == 'maskrcnn_resnet50_fpn': return MaskRCNN(num_classes, **trunk, **_torchvision_heads(num_classes, MaskHead(num_classes, whole=True)))
+    trunk = dict(backbone=ResNet(50, frozen_stages=1, norm_eval=True, norm_grad=False),
+                 neck=FPN())
+    if arch == 'fasterrcnn_resnet50_fpn':
+        return FasterRCNN(num_classes, **trunk, **_torchvision_heads(num_classes))
+    if arch == 'maskrcnn_resnet50_fpn':
+        return MaskRCNN(num_classes, **trunk,
+                        **_torchvision_heads(num_classes,
+                                             MaskHead(num_classes, whole=True)))
     if arch == 'keypointrcnn_resnet50_fpn':
-        return KeypointRCNN(num_classes, num_keypoints, **trunk, **_torchvision_heads(num_classes),
-                            keypoint_head=KeypointHead(num_keypoints, score='logit'), keypoint_extractor=RoIExtractor(14, ratio=2, aligned=False))
+        return KeypointRCNN(num_classes, num_keypoints, **trunk,
+                            **_torchvision_heads(num_classes),
+                            keypoint_head=KeypointHead(num_keypoints, score='logit'),
+                            keypoint_extractor=RoIExtractor(14, ratio=2, aligned=False))
     trunk['neck'] = FPN(start_level=1, extra='on_output', relu_before_extra=True)
     if arch == 'retinanet_resnet50_fpn':
-        sizes = tuple(tuple(int(s*2**(i/3)) for i in range(3)) for s in (32,64,128,256,512))
-        anchors = AnchorGenerator((8,16,32,64,128), sizes=sizes, rounded=True, fit_strides=True)
+        sizes = tuple(tuple(int(s*2**(i/3)) for i in range(3))
+                      for s in (32,64,128,256,512))
+        anchors = AnchorGenerator((8,16,32,64,128), sizes=sizes, rounded=True,
+                                  fit_strides=True)
         dense = DenseFilter(max_per_img=300, min_size=-1)
-        return RetinaNet(num_classes, **trunk, bbox_head=RetinaHead(num_classes, anchors=anchors, coder=_coder(), test_filter=dense))
+        return RetinaNet(num_classes, **trunk,
+                         bbox_head=RetinaHead(num_classes, anchors=anchors, coder=_coder(),
+                                              test_filter=dense))
     if arch == 'fcos_resnet50_fpn':
-        points, dense = PointGenerator(offset=0., fit_strides=True), DenseFilter(score_thr=.2, iou=.6, root=True, min_size=-1)
-        head = FCOSHead(num_classes, points=points, in_strides=True, centerness_on_reg=True, conv_bias=True, test_filter=dense)
+        points, dense = (PointGenerator(offset=0., fit_strides=True),
+                         DenseFilter(score_thr=.2, iou=.6, root=True, min_size=-1))
+        head = FCOSHead(num_classes, points=points, in_strides=True,
+                        centerness_on_reg=True, conv_bias=True, test_filter=dense)
         return FCOS(num_classes, **trunk, bbox_head=head)
-    raise ValueError(f'torchvision has no detector {arch!r} that is known here{nearest(arch, TORCHVISION)}')
+    raise ValueError(f'torchvision has no detector {arch!r} that is known '
+                     f'here{nearest(arch, TORCHVISION)}')
 
 # %% ../nbs/044_weights.ipynb #151ea032
-_DETECTRON2_ARCH = re.compile(r'(?:coco_\w+?|misc)/(rpn|retinanet|(?:fast|faster|mask|cascade_mask|keypoint)_rcnn)'
-                              r'_(r_50|r_101|x_101_32x8d)_(fpn|c4|dc5)_[13]x')
+_DETECTRON2_ARCH = re.compile(
+    r'(?:coco_\w+?|misc)/(rpn|retinanet|(?:fast|faster|mask|cascade_mask|keypoint)_rcnn)'
+    r'_(r_50|r_101|x_101_32x8d)_(fpn|c4|dc5)_[13]x')
 
 def _detectron2_trunk(trunk, form):
     "Backbone, neck, colours and padding."
     wide, depth = trunk.startswith('x'), 101 if '101' in trunk else 50
-    args = dict(frozen_stages=1, norm_eval=True, norm_grad=False) | (dict(groups=32, base_width=8) if wide else dict(style='caffe'))
+    args = (dict(frozen_stages=1, norm_eval=True, norm_grad=False)
+            | (dict(groups=32, base_width=8) if wide else dict(style='caffe')))
     if form == 'c4': args |= dict(out_indices=(2,), strides=(1,2,2), dilations=(1,1,1))
-    if form == 'dc5': args |= dict(out_indices=(3,), strides=(1,2,2,1), dilations=(1,1,1,2))
+    if form == 'dc5':
+        args |= dict(out_indices=(3,), strides=(1,2,2,1), dilations=(1,1,1,2))
     backbone = ResNet(depth, **args)
     neck = (FPN if form == 'fpn' else NoNeck)(backbone.out_channels)
-    colours = Preprocess(IMAGENET_MEAN[::-1], IMAGENET_STD[::-1] if wide else (1.,1.,1.), bgr=True, pad_divisor=32 if form == 'fpn' else 1)
+    colours = Preprocess(IMAGENET_MEAN[::-1], IMAGENET_STD[::-1] if wide else (1.,1.,1.),
+                         bgr=True, pad_divisor=32 if form == 'fpn' else 1)
     return dict(backbone=backbone, neck=neck, preprocess=colours)
 
 def _detectron2_rpn(form, channels, alone):
     "RPN head with Detectron2's limits; as a detector of its own it keeps more."
     anchors = None if form == 'fpn' else AnchorGenerator((16,), scales=(2,4,8,16,32))
-    train, test = ((2000, 1000), (1000, 2000 if alone else 1000)) if form == 'fpn' else ((12000, 2000), (12000, 2000) if alone else (6000, 1000))
-    return RPNHead(channels, anchors=anchors, coder=_coder(), train_filter=ProposalFilter(*train), test_filter=ProposalFilter(*test))
+    train, test = (((2000, 1000), (1000, 2000 if alone else 1000)) if form == 'fpn'
+                   else ((12000, 2000), (12000, 2000) if alone else (6000, 1000)))
+    return RPNHead(channels, anchors=anchors, coder=_coder(),
+                   train_filter=ProposalFilter(*train), test_filter=ProposalFilter(*test))
 
 # %% ../nbs/044_weights.ipynb #604edfae
 def detectron2_detector(
-    arch:str,               # path of a config in Detectron2's model zoo: 'COCO-Detection/faster_rcnn_R_50_FPN_1x'
+    # path of a config in Detectron2's model zoo: 'COCO-Detection/faster_rcnn_R_50_FPN_1x'
+    arch:str,
     num_classes:int,        # without background
     num_keypoints:int=17,   # of a person
 )->nn.Module:               # with random weights
     "Build one of Detectron2's detectors, conventions included."
     if not (found := _DETECTRON2_ARCH.fullmatch(plain_name(arch))):
-        raise ValueError(f'Detectron2 has no detector {arch!r} that is known here{nearest(arch, DETECTRON2)}')
+        raise ValueError(f'Detectron2 has no detector {arch!r} that is known '
+                         f'here{nearest(arch, DETECTRON2)}')
     kind, trunk, form = found.groups()
     parts = _detectron2_trunk(trunk, form)
     C, strides = parts['neck'].out_channels, (4,8,16,32) if form == 'fpn' else (16,)
     if kind == 'retinanet':
-        parts['neck'] = FPN(parts['backbone'].out_channels, start_level=1, extra='on_input', relu_before_extra=True)
-        head = RetinaHead(num_classes, coder=_coder(), test_filter=DenseFilter(late_clip=True))
+        parts['neck'] = FPN(parts['backbone'].out_channels, start_level=1,
+                            extra='on_input', relu_before_extra=True)
+        head = RetinaHead(num_classes, coder=_coder(),
+                          test_filter=DenseFilter(late_clip=True))
         return RetinaNet(num_classes, **parts, bbox_head=head)
     rpn = dict(rpn_head=_detectron2_rpn(form, C, kind == 'rpn'))
     if kind == 'rpn': return RPN(**rpn, **parts)
     if kind == 'cascade_mask_rcnn':
-        heads = [BoxHead(num_classes, C, class_agnostic=True, coder=_coder((.1/i, .1/i, .2/i, .2/i))) for i in (1, 2, 3)]
-        return CascadeRCNN(num_classes, **rpn, **parts, roi_head=CascadeRoIHead(heads, [MaskHead(num_classes, C)], mean_of='probabilities'))
+        heads = [BoxHead(num_classes, C, class_agnostic=True,
+                         coder=_coder((.1/i, .1/i, .2/i, .2/i))) for i in (1, 2, 3)]
+        return CascadeRCNN(num_classes, **rpn, **parts,
+                           roi_head=CascadeRoIHead(heads, [MaskHead(num_classes, C)],
+                                                   mean_of='probabilities'))
     if form == 'c4':
-        last = ResStage(101 if '101' in trunk else 50, style='caffe', norm_eval=True, norm_grad=False)
-        box_head = BoxHead(num_classes, last.out_channels, coder=_coder((.1,.1,.2,.2)), num_fcs=0, avg_pool=True)
-        mask_head = MaskHead(num_classes, last.out_channels, num_convs=0) if kind == 'mask_rcnn' else None
-        roi_head = RoIHead(box_head, mask_head, RoIExtractor(14, strides), matcher=_plain_matcher(), shared_head=last)
+        last = ResStage(101 if '101' in trunk else 50, style='caffe', norm_eval=True,
+                        norm_grad=False)
+        box_head = BoxHead(num_classes, last.out_channels, coder=_coder((.1,.1,.2,.2)),
+                           num_fcs=0, avg_pool=True)
+        mask_head = (MaskHead(num_classes, last.out_channels, num_convs=0)
+                     if kind == 'mask_rcnn' else None)
+        roi_head = RoIHead(box_head, mask_head, RoIExtractor(14, strides),
+                           matcher=_plain_matcher(), shared_head=last)
     else:
         box_head = BoxHead(num_classes, C, coder=_coder((.1,.1,.2,.2)))
         mask_head = MaskHead(num_classes, C) if kind == 'mask_rcnn' else None
-        roi_head = RoIHead(box_head, mask_head, RoIExtractor(7, strides), RoIExtractor(14, strides), _plain_matcher())
+        roi_head = RoIHead(box_head, mask_head, RoIExtractor(7, strides),
+                           RoIExtractor(14, strides), _plain_matcher())
     if kind == 'fast_rcnn': return FastRCNN(num_classes, **parts, roi_head=roi_head)
-    if kind != 'keypoint_rcnn': return (MaskRCNN if mask_head else FasterRCNN)(num_classes, **rpn, **parts, roi_head=roi_head)
-    return KeypointRCNN(num_classes, num_keypoints, **rpn, **parts, roi_head=roi_head, keypoint_head=KeypointHead(num_keypoints))
+    if kind != 'keypoint_rcnn':
+        return (MaskRCNN if mask_head else FasterRCNN)(num_classes, **rpn, **parts,
+                                                       roi_head=roi_head)
+    return KeypointRCNN(num_classes, num_keypoints, **rpn, **parts, roi_head=roi_head,
+                        keypoint_head=KeypointHead(num_keypoints))
 
 # %% ../nbs/044_weights.ipynb #ccc90a8e
-_NUMBERED = torchvision.models.detection.MaskRCNN_ResNet50_FPN_Weights.COCO_V1.meta['categories']    # by COCO's own numbers, from 0 for background
+# by COCO's own numbers, from 0 for background
+_NUMBERED = torchvision.models.detection.MaskRCNN_ResNet50_FPN_Weights.COCO_V1.meta[
+    'categories']
 # the 80 classes of COCO, in the order of the labels
 COCO = tuple(n for n in _NUMBERED if n not in ('__background__', 'N/A'))
 
 def _count(state):
-    "Classes and keypoints that the predictors of translated weights tell apart; None where there are none."
-    rows = lambda end: next((len(v) for k,v in state.items() if k.endswith(end + '.bias')), None)
+    """Classes and keypoints that the predictors of translated
+    weights tell apart; None where there are none."""
+    rows = (lambda end:
+            next((len(v) for k,v in state.items() if k.endswith(end + '.bias')), None))
     anchors = (rows('.retina_reg') or 4) // 4
-    found = [n // per - less for end,per,less in (('.fc_cls', 1, 1), ('.retina_cls', anchors, 0), ('bbox_head.conv_cls', 1, 0)) if (n := rows(end))]
+    found = [n // per - less
+             for end,per,
+             less in (('.fc_cls', 1, 1), ('.retina_cls', anchors, 0),
+                      ('bbox_head.conv_cls', 1, 0)) if (n := rows(end))]
     return found[0] if found else None, rows('keypoint_head.upsample')
 
-def _meta(metadata): return metadata['meta'] if isinstance(metadata.get('meta'), dict) else {}      # as mmdetection's files call it
+def _meta(metadata):
+    # as mmdetection's files call it
+    return metadata['meta'] if isinstance(metadata.get('meta'), dict) else {}
 
 @checked
 def class_names(
     metadata:dict,      # what a file says beside its weights
     number:int|None,    # of classes; None: an RPN tells none apart
-    arch:str|None=None, # what the weights were trained as: torchvision numbers COCO's classes in its own way
-    places:tuple=(),    # more dicts that may hold `classes`, to be asked after the file: parts of a config
+    # what the weights were trained as: torchvision numbers COCO's classes in its own way
+    arch:str|None=None,
+    # more dicts that may hold `classes`, to be asked after the file: parts of a config
+    places:tuple=(),
 )->tuple:               # names, in the order of the labels
-    "Find the names of so many classes: the file's own, or COCO's; none where neither fits."
+    """Find the names of so many classes: the file's own,
+    or COCO's; none where neither fits."""
     meta = _meta(metadata)
     for place in (metadata, meta.get('dataset_meta'), meta, *places):
-        names = (place.get('classes') or place.get('CLASSES')) if isinstance(place, dict) else ()
+        names = ((place.get('classes') or place.get('CLASSES')) if isinstance(place, dict)
+                 else ())
         names = [names] if isinstance(names, str) else names
-        if isinstance(names, (list, tuple)) and len(names) == number and all(isinstance(n, str) for n in names): return tuple(names)
-    if arch in TORCHVISION and number in (90, 91): return tuple(_NUMBERED[1:] + _NUMBERED[:1])[:number]
-    return COCO if number == len(COCO) else COCO[:1] if number == 1 and 'keypoint' in str(arch) else ()
+        if (isinstance(names, (list, tuple)) and len(names) == number
+            and all(isinstance(n, str) for n in names)):
+            return tuple(names)
+    if arch in TORCHVISION and number in (90, 91):
+        return tuple(_NUMBERED[1:] + _NUMBERED[:1])[:number]
+    return (COCO if number == len(COCO) else COCO[:1]
+            if number == 1 and 'keypoint' in str(arch) else ())
 
 # %% ../nbs/044_weights.ipynb #18602b6e
 def _guess(state):
     "The name of a detector that weights look like, for a message."
     kind, ours = weights_kind(state), convert(state)
     has = lambda part: any(part in k for k in ours)
-    marks = dict(cascade_mask='bbox_head.1.', keypoint='keypoint_head', mask='mask_head', faster='fc_cls', retinanet='retina_cls',
-                 fcos='conv_centerness', rpn='rpn_cls')
+    marks = dict(cascade_mask='bbox_head.1.', keypoint='keypoint_head', mask='mask_head',
+                 faster='fc_cls', retinanet='retina_cls', fcos='conv_centerness',
+                 rpn='rpn_cls')
     family = next((f for f,mark in marks.items() if has(mark)), 'faster')
-    if kind == 'torchvision': return f'{family}{"" if family in ("retinanet", "fcos") else "rcnn"}_resnet50_fpn'
+    if kind == 'torchvision':
+        return f'{family}{"" if family in ("retinanet", "fcos") else "rcnn"}_resnet50_fpn'
     stem = family if family in ('retinanet', 'fcos', 'rpn') else f'{family}_rcnn'
     trunk = 'R_101' if has('backbone.layer3.22.') else 'R_50'
-    if kind == 'mmdetection': return f'{stem.replace("_", "-")}_{trunk.lower().replace("_", "")}_fpn_1x_coco'
+    if kind == 'mmdetection':
+        return f'{stem.replace("_", "-")}_{trunk.lower().replace("_", "")}_fpn_1x_coco'
     if len(ours.get('backbone.layer1.0.conv1.weight', '')) == 256: trunk = 'X_101_32x8d'
-    place = dict(mask='COCO-InstanceSegmentation', keypoint='COCO-Keypoints', cascade_mask='Misc').get(family, 'COCO-Detection')
+    place = dict(mask='COCO-InstanceSegmentation', keypoint='COCO-Keypoints',
+                 cascade_mask='Misc').get(family, 'COCO-Detection')
     return f'{place}/{stem}_{trunk}_{"FPN" if has("neck.") else "C4" if has("shared_head") else "DC5"}_1x'
 
 # %% ../nbs/044_weights.ipynb #80d375bb
 def _with_classes(x, number):
     "A description or config, copied, with another number of classes in all but the RPN."
     if isinstance(x, dict):
-        new = lambda k, v: number if k == 'num_classes' else v if k == 'rpn_head' else _with_classes(v, number)
+        new = (lambda k, v: number if k == 'num_classes' else v if k == 'rpn_head'
+               else _with_classes(v, number))
         return type(x)({k: new(k, v) for k,v in x.items()})
-    return type(x)(_with_classes(v, number) for v in x) if isinstance(x, (list, tuple)) else x
+    return (type(x)(_with_classes(v, number) for v in x) if isinstance(x, (list, tuple))
+            else x)
 
 def _maker(arch):
     "Whose detector a name means."
-    return 'torchvision' if arch in TORCHVISION else 'detectron2' if _DETECTRON2_ARCH.fullmatch(plain_name(arch)) else 'mmdetection'
+    return ('torchvision' if arch in TORCHVISION else 'detectron2'
+            if _DETECTRON2_ARCH.fullmatch(plain_name(arch)) else 'mmdetection')
 
 # %% ../nbs/044_weights.ipynb #ec022cb2
 def build_arch(
-    arch:str,                   # torchvision's or Detectron2's name of a detector, or the name or path of a config of mmdetection's
+    # torchvision's or Detectron2's name of a detector,
+    # or the name or path of a config of mmdetection's
+    arch:str,
     num_classes:int|None=None,  # None: 80, or what the config says
     num_keypoints:int|None=None,# None: 17
 )->nn.Module:                   # with random weights
-    "Build a detector by its name, conventions included; an unknown name raises ValueError with the nearest."
+    """Build a detector by its name, conventions included;
+    an unknown name raises ValueError with the nearest."""
     arch  = bare_name(arch)
     maker = _maker(arch)
     if maker != 'mmdetection':
-        build, usual = (torchvision_detector, 90 if 'rcnn' in arch else 91) if maker == 'torchvision' else (detectron2_detector, 80)
-        return build(arch, num_classes or (1 if 'keypoint' in arch else usual), num_keypoints or 17)
+        build, usual = ((torchvision_detector, 90 if 'rcnn' in arch else 91)
+                        if maker == 'torchvision' else (detectron2_detector, 80))
+        return build(arch, num_classes or (1 if 'keypoint' in arch else usual),
+                     num_keypoints or 17)
     try: cfg = Config.fromfile(arch)
     except FileNotFoundError:
         known = nearest(arch, [*TORCHVISION, *DETECTRON2, *ZOO])
-        raise ValueError(f'arch={arch!r} is no detector of torchvision or Detectron2 and no config{known}') from None
-    return build_detector(_with_classes(cfg.model, num_classes) if num_classes else cfg.model)
+        raise ValueError(f'arch={arch!r} is no detector of torchvision or Detectron2 and '
+                         f'no config{known}') from None
+    return build_detector(_with_classes(cfg.model, num_classes) if num_classes
+                          else cfg.model)
 
 # %% ../nbs/044_weights.ipynb #7b3daa3e
 def _description(metadata):
-    "What a file of detbook's, in its own format or in mmdetection's, says of its model; None for other files."
+    """What a file of detbook's, in its own format or in mmdetection's,
+    says of its model; None for other files."""
     if isinstance(metadata.get('model'), dict): return metadata
     text = _meta(metadata).get('detbook')
     try: notes = json.loads(text) if isinstance(text, str) else None
     except (ValueError, RecursionError): return None
-    return notes if isinstance(notes, dict) and isinstance(notes.get('model'), dict) else None
+    return (notes if isinstance(notes, dict) and isinstance(notes.get('model'), dict)
+            else None)
 
 def _config_inside(metadata):
-    "The config that mmdetection 3.x keeps as text in its files; None for other files, and for text that is no config of a model."
+    """The config that mmdetection 3.x keeps as text in its files; None for other files,
+    and for text that is no config of a model."""
     text = _meta(metadata).get('cfg')
     if not isinstance(text, str): return None
     with tempfile.TemporaryDirectory() as folder:
@@ -238,8 +317,12 @@ def _arch_of(path):
     name = bare_name(path)
     if name in TORCHVISION: return name
     for a in TORCHVISION:
-        if name.rpartition('/')[2] == torchvision.models.get_model_weights(a).COCO_V1.url.rpartition('/')[2]: return a
-    return zoo_name(name) or next((k for k,url in DETECTRON2.items() if plain_name(k) == plain_name(name) or url == name), None)
+        if (name.rpartition('/')[2]
+            == torchvision.models.get_model_weights(a).COCO_V1.url.rpartition('/')[2]):
+            return a
+    return (zoo_name(name)
+            or next((k for k,url in DETECTRON2.items()
+                     if plain_name(k) == plain_name(name) or url == name), None))
 
 # %% ../nbs/044_weights.ipynb #546376a7
 @checked
@@ -248,32 +331,42 @@ def read_test_settings(
 )->dict:            # the settings of its test data set, without the wrappers around it
     "Find the part of a config that says what its test data are."
     data = (cfg or {}).get('test_dataloader') or {}
-    if not isinstance(data, dict): raise ValueError(f'cfg: test_dataloader is {data!r:.60}; expected a dict')
+    if not isinstance(data, dict):
+        raise ValueError(f'cfg: test_dataloader is {data!r:.60}; expected a dict')
     while isinstance(data.get('dataset'), dict): data = data['dataset']
     return data
 
 def check_scale(
-    scale:tuple|float|None, # limits of the longer and the shorter side, pixels; or a factor; None: as they are
+    # limits of the longer and the shorter side, pixels; or a factor; None: as they are
+    scale:tuple|float|None,
     what:str='scale',       # what messages call it
 )->tuple|float|None:        # the same
-    "Raise ValueError for what is no size of pictures, and for a factor that can only be meant as a limit."
+    """Raise ValueError for what is no size of pictures,
+    and for a factor that can only be meant as a limit."""
     number = lambda x: isinstance(x, Real) and not isinstance(x, bool) and x > 0
     pair   = isinstance(scale, (tuple, list)) and len(scale) == 2
-    if scale is None or (number(scale) and scale <= 16) or (pair and all(map(number, scale)) and min(scale) < math.inf): return scale
-    raise ValueError(f'{what} must be a pair of limits of the sides, such as (1333, 800), or a factor of at most 16, not {str(scale)[:60]!r}')
+    if (scale is None or (number(scale) and scale <= 16)
+        or (pair and all(map(number, scale)) and min(scale) < math.inf)):
+        return scale
+    raise ValueError(f'{what} must be a pair of limits of the sides, such as (1333, 800), '
+                     f'or a factor of at most 16, not {str(scale)[:60]!r}')
 
 @checked
 def pipeline_scale(
     cfg:dict,               # a whole config
 )->tuple|float|None:        # limits of the sides, a factor, or None
-    "Tell what the test pipeline of a config resizes to. ValueError where it does not keep the shape of pictures."
+    """Tell what the test pipeline of a config resizes to.
+    ValueError where it does not keep the shape of pictures."""
     for step in read_test_settings(cfg).get('pipeline') or cfg.get('test_pipeline') or ():
         if str(step.get('type')).rpartition('.')[2] != 'Resize': continue
         if step.get('scale') is None: return step.get('scale_factor')
         if not step.get('keep_ratio', False):
-            raise ValueError(f'the test pipeline of the config resizes to {step["scale"]} whatever the shape (keep_ratio=False), '
+            raise ValueError(f'the test pipeline of the config resizes to {step["scale"]} '
+                             'whatever the shape (keep_ratio=False), '
                              'and pictures keep theirs here: pass scale=')
-        return check_scale((step['scale'],)*2 if isinstance(step['scale'], int) else tuple(step['scale']), 'scale of Resize in the test pipeline')
+        return check_scale((step['scale'],)*2 if isinstance(step['scale'], int)
+                           else tuple(step['scale']),
+                           'scale of Resize in the test pipeline')
 
 @checked
 def same_scale(
@@ -281,7 +374,8 @@ def same_scale(
     b:tuple|float|None,     # another
 )->bool:                    # do they resize pictures alike?
     "Compare two sizes of pictures; the order of a pair is of no matter."
-    pair = lambda s: tuple(sorted(s)) if isinstance(s, (tuple, list)) else 1. if s is None else s
+    pair = (lambda s: tuple(sorted(s)) if isinstance(s, (tuple, list)) else 1. if s is None
+            else s)
     return pair(a) == pair(b)
 
 @checked
@@ -289,63 +383,102 @@ def picture_size(
     name:str,               # of the weights: path, URL or published name
     cfg:dict|None=None,     # a config that was given with them
     notes:dict={},          # what the file says beside its weights
-)->tuple:                   # limits, factor or None as `check_scale` has them; and whether to smooth when making smaller
-    "Tell how the pictures of a detector are resized: as its file says, else as the config that was given, else as is known of published weights."
+    # limits, factor or None as `check_scale` has them;
+    # and whether to smooth when making smaller
+)->tuple:
+    """Tell how the pictures of a detector are resized: as its file says, else as the
+    config that was given, else as is known of published weights."""
     own, file = notes.get('preprocessing'), str(name).rpartition('/')[2]
     if isinstance(own, dict) and own.get('resize') is not None:
         scale = check_scale(own['resize'], f"{file}: its note 'resize'")
-        if max(scale if isinstance(scale, (tuple, list)) else [scale]) > 20_000: raise ValueError(f"{file}: its note 'resize' is {scale}; expected at most 20,000 pixels")
+        if max(scale if isinstance(scale, (tuple, list)) else [scale]) > 20_000:
+            raise ValueError(f"{file}: its note 'resize' is {scale}; "
+                             "expected at most 20,000 pixels")
         if cfg and not same_scale(scale, pipeline_scale(cfg)):
-            warn_once(f'{file} was made for pictures of {scale}, and the test pipeline of the config says {pipeline_scale(cfg)}: '
-                      f'pictures are resized to {scale}; scale= chooses another size', key=object())       # each time
+            # each time
+            warn_once(f'{file} was made for pictures of {scale}, '
+                      f'and the test pipeline of the config says {pipeline_scale(cfg)}: '
+                      f'pictures are resized to {scale}; scale= chooses another size',
+                      key=object())
         return scale, own.get('antialias', True) is not False
     if cfg: return pipeline_scale(cfg), False
     if isinstance(own, dict): return None, own.get('antialias', True) is not False
-    published = recipe_name(name) or next((k for k,row in ZOO.items() if file in (k, row.former, row.url.rpartition('/')[2])), None)
+    published = (recipe_name(name)
+                 or next((k for k,row in ZOO.items()
+                          if file in (k, row.former, row.url.rpartition('/')[2])), None))
     cfg = _config_inside(notes) or (Config.fromfile(published) if published else None)
     if cfg: return pipeline_scale(cfg), False
-    if name in TORCHVISION or file.startswith(tuple(f'{a}_coco-' for a in TORCHVISION)): return (1333, 800), False
+    if name in TORCHVISION or file.startswith(tuple(f'{a}_coco-' for a in TORCHVISION)):
+        return (1333, 800), False
     return ((1333, 800) if name in (*DETECTRON2, *DETECTRON2.values()) else None), True
 
 # %% ../nbs/044_weights.ipynb #d1928414
 @checked
 def load_detector(
     path:str,                   # path, URL or name of a checkpoint
-    arch:str|None=None,         # what it was trained as; detbook's and mmdetection 3's files and published names need none
+    # what it was trained as; detbook's and mmdetection
+    # 3's files and published names need none
+    arch:str|None=None,
     num_classes:int|None=None,  # another number than the file's: the predictors start anew
     own:tuple=(),               # components of yours that a file of detbook's contains
-    classes:tuple|str|None=None,    # names of your own classes, in the order of the labels; None: the file's, as long as there are as many
-)->nn.Module:                   # in eval mode, with `classes`, `test_scale`, `test_antialias`; `notes`, what the file says beside its weights; `cfg`, the config inside of it
-    "Build a detector and load its weights, whoever's, and print what became of every key; ValueError where the two do not fit."
+    # names of your own classes, in the order of the labels; None:
+    # the file's, as long as there are as many
+    classes:tuple|str|None=None,
+    # in eval mode, with `classes`, `test_scale`, `test_antialias`; `notes`,
+    # what the file says beside its weights; `cfg`, the config inside of it
+)->nn.Module:
+    """Build a detector and load its weights, whoever's, and print what became of every
+    key; ValueError where the two do not fit."""
     classes = (classes,) if isinstance(classes, str) else tuple(map(str, classes or ()))
-    if classes and num_classes not in (None, len(classes)): raise ValueError(f'num_classes is {num_classes}, and classes names {len(classes)}')
+    if classes and num_classes not in (None, len(classes)):
+        raise ValueError(f'num_classes is {num_classes}, and classes names {len(classes)}')
     num_classes = len(classes) or num_classes
     state = read_checkpoint(find_weights(path))
-    kind, weights = weights_kind(state), Checkpoint(convert(state), state.path, state.kind, state.metadata)
-    notes, config = (_description(state.metadata), _config_inside(state.metadata)) if arch is None else (None, None)
+    kind, weights = (weights_kind(state),
+                     Checkpoint(convert(state), state.path, state.kind, state.metadata))
+    notes, config = ((_description(state.metadata), _config_inside(state.metadata))
+                     if arch is None else (None, None))
     known, points = _count(weights)
     if notes is not None:
         try: check_weights_fit(notes['model'], weights, own)
-        except (TypeError, ValueError) as e: raise ValueError(f'{path} cannot be rebuilt: {e}') from None
-        model = rebuild(_with_classes(notes['model'], num_classes) if num_classes else notes['model'], own)
-    elif config is not None: model = build_detector(_with_classes(config['model'], num_classes or known), own=own)
+        except (TypeError, ValueError) as e:
+            raise ValueError(f'{path} cannot be rebuilt: {e}') from None
+        model = rebuild(_with_classes(notes['model'], num_classes) if num_classes
+                        else notes['model'], own)
+    elif config is not None:
+        model = build_detector(_with_classes(config['model'], num_classes or known),
+                               own=own)
     else:
         arch = bare_name(arch or _arch_of(path) or '')
-        if not arch: raise ValueError(f'{path} does not say what its {len(state)} tensors were trained as: pass arch=..., such as {_guess(state)!r}')
+        if not arch:
+            raise ValueError(f'{path} does not say what its {len(state)} tensors were '
+                             f'trained as: pass arch=..., such as {_guess(state)!r}')
         model = build_arch(arch, num_classes or known, points)
-        if kind not in ('mmdetection', _maker(arch), {'detectron2': 'detectron'}.get(_maker(arch))):
-            raise ValueError(f'{path} holds weights of {kind}, and arch={arch!r} is another program\'s: try {_guess(state)!r}')
+        if (kind not in ('mmdetection', _maker(arch),
+                         {'detectron2': 'detectron'}.get(_maker(arch)))):
+            raise ValueError(f'{path} holds weights of {kind}, '
+                             f'and arch={arch!r} is another program\'s: '
+                             f'try {_guess(state)!r}')
     report = load_checkpoint(model, weights)
     say(report)
-    if wrong := (report.reinitialised + report.missing + report.unexpected if notes is not None and num_classes is None else []):
+    if wrong := (report.reinitialised + report.missing + report.unexpected
+                 if notes is not None and num_classes is None else []):
         raise ValueError(f'{path} does not fit its own description: {wrong[0]}')
     number = getattr(model, 'num_classes', 0)
-    if classes and number != len(classes): raise ValueError(f'classes names {len(classes)}, and {type(model).__name__} tells {number} apart')
-    theirs = () if report.reinitialised else class_names(notes or state.metadata, number, arch)
+    if classes and number != len(classes):
+        raise ValueError(f'classes names {len(classes)}, and {type(model).__name__} tells '
+                         f'{number} apart')
+    theirs = (() if report.reinitialised
+              else class_names(notes or state.metadata, number, arch))
     model.notes, model.cfg = {**state.metadata, **(notes or {})}, config
     model.classes = classes or theirs or tuple(f'class {i}' for i in range(number))
-    given = Config.fromfile(arch) if isinstance(arch, str) and _maker(arch) == 'mmdetection' and notes is None and config is None else None
-    try: model.test_scale, model.test_antialias = picture_size(arch if arch in (*TORCHVISION, *DETECTRON2) else str(path), config or given, model.notes)
+    given = (Config.fromfile(arch)
+             if isinstance(arch, str) and _maker(arch) == 'mmdetection' and notes is None
+             and config is None else None)
+    try:
+        model.test_scale, model.test_antialias = picture_size(
+            arch if arch in (*TORCHVISION, *DETECTRON2) else str(path), config or given,
+            model.notes)
     except ValueError as e:
         model.test_scale, model.test_antialias = None, False
         warn_once(f'{path}: {e}', key=object())     # each time
@@ -355,26 +488,34 @@ def load_detector(
 @checked
 def resize_note(
     model:nn.Module,    # a detector, perhaps with `test_scale` and `test_antialias`
-)->dict|None:           # what a file says of it: resize and antialias; None where the detector does not know
+    # what a file says of it: resize and antialias; None where the detector does not know
+)->dict|None:
     "Tell how the pictures of a detector are resized, as `save_detector` writes it."
     scale = getattr(model, 'test_scale', None)
     if scale is None: return None
-    return dict(resize=list(scale) if isinstance(scale, (tuple, list)) else scale, antialias=model.test_antialias is not False)
+    return dict(resize=list(scale) if isinstance(scale, (tuple, list)) else scale,
+                antialias=model.test_antialias is not False)
 
 # %% ../nbs/044_weights.ipynb #9f8b5930
 @checked
 def save_mmdetection(
     path:str,               # file to write, by custom `.pth`
     model:nn.Module,        # a detector
-    classes:tuple[str,...]|str=(),  # names, in the order of the labels; of a text each letter is one, or all of it where there is one class
+    # names, in the order of the labels; of a text each
+    # letter is one, or all of it where there is one class
+    classes:tuple[str,...]|str=(),
 )->Path:                    # the same path
     "Write a detector as a checkpoint of mmdetection's, whole or not at all."
     model = getattr(model, '_orig_mod', getattr(model, 'module', model))
     names = tuple(class_list(model, classes)) if classes else ()
     resize = resize_note(model)
     meta = dict(dataset_meta=dict(classes=names), CLASSES=names, epoch=0, iter=0)
-    try: meta['detbook'] = json.dumps(dict(model=describe(model), classes=names) | ({} if resize is None else dict(preprocessing=resize)))
-    except ValueError as e: warn_once(f'{path} keeps the weights alone, without what they belong to: {e}')
+    try:
+        meta['detbook'] = json.dumps(dict(model=describe(model), classes=names)
+                                     | ({} if resize is None
+                                        else dict(preprocessing=resize)))
+    except ValueError as e:
+        warn_once(f'{path} keeps the weights alone, without what they belong to: {e}')
     state = {k: v.detach().cpu().clone() for k,v in model.state_dict().items()}
     with whole_file(path) as part: torch.save(dict(meta=meta, state_dict=state), part)
     return Path(path)
@@ -382,29 +523,42 @@ def save_mmdetection(
 # %% ../nbs/044_weights.ipynb #9ef3e318
 def detbook_convert(
     source:str,                 # path, URL or name of a checkpoint
-    out:str,                    # file to write: .safetensors for detbook, .pth for mmdetection
-    arch:str|None=None,         # what it was trained as; detbook's own files and published names need none
+    out:str,  # file to write: .safetensors for detbook, .pth for mmdetection
+    # what it was trained as; detbook's own files and published names need none
+    arch:str|None=None,
     num_classes:int|None=None,  # another number than the file's: the predictors start anew
-    classes:list|None=None,     # names, in the order of the labels, one for each class; default: the file's own
-    own:list|None=None,         # classes of yours that the file names, by the file that they stand in: FILE.py:Name
+    # names, in the order of the labels, one for each class; default: the file's own
+    classes:list|None=None,
+    # classes of yours that the file names, by the file that they stand in: FILE.py:Name
+    own:list|None=None,
 )->Path:                        # the file
     "Convert a checkpoint, whoever's, for detbook or mmdetection."
-    if Path(out).suffix not in ('.safetensors', '.pth'): raise ValueError(f'{out} must end in .safetensors (for detbook) or .pth (for mmdetection)')
+    if Path(out).suffix not in ('.safetensors', '.pth'):
+        raise ValueError(f'{out} must end in .safetensors (for detbook) or .pth (for '
+                         'mmdetection)')
     never_over(out, [s for s in (source, arch) if s], 'out:')
     model = load_detector(source, arch, num_classes, tuple(load_own(own or [])))
-    never_over(out, [s for s in [getattr(model, 'loaded_from', None)] if s], 'out:')      # what was fetched for a name
+    # what was fetched for a name
+    never_over(out, [s for s in [getattr(model, 'loaded_from', None)] if s], 'out:')
     if classes and len(classes) != (number := getattr(model, 'num_classes', 0)):
-        raise ValueError(f'{source} tells {number} classes apart, and --classes names {len(classes)}: {", ".join(classes[:5])}')
+        raise ValueError(f'{source} tells {number} classes apart, '
+                         f'and --classes names {len(classes)}: {", ".join(classes[:5])}')
     names = classes or model.classes
-    path  = save_mmdetection(out, model, names) if Path(out).suffix == '.pth' else save_detector(out, model, names, resize_note(model), None if num_classes or classes else model.notes.get('thresholds'))
+    path = (save_mmdetection(out, model, names) if Path(out).suffix == '.pth'
+            else save_detector(out, model, names, resize_note(model),
+                               None if num_classes or classes
+                               else model.notes.get('thresholds')))
     print(f'{path}: {path.stat().st_size/1e6:.1f} MB')
     return path
 
 # %% ../nbs/044_weights.ipynb #32e72a00
-if __name__ == '__main__' and '__file__' in globals():     # python -m detbook.weights: not in a notebook
+if __name__ == '__main__' and '__file__' in globals():
+    # python -m detbook.weights: not in a notebook
     from detbook.cli import main
     main('detbook_convert')
 
 # %% ../nbs/044_weights.ipynb #706ae99e
 # where these names were before
-__getattr__ = moved(__name__, dict(names='from_torchvision from_detectron2 from_detectron', zoo='BACKBONES Published find_url', efficientnet='TimmBackbone'))
+__getattr__ = moved(__name__,
+                    dict(names='from_torchvision from_detectron2 from_detectron',
+                         zoo='BACKBONES Published find_url', efficientnet='TimmBackbone'))

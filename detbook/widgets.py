@@ -38,11 +38,16 @@ def _iou_figure(state):
         iou = float(iou_matrix(a[None], b[None])[0, 0])
         keep = nms(torch.stack([a, b]), torch.tensor([.9, .8]), threshold).tolist()
         ax.set(xlim=(0, 100), ylim=(70, 0), aspect='equal', xticks=[], yticks=[])
-        x1, y1 = torch.maximum(a[:2], b[:2]).tolist(); x2, y2 = torch.minimum(a[2:], b[2:]).tolist()
-        if x2 > x1 and y2 > y1: ax.add_patch(_rectangle((x1, y1), x2 - x1, y2 - y1, fc='#dddddd', ec='#777777', hatch='//', lw=0))
+        x1, y1 = torch.maximum(a[:2], b[:2]).tolist()
+        x2, y2 = torch.minimum(a[2:], b[2:]).tolist()
+        if x2 > x1 and y2 > y1:
+            ax.add_patch(_rectangle((x1, y1), x2 - x1, y2 - y1, fc='#dddddd', ec='#777777',
+                                    hatch='//', lw=0))
         show_boxes(a[None], label_color(0), ['a 0.90'], ax=ax)
-        show_boxes(b[None], label_color(1) if 1 in keep else 'ignored', ['b 0.80' if 1 in keep else 'b suppressed'], ax=ax)
-        return f'IoU {iou:.3f} {">" if iou > threshold else "≤"} {threshold:.2f}: ' + ('both are kept' if 1 in keep else 'b is suppressed')
+        show_boxes(b[None], label_color(1) if 1 in keep else 'ignored',
+                   ['b 0.80' if 1 in keep else 'b suppressed'], ax=ax)
+        return (f'IoU {iou:.3f} {">" if iou > threshold else "≤"} {threshold:.2f}: '
+                + ('both are kept' if 1 in keep else 'b is suppressed'))
     return draw
 
 def _rectangle(at, w, h, **how):
@@ -50,23 +55,31 @@ def _rectangle(at, w, h, **how):
     return Rectangle(at, w, h, **how)
 
 def _with_canvas(build, state, controls):
-    "The widget with a canvas above it, whose two boxes and the sliders follow one another; without the package anywidget, the sliders alone."
+    """The widget with a canvas above it, whose two boxes and the sliders follow one
+    another; without the package anywidget, the sliders alone."""
     start = {k: c.value for k,c in controls.items()}
-    box = lambda v: [v['right'], v['down'], v['right'] + v['width'], v['down'] + v['height']]
-    try: canvas = box_canvas(torch.full((3, 70, 100), 255.), [[*state['first'].tolist(), 0], [*box(start), 1]], ['a', 'b'], draws=False, live=True)
+    box = lambda v: [v['right'], v['down'], v['right'] + v['width'],
+                     v['down'] + v['height']]
+    try:
+        canvas = box_canvas(torch.full((3, 70, 100), 255.),
+                            [[*state['first'].tolist(), 0], [*box(start), 1]], ['a', 'b'],
+                            draws=False, live=True)
     except ImportError: return build([])
     canvas.wide = 300
     out = build([canvas])
     def moved(change):
         (ax1, ay1, ax2, ay2, _), (x1, y1, x2, y2, _) = change['new']
-        new, asked = torch.tensor([ax1, ay1, ax2, ay2]), dict(right=x1, down=y1, width=x2 - x1, height=y2 - y1)
+        new, asked = (torch.tensor([ax1, ay1, ax2, ay2]),
+                      dict(right=x1, down=y1, width=x2 - x1, height=y2 - y1))
         changed = not torch.equal(new, state['first'])
         state['first'] = new
         for k, v in asked.items(): controls[k].value = v
         if changed: out.redraw()
     def slid(change):
-        rows = [[*state['first'].tolist(), 0], [*box({k: c.value for k,c in controls.items()}), 1]]
-        if max(abs(p - q) for r, s in zip(rows, canvas.boxes) for p, q in zip(r, s)) > .5: canvas.boxes = rows
+        rows = [[*state['first'].tolist(), 0],
+                [*box({k: c.value for k,c in controls.items()}), 1]]
+        if max(abs(p - q) for r, s in zip(rows, canvas.boxes) for p, q in zip(r, s)) > .5:
+            canvas.boxes = rows
     canvas.observe(moved, 'boxes')
     for k in ('right', 'down', 'width', 'height'): controls[k].observe(slid, 'value')
     out.canvas = canvas
@@ -79,11 +92,13 @@ def iou_widget(
 )->Explorer:                # with `canvas` where the package anywidget is there
     "Move two boxes, and see their IoU and whether suppression keeps both."
     state = dict(first=torch.tensor([25., 20, 65, 50]))
-    specs = dict(right=(0., 80., 35.), down=(0., 55., 25.), width=(4., 90., 40.), height=(4., 65., 30.), threshold=(0., 1., .5))
+    specs = dict(right=(0., 80., 35.), down=(0., 55., 25.), width=(4., 90., 40.),
+                 height=(4., 65., 30.), threshold=(0., 1., .5))
     controls = {k: make_control(k, v) for k,v in specs.items()}
     for k, v in KEPT.get(name, {}).items(): controls[k].value = v
     settings = [dict(right=30.), dict(right=38.), dict(right=50.)]
-    return _with_canvas(lambda above: Explorer(_iou_figure(state), controls, settings, name, (4.5, 3.3), above), state, controls)
+    return _with_canvas(lambda above: Explorer(_iou_figure(state), controls, settings,
+                                               name, (4.5, 3.3), above), state, controls)
 
 # %% ../nbs/083_widgets.ipynb #437eaa45
 @checked('strides some int 1..')
@@ -96,24 +111,38 @@ def anchor_designer(
     "Design anchors under sliders, and see which boxes they reach."
     check('boxes finite (N,4), sizes int (N,2)', boxes, sizes)
     if not len(boxes): raise ValueError('boxes is empty; expected one box or more')
-    if (sizes < 1).any(): raise ValueError(f'sizes runs from {sizes.min()}; expected whole numbers above 0')
+    if (sizes < 1).any():
+        raise ValueError(f'sizes runs from {sizes.min()}; expected whole numbers above 0')
     def generator(scale, per_octave, ratio, **_):
-        return AnchorGenerator(strides, ratios=(1/ratio, 1., ratio) if ratio > 1.01 else (1.,), scales=tuple(scale*2**(k/per_octave) for k in range(per_octave)))
+        return AnchorGenerator(
+            strides, ratios=(1/ratio, 1., ratio) if ratio > 1.01 else (1.,),
+            scales=tuple(scale*2**(k/per_octave) for k in range(per_octave)))
     def draw(ax, scale, per_octave, ratio, resize, threshold):
         gen  = generator(scale, per_octave, ratio)
         best = anchor_coverage(boxes, sizes, gen, resize)
         wh, hit = (boxes[:, 2:] - boxes[:, :2])*resize, best >= threshold
-        for rows, color, label in ((hit, label_color(2), 'reached'), (~hit, label_color(3), 'missed')):
-            ax.scatter(*wh[rows].T.tolist(), s=12, color=color, marker='o' if label == 'reached' else 'x', label=f'{label} {int(rows.sum())}', zorder=3)
+        for rows, color, label in ((hit, label_color(2), 'reached'),
+                                   (~hit, label_color(3), 'missed')):
+            ax.scatter(*wh[rows].T.tolist(), s=12, color=color,
+                       marker='o' if label == 'reached' else 'x',
+                       label=f'{label} {int(rows.sum())}', zorder=3)
         cells = torch.cat(gen.cells)
-        ax.scatter(*(cells[:, 2:] - cells[:, :2]).T.tolist(), s=30, marker='+', color=PALETTE['anchor'], label='anchors')
+        ax.scatter(*(cells[:, 2:] - cells[:, :2]).T.tolist(), s=30, marker='+',
+                   color=PALETTE['anchor'], label='anchors')
         ax.set_xscale('log', base=2); ax.set_yscale('log', base=2)
-        ax.set_xlabel('width, pixels', fontsize=7); ax.set_ylabel('height, pixels', fontsize=7)
+        ax.set_xlabel('width, pixels', fontsize=7)
+        ax.set_ylabel('height, pixels', fontsize=7)
         ax.tick_params(labelsize=6); ax.legend(fontsize=6, loc='lower right')
-        ax.xaxis.set_major_formatter(lambda v, _: f'{v:g}'); ax.yaxis.set_major_formatter(lambda v, _: f'{v:g}')
-        return f'{hit.float().mean():.0%} of {len(boxes)} boxes have an anchor at IoU {threshold:.2f}, mean {best.mean():.2f}\n{gen.per_cell} anchors a cell'
-    out = explore(draw, dict(scale=(1., 16., 8.), per_octave=(1, 4, 1), ratio=(1., 4., 2.), resize=(.25, 4., 1.), threshold=(.3, .9, .5)),
-                  [dict(scale=8.), dict(scale=15.), dict(scale=8., threshold=.7)], name, (5, 3.8))
+        ax.xaxis.set_major_formatter(lambda v, _: f'{v:g}')
+        ax.yaxis.set_major_formatter(lambda v, _: f'{v:g}')
+        return (
+            f'{hit.float().mean():.0%} of {len(boxes)} boxes have an anchor at IoU '
+            f'{threshold:.2f}, mean {best.mean():.2f}\n{gen.per_cell} anchors a cell')
+    out = explore(draw,
+                  dict(scale=(1., 16., 8.), per_octave=(1, 4, 1), ratio=(1., 4., 2.),
+                       resize=(.25, 4., 1.), threshold=(.3, .9, .5)),
+                  [dict(scale=8.), dict(scale=15.), dict(scale=8., threshold=.7)], name,
+                  (5, 3.8))
     out.generator = lambda: generator(**out.values)
     return out
 
@@ -123,21 +152,26 @@ def prediction_explorer(
     model:nn.Module,        # a detector
     image:Tensor,           # (3,H,W) RGB, 0..255
     classes:list[str]|None=None,    # names; None: the detector's own, or numbers
-    name:str|None='prediction', # under this name the values outlive a second run of the cell
+    # under this name the values outlive a second run of the cell
+    name:str|None='prediction',
 )->Explorer:                # the explorer
     "Move the score and the suppression of a prediction, and see what each stage gives."
     check('image (3,H,W)', image)
     was, names = model.training, list(classes or getattr(model, 'classes', None) or [])
     model.eval()
     with torch.no_grad():
-        found = model.predict([image], test_filter=changed_filter(model, score_thr=.005, iou=.95, max_per_img=300))[0]
+        found = model.predict([image],
+                              test_filter=changed_filter(
+                                  model, score_thr=.005, iou=.95, max_per_img=300))[0]
         stages = dict(detections=(found['boxes'], found['scores'], found['labels']))
         if getattr(model, 'rpn_head', None) is not None:
             p = model.propose([image])[0]
-            stages = dict(proposals=(p[:, :4], p[:, 4], torch.zeros(len(p)).long())) | stages
+            stages = (dict(proposals=(p[:, :4], p[:, 4], torch.zeros(len(p)).long()))
+                      | stages)
     model.train(was)
     extractor = getattr(getattr(model, 'roi_head', None), 'bbox_extractor', None)
-    levels, finest = len(getattr(extractor, 'strides', ())) or 4, getattr(extractor, 'finest_scale', 56)
+    levels, finest = (len(getattr(extractor, 'strides', ())) or 4,
+                      getattr(extractor, 'finest_scale', 56))
     def draw(ax, stage, score, iou, colour):
         boxes, scores, labels = (v.cpu() for v in stages[stage])
         sure = (scores >= score).nonzero()[:, 0]
@@ -145,11 +179,20 @@ def prediction_explorer(
         of = roi_levels(boxes[keep], levels, finest) if colour == 'level' else labels[keep]
         show_image(image, ax)
         for k, l in reversed(list(zip(keep.tolist(), of.tolist()))):
-            text = f'level {l}' if colour == 'level' else 'object' if stage == 'proposals' else names[l] if l < len(names) else str(l)
-            show_boxes(boxes[k:k+1], PALETTE['proposal'] if stage == 'proposals' and colour == 'class' else label_color(l), [text] if len(keep) < 25 else None, scores[k:k+1] if len(keep) < 25 else None, ax, 1)
-        return f'{len(boxes)} {stage}, {len(sure)} score {score:.2f} or more, {len(keep)} left after suppression at {iou:.2f}'
-    return explore(draw, dict(stage=list(stages)[::-1], score=(.01, .99, .3), iou=(.05, .95, .5), colour=['class', 'level']),
-                   [dict(score=.01, iou=.95), dict(score=.01, iou=.5), dict(score=.5, iou=.5)], name, (4.5, 3.8))
+            text = (f'level {l}' if colour == 'level' else 'object' if stage == 'proposals'
+                    else names[l] if l < len(names) else str(l))
+            show_boxes(boxes[k:k+1],
+                       PALETTE['proposal'] if stage == 'proposals' and colour == 'class'
+                       else label_color(l), [text] if len(keep) < 25 else None,
+                       scores[k:k+1] if len(keep) < 25 else None, ax, 1)
+        return (
+            f'{len(boxes)} {stage}, {len(sure)} score {score:.2f} or more, '
+            f'{len(keep)} left after suppression at {iou:.2f}')
+    return explore(draw,
+                   dict(stage=list(stages)[::-1], score=(.01, .99, .3), iou=(.05, .95, .5),
+                        colour=['class', 'level']),
+                   [dict(score=.01, iou=.95), dict(score=.01, iou=.5),
+                    dict(score=.5, iou=.5)], name, (4.5, 3.8))
 
 # %% ../nbs/083_widgets.ipynb #6bb7208f
 def _fields(name, d, *more):
@@ -157,7 +200,8 @@ def _fields(name, d, *more):
     if not isinstance(d, dict): raise TypeError(f'{name} is {d!r:.60}; expected a dict')
     keys = ('boxes', 'labels', *more, *(k for k in ('ignore',) if k in d))
     check_keys(d, *keys, where=name)
-    kinds = dict(boxes='boxes finite (N,4)', labels='labels int (N)', scores='scores finite (N)', ignore='ignore bool (N)')
+    kinds = dict(boxes='boxes finite (N,4)', labels='labels int (N)',
+                 scores='scores finite (N)', ignore='ignore bool (N)')
     check(', '.join(kinds[k] for k in keys), *(d[k] for k in keys), where=name)
     return {k: d[k] for k in keys}
 
@@ -169,7 +213,8 @@ def matcher_explorer(
     anchors:AnchorGenerator|None=None,  # None: two levels of strides 8 and 16
     name:str|None='matcher',# under this name the values outlive a second run of the cell
 )->Explorer:                # the explorer
-    "Move the thresholds of the matcher, and see which anchors are positive, background, or not asked."
+    """Move the thresholds of the matcher, and see which
+    anchors are positive, background, or not asked."""
     check('image (3,H,W)', image)
     target = _fields('target', target)
     gen  = anchors or AnchorGenerator((8, 16), scales=(4,))
@@ -185,7 +230,8 @@ def matcher_explorer(
         index = drawn.index[0][drawn.matched[0] >= 0]
         one, middle = matched[0], (grid[:, :2] + grid[:, 2:])/2
         show_image(image, ax)
-        for rows, color, label, s in ((one == -1, PALETTE['anchor'], 'background', 4), (one == -2, label_color(1), 'not asked', 6)):
+        for rows, color, label, s in ((one == -1, PALETTE['anchor'], 'background', 4),
+                                      (one == -2, label_color(1), 'not asked', 6)):
             ax.scatter(*middle[rows].T.tolist(), s=s, color=color, label=label, lw=0)
         show_boxes(grid[one >= 0], PALETTE['anchor'], ax=ax, width=.6)
         show_boxes(grid[index], PALETTE['proposal'], ax=ax, width=1)
@@ -193,9 +239,16 @@ def matcher_explorer(
         ax.set(xlim=(0, size[1]), ylim=(size[0], 0))
         n = [int((one >= 0).sum()), int((one == -1).sum()), int((one == -2).sum())]
         alone = len(target['boxes']) - len(one[one >= 0].unique())
-        return f'{n[0]} positive, {n[1]} background, {n[2]} not asked; {alone} of {len(target["boxes"])} truths without an anchor\ndrawn: {len(index)} positive (blue), {int((drawn.matched[0] == -1).sum())} background'
-    return explore(draw, dict(pos_iou=(.3, .95, .7), neg_iou=(.05, .7, .3), low_quality=True, samples=(8, 256, 64)),
-                   [dict(pos_iou=.7), dict(pos_iou=.5), dict(pos_iou=.7, low_quality=False)], name, (4.5, 4.2))
+        return (
+            f'{n[0]} positive, {n[1]} background, {n[2]} not asked; '
+            f'{alone} of {len(target["boxes"])} truths without an anchor\ndrawn: '
+            f'{len(index)} positive (blue), {int((drawn.matched[0] == -1).sum())} '
+            'background')
+    return explore(draw,
+                   dict(pos_iou=(.3, .95, .7), neg_iou=(.05, .7, .3), low_quality=True,
+                        samples=(8, 256, 64)),
+                   [dict(pos_iou=.7), dict(pos_iou=.5),
+                    dict(pos_iou=.7, low_quality=False)], name, (4.5, 4.2))
 
 # %% ../nbs/083_widgets.ipynb #eb74ec91
 @checked('min_score 0..1, iou 0..1')
@@ -204,15 +257,21 @@ def error_kinds(
     target:dict,        # boxes (G,4), labels (G,), perhaps ignore (G,)
     min_score:float=.5, # predictions that score less do not count
     iou:float=.5,       # a prediction is right from this overlap on
-)->tuple:               # N texts: 'right', one of `ALARMS` in words, 'ignored', or 'faint' below the score; and (G,) bool: missed
-    "Say of each prediction what kind of error it is, and of each truth whether it was missed."
+    # N texts: 'right', one of `ALARMS` in words, 'ignored',
+    # or 'faint' below the score; and (G,) bool: missed
+)->tuple:
+    """Say of each prediction what kind of error it is,
+    and of each truth whether it was missed."""
     pred, target = _fields('pred', pred, 'scores'), _fields('target', target)
-    kinds, sure = ['faint']*len(pred['boxes']), (pred['scores'] >= min_score).nonzero()[:, 0]
+    kinds, sure = (['faint']*len(pred['boxes']),
+                   (pred['scores'] >= min_score).nonzero()[:, 0])
     own   = {k: v[sure] for k,v in pred.items()}
     table = overlaps(own, target)
     of, by = match_found(own, target, table, iou)
     for row, i in enumerate(sure.tolist()):
-        kinds[i] = 'right' if of[row] >= 0 else 'ignored' if of[row] == -2 else alarm_kind(int(own['labels'][row]), table[row], target, iou)[0].replace('_', ' ')
+        kinds[i] = ('right' if of[row] >= 0 else 'ignored' if of[row] == -2
+                    else alarm_kind(int(own['labels'][row]), table[row], target,
+                                    iou)[0].replace('_', ' '))
     missed = by < 0
     return kinds, missed & ~target['ignore'].bool() if 'ignore' in target else missed
 
@@ -222,59 +281,91 @@ _KINDS = (*(k.replace('_', ' ') for k in ALARMS), 'missed')
 @checked
 def browse(
     pictures:CocoDataset|list,  # a data set, or a list of (image, target)
-    predictions:list|None=None, # for each picture what was found: boxes, scores, labels; None: truths alone
+    # for each picture what was found: boxes, scores, labels; None: truths alone
+    predictions:list|None=None,
     classes:list[str]|None=None,    # names; None: the data set's, or numbers
     name:str|None='browse', # under this name the values outlive a second run of the cell
 )->Explorer:                # the explorer
     "Leaf through pictures with their truths, predictions and kinds of errors."
     if not len(pictures): raise ValueError('pictures is empty; expected one or more')
-    if predictions is not None and len(predictions) != len(pictures): raise ValueError(f'predictions are of {len(predictions)} pictures, and there are {len(pictures)}')
+    if predictions is not None and len(predictions) != len(pictures):
+        raise ValueError(f'predictions are of {len(predictions)} pictures, '
+                         f'and there are {len(pictures)}')
     for i, p in enumerate(pictures if isinstance(pictures, list) else ()):
-        if not isinstance(p, (tuple, list)) or len(p) < 2: raise TypeError(f'pictures[{i}] is {p!r:.60}; expected (image, target)')
+        if not isinstance(p, (tuple, list)) or len(p) < 2:
+            raise TypeError(f'pictures[{i}] is {p!r:.60}; expected (image, target)')
         _fields(f'pictures[{i}]', p[1])
     for i, p in enumerate(predictions or ()): _fields(f'predictions[{i}]', p, 'scores')
     names = list(classes or getattr(pictures, 'classes', []))
     word  = lambda l: names[l] if l < len(names) else str(l)
     get   = functools.lru_cache(16)(lambda i: tuple(pictures[i][:2]))
-    bare  = (lambda i: pictures.target(i)) if hasattr(pictures, 'target') and getattr(pictures, 'transforms', 1) is None else lambda i: get(i)[1]
+    bare = (lambda i: pictures.target(i)) if hasattr(pictures, 'target') and getattr(
+        pictures, 'transforms', 1) is None else lambda i: get(i)[1]
     @functools.lru_cache(4)
-    def judged(score): return [error_kinds(p, bare(i), score) for i,p in enumerate(predictions)]
+    def judged(score):
+        return [error_kinds(p, bare(i), score) for i,p in enumerate(predictions)]
     def draw(ax, picture, only='all', score=.5):
         rows = list(range(len(pictures)))
         if predictions is not None:
             told = judged(round(score, 3))
-            if only != 'all': rows = [i for i in rows if (bool(told[i][1].any()) if only == 'missed' else only in told[i][0])]
+            if only != 'all':
+                rows = [i for i in rows
+                        if (bool(told[i][1].any()) if only == 'missed'
+                            else only in told[i][0])]
         if not rows: ax.set_axis_off(); return f'no picture with {only}'
         k = rows[min(picture, len(rows) - 1)]
         image, target = get(k)
         show_image(image, ax)
         if predictions is None:
-            show_boxes(target['boxes'], 'truth', [word(l) for l in target['labels'].tolist()], ax=ax)
+            show_boxes(target['boxes'], 'truth',
+                       [word(l) for l in target['labels'].tolist()], ax=ax)
             return f'picture {k}, {len(target["boxes"])} objects'
         kinds, missed = told[k]
-        show_boxes(target['boxes'], 'truth', [word(l) + ', missed' if m else '' for l,m in zip(target['labels'].tolist(), missed.tolist())], ax=ax)
+        show_boxes(target['boxes'], 'truth',
+                   [word(l) + ', missed' if m else ''
+                    for l,m in zip(target['labels'].tolist(), missed.tolist())], ax=ax)
         for i in predictions[k]['scores'].argsort().tolist():
-            if kinds[i] not in ('faint', 'ignored'): show_boxes(predictions[k]['boxes'][i:i+1], 'prediction', [word(int(predictions[k]['labels'][i])) + ('' if kinds[i] == 'right' else ', ' + kinds[i])], predictions[k]['scores'][i:i+1], ax)
+            if kinds[i] not in ('faint', 'ignored'):
+                show_boxes(predictions[k]['boxes'][i:i+1], 'prediction',
+                           [word(int(predictions[k]['labels'][i]))
+                            + ('' if kinds[i] == 'right' else ', ' + kinds[i])],
+                           predictions[k]['scores'][i:i+1], ax)
         every = [x for kk, m in told for x in (*kk, *['missed']*int(m.sum()))]
-        return f'picture {k}, {min(picture, len(rows) - 1) + 1} of {len(rows)}\nin all pictures: ' + ', '.join(f'{x} {every.count(x)}' for x in ('right', *_KINDS))
+        return (f'picture {k}, {min(picture, len(rows) - 1) + 1} of {len(rows)}\nin all '
+                'pictures: '
+                + ', '.join(f'{x} {every.count(x)}' for x in ('right', *_KINDS)))
     n = len(pictures) - 1
-    if predictions is None: return explore(draw, dict(picture=(0, n, 0)), [dict(picture=i) for i in range(min(3, n + 1))], name, (4.5, 4))
-    return explore(draw, dict(picture=(0, n, 0), only=['all', *_KINDS], score=(.05, .95, .5)), [dict(picture=0), dict(only='missed'), dict(only='wrong class', score=.1)], name, (4.5, 4))
+    if predictions is None:
+        return explore(draw, dict(picture=(0, n, 0)),
+                       [dict(picture=i) for i in range(min(3, n + 1))], name, (4.5, 4))
+    return explore(draw,
+                   dict(picture=(0, n, 0), only=['all', *_KINDS], score=(.05, .95, .5)),
+                   [dict(picture=0), dict(only='missed'),
+                    dict(only='wrong class', score=.1)], name, (4.5, 4))
 
 # %% ../nbs/083_widgets.ipynb #181f7ba1
 def _scheduler(kind, warm_up, epochs, per_epoch):
     "The `param_scheduler` of a config."
-    parts = [dict(type='LinearLR', start_factor=.001, by_epoch=False, begin=0, end=warm_up)] if warm_up else []
-    if kind == 'steps': parts.append(dict(type='MultiStepLR', milestones=sorted({round(epochs*2/3), round(epochs*11/12)}), gamma=.1, by_epoch=True, begin=0, end=epochs))
-    elif kind == 'cosine': parts.append(dict(type='CosineAnnealingLR', eta_min_ratio=.01, by_epoch=False, begin=warm_up, end=epochs*per_epoch))
-    elif kind == 'linear': parts.append(dict(type='LinearLR', start_factor=1., end_factor=.01, by_epoch=False, begin=warm_up, end=epochs*per_epoch))
+    parts = ([dict(type='LinearLR', start_factor=.001, by_epoch=False, begin=0,
+                   end=warm_up)] if warm_up else [])
+    if kind == 'steps':
+        parts.append(dict(type='MultiStepLR',
+                          milestones=sorted({round(epochs*2/3), round(epochs*11/12)}),
+                          gamma=.1, by_epoch=True, begin=0, end=epochs))
+    elif kind == 'cosine':
+        parts.append(dict(type='CosineAnnealingLR', eta_min_ratio=.01, by_epoch=False,
+                          begin=warm_up, end=epochs*per_epoch))
+    elif kind == 'linear':
+        parts.append(dict(type='LinearLR', start_factor=1., end_factor=.01, by_epoch=False,
+                          begin=warm_up, end=epochs*per_epoch))
     return parts
 
 @checked('per_epoch int 1..')
 def schedule_composer(
     per_epoch:int,          # steps of an epoch
     losses:list[float]|None=None,   # of a run, step by step; drawn over the rate
-    name:str|None='schedule',   # under this name the values outlive a second run of the cell
+    # under this name the values outlive a second run of the cell
+    name:str|None='schedule',
 )->Explorer:                # its `scheduler()` is the list for a config
     "Compose a learning rate, and see it beside a learning curve."
     def draw(ax, kind, lr, epochs, warm_up):
@@ -282,14 +373,27 @@ def schedule_composer(
         s = Schedule(_scheduler(kind, warm, epochs, per_epoch), per_epoch, epochs)
         at = sorted({round(i*(steps - 1)/400) for i in range(401)})
         ax.plot(at, [s.lr(i, lr) for i in at], color=label_color(0), lw=1.5)
-        ax.set_xlabel('step', fontsize=7); ax.set_ylabel('learning rate', fontsize=7); ax.set_ylim(0, None)
+        ax.set_xlabel('step', fontsize=7)
+        ax.set_ylabel('learning rate', fontsize=7); ax.set_ylim(0, None)
         ax.tick_params(labelsize=6)
         if losses:
             right = ax.twinx()
             right.plot(losses[:steps], color=label_color(3), lw=.8)
-            right.set_ylabel('loss', color=label_color(3), fontsize=7); right.tick_params(labelsize=6)
-        return f'{steps} steps, rate {lr:.3g}; the last step goes {s.lr(steps - 1, lr)/lr:.2g} as far\nparam_scheduler = {_scheduler(kind, warm, epochs, per_epoch)}'
-    out = explore(draw, dict(kind=['steps', 'cosine', 'linear', 'constant'], lr=ipywidgets.FloatLogSlider(value=.02, min=-5, max=0, step=.05, description='lr', layout=dict(width='420px')), epochs=(1, 36, 12), warm_up=(0, 2000, 500)),
-                  [dict(kind='steps'), dict(kind='cosine'), dict(kind='linear', warm_up=0)], name, (5, 3))
-    out.scheduler = lambda: _scheduler(out.values['kind'], min(out.values['warm_up'], out.values['epochs']*per_epoch - 1), out.values['epochs'], per_epoch)
+            right.set_ylabel('loss', color=label_color(3), fontsize=7)
+            right.tick_params(labelsize=6)
+        return (
+            f'{steps} steps, rate {lr:.3g}; '
+            f'the last step goes {s.lr(steps - 1, lr)/lr:.2g} as far\nparam_scheduler = '
+            f'{_scheduler(kind, warm, epochs, per_epoch)}')
+    out = explore(draw,
+                  dict(kind=['steps', 'cosine', 'linear', 'constant'],
+                       lr=ipywidgets.FloatLogSlider(value=.02, min=-5, max=0, step=.05,
+                                                    description='lr',
+                                                    layout=dict(width='420px')),
+                       epochs=(1, 36, 12), warm_up=(0, 2000, 500)),
+                  [dict(kind='steps'), dict(kind='cosine'),
+                   dict(kind='linear', warm_up=0)], name, (5, 3))
+    out.scheduler = lambda: _scheduler(
+        out.values['kind'], min(out.values['warm_up'], out.values['epochs']*per_epoch - 1),
+        out.values['epochs'], per_epoch)
     return out

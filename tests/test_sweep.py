@@ -606,7 +606,7 @@ calls('adapt', adapt_config=lambda w: dict(cfg=w.config(), data=w.coco, folder=w
 left_out('trial steps in a process of its own, and the size they try: tests/test_folder.py', 'adapt.fit_batch', 'adapt.largest_size')
 left_out('the heads call them with what they have made: the chapter', 'anchors.all_anchors', 'anchors.valid_anchors')
 left_out('steps of `forecast_memory`: tests/test_memory.py', 'bench.step_memory', 'bench.forecast_curve')
-left_out('steps of `train`, called by it: tests/test_training.py', 'trainer.Trainer*', 'runs.Log__write', 'runs.begin_folder', 'trainer.build_model', 'training.next_commands')
+left_out('steps of `train`, called by it: tests/test_training.py', 'trainer.Trainer*', 'runs.Log__write', 'runs.begin_folder', 'trainer.build_model', 'trainer.read_compile', 'training.next_commands')
 
 left_out('what labels are written with: the chapters show and detections', 'show.ink', 'show.place_labels')
 def named(w):
@@ -623,6 +623,7 @@ calls('widgets', iou_widget=lambda w: dict(name=None),
     anchor_designer=lambda w: dict(boxes=w.boxes, sizes=torch.full((3, 2), 64), strides=(8, 16), name=None), prediction_explorer=lambda w: dict(model=w.mask, image=w.image, classes=list('abcd'), name=None),
     matcher_explorer=lambda w: dict(image=w.image, target=w.target, anchors=w.gen, name=None), error_kinds=lambda w: dict(pred=w.found, target=w.target, min_score=.5, iou=.5),
     browse=lambda w: dict(pictures=[(w.image, w.target)], predictions=[w.found], classes=list('abcd'), name=None), schedule_composer=lambda w: dict(per_epoch=3, losses=[1., .5], name=None))
+left_out('in place; its arguments are those of torch.compile: tests/test_contract.py', 'models.compile_parts')
 calls('bench', forecast_memory=lambda w: dict(model=w.model('faster_rcnn'), size=(64, 96), batch=2, states=2, amp=False), toy_batch=lambda w: dict(batch=1, size=64, device=torch.device('cpu')), kept_bytes=lambda w: dict(model=nn.Linear(2, 2), forward=lambda: nn.Linear(2, 2)(torch.ones(1, 2)).sum()))
 calls('nms', find_suppressors=lambda w: dict(boxes=w.boxes, scores=w.scores, groups=w.labels, kept=torch.tensor([0, 1]), iou=.5))
 calls('roi', sampling_grid=lambda w: dict(extractor=w.mask.roi_head.bbox_extractor, boxes=w.boxes),
@@ -641,7 +642,7 @@ left_out('a step of `misses` and of `error_kinds`, which look at what they are g
 left_out('the parts of a ledger, as `misses` makes them', 'misses.Ledger', 'misses.Miss', 'misses.Alarm')
 calls('tiny', TinyNet=lambda w: dict(channels=(4, 8)), TinyNet__forward=lambda w: (new('tiny.TinyNet', channels=(4, 8)), dict(x=torch.randn(1, 3, 16, 16))), tiny_detector=lambda w: dict(num_classes=2, channels=16), toy_detector=lambda w: {})
 left_out('a training of minutes: the slow cell of the chapter', 'tiny.train_toy_detector')
-left_out('a step of `bench`, called by it: tests/test_demo.py', 'bench.TorchvisionPeer*', 'bench.bench_table', 'bench.show_bench', 'bench.bench_pair', 'bench.lively_weight', 'bench.count_flops', 'bench.count_operations', 'bench.best_flops', 'bench.time_in_turn', 'bench.train_step', 'demo.demo_data', 'demo.save_pictures')
+left_out('a step of `bench`, called by it: tests/test_demo.py', 'bench.TorchvisionPeer*', 'bench.bench_table', 'bench.show_bench', 'bench.bench_pair', 'bench.lively_weight', 'bench.count_flops', 'bench.count_operations', 'bench.best_flops', 'bench.time_in_turn', 'bench.train_step', 'bench.agreement', 'bench.step_variants', 'bench.step_profile', 'bench.gpu_table', 'demo.demo_data', 'demo.save_pictures')
 left_out('a step of a graph, in which no value can be looked at: tests/test_export.py', 'export.suppress_mask')
 left_out('a graph is traced, for half a minute: tests/test_export.py calls it rightly and wrongly', 'export.export', 'export.detbook_export', 'export.load_onnx', 'export.OnnxDetector*', 'page.write_page', 'page.write_demo')
 left_out('npm and its package: the chapter, and tests/test_page.py', 'page.fetch_runtime', 'page.unpack_runtime')

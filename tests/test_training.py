@@ -127,6 +127,25 @@ def test_what_moved_to_other_chapters_is_still_found_in_training():
     for module, words in names.items():
         for n in words.split(): assert getattr(training, n) is getattr(importlib.import_module(f'detbook.{module}'), n), n
 
+def test_a_compiled_run_is_the_run(straight, config, tmp_path, capsys):
+    "The backend that generates no code gives the very numbers; the files know nothing of it."
+    run = train(config, work_dir=tmp_path, set=["compile=dict(backend='eager')"])
+    assert 'compiled by torch.compile: ResNet, FPN, RPNHead, BoxHead' in capsys.readouterr().out
+    a, b = read_checkpoint(straight.detector), read_checkpoint(run.detector)
+    assert a.keys() == b.keys()
+    for k in a: torch.testing.assert_close(a[k], b[k])
+    assert [l['loss'] for l in run.log if 'loss' in l] == pytest.approx([l['loss'] for l in straight.log if 'loss' in l])
+
+@pytest.mark.slow
+@pytest.mark.skipif(not SLOW, reason='minutes; DETBOOK_SLOW=1 runs it')
+def test_a_run_with_generated_code_learns_the_same(straight, config, tmp_path):
+    run = train(config, work_dir=tmp_path, set=['compile=True'])
+    assert [l['loss'] for l in run.log if 'loss' in l] == pytest.approx([l['loss'] for l in straight.log if 'loss' in l], rel=1e-2)
+
+@pytest.mark.parametrize('value, said', [('3', 'compile is 3; expected True, False, or a dict'), ("dict(backend='inductr')", "did you mean 'inductor'"), ("dict(moed='default')", 'compile.moed')])
+def test_wrong_settings_of_compile_are_named(config, tmp_path, value, said):
+    assert said in refuses(tmp_path, config, '--set', f'compile={value}')
+
 def test_files_of_a_run(straight, config):
     names = {p.name for p in straight.work_dir.iterdir()}
     assert names == {'config.py', 'run.json', 'log.jsonl', 'metrics.jsonl', 'epoch_2.safetensors', 'epoch_3.safetensors', 'best_bbox_mAP.safetensors'}       # and no state: the run has ended
