@@ -21,9 +21,8 @@ from .core import check, component
 def _outputs(x, conv):
     "How many numbers the convolution will give."
     sides = [(n + 2*p - d*(k-1) - 1)//s + 1
-             for n,p,d,k,
-             s in zip(x.shape[2:], conv.padding, conv.dilation, conv.kernel_size,
-                      conv.stride)]
+             for n,p,d,k,s in zip(x.shape[2:], conv.padding, conv.dilation,
+                                  conv.kernel_size, conv.stride)]
     return len(x) * conv.out_channels * sides[0] * sides[1]
 
 # %% ../nbs/014_backbone.ipynb #dc0021d7
@@ -44,10 +43,10 @@ class _ConvNorm(torch.autograd.Function):
 
     @staticmethod
     def backward(ctx, grad):
-        (x, weight, gamma, mean,
-         inverse), (stride, padding, dilation, groups) = ctx.saved_tensors, ctx.options
-        scale, (of_x, of_weight, of_gamma, of_beta) = (
-            (gamma * inverse).view(-1, 1, 1, 1), ctx.needs_input_grad[:4])
+        x, weight, gamma, mean, inverse = ctx.saved_tensors
+        stride, padding, dilation, groups = ctx.options
+        of_x, of_weight, of_gamma, of_beta = ctx.needs_input_grad[:4]
+        scale = (gamma * inverse).view(-1, 1, 1, 1)
         dx, dw, db = torch.ops.aten.convolution_backward(
             grad, x.to(grad.dtype), (weight * scale).to(grad.dtype), [len(gamma)], stride,
             padding, dilation, False, [0, 0], groups,

@@ -164,8 +164,8 @@ def _arrays(d):
     anns = [a for a in d['annotations'] if not a.get('iscrowd') and a['image_id'] in sizes]
     column = lambda k: [a.get(k) for a in anns]
     boxes, hw = (np.array(v, float).reshape(-1, n)
-                 for v,
-                 n in ((column('bbox'), 4), ([sizes[i] for i in column('image_id')], 2)))
+                 for v, n in ((column('bbox'), 4),
+                              ([sizes[i] for i in column('image_id')], 2)))
     return boxes, hw, column('image_id'), column('category_id'), column('id')
 
 def _quantiles(x):

@@ -61,6 +61,12 @@ def strict(
     def look(*args, **kwargs):
         _known(owner, names, kwargs)
         return f(*args, **kwargs)
+    return _own_code(look, f)
+
+def _own_code(look, f):
+    """Give a wrapper a code object of its own: `torch.compile` counts by code object how
+    often it compiled one function anew, and would count all wrapped functions as one."""
+    look.__code__ = look.__code__.replace(co_name=f.__name__)
     return look
 
 def _owner(f): return f.__qualname__.removesuffix('.__init__').split('.<locals>.')[-1]
@@ -344,7 +350,7 @@ def _checked(f, more={}):
             if more: _check((more[n], v) for n,v in given.items() if n in more)
         return f(*args, **kwargs)
     look.is_checked = True
-    return look
+    return _own_code(look, f)
 
 
 

@@ -150,8 +150,8 @@ class Detections(dict):
             check('min_score 0..1', min_score)
             return self[self['scores'] >= min_score]
         least = {c: .3 if v is None else v
-                 for c,
-                 v in check_thresholds(min_score, self.classes, 'min_score').items()}
+                 for c, v in check_thresholds(min_score, self.classes,
+                                              'min_score').items()}
         return self[self['scores'] >= torch.tensor([least.get(n, .3) for n in self.names],
                                                    dtype=self['scores'].dtype,
                                                    device=self['scores'].device)]
@@ -262,9 +262,8 @@ def changed_filter(
     """Copy what a detector lets through, with other numbers; ValueError for a number out
     of range, or a detector without a filter."""
     asked = {k: v
-             for k,
-             v in dict(score_thr=score_thr, iou=iou, max_per_img=max_per_img,
-                       class_agnostic=class_agnostic).items() if v is not None}
+             for k,v in dict(score_thr=score_thr, iou=iou, max_per_img=max_per_img,
+                             class_agnostic=class_agnostic).items() if v is not None}
     if not asked: return None
     own = getattr(getattr(model, 'roi_head', None) or getattr(model, 'bbox_head', None),
                   'test_filter', None)

@@ -215,8 +215,8 @@ class TimmBackbone(nn.Module):
         "Run the backbone and return the stages asked for."
         stages = self.net(x)
         return tuple(s if s.shape[1] == c else s.permute(0, 3, 1, 2)
-                     for s,
-                     c in ((stages[i], c) for i,c in zip(self.index, self.out_channels)))
+                     for s,c in ((stages[i], c)
+                                 for i,c in zip(self.index, self.out_channels)))
 
     def fetch(self):
         """Load timm's own weights, from its cache or the network;

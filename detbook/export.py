@@ -516,9 +516,9 @@ class OnnxDetector:
         if 'size' in self.dynamic or all(n <= m for n,m in zip(shape, self.size)):
             return shape
         return tuple(min(n, m)
-                     for n,
-                     m in zip(view_size(size, min(m/n for n,m in zip(size, self.size))),
-                              self.size))
+                     for n,m in zip(view_size(size,
+                                              min(m/n for n,m in zip(size, self.size))),
+                                    self.size))
 
     def look(self,
         images:list,    # tensors (3,h,w) RGB, 0..255, as they are shown

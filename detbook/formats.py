@@ -295,8 +295,8 @@ def _read_yolo(root, layout, images, split, classes, faults):
         if not text.is_file(): continue
         labelled += 1
         anns += [dict(a, image_id=i, category_id=label)
-                 for label,
-                 a in yolo_objects(text, _below(text, root), names, size, faults)]
+                 for label, a in yolo_objects(text, _below(text, root), names, size,
+                                              faults)]
     if files and not labelled:
         raise FileNotFoundError(f'{root}: {_count(len(files), "picture")} and no text '
                                 'file of boxes; the first was looked for as '

@@ -540,9 +540,8 @@ def _best_scores(model):
                                  'thresholds')
     # in the file they have its names
     return ({now: said.get(name)
-             for name,
-             now in zip(model.notes.get('classes') or model.classes, model.classes)}
-            if said else {})
+             for name, now in zip(model.notes.get('classes') or model.classes,
+                                  model.classes)} if said else {})
 
 def _least(model, min_score, best):
     "From which score on detections are shown: a number, or one for each class."

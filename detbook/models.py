@@ -10,8 +10,11 @@ __all__ = ['fast_rcnn', 'faster_rcnn', 'mask_rcnn', 'retinanet', 'fcos', 'rpn', 
            'faster_rcnn_c4', 'mask_rcnn_c4', 'faster_rcnn_dc5']
 
 # %% ../nbs/035_models.ipynb #8bf2fc6f
+import torch
+from torch import nn
 from .core import checked
 from .neck import FPN
+from .detector import Detector
 from .rpn import RPN
 from .fast_rcnn import FastRCNN
 from .faster_rcnn import FasterRCNN
@@ -175,3 +178,30 @@ def keypoint_rcnn(
     return KeypointRCNN(num_classes, num_keypoints,
                         **resnet_fpn(depth, style, channels, scratch), weights=weights,
                         weights_backbone=weights_backbone)
+
+# %% ../nbs/035_models.ipynb #1db1afdc
+def _dense_parts(model):
+    "The parts of a detector whose shapes follow from those of the pictures."
+    names = ('backbone', 'neck', 'rpn_head', 'bbox_head', 'shared_head', 'mask_head',
+             'keypoint_head')
+    for part in (getattr(owner, name, None)
+                 for owner in (model, getattr(model, 'roi_head', None)) for name in names):
+        if isinstance(part, nn.ModuleList): yield from part
+        elif getattr(part, 'with_cp', False):       # its blocks run again on the way back
+            yield from (block for stage in part.stages for block in getattr(part, stage))
+        elif isinstance(part, nn.Module): yield part
+
+@checked
+def compile_parts(
+    model:Detector,
+    **how,      # arguments of torch.compile: backend, mode, fullgraph, dynamic, options
+)->list:        # the modules that are compiled
+    """Let `torch.compile` make the dense parts of a detector faster, in place. The first
+    step of each kind takes a minute or more; after it PyTorch finds them on disk."""
+    parts  = list(dict.fromkeys(_dense_parts(model)))
+    # blocks of one class are one function to PyTorch, which by default stops compiling it
+    # after 8 kinds of inputs
+    limits = torch._dynamo.config
+    limits.recompile_limit = max(limits.recompile_limit, 64)
+    for part in parts: part.compile(**how)
+    return parts

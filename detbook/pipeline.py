@@ -248,8 +248,8 @@ def _voc(p):
     w = _wanted(p)
     if not p('ann_file', ''):
         p.fail('ann_file', 'expected a list of pictures, a stem on each line')
-    (home,
-     images), (empty, min_size, smallest) = _voc_folders(p, w.root), _filters(p, True)
+    home, images = _voc_folders(p, w.root)
+    empty, min_size, smallest = _filters(p, True)
     p.finish()
     if smallest and w.test:
         p.fail('filter_cfg',

@@ -177,9 +177,8 @@ _STORAGES = dict(Float='float32', Double='float64', Half='float16', BFloat16='bf
 _SAFE = {   # every name that a file may mention -> what it gets instead
     **{f'{m}.{n}': x for m in ('numpy', 'numpy.core.multiarray', 'numpy._core.multiarray',
                                'numpy.core.numeric', 'numpy._core.numeric')
-       for n,
-       x in dict(ndarray=_Array, dtype=_Dtype, _reconstruct=_Array, scalar=lambda dtype,
-                 raw: _Array((), dtype, False, raw),
+       for n,x in dict(ndarray=_Array, dtype=_Dtype, _reconstruct=_Array,
+                       scalar=lambda dtype, raw: _Array((), dtype, False, raw),
                        _frombuffer=lambda raw, dtype, shape,
                        order: _Array(shape, dtype, order == 'F', raw)).items()},
     **{f'torch.{n}': d for n,d in _DTYPES.items()},
@@ -209,8 +208,8 @@ _SAFE = {   # every name that a file may mention -> what it gets instead
                      'lightning.pytorch.utilities.parsing.AttributeDict'), _Node),
     'collections.defaultdict': lambda *_: _Node(),
     **dict.fromkeys(('argparse.Namespace', 'types.SimpleNamespace'), _Fields),
-    **{f'{m}.{n}': lambda *parts: '/'.join(p for p in parts if isinstance(p,
-                                                                          str)) for m in ('pathlib', 'pathlib._local')
+    **{f'{m}.{n}': lambda *parts: '/'.join(p for p in parts if isinstance(p, str))
+       for m in ('pathlib', 'pathlib._local')
        for n in ('PosixPath', 'PurePosixPath', 'WindowsPath', 'PureWindowsPath')},
     **dict.fromkeys(('builtins.set', 'builtins.frozenset'), lambda items=(): items),
     'builtins.bytes': lambda: b'',      # how older protocols write no bytes

@@ -13,6 +13,7 @@ from pathlib import Path
 from typing import Any
 import torch, torch.distributed as dist
 from torch import nn
+from .cli import nearest
 from .outputs import Progress
 from .core import checked, say, warn_once
 from .checkpoint import load_checkpoint
@@ -23,6 +24,7 @@ from .features import FeatureSet, check_features
 from .rpn import RPN
 from .nodes import ConfigError
 from .parts import ConfigPart, finish_part
+from .models import compile_parts
 from .build import build_detector
 from .data import CocoDataset
 from .metrics import evaluate
@@ -85,6 +87,34 @@ def build_model(
         load_backbone(model.get_submodule(path.removeprefix('model.')), weights,
                       model.preprocess)
     return model
+
+# %% ../nbs/095_trainer.ipynb #12129e85
+_MODES = ('default', 'reduce-overhead', 'max-autotune', 'max-autotune-no-cudagraphs')
+
+def read_compile(
+    cfg:dict,       # a whole config
+)->dict|None:       # arguments of torch.compile; None where nothing is to be compiled
+    """Read the setting `compile`: True, False, or
+    a dict of arguments. ConfigError for others."""
+    asked = cfg.get('compile', False)
+    if isinstance(asked, bool): return {} if asked else None
+    if not isinstance(asked, dict):
+        raise ConfigError(f'compile is {asked!r:.60}; expected True, False, '
+                          'or a dict with ' 'arguments of torch.compile')
+    p = ConfigPart(asked, 'compile')
+    p.unused('target')              # mmengine's: which method; here parts are compiled
+    how = {k: p(k) for k in ('backend', 'mode', 'fullgraph', 'dynamic', 'options')
+           if k in asked}
+    for k, known in dict(backend=torch.compiler.list_backends(None), mode=_MODES).items():
+        if isinstance(how.get(k), str) and how[k] not in known:
+            p.fail(k, f'there is no such {k}{nearest(how[k], known)}; '
+                      f'there are {", ".join(known)}')
+    for k in ('fullgraph', 'dynamic'):
+        if not isinstance(how.get(k), bool | None): p.fail(k, 'expected True or False')
+    if how.get('mode') and how.get('options'):
+        p.fail('mode', 'torch.compile takes either a mode or options')
+    finish_part(None, p)
+    return how
 
 # %% ../nbs/095_trainer.ipynb #4881db2d
 def _read_evaluator(cfg):
@@ -218,7 +248,12 @@ class Trainer:
                                  hooks['keep'])
         self.measures = _read_evaluator(cfg) if validate else None
         if self.measures: self._build_val()
+        how = read_compile(cfg)
         self.model = build_model(cfg, seed, state is None, own)
+        if how is not None:
+            names = [type(part).__name__ for part in compile_parts(self.model, **how)]
+            say(f'compiled by torch.compile: {", ".join(names)}; '
+                'the first steps take minutes')
         _classes_fit(self.model, self.data)
         if self.measures:
             self.watch.fits(_try_evaluator(self.measures, self.val, self.model))

@@ -197,9 +197,8 @@ def _count(state):
             next((len(v) for k,v in state.items() if k.endswith(end + '.bias')), None))
     anchors = (rows('.retina_reg') or 4) // 4
     found = [n // per - less
-             for end,per,
-             less in (('.fc_cls', 1, 1), ('.retina_cls', anchors, 0),
-                      ('bbox_head.conv_cls', 1, 0)) if (n := rows(end))]
+             for end,per,less in (('.fc_cls', 1, 1), ('.retina_cls', anchors, 0),
+                                  ('bbox_head.conv_cls', 1, 0)) if (n := rows(end))]
     return found[0] if found else None, rows('keypoint_head.upsample')
 
 def _meta(metadata):
