@@ -384,8 +384,14 @@ def fit_batch(
     n    = max(1, min(fit, _MOST, len(ds)))
     why = ('' if n == fit else f', and {_MOST} is the most' if n == _MOST
            else f', and there are {len(ds)} pictures')
-    return n, (f'{n} picture{"s" * (n > 1)} a step: at the largest size, {what}, a step takes {_gb(peaks[0])} with one and {_gb(peaks[1])} with two, {_gb(each)} for each more; '
-               f'into {_gb(free)}, {"90% of what is free on the GPU" if gpu else "80% of the free memory"}{f" for each of {processes} processes" * (processes > 1 and not gpu)}, fit {fit}{why}')
+    return (n,
+            (f'{n} picture{"s" * (n > 1)} a step: at the largest size, {what}, '
+             f'a step takes {_gb(peaks[0])} with one and {_gb(peaks[1])} with two, '
+             f'{_gb(each)} for each more; '
+             f'into {_gb(free)}, '
+             f'{"90% of what is free on the GPU" if gpu else "80% of the free memory"}'
+             f'{f" for each of {processes} processes" * (processes > 1 and not gpu)}, '
+             f'fit {fit}{why}'))
 
 # %% ../nbs/089_adapt.ipynb #82e9daa2
 def _records(ds, classes):

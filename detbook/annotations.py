@@ -36,7 +36,9 @@ class Faults:
         expected:str='',        # what should be there
     ):
         "Tell of one fault."
-        words = f'{f"{self.name}: " * bool(self.name)}{file}{f", line {line}" if line else ""}: {what}' + (f'; expected {expected}' if expected else '')
+        words = (f'{f"{self.name}: " * bool(self.name)}{file}'
+                 f'{f", line {line}" if line else ""}: {what}'
+                 + (f'; expected {expected}' if expected else ''))
         if self.found is None: raise ValueError(words)
         self.found.append(dict(kind=kind, file=str(file), line=line, value=value,
                                expected=expected, message=words))

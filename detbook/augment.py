@@ -118,7 +118,10 @@ class PhotoMetricDistortion:
         # least and most that the saturation is multiplied by
         saturation_range:tuple=(.5, 1.5),
         hue_delta:float=18,  # at most so far the hue is turned either way, degrees
-    ): self.brightness_delta, self.contrast_range, self.saturation_range, self.hue_delta = brightness_delta, tuple(contrast_range), tuple(saturation_range), hue_delta
+    ):
+        self.brightness_delta, self.hue_delta = brightness_delta, hue_delta
+        self.contrast_range = tuple(contrast_range)
+        self.saturation_range = tuple(saturation_range)
 
     def _draw(self):
         """Is contrast the first step? What is added; two factors; degrees;
@@ -179,7 +182,9 @@ class Expand:
         to_rgb:bool=True,           # is `mean` red, green, blue? False: blue first
         ratio_range:tuple=(1, 4),   # least and most of the sides, in those of the picture
         prob:float=.5,              # how often
-    ): self.mean, self.ratio_range, self.prob = tuple(mean) if to_rgb else tuple(mean)[::-1], tuple(ratio_range), prob
+    ):
+        self.mean, self.ratio_range, self.prob = (
+            tuple(mean) if to_rgb else tuple(mean)[::-1], tuple(ratio_range), prob)
 
     def _draw(self, h, w):
         if draw_between(0, 1) > self.prob: return
@@ -230,7 +235,9 @@ class RandomShift:
         max_shift_px:int=32,
         # objects whose box is not wider and higher than this are dropped, pixels
         filter_thr_px:int=1,
-    ): self.prob, self.max_shift_px, self.filter_thr_px = prob, max_shift_px, int(filter_thr_px)
+    ):
+        self.prob, self.max_shift_px, self.filter_thr_px = (
+            prob, max_shift_px, int(filter_thr_px))
 
     def _draw(self):
         if draw_between(0, 1) >= self.prob: return

@@ -371,7 +371,9 @@ def bench_table(
             if key.endswith('_s'):
                 line += f'{r["spread"][key][0]:>8.2f} to {r["spread"][key][1]:.2f}'
             lines.append(line)
-        lines.append(f'  {"at the floor, share":<24}{r["share"]["detbook"]:>10.0%}{r["share"]["torchvision"]:>13.0%}')
+        lines.append('  '
+                     f'{"at the floor, share":<24}{r["share"]["detbook"]:>10.0%}'
+                     f'{r["share"]["torchvision"]:>13.0%}')
     r = report
     lines.append(f'{r["batch"]} images of {r["size"][0]}x{r["size"][1]}, '
                  f'median of {r["repeats"]}, {r["device"]} ({r["best_gflops"]:.0f} '

@@ -568,7 +568,9 @@ def _successor(model):
     if family == 'cascade-rcnn' and masks: family = 'cascade-mask-rcnn'
     body = f'r{net.get("depth", 50)}'
     if net.get('type') == 'ResNeXt':
-        body = f'x{net.get("depth", 101)}-{net.get("groups", 32)}x{net.get("base_width", 4)}d'
+        body = (
+            f'x{net.get("depth", 101)}-{net.get("groups", 32)}x{net.get("base_width", 4)}'
+            'd')
     guess = f'{family}_{body}{"-caffe" if net.get("style") == "caffe" else ""}_fpn_1x_coco'
     return (recipe_name(guess)
             or next(iter(difflib.get_close_matches(guess, recipe_names(), 1, 0)), None)
@@ -632,7 +634,8 @@ def load_own(
         if not file or path.suffix != '.py' or not wanted:
             raise ValueError(f'own classes are named as FILE.py:Name, not {str(spec)!r}')
         if not path.is_file():
-            raise FileNotFoundError(f'{file} is no file{nearest(path.name, [p.name for p in path.parent.glob("*.py")] if path.parent.is_dir() else [])}')
+            beside = [p.name for p in path.parent.glob('*.py')]
+            raise FileNotFoundError(f'{file} is no file{nearest(path.name, beside)}')
         name = f'detbook_own_{path.stem}'
         program = importlib.util.spec_from_file_location(name, path)
         module = (sys.modules.get(name)
@@ -647,7 +650,9 @@ def load_own(
         for n in wanted.split(','):
             cls = vars(module).get(n.strip())
             if not isinstance(cls, type):
-                raise ValueError(f'{file} has no class {n.strip()!r}{nearest(n.strip(), [k for k,v in vars(module).items() if isinstance(v, type)])}')
+                classes = [k for k,v in vars(module).items() if isinstance(v, type)]
+                raise ValueError(f'{file} has no class {n.strip()!r}'
+                                 f'{nearest(n.strip(), classes)}')
             found.append(cls)
     return found
 

@@ -257,7 +257,10 @@ class CheckReport:
     def __repr__(self): return self.table()
 
     def _repr_html_(self):
-        cell = lambda v: f'<td style="text-align:left">{html.escape("" if v is None else shown(v, 200))}</td>'
+        cell = (lambda v:
+                '<td '
+                'style="text-align:left">'
+                f'{html.escape("" if v is None else shown(v, 200))}</td>')
         rows, seen = [], Counter()
         for p in sorted(self.problems, key=lambda p: list(KINDS).index(p['kind'])):
             seen[p['kind']] += 1
@@ -267,7 +270,9 @@ class CheckReport:
         head = ''.join(f'<th style="text-align:left">{k}</th>'
                        for k in ('kind', 'file', 'annotation', 'value', 'fix'))
         more = f'<p>... ({left} more)</p>' if left else ''
-        return f'<p>{html.escape(self.title())}</p>' + (f'<table><thead><tr>{head}</tr></thead><tbody>{"".join(rows)}</tbody></table>{more}' if rows else '')
+        return (f'<p>{html.escape(self.title())}</p>'
+                + (f'<table><thead><tr>{head}</tr></thead><tbody>{"".join(rows)}'
+                   f'</tbody></table>{more}' if rows else ''))
 
     def to_dict(self)->dict: # name, problems, kinds, counts, coverage
         "What the report holds, as JSON has it."

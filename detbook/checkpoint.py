@@ -22,7 +22,8 @@ from .download import download
 
 # %% ../nbs/020_checkpoint.ipynb #0335e118
 # torchvision, Detectron2, Detectron, EfficientNet-Lite
-_FOREIGN = re.compile(r'backbone\.(body|bottom_up|stem|res2)\.|(stem\.conv1|res2\.0)\.|res2_0_branch2a_w$|_conv_stem\.')
+_FOREIGN = re.compile(r'backbone\.(body|bottom_up|stem|res2)\.|(stem\.conv1|res2\.0)\.|'
+                      r'res2_0_branch2a_w$|_conv_stem\.')
 
 def _shared(names):
     "The modules that all names lie below: 'model.' of model.a.x and model.b.x."

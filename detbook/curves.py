@@ -61,10 +61,17 @@ def read_log(
         found = _scalars(theirs[-1].resolve())
     else:
         if not path.exists():
-            raise FileNotFoundError(f'{folder}: no such folder{nearest(path.name, [p.name for p in path.parent.iterdir() if p.is_dir()]) if path.parent.is_dir() else ""}')
+            beside = ([p.name for p in path.parent.iterdir() if p.is_dir()]
+                      if path.parent.is_dir() else [])
+            hint = nearest(path.name, beside)
+            raise FileNotFoundError(f'{folder}: no such folder{hint}')
         inner = (sorted(p.name for p in path.iterdir() if (p/'run.json').is_file())
                  if path.is_dir() else [])
-        raise FileNotFoundError(f"{folder} holds no run: there is no run.json in it, and no vis_data/scalars.json of mmengine's{'; there are runs below it: ' + ', '.join(inner[:5]) if inner else ''}")
+        raise FileNotFoundError(
+            f"{folder} holds no run: there is no run.json in it, "
+            "and no vis_data/scalars.json of "
+            "mmengine's"
+            f"{'; there are runs below it: ' + ', '.join(inner[:5]) if inner else ''}")
     good = lambda rows: [r for r in rows if type(r.get('step')) is int]
     found = found._replace(lines=good(found.lines), figures=good(found.figures))
     if not found.lines and not found.figures:

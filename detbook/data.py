@@ -386,7 +386,7 @@ class CocoDataset(torch.utils.data.Dataset):
             0, image, (threshold / shares[label]).sqrt(), 'amax')
 
     def to_coco(self,
-    )->dict:    # images, annotations and categories as COCO writes them, ids as in the file
+    )->dict:  # images, annotations and categories as COCO writes them, ids as in the file
         "Write what this data set holds as COCO instances."
         own  = self.image_ids.tolist()
         cols = [x.tolist()

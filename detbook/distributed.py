@@ -163,7 +163,10 @@ def mean_values(
     if not values: return {}
     for k,v in values.items():
         if not isinstance(v, torch.Tensor) or v.numel() != 1:
-            raise ValueError(f'mean_values averages tensors of one number; {k!r} is {f"of shape {tuple(v.shape)}" if isinstance(v, torch.Tensor) else repr(v)[:60]}')
+            found = (f'of shape {tuple(v.shape)}' if isinstance(v, torch.Tensor)
+                     else repr(v)[:60])
+            raise ValueError('mean_values averages tensors of one number; '
+                             f'{k!r} is {found}')
     values = {k: v.reshape(()) for k,v in values.items()}
     means = mean_over_ranks(torch.stack([v.detach().float() for v in values.values()]))
     return dict(zip(values, means.unbind()))
@@ -194,15 +197,15 @@ LAUNCHERS = dict(
              'RANK WORLD_SIZE LOCAL_RANK LOCAL_WORLD_SIZE'),
     slurm =('srun --ntasks 2 python train.py',
             'SLURM_PROCID SLURM_STEP_NUM_TASKS SLURM_LOCALID SLURM_STEP_TASKS_PER_NODE'),
-    # Open MPI
-    mpi    =('mpirun -n 2 python train.py',
-             'OMPI_COMM_WORLD_RANK OMPI_COMM_WORLD_SIZE OMPI_COMM_WORLD_LOCAL_RANK '
-             'OMPI_COMM_WORLD_LOCAL_SIZE',
-                                            # MPICH, Intel MPI
-                                            'PMI_RANK PMI_SIZE MPI_LOCALRANKID '
-                                            'MPI_LOCALNRANKS',
-                                            # MVAPICH
-                                            'MV2_COMM_WORLD_RANK MV2_COMM_WORLD_SIZE MV2_COMM_WORLD_LOCAL_RANK MV2_COMM_WORLD_LOCAL_SIZE'))
+    mpi   =('mpirun -n 2 python train.py',
+            # Open MPI
+            'OMPI_COMM_WORLD_RANK OMPI_COMM_WORLD_SIZE OMPI_COMM_WORLD_LOCAL_RANK '
+            'OMPI_COMM_WORLD_LOCAL_SIZE',
+            # MPICH, Intel MPI
+            'PMI_RANK PMI_SIZE MPI_LOCALRANKID MPI_LOCALNRANKS',
+            # MVAPICH
+            'MV2_COMM_WORLD_RANK MV2_COMM_WORLD_SIZE MV2_COMM_WORLD_LOCAL_RANK '
+            'MV2_COMM_WORLD_LOCAL_SIZE'))
 
 # %% ../nbs/081_distributed.ipynb #aa1de8ce
 @checked

@@ -39,7 +39,9 @@ class DoctorReport:
         images:list=(),     # of two pictures
         targets:list=(),    # and their truths
         classes:list=(),    # names of the data's classes
-    ): self.name, self.checks, self.images, self.targets, self.classes = name, checks, list(images), list(targets), list(classes)
+    ):
+        self.name, self.checks, self.images, self.targets, self.classes = (
+            name, checks, list(images), list(targets), list(classes))
 
     @property
     def faults(self)->list: # of `Check`
@@ -66,7 +68,8 @@ class DoctorReport:
         lines = [f'{self.name}: {n or "no"} fault{"s"*(n != 1)} in {len(self.checks)} '
                  'checks']
         for c in self.checks:
-            lines.append(f'{"FAULT" if c.verdict == "fault" else "ok" if c.verdict == "ok" else "-":<6}{c.name:<17} {c.found}')
+            mark = dict(fault='FAULT', ok='ok').get(c.verdict, '-')
+            lines.append(f'{mark:<6}{c.name:<17} {c.found}')
             if c.verdict == 'fault':
                 lines += [f'{"":<24}expected: {c.expected}', f'{"":<24}do: {c.advice}']
         return '\n'.join(lines)

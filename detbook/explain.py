@@ -159,7 +159,10 @@ class Trace:
             for a in axs: a.set_axis_off()
             return [self.show(n, a) for n,a in zip(self.steps, axs)]
         if name not in self.steps:
-            raise ValueError(f'this trace has no stage {name!r}{nearest(name, self.steps) or "; it has: " + ", ".join(self.steps)}')
+            raise ValueError(
+                'this trace has no stage '
+                f'{name!r}'
+                f'{nearest(name, self.steps) or "; it has: " + ", ".join(self.steps)}')
         if ax is None: ax, = panels(size=(4, 4))
         PICTURES[name][1](self, ax)
         ax.set_title('\n'.join(textwrap.wrap(ax.get_title(),
@@ -408,7 +411,9 @@ def explain(
     if not isinstance(model, Detector):
         raise TypeError(f'model is a {type(model).__name__}; expected a detector')
     if kinds != (proposals is not None):
-        raise ValueError(f'{type(model).__name__} has {"no first stage: give it proposals" if kinds else "a first stage of its own, or needs none: leave proposals out"}')
+        raise ValueError(f'{type(model).__name__} has ' + (
+            'no first stage: give it proposals' if kinds
+            else 'a first stage of its own, or needs none: leave proposals out'))
     scale = getattr(model, 'test_scale', None) if scale is None else scale
     size  = tuple(image.shape[-2:])
     shape = size if scale is None else view_size(size, scale)

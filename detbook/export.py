@@ -381,7 +381,8 @@ def _write_onnx(program, path, names, notes, half):
         plain, folded = Path(folder)/'plain.onnx', Path(folder)/'folded.onnx'
         made.save(plain)
         how = ort.SessionOptions()
-        how.optimized_model_filepath, how.graph_optimization_level, how.log_severity_level = str(folded), ort.GraphOptimizationLevel.ORT_ENABLE_BASIC, 3
+        how.optimized_model_filepath, how.log_severity_level = str(folded), 3
+        how.graph_optimization_level = ort.GraphOptimizationLevel.ORT_ENABLE_BASIC
         ort.InferenceSession(plain, how, providers=['CPUExecutionProvider'])
         model = onnx.load(folded)
     if half: _halve(model.graph, onnx)
@@ -474,7 +475,10 @@ def _open_onnx(path, threads):
         raise ValueError(f'{path} is no file in ONNX that can be read: '
                          f'{shown(e, 200)}') from None
     notes = _read_notes(session.get_modelmeta().custom_metadata_map.get('detbook'), path)
-    return lambda images, sizes: [torch.from_numpy(v) for v in session.run(None, dict(images=images.numpy(), sizes=sizes.numpy()))], notes
+    def run(images, sizes):
+        found = session.run(None, dict(images=images.numpy(), sizes=sizes.numpy()))
+        return [torch.from_numpy(v) for v in found]
+    return run, notes
 
 def _open_torch(path):
     "The same of a file of torch.export."

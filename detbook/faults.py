@@ -26,13 +26,16 @@ KINDS = {
     'equal class names': 'by hand: rename one, or make one class of them',
     'unused class': 'by hand: take it out, or find objects of it',
     'bad image record': 'the picture is left out',
-    'duplicate image id': 'both pictures are left out, because nothing tells whose objects are whose',
+    'duplicate image id':
+        'both pictures are left out, because nothing tells whose objects are whose',
     'picture listed twice': 'the objects of the second record go to the first',
     'no size': 'the size of the file is written in',
     'missing picture': _GONE, 'empty file': _GONE, 'not a picture': _GONE,
     'truncated picture': _GONE, 'size mismatch': _GONE,
     'wrong suffix': 'by hand: rename the file; detbook goes by its content',
-    'turned picture': 'by hand: save it upright and without the tag; detbook turns it, others may not', 'impossible orientation': 'by hand: remove the tag',
+    'turned picture':
+        'by hand: save it upright and without the tag; detbook turns it, others may not',
+    'impossible orientation': 'by hand: remove the tag',
     'duplicate picture': _GONE, 'near-duplicate picture': 'by hand: keep one of them',
     'picture in two splits': _GONE,
     'near-duplicate in two splits': 'by hand: move one of them to the split of the other',

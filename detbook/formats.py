@@ -140,7 +140,11 @@ def _look_for(name, classes, have):
     """Warn of classes that were asked for and are in none
     of the files; ValueError where all of them are."""
     away = [c for c in classes if c not in have]
-    told = f'{name}: there are no objects of {some_of([repr(shown(c, 40)) for c in away])}{nearest(away[0], list(have)) if away else ""}; the files have: {some_of(sorted(have))}'
+    told = (
+        f'{name}: there are no objects of '
+        f'{some_of([repr(shown(c, 40)) for c in away])}'
+        f'{nearest(away[0], list(have)) if away else ""}; the files have: '
+        f'{some_of(sorted(have))}')
     if away and len(away) == len(classes): raise ValueError(told)
     if away: warn_once(told, key=object())
 
@@ -174,7 +178,10 @@ def _read_voc(root, layout, images, split, classes, faults):
         by_stem, by_name = homes[p.parent]
         f = by_stem.get(p.stem) or by_name.get(file) or by_stem.get(Path(file).stem)
         if f is None:
-            faults('missing picture', _below(p, root), None, f'there is no picture {shown(p.stem, 80)}{Path(file).suffix or ".jpg"}{nearest(p.stem, list(by_stem))}', file)
+            faults('missing picture', _below(p, root), None,
+                   'there is no picture '
+                   f'{shown(p.stem, 80)}{Path(file).suffix or ".jpg"}'
+                   f'{nearest(p.stem, list(by_stem))}', file)
             continue
         recs.append(dict(id=p.stem, file_name=_below(f, base))
                     | (dict(height=size[0], width=size[1]) if size else {}))
@@ -202,7 +209,10 @@ def _look_yaml(path):
     "A Layout where the file is a data.yaml, or None."
     d = read_yaml(path)
     if 'names' not in d or not (splits := _yaml_splits(d, path)): return
-    return Layout('yolo', f'YOLO: {path.name} names {_count(len(yolo_names(d["names"], path)), "class").replace("classs", "classes")} and the pictures of {some_of(list(splits))}', splits, path)
+    n = len(yolo_names(d['names'], path))
+    classes = f'{n} class{"es" * (n != 1)}'
+    return Layout('yolo', f'YOLO: {path.name} names {classes} and the pictures of '
+                          f'{some_of(list(splits))}', splits, path)
 
 def _look_yolo(root):
     "A Layout where the folder holds YOLO's files, or None."
@@ -373,7 +383,9 @@ def _is_coco(path):
 
 def _split_name(path):
     "What a file's name says about its split, or else its folder's."
-    name = re.sub(r'^(instances|annotations?|labels)[_.-]|[_.-]?(annotations?|coco|instances)(?=[_.-]|$)', '', path.stem).strip('_.-')
+    name = re.sub(r'^(instances|annotations?|labels)[_.-]|'
+                  r'[_.-]?(annotations?|coco|instances)(?=[_.-]|$)', '', path.stem)
+    name = name.strip('_.-')
     return (name
             if name and name not in ('instances', 'annotations', 'coco', 'labels', 'data')
             else path.parent.name)
@@ -483,7 +495,10 @@ def guess_format(
                         f'{some_of([p.name for p in tables])}',
                         {p.stem: p for p in tables})]
     if not found:
-        raise FileNotFoundError(f'{path}: {"no data set of a known format" if format is None else f"nothing of the format {format}"}; in it are {some_of([p.name for p in _inside(path)]) or "no files"}')
+        what = ('no data set of a known format' if format is None
+                else f'nothing of the format {format}')
+        files = some_of([p.name for p in _inside(path)]) or 'no files'
+        raise FileNotFoundError(f'{path}: {what}; in it are {files}')
     also = [str(l) for l in found[1:]]
     return found[0]._replace(why=f'{found[0]}'
                              + f' (it holds {" and ".join(also)} too: format= chooses)'

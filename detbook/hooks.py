@@ -275,7 +275,9 @@ def open_board(
             warn_once(f'{p.kind} could not be opened: {" ".join(str(e).split())[:200]}; '
                       f'the {_FILES}')
         except Exception as e:
-            warn_once(f'{p.kind} could not be opened: {" ".join(str(e).split())[:200]}{"; WANDB_MODE=offline keeps its figures in the folder of the run" * (package == "wandb")}; the {_FILES}')
+            hint = '; WANDB_MODE=offline keeps its figures in the folder of the run'
+            warn_once(f'{p.kind} could not be opened: {" ".join(str(e).split())[:200]}'
+                      f'{hint * (package == "wandb")}; the {_FILES}')
     if ids != old:
         with whole_file(Path(work_dir)/'boards.json') as part:
             part.write_text(json.dumps(ids))

@@ -402,7 +402,10 @@ def _settings(model, cfg):
     if (not {'model', 'test_dataloader', 'test_pipeline', 'val_dataloader', 'data'}
         & set(cfg)):
         if odd := [k for k in cfg if k not in known]:
-            raise TypeError(f'cfg has no setting {odd[0]!r}{nearest(odd[0], known) or "; there are: " + ", ".join(known)}')
+            raise TypeError(
+                'cfg has no setting '
+                f'{odd[0]!r}'
+                f'{nearest(odd[0], known) or "; there are: " + ", ".join(known)}')
         return dict(cfg)
     if 'data' in cfg and not {'test_dataloader', 'test_pipeline'} & set(cfg):
         raise ValueError('cfg is a config of mmdetection 2, whose data part is not read '

@@ -81,7 +81,8 @@ def paste_masks(
     "Stretch small masks over their boxes, as two matrix products."
     check('masks float (K,m,n), boxes (K,4), size pair int 1.., threshold 0..1, '
           'budget int 1..', masks, boxes, size, threshold, budget)
-    (h, w), masks, boxes, weights = size, masks.float(), boxes.float(), whole_pixel_weights if whole else paste_weights
+    (h, w), masks, boxes = size, masks.float(), boxes.float()
+    weights = whole_pixel_weights if whole else paste_weights
     out = torch.full((len(masks), h, w), threshold <= 0, device=masks.device)
     step = max(1, budget // (4*h*w))
     for start in range(0, len(masks), step):

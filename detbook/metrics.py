@@ -49,7 +49,9 @@ def _results(preds):
             raise FileNotFoundError(f'{name}: no such file of predictions')
         preds = read_json(preds)
         if not isinstance(preds, list):
-            raise ValueError(f'{name}: expected a COCO results list, found {_kind(preds)}{_TURNED * ("annotations" in preds if isinstance(preds, dict) else False)}')
+            turned = isinstance(preds, dict) and 'annotations' in preds
+            raise ValueError(f'{name}: expected a COCO results list, found {_kind(preds)}'
+                             + _TURNED * turned)
     if not isinstance(preds, (list, tuple, dict)):
         raise ValueError(f'{name}: expected a COCO results list, found {_kind(preds)}')
     return preds if isinstance(preds, dict) else list(preds), name

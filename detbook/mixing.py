@@ -147,7 +147,9 @@ class Mosaic:
         center_ratio_range:tuple=(.5, 1.5),
         pad_val:float=114.,                     # what is between the pictures
         prob:float=1.,                          # how often
-    ): self.img_scale, self.center_ratio_range, self.pad_val, self.prob = tuple(img_scale), tuple(center_ratio_range), pad_val, prob
+    ):
+        self.img_scale, self.center_ratio_range, self.pad_val, self.prob = (
+            tuple(img_scale), tuple(center_ratio_range), pad_val, prob)
 
     def _draw(self):
         "Column and row of the point, pixels."
@@ -183,7 +185,9 @@ class MixUp:
         flip_ratio:float=.5,            # how often the other picture is not mirrored
         pad_val:float=114.,             # what is around it
         max_iters:int=15,               # so many pictures are tried for one with objects
-    ): self.img_scale, self.ratio_range, self.flip_ratio, self.pad_val, self.max_iters = tuple(img_scale), tuple(ratio_range), flip_ratio, pad_val, max_iters
+    ):
+        self.img_scale, self.ratio_range, self.flip_ratio, self.pad_val, self.max_iters = (
+            tuple(img_scale), tuple(ratio_range), flip_ratio, pad_val, max_iters)
 
     def _draw(self):
         "The factor, and is it mirrored?"
@@ -253,7 +257,10 @@ class CopyPaste:
         mask_occluded_thr:float=300,
         selected:bool=True,             # a random number of objects; False: all of them
         paste_by_box:bool=False,        # where there are no masks, cut out boxes
-    ): self.max_num_pasted, self.bbox_occluded_thr, self.mask_occluded_thr, self.selected, self.paste_by_box = max_num_pasted, bbox_occluded_thr, mask_occluded_thr, selected, paste_by_box
+    ):
+        self.max_num_pasted, self.selected = max_num_pasted, selected
+        self.bbox_occluded_thr, self.paste_by_box = bbox_occluded_thr, paste_by_box
+        self.mask_occluded_thr = mask_occluded_thr
 
     def _draw(self, n):
         "Which of `n` objects are pasted."

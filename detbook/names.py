@@ -121,7 +121,8 @@ def _translate_trunk(tensors):
     "Translate what lies below the places where a backbone, or its last stage, can be."
     out = {}
     for k,v in tensors.items():
-        m = re.match(r'(backbone\.bottom_up\.|backbone\.|roi_heads\.|)(?=(stem|res\d|linear|fc1000)\.)', k)
+        m = re.match(r'(backbone\.bottom_up\.|backbone\.|roi_heads\.|)'
+                     r'(?=(stem|res\d|linear|fc1000)\.)', k)
         if not m: out[k] = v; continue
         place = ('roi_head.shared_head.' if m[1] == 'roi_heads.' else 'backbone.' if m[1]
                  else '')

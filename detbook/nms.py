@@ -154,7 +154,10 @@ _METHODS = 'linear', 'gaussian', 'naive'
 
 def _check_method(method):
     if method not in _METHODS:
-        raise ValueError(f'Soft-NMS has no method {method!r}{nearest(method, _METHODS) or "; it takes: " + ", ".join(_METHODS)}')
+        raise ValueError(
+            'Soft-NMS has no method '
+            f'{method!r}'
+            f'{nearest(method, _METHODS) or "; it takes: " + ", ".join(_METHODS)}')
 
 def _table(groups):
     """Row and column of each box in a table with a row a group,

@@ -222,7 +222,11 @@ def write_page(
         with whole_file(Path(folder)/name) as part:
             part.write_bytes(Path(source).read_bytes())
     safe = lambda x: json.dumps(x).replace('<', '\\u003c')  # a class may have any name
-    text = _PAGE.replace('NOTES', safe({k: notes[k] for k in ('classes', 'size')})).replace('SCENES', safe([_data_url(s) for s in scenes])).replace('DENSE', json.dumps(dense is not None))
+    text = _PAGE
+    for word, value in dict(NOTES=safe({k: notes[k] for k in ('classes', 'size')}),
+                            SCENES=safe([_data_url(s) for s in scenes]),
+                            DENSE=json.dumps(dense is not None)).items():
+        text = text.replace(word, value)
     with whole_file(page) as part: part.write_text(text, encoding='utf-8')
     return page
 

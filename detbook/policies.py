@@ -87,7 +87,9 @@ class ColorTransform:
         level:int|None=None,        # how strongly, from 0 to 10; None: as chance has it
         min_mag:float|None=None,    # what level 0 means; None: as usual for the kind
         max_mag:float|None=None,    # what level 10 means; likewise
-    ): self.kind, self.prob, self.level, (self.min_mag, self.max_mag) = kind, prob, level, _bounds(kind, _COLOURS, min_mag, max_mag)
+    ):
+        self.kind, self.prob, self.level, (self.min_mag, self.max_mag) = (
+            kind, prob, level, _bounds(kind, _COLOURS, min_mag, max_mag))
 
     def _draw(self):
         return (None if draw_between(0, 1) > self.prob

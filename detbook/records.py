@@ -264,7 +264,10 @@ def _check_image(r, folder, cache):
         first, there = folder/ways[0], _names_in((folder/ways[-1]).parent, cache)
         nor = (f', nor {some_of([shown(f, 80) for f in ways[1:]])} there' if ways[1:]
                else '')
-        return 'missing picture', f'there is no picture {shown(first, 300)}{nor}{nearest((folder/ways[-1]).name[:300], sorted(there)[:5000])}'
+        return ('missing picture',
+                'there is no picture '
+                f'{shown(first, 300)}{nor}'
+                f'{nearest((folder/ways[-1]).name[:300], sorted(there)[:5000])}')
     r['file_name'] = file
     if 'height' not in r and 'width' not in r:          # some tools leave them out
         try: r['height'], r['width'] = upright_size(folder/file)
@@ -453,7 +456,10 @@ def read_keypoints(
                  if isinstance(b, list) else b for b in bones]
     if not isinstance(bones, list) or not all(map(pair, bones)):
         # for each data set
-        warn_once(f"{name}: category {c.get('name')!r}: the skeleton must be pairs of numbers from 1 to {len(names or ())}, "
-                  f'found {some_of([tuple(b) if isinstance(b, list) else b for b in bones] if isinstance(bones, list) else [bones], 4)}; it is left out', key=object())
+        found = [bones] if not isinstance(bones, list) else [
+            tuple(b) if isinstance(b, list) else b for b in bones]
+        warn_once(f"{name}: category {c.get('name')!r}: the skeleton must be pairs of "
+                  f'numbers from 1 to {len(names or ())}, found {some_of(found, 4)}; '
+                  'it is left out', key=object())
         bones = []
     return names, [(a-1, b-1) for a,b in bones], flip_pairs(names or ())

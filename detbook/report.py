@@ -144,7 +144,9 @@ def report_html(
     pictures:list|None=None,    # (caption, JPEG bytes) of the worst images
 )->str:                 # a page that loads nothing
     "Lay an evaluation out as one HTML page."
-    out = [f'<!doctype html><html lang=en><meta charset=utf-8><meta name=viewport content="width=device-width"><title>{html.escape(title)}</title><style>{_STYLE}</style><h1>{html.escape(title)}</h1>']
+    out = ['<!doctype html><html lang=en><meta charset=utf-8><meta name=viewport '
+           f'content="width=device-width"><title>{html.escape(title)}</title><style>'
+           f'{_STYLE}</style><h1>{html.escape(title)}</h1>']
     if notes: out.append(_table(['', ''], [[k, str(v)] for k, v in notes.items()]))
     for m in result.per_class:
         out += [f'<h2>{m}</h2>', *_figures_of(result, m)]

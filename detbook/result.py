@@ -139,7 +139,10 @@ class Result:
         # metric -> Record, of bbox, segm and keypoints;
         # None: nothing but the figures is known
         records:dict|None=None,
-    ): self.stats, self.per_class, self.precision, self.recall, self.seconds, self.records = stats, per_class, precision, recall, seconds, {} if records is None else records
+    ):
+        self.stats, self.per_class, self.seconds = stats, per_class, seconds
+        self.precision, self.recall = precision, recall
+        self.records = {} if records is None else records
 
     def _record(self, metric, what):
         """The name of a metric, by default the first, and

@@ -113,16 +113,18 @@ def _is_dict(x, good):
     return isinstance(x, dict) and all(isinstance(k, str) and good(v) for k,v in x.items())
 def _is_text(x): return isinstance(x, str)
 def _is_name(x): return _is_text(x) and bool(re.fullmatch(r'(epoch|iter)_[0-9]{1,12}', x))
-def _is_watch(x): return isinstance(x, dict) and x.keys() == {'best', 'top',
-                                                              'waited'} and _is_dict(x['best'], _is_real) \
-    and (x['top'] is None or _is_real(x['top'])) and _is_count(x['waited'])
+def _is_watch(x):
+    return (isinstance(x, dict) and x.keys() == {'best', 'top', 'waited'}
+            and _is_dict(x['best'], _is_real)
+            and (x['top'] is None or _is_real(x['top'])) and _is_count(x['waited']))
 def _is_logged(x):
     return _is_list(x, lambda _: True, 2) and _is_dict(x[0], _is_real) and _is_count(x[1])
-def _is_optim(x): return isinstance(x,
-                                    dict) and _is_text(x.get('optimizer')) and _is_list(x.get('parameters'), _is_text) \
-    and _is_dict(x.get('numbers'),
-                 lambda v: v is None or isinstance(v,
-                                                   bool) or _is_real(v)) and isinstance(x.get('scaler'), dict)
+def _is_optim(x):
+    is_number = lambda v: v is None or isinstance(v, bool) or _is_real(v)
+    return (isinstance(x, dict) and _is_text(x.get('optimizer'))
+            and _is_list(x.get('parameters'), _is_text)
+            and _is_dict(x.get('numbers'), is_number)
+            and isinstance(x.get('scaler'), dict))
 
 _NOTES = dict(step=_is_count, per_epoch=lambda x: _is_count(x, 1),
               seed=lambda x: type(x) is int and abs(x) < 2**63, measured=_is_count,

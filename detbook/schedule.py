@@ -297,8 +297,10 @@ def lr_of_run(
     told += f'{lr:g} x {batch}/{base} = {scaled:g}'
     if enable: return scaled, told
     told += f' by the rule, but auto_scale_lr.enable is False, and {lr:g} stays'
-    if lr > 4*scaled: warn_once(f'{told}. That is {lr/scaled:g} times the rule; losses may become nan. '
-                                f'Set auto_scale_lr.enable=True, or optim_wrapper.optimizer.lr={scaled:g}')
+    if lr > 4*scaled:
+        warn_once(f'{told}. That is {lr/scaled:g} times the rule; losses may become nan. '
+                  'Set auto_scale_lr.enable=True, '
+                  f'or optim_wrapper.optimizer.lr={scaled:g}')
     return lr, told
 
 # %% ../nbs/082_schedule.ipynb #584f625d

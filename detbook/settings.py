@@ -149,5 +149,7 @@ def check_names(
                                     'front if it is a note'))
         warn_once(text)
     for k,usual in _IDLE.items():
-        if k in cfg and cfg[k] != usual and not cfg.origin(k).file.startswith('recipe '): warn_once(f'{k} = {cfg[k]!r:.60} ({cfg.origin(k)}) changes nothing in detbook'
-                                                   + '; the command takes --launcher'*(k == 'launcher'))
+        if (k in cfg and cfg[k] != usual
+            and not cfg.origin(k).file.startswith('recipe ')):
+            warn_once(f'{k} = {cfg[k]!r:.60} ({cfg.origin(k)}) changes nothing in detbook'
+                      + '; the command takes --launcher'*(k == 'launcher'))

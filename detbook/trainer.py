@@ -355,7 +355,9 @@ class Trainer:
     def _made_with(self):
         "All that decides what this run learns, by name."
         def seen(data):
-            return {f'content of {d["file"]}': f'sha256 {d["sha256"][:12]}, {d["images"]} images, {d["objects"]} objects' for d in fingerprint(data)}
+            return {f'content of {d["file"]}': f'sha256 {d["sha256"][:12]}, '
+                    f'{d["images"]} images, {d["objects"]} objects'
+                    for d in fingerprint(data)}
         v = versions()
         return (deciding_settings(self.cfg)
                 | {'number of processes': self.place.world_size,

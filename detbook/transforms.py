@@ -236,7 +236,10 @@ class Crop:
         need:bool=False,
     ):
         if kind not in _WINDOWS:
-            raise ValueError(f'Crop: there is no kind {kind!r}{nearest(kind, _WINDOWS) or "; there are " + ", ".join(_WINDOWS)}')
+            raise ValueError(
+                'Crop: there is no kind '
+                f'{kind!r}'
+                f'{nearest(kind, _WINDOWS) or "; there are " + ", ".join(_WINDOWS)}')
         check('size pair int 1..' if kind.startswith('absolute') else 'size pair >0..1',
               size)
         self.size, self.kind, self.tight, self.need = size, kind, tight, need

@@ -90,7 +90,9 @@ class Verification:
         start:int,      # the step that it was started after
         rows:list,      # of `Row`
         exact:bool,     # had every digit to be the same?
-    ): self.name, self.step, self.start, self.rows, self.exact = name, step, start, rows, exact
+    ):
+        self.name, self.step, self.start, self.rows, self.exact = (
+            name, step, start, rows, exact)
 
     @property
     def differences(self)->list: # of `Row`
@@ -139,7 +141,8 @@ def _made_of(card, proof, seed, now):
     if 'settings' not in proof: yield Row('settings', 'unknown', 'not recorded')
     else:
         changed = setting_changes(proof['settings'], now['settings'])
-        yield from (Row(f'setting {k}', 'differs', *v) for k, v in changed.items()) if changed else [Row('settings', 'equal')]
+        yield from ([Row(f'setting {k}', 'differs', *v) for k, v in changed.items()]
+                    or [Row('settings', 'equal')])
     for k, what in (('data', 'annotations'), ('pictures', 'pictures')):
         had = card.get('data') if k == 'data' else proof.get('pictures')
         for i, d in enumerate(now[k]):

@@ -314,7 +314,8 @@ class VideoReader:
         return self._at(rows[int(shown[times[shown].argmax()])])
 
     def timed(self,
-    )->Iterator:  # of (number in the file, seconds after its first frame, (3,H,W) uint8 RGB)
+        # of (number in the file, seconds after its first frame, (3,H,W) uint8 RGB)
+    )->Iterator:
         """Go through the frames, each with its number and its time;
         ValueError where one is damaged or the file breaks off."""
         self.skipped, rows, index = [], self._rows, self._index
@@ -528,7 +529,9 @@ class Camera:
         if address.startswith('/dev/') and not os.path.exists(address):
             there = sorted(p.name.removeprefix('video')
                            for p in Path('/dev').glob('video[0-9]*'))
-            raise FileNotFoundError(f'camera {index}: there is no {address}; {"there are cameras " + ", ".join(there) if there else "this machine has no camera"}')
+            have = (f'there are cameras {", ".join(there)}' if there
+                    else 'this machine has no camera')
+            raise FileNotFoundError(f'camera {index}: there is no {address}; {have}')
         asked = (({} if size is None else dict(video_size=f'{size[1]}x{size[0]}'))
                  | ({} if fps is None else dict(framerate=f'{fps:g}')))
         self.path, self.skipped = Path(f'camera {index}'), []

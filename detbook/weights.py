@@ -247,7 +247,9 @@ def _guess(state):
     if len(ours.get('backbone.layer1.0.conv1.weight', '')) == 256: trunk = 'X_101_32x8d'
     place = dict(mask='COCO-InstanceSegmentation', keypoint='COCO-Keypoints',
                  cascade_mask='Misc').get(family, 'COCO-Detection')
-    return f'{place}/{stem}_{trunk}_{"FPN" if has("neck.") else "C4" if has("shared_head") else "DC5"}_1x'
+    return (
+        f'{place}/{stem}_{trunk}_'
+        f'{"FPN" if has("neck.") else "C4" if has("shared_head") else "DC5"}_1x')
 
 # %% ../nbs/044_weights.ipynb #80d375bb
 def _with_classes(x, number):

@@ -168,14 +168,18 @@ def _digits(v): return str(int(v)) if v == int(v) else repr(float(v))
 
 def _voc_text(r, name, objects, classes):
     "The XML of one picture; `objects` are COCO's."
-    lines = ['<annotation>', f'\t<filename>{escape(name)}</filename>', f'\t<size><width>{r["width"]}</width><height>{r["height"]}</height><depth>3</depth></size>']
+    lines = ['<annotation>', f'\t<filename>{escape(name)}</filename>',
+             f'\t<size><width>{r["width"]}</width><height>{r["height"]}'
+             '</height><depth>3</depth></size>']
     for a in objects:
         x, y, w, h = a['bbox']
         box = ''.join(f'<{k}>{_digits(v + 1)}</{k}>'
                       for k, v in dict(xmin=x, ymin=y, xmax=x+w, ymax=y+h).items())
         pose = f'<pose>{escape(str(a["pose"]))}</pose>' if a.get('pose') else ''
         flags = ''.join(f'<{k}>{a[k]}</{k}>' for k in _FLAGS if a.get(k) in (0, 1))
-        lines.append(f'\t<object><name>{escape(classes[a["category_id"]])}</name>{pose}{flags}<difficult>{int(bool(a["iscrowd"]))}</difficult><bndbox>{box}</bndbox></object>')
+        lines.append(f'\t<object><name>{escape(classes[a["category_id"]])}</name>{pose}'
+                     f'{flags}<difficult>{int(bool(a["iscrowd"]))}</difficult><bndbox>'
+                     f'{box}</bndbox></object>')
     return '\n'.join([*lines, '</annotation>', ''])
 
 @checked

@@ -37,7 +37,9 @@ def _row(line):
     family = ('fp16' if 'fp16' in stem
               else re.match(r'(cascade|faster|mask)|(rpn|retinanet)', stem)[0])
     if family in ('cascade', 'faster', 'mask'): family += '_rcnn'
-    url = f'{_MMDETECTION}{family}/{folder or stem}/{stem}{"-" if folder else "_"}{tail}.pth'
+    url = (
+        f'{_MMDETECTION}{family}/{folder or stem}/{stem}{"-" if folder else "_"}{tail}'
+        '.pth')
     box, mask = [float(a) for a in ap.split('/')] + [None]*('/' not in ap)
     return (name,
             Published(url, None, None, box, 'Apache-2.0', stem) if family == 'rpn'

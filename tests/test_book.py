@@ -1,5 +1,5 @@
 "The book as something to learn from: the road of its first page, the glossary, and exercises whose answers are run."
-import json, re
+import io, json, re, tokenize
 from pathlib import Path
 import pytest
 
@@ -48,6 +48,17 @@ def test_words_that_are_born_in_a_chapter_are_in_the_glossary(chapter):
     missing = [w for w in BOLD.findall(prose(NBS/f'{chapter}.ipynb')) if len(w) < 40 and not w.endswith('.')
                and re.sub(r'e?s$', '', w.lower()) not in known and not set(w.lower().split()) <= STRESSED]
     assert not missing, f'{chapter}: {missing} are bold, and the glossary lacks them'
+
+def long_lines(source):
+    "Lines of a cell that end behind column 91, but for directives, texts of several lines, and what has no place to break (an address, a checksum)."
+    inside = {n for t in tokenize.generate_tokens(io.StringIO(source + '\n').readline) if t.type == tokenize.STRING for n in range(t.start[0], t.end[0] + 1) if t.start[0] < t.end[0]}
+    return [l for n, l in enumerate(source.splitlines(), 1) if len(l) > 91 and n not in inside and not l.startswith('#|') and max(map(len, l.split())) < 45]
+
+@pytest.mark.parametrize('path', [p for p in sorted(NBS.rglob('*.ipynb')) if '.ipynb_checkpoints' not in p.parts], ids=lambda p: p.stem)
+def test_lines_end_before_column_92(path):
+    cells = [''.join(c['source']) for c in json.loads(path.read_text(encoding='utf-8'))['cells'] if c['cell_type'] == 'code']
+    found = [l for s in cells if not s.startswith(('%', '!')) for l in long_lines(s)]
+    assert not found, f'{path.name}: readers would have to scroll sideways: {found[:3]}'
 
 def test_every_chapter_has_exercises():
     without = [p.stem for p in sorted(NBS.glob('[0-9]*.ipynb')) if '## Exercises' not in prose(p)]
