@@ -248,22 +248,6 @@ def prepare(
     return (batch._replace(stages=_given_stages(targets, batch)),
             pad_truths(targets, batch, need))
 
-# %% ../nbs/022_detector.ipynb #2f20f08b
-def channels_last(
-    batch:Batch,    # pixels (B,3,H,W) in any order
-)->Batch:           # the same numbers, those of a pixel side by side in memory
-    "Lay out the pixels for faster convolutions."
-    check('batch Batch', batch)
-    return batch._replace(pixels=batch.pixels.contiguous(
-                              memory_format=torch.channels_last))
-
-def _likes_channels_last(model, pixels):
-    """Is this a prediction on a CPU, and are all modules detbook's or PyTorch's?
-    Others may count on the usual layout, as `view` does."""
-    return (on_host(pixels) and not torch.is_grad_enabled()
-            and all(type(m).__module__.startswith(('detbook.', 'torch.'))
-                    for m in model.modules()))
-
 # %% ../nbs/022_detector.ipynb #aca24608
 def prepare_images(
     model:nn.Module,    # a detector
@@ -275,8 +259,7 @@ def prepare_images(
     check_images(images)
     if not model.range_checked and bool(looks_dim(images)): warn_dim()
     model.range_checked = True
-    batch = model.preprocess(images)
-    return channels_last(batch) if _likes_channels_last(model, batch.pixels) else batch
+    return model.preprocess(images)
 
 # %% ../nbs/022_detector.ipynb #c4ec7de1
 @checked

@@ -10,6 +10,7 @@ __all__ = ['fast_rcnn', 'faster_rcnn', 'mask_rcnn', 'retinanet', 'fcos', 'rpn', 
            'faster_rcnn_c4', 'mask_rcnn_c4', 'faster_rcnn_dc5']
 
 # %% ../nbs/035_models.ipynb #8bf2fc6f
+from collections.abc import Callable
 import torch
 from torch import nn
 from .core import checked
@@ -193,9 +194,13 @@ def _dense_parts(model):
 
 @checked
 def compile_parts(
-    model:Detector,
-    **how,      # arguments of torch.compile: backend, mode, fullgraph, dynamic, options
-)->list:        # the modules that are compiled
+    model:Detector,                     # whose parts are compiled, in place
+    backend:str|Callable='inductor',    # what makes code of a graph
+    mode:str|None=None,                 # such as 'reduce-overhead': CUDA graphs
+    fullgraph:bool=False,               # is a part that is no whole graph an error?
+    dynamic:bool|None=None,             # one graph for all sizes? None: from the second on
+    options:dict|None=None,             # of the backend
+)->list:                                # the modules that are compiled
     """Let `torch.compile` make the dense parts of a detector faster, in place. The first
     step of each kind takes a minute or more; after it PyTorch finds them on disk."""
     parts  = list(dict.fromkeys(_dense_parts(model)))
@@ -203,5 +208,7 @@ def compile_parts(
     # after 8 kinds of inputs
     limits = torch._dynamo.config
     limits.recompile_limit = max(limits.recompile_limit, 64)
-    for part in parts: part.compile(**how)
+    for part in parts:
+        part.compile(backend=backend, mode=mode, fullgraph=fullgraph, dynamic=dynamic,
+                     options=options)
     return parts

@@ -103,12 +103,13 @@ def read_compile(
                           'or a dict with ' 'arguments of torch.compile')
     p = ConfigPart(asked, 'compile')
     p.unused('target')              # mmengine's: which method; here parts are compiled
-    how = {k: p(k) for k in ('backend', 'mode', 'fullgraph', 'dynamic', 'options')
-           if k in asked}
-    for k, known in dict(backend=torch.compiler.list_backends(None), mode=_MODES).items():
+    how = {k: v for k in ('backend', 'mode', 'fullgraph', 'dynamic', 'options')
+           if (v := p(k, None)) is not None}
+    every, usual = torch.compiler.list_backends(None), torch.compiler.list_backends()
+    for k, known, named in (('backend', every, usual), ('mode', _MODES, _MODES)):
         if isinstance(how.get(k), str) and how[k] not in known:
-            p.fail(k, f'there is no such {k}{nearest(how[k], known)}; '
-                      f'there are {", ".join(known)}')
+            p.fail(k, f'there is no such {k}' + (nearest(how[k], known)
+                                                 or f'; there are {", ".join(named)}'))
     for k in ('fullgraph', 'dynamic'):
         if not isinstance(how.get(k), bool | None): p.fail(k, 'expected True or False')
     if how.get('mode') and how.get('options'):

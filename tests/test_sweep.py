@@ -624,7 +624,6 @@ calls('widgets', iou_widget=lambda w: dict(name=None),
     matcher_explorer=lambda w: dict(image=w.image, target=w.target, anchors=w.gen, name=None), error_kinds=lambda w: dict(pred=w.found, target=w.target, min_score=.5, iou=.5),
     browse=lambda w: dict(pictures=[(w.image, w.target)], predictions=[w.found], classes=list('abcd'), name=None), schedule_composer=lambda w: dict(per_epoch=3, losses=[1., .5], name=None))
 left_out('in place; its arguments are those of torch.compile: tests/test_contract.py', 'models.compile_parts')
-left_out('layout alone, of `prepare_images`', 'detector.channels_last')
 calls('bench', forecast_memory=lambda w: dict(model=w.model('faster_rcnn'), size=(64, 96), batch=2, states=2, amp=False), toy_batch=lambda w: dict(batch=1, size=64, device=torch.device('cpu')), kept_bytes=lambda w: dict(model=nn.Linear(2, 2), forward=lambda: nn.Linear(2, 2)(torch.ones(1, 2)).sum()))
 calls('nms', find_suppressors=lambda w: dict(boxes=w.boxes, scores=w.scores, groups=w.labels, kept=torch.tensor([0, 1]), iou=.5))
 calls('roi', sampling_grid=lambda w: dict(extractor=w.mask.roi_head.bbox_extractor, boxes=w.boxes),
