@@ -9,6 +9,8 @@ sys.path.insert(0, str(here))
 import recipe
 sys.path.pop(0)
 
+pytestmark = pytest.mark.usefixtures('one_thread')
+
 CASES = sorted(p.stem for p in here.glob('*__*.npz'))
 HEAVY = lambda stem: 'c4' in stem and not stem.startswith('rpn')       # a ResNet stage on each of 4,000 boxes: 12 GB and minutes for one training step
 

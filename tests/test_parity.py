@@ -9,6 +9,8 @@ from detbook.names import convert
 from detbook.zoo import TORCHVISION
 from detbook.weights import COCO, build_arch, load_detector
 
+pytestmark = pytest.mark.usefixtures('one_thread')
+
 here = Path(__file__).parent/'golden'
 
 def recipe(hot, cold):
