@@ -210,7 +210,7 @@ def _look_yaml(path):
     d = read_yaml(path)
     if 'names' not in d or not (splits := _yaml_splits(d, path)): return
     n = len(yolo_names(d['names'], path))
-    classes = f'{n} class{"es" * (n != 1)}'
+    classes = f'{n:,} class{"es" * (n != 1)}'
     return Layout('yolo', f'YOLO: {path.name} names {classes} and the pictures of '
                           f'{some_of(list(splits))}', splits, path)
 

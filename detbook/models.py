@@ -202,7 +202,8 @@ def compile_parts(
     options:dict|None=None,             # of the backend
 )->list:                                # the modules that are compiled
     """Let `torch.compile` make the dense parts of a detector faster, in place. The first
-    step of each kind takes a minute or more; after it PyTorch finds them on disk."""
+    step of each kind takes a minute or more. Raises PyTorch's limit of compilations for
+    the whole process."""
     parts  = list(dict.fromkeys(_dense_parts(model)))
     # blocks of one class are one function to PyTorch, which by default stops compiling it
     # after 8 kinds of inputs

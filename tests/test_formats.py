@@ -117,6 +117,8 @@ def test_yolo_trees(yolo):
         for k in ('images', 'labels'): (yolo/to).mkdir(exist_ok=True); shutil.move(yolo/k/s, yolo/to/k)
     for k in ('images', 'labels'): (yolo/k).rmdir()
     ok(yolo, split='val'); ok(yolo, split='valid')
+    (yolo/'data.yaml').write_text('train: ../train/images\nval: ../valid/images\nnames: ' + json.dumps(['cat', 'dog', *map(str, range(1201))]))     # as many as LVIS has
+    assert 'names 1,203 classes and the pictures of train' in str(guess_format(yolo))
     (yolo/'data.yaml').unlink()
     with pytest.raises(ValueError, match='no file names the classes'): read_dataset(yolo, split='train')
     ok(yolo, split='train', classes=['cat', 'dog'])
