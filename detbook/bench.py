@@ -439,7 +439,7 @@ def _bench_one(kind, size, batch, repeats, device, best):
     r['share'] = {n: r['gflop'][n]*1e9 / r['train_s'][n] / best for n in jobs}
     return r
 
-# %% ../nbs/072_bench.ipynb #c77609af
+# %% ../nbs/072_bench.ipynb #f39f4be3
 @checked('size pair int 32..')
 def agreement(
     kind:str,               # one of `PEERS`
@@ -467,6 +467,7 @@ def agreement(
     return {k: ((tried[k] - v).norm() / v.norm().clamp(min=1e-12)).item()
             for k,v in true.items()}
 
+# %% ../nbs/072_bench.ipynb #4c74fd01
 def step_variants(
     model:nn.Module,                # a detector on its device; it stays as it is
     images:list,                    # B tensors (3,h,w) uint8
@@ -485,6 +486,7 @@ def step_variants(
     return {name: statistics.median(s)
             for name,s in time_in_turn(jobs, repeats, device).items()}
 
+# %% ../nbs/072_bench.ipynb #ad4b2a75
 @checked('rows int 1..')
 def step_profile(
     job:Callable,           # called without arguments, after a first call
