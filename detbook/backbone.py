@@ -8,7 +8,8 @@ Docs: https://detbook.github.io/detbook/backbone.html.md"""
 __all__ = ['ResNet']
 
 # %% ../nbs/014_backbone.ipynb #900defe4
-from contextlib import contextmanager, nullcontext
+from contextlib import AbstractContextManager, contextmanager, nullcontext
+from contextvars import ContextVar
 from typing import Any
 import torch
 from torch import nn, Tensor
@@ -30,23 +31,20 @@ class _ConvNorm(torch.autograd.Function):
     """Convolve and normalise by constants; the input and
     the weights are all that is kept for the way back."""
     @staticmethod
-    def forward(ctx, x, weight, gamma, beta, mean, var, eps, options, fold):
-        inverse = torch.rsqrt(var + eps)        # 1/sigma
-        ctx.save_for_backward(x, weight, gamma, mean, inverse)
+    def forward(ctx, x, weight, gamma, beta, mean, inverse, scale, shift, options, fold):
+        ctx.save_for_backward(x, weight, gamma, mean, inverse, scale)
         ctx.options = options                   # stride, padding, dilation, groups
-        scale = gamma * inverse
-        shift = torch.addcmul(beta, mean, scale, value=-1)
-        if fold: return F.conv2d(x, weight * scale.view(-1, 1, 1, 1), shift, *options)
+        if fold: return F.conv2d(x, weight * scale, shift, *options)
         y = F.conv2d(x, weight, None, *options)
-        return torch.addcmul(shift.to(y.dtype).view(-1, 1, 1), y,
-                             scale.to(y.dtype).view(-1, 1, 1))
+        return torch.addcmul(shift.to(y.dtype).view(-1, 1, 1), y, scale.to(y.dtype)[:,0])
 
     @staticmethod
     def backward(ctx, grad):
-        x, weight, gamma, mean, inverse = ctx.saved_tensors
+        x, weight, gamma, mean, inverse, scale = ctx.saved_tensors
         stride, padding, dilation, groups = ctx.options
         of_x, of_weight, of_gamma, of_beta = ctx.needs_input_grad[:4]
-        scale = (gamma * inverse).view(-1, 1, 1, 1)
+        if torch.is_grad_enabled():             # a gradient of this gradient is wanted
+            scale = (gamma * inverse).view(-1, 1, 1, 1)
         dx, dw, db = torch.ops.aten.convolution_backward(
             grad, x.to(grad.dtype), (weight * scale).to(grad.dtype), [len(gamma)], stride,
             padding, dilation, False, [0, 0], groups,
@@ -56,7 +54,61 @@ class _ConvNorm(torch.autograd.Function):
         dgamma = (torch.addcmul((dw * weight).sum((1, 2, 3)), mean, db, value=-1) * inverse
                   if of_gamma else None)
         return (dx.to(x.dtype) if of_x else None, dw * scale if of_weight else None,
-                dgamma, db if of_beta else None, None, None, None, None, None)
+                dgamma, db if of_beta else None, *[None]*6)
+
+
+# %% ../nbs/014_backbone.ipynb #7c1785e0
+_PREPARED:ContextVar = ContextVar('prepared', default={})   # of the network that runs
+
+@torch.no_grad()
+def _constants(norm):
+    "Of a norm: 1/sigma (C), the scale (C,1,1,1) and the shift (C)."
+    inverse = torch.rsqrt(norm.running_var + norm.eps)
+    scale = norm.weight * inverse
+    return (inverse, scale.view(-1, 1, 1, 1),
+            torch.addcmul(norm.bias, norm.running_mean, scale, value=-1))
+
+@torch.no_grad()
+def _constants_of_all(norms):
+    "The same for many norms at once; how each is found."
+    inverse = torch._foreach_add([n.running_var for n in norms], [n.eps for n in norms])
+    torch._foreach_rsqrt_(inverse)
+    scale = torch._foreach_mul([n.weight for n in norms], inverse)
+    shift = torch._foreach_addcmul([n.bias for n in norms],
+                                   [n.running_mean for n in norms], scale, value=-1)
+    return {n: (i, s.view(-1, 1, 1, 1), t) for n,i,s,t in zip(norms, inverse, scale, shift)}
+
+@contextmanager
+def _preparing(norms):
+    before = _PREPARED.set(_constants_of_all(norms))
+    try: yield
+    finally: _PREPARED.reset(before)
+
+def prepared(
+    norms:list,                 # the batch norms whose statistics are constants
+)->AbstractContextManager:
+    "Meanwhile `conv_norm` finds the scale and shift of these norms, computed together."
+    check('norms list BatchNorm2d', norms)
+    # a compiler fuses such operations by itself
+    if torch.compiler.is_compiling() or torch.jit.is_tracing(): return nullcontext()
+    # what is sharded over machines is there only while its own block runs
+    norms = [n for n in norms
+             if type(n.weight) is nn.Parameter and n.weight.untyped_storage().size()]
+    return _preparing(norms) if len(norms) > 1 else nullcontext()
+
+def constant_norms(
+    net:nn.Module,  # a backbone
+)->list:            # of BatchNorm2d
+    "The norms that a backbone and its blocks fold into their convolutions."
+    check('net Module', net)
+    found = []
+    for m in net.modules():
+        if getattr(m, 'frozen_stats', False):
+            found += [n for part in m.children()
+                      for n in (part if isinstance(part, nn.Sequential) else [part])
+                      if isinstance(n, nn.BatchNorm2d)]
+    return found
+
 
 # %% ../nbs/014_backbone.ipynb #cd2736bf
 def conv_norm(
@@ -70,8 +122,9 @@ def conv_norm(
     check('x float (B,C,H,W), conv Conv2d, norm BatchNorm2d, frozen flag', x, conv, norm,
           frozen)
     if not frozen: return norm(conv(x))
+    ready = None if torch.compiler.is_compiling() else _PREPARED.get().get(norm)
     return _ConvNorm.apply(x, conv.weight, norm.weight, norm.bias, norm.running_mean,
-                           norm.running_var, norm.eps,
+                           *(ready or _constants(norm)),
                            (conv.stride, conv.padding, conv.dilation, conv.groups),
                            _outputs(x, conv) > conv.weight.numel())
 
@@ -311,6 +364,9 @@ class ResNet(nn.Module):
     )->tuple:       # a tensor (B,C_i,H_i,W_i) for each of `out_indices`
         "Run the stages and return those asked for."
         check('x float (B,C,H,W)', x)
+        with prepared(constant_norms(self)): return self._stages_of(x)
+
+    def _stages_of(self, x):
         size = x.shape[2:]
         x = F.relu(conv_norm(x, self.conv1, self.bn1, self.frozen_stats), inplace=True)
         x, out = F.max_pool2d(x, 3, 2, 1), []

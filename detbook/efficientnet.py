@@ -14,7 +14,7 @@ from torch.nn import functional as F
 from .cli import nearest
 from .core import check, component
 from .batch import IMAGENET_MEAN, IMAGENET_STD
-from .backbone import conv_norm
+from .backbone import constant_norms, conv_norm, prepared
 
 # %% ../nbs/036_efficientnet.ipynb #932739ce
 def _pad_same(x, kernel, stride):
@@ -159,6 +159,9 @@ class EfficientNetLite(nn.Module):
                              'and a batch norm that learns '
                              'needs more than one: use a batch size (bs) of 2 or more, '
                              'larger pictures, or a backbone with norm_eval=True')
+        with prepared(constant_norms(self)): return self._stages_of(x)
+
+    def _stages_of(self, x):
         x, out = (F.relu6(conv_norm(_pad_same(x, 3, 2), self.conv1, self.bn1,
                                     self.frozen_stats), inplace=True), [])
         for i,stage in enumerate(self.stages):

@@ -45,18 +45,21 @@ def bin_cells(
     length:Tensor,      # (K,) how long it is, in cells
     bins:int,           # into how many bins it is cut
     ratio:int,          # samples a bin; 0: one for every started cell of its length
-    size:int,           # cells of the map along this axis
+    # cells of the map along this axis; (K,): of each interval's own map and axis
+    size:int|Tensor,
     # the cells of each bin (K,bins,n) int64, and how much
     # each counts (K,bins,n); what is not needed of n counts 0
 )->tuple:
     """One axis of RoIAlign: which cells the samples
     of each bin lie between, each cell once."""
-    check('start (K), length (K), bins int 1.., ratio int .., size int 1..', start, length,
-          bins, ratio, size)
+    check('start (K), length (K), bins int 1.., ratio int ..', start, length, bins, ratio)
+    check('start (K), size int (K)' if isinstance(size, Tensor) else 'start (K), size int 1..',
+          start, size)
+    size = torch.as_tensor(size, device=start.device).view(-1, 1, 1)
     at, used = bin_samples(start, length, bins, ratio)
     some  = used.sum(1).clamp(min=1)[:,None,None].to(at.dtype)
     share = (used[:,None] & (at >= -1) & (at <= size)) / some
-    at    = at.clamp(0, size - 1)
+    at    = torch.minimum(at.clamp(min=0), size - 1)
     low   = at.floor()
     # of `low` in the list
     place = F.pad(low.diff(dim=2).clamp(max=2), (1, 0)).cumsum(2).long()
@@ -65,7 +68,7 @@ def bin_cells(
         2, place + 1, low.long() + 1)
     parts = at.new_zeros(*at.shape[:2], n).scatter_add(
         2, place, share * (1 - at + low)).scatter_add(2, place + 1, share * (at - low))
-    return cells.clamp(max=size - 1), parts
+    return torch.minimum(cells, size - 1), parts
 
 # %% ../nbs/024_roi.ipynb #0b41b202
 def _readable(rois, images):
@@ -103,8 +106,12 @@ def roi_align_sparse(
             box   = r[:,1:] * scale - (.5 if aligned else 0)
             sides = box[:,2:] - box[:,:2]
             if not aligned: sides = sides.clamp(min=1)
-            (x, wx), (y, wy) = (bin_cells(box[:,i], sides[:,i], size, ratio, n)
-                                for i,n in ((0, W), (1, H)))
+            ends = torch.tensor([[W], [H]], device=r.device).expand(2, len(r)).flatten()
+            # both axes at once: first all intervals along x, then those along y
+            cell, part = bin_cells(box[:,:2].T.flatten(), sides.T.flatten(), size, ratio,
+                                   ends)
+            (x, y), (wx, wy) = cell.view(2, len(r), *cell.shape[1:]), part.view(
+                2, len(r), *part.shape[1:])
             # row of the table, but for W
             y = y + r[:,0].long().clamp(min=0)[:,None,None] * H
             part  = wy[:,:,None,:,None] * wx[:,None,:,None,:]  # (K,size,size,n,m)

@@ -190,6 +190,7 @@ calls('losses',
     weighted_sum=lambda w: dict(losses=torch.tensor([1., 2, 3]), used=torch.tensor([True, False, True]), count=torch.tensor(2)))
 
 calls('backbone',
+    prepared=lambda w: dict(norms=[nn.BatchNorm2d(4), nn.BatchNorm2d(2)]), constant_norms=lambda w: dict(net=w.mask.backbone),
     conv_norm=lambda w: dict(x=torch.randn(1, 3, 8, 8), conv=nn.Conv2d(3, 4, 3, bias=False), norm=nn.BatchNorm2d(4), frozen=True),
     BasicBlock=lambda w: dict(in_channels=4, channels=4), BasicBlock__forward=lambda w: (new('backbone.BasicBlock', in_channels=4, channels=4), dict(x=torch.randn(2, 4, 8, 8))),
     Bottleneck=lambda w: dict(in_channels=4, channels=4, groups=1, base_width=64), Bottleneck__forward=lambda w: (new('backbone.Bottleneck', in_channels=4, channels=4), dict(x=torch.randn(2, 4, 8, 8))),
