@@ -1,4 +1,4 @@
-"""Weights into a model, all that should fit or nothing at all; and out of it, into a file that anybody's library reads.
+"""Load weights into a model, either all that should fit or nothing at all; and save them in a file that other libraries can read.
 
 Docs: https://detbook.github.io/detbook/checkpoint.html.md"""
 

@@ -1,4 +1,4 @@
-"""A file that says what a detector is: every setting as it was when the file was written, and weights that fit it.
+"""A file that says what a detector is: every setting as it was when the file was written, and the weights that belong to it.
 
 Docs: https://detbook.github.io/detbook/describe.html.md"""
 

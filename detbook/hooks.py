@@ -1,4 +1,4 @@
-"""Code of your own at seven moments of a run, kept with the run's state; and the figures of a run in a browser: TensorBoard, Weights & Biases, MLflow.
+"""Code of your own at seven moments of a run, whose state survives a resume; and the numbers of a run in a browser: TensorBoard, Weights & Biases, MLflow.
 
 Docs: https://detbook.github.io/detbook/hooks.html.md"""
 

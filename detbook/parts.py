@@ -1,4 +1,4 @@
-"""From a dict of settings to a constructor call, in which no setting is lost: what nobody asked for is a mistake.
+"""From a dict of settings to a constructor call, in which no setting is lost: a setting that nothing reads is an error.
 
 Docs: https://detbook.github.io/detbook/parts.html.md"""
 

@@ -1,4 +1,4 @@
-"""The folder of a run: what stands in it while the run trains, and what is still there after a power cut.
+"""The folder of a run: what is written into it while the run trains, and what is still intact after a power cut.
 
 Docs: https://detbook.github.io/detbook/runs.html.md"""
 

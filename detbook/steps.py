@@ -1,4 +1,4 @@
-"""The `pipeline` of a config becomes functions on a picture and its target, and a setting that nobody reads becomes an error.
+"""The `pipeline` of a config becomes functions of a picture and its target, and a setting that nothing reads becomes an error.
 
 Docs: https://detbook.github.io/detbook/steps.html.md"""
 

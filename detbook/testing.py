@@ -1,4 +1,4 @@
-"""A config, a checkpoint, one command: the figures that the config asks for, and the same ones from one process or from many.
+"""A config, a checkpoint, one command: the metrics that the config asks for, with the same values from one process or from many.
 
 Docs: https://detbook.github.io/detbook/testing.html.md"""
 

@@ -1,4 +1,4 @@
-"""A figure is worth what can be shown for it: a recorded run is made again up to a step, and compared with its log.
+"""Can a result be reproduced? A recorded run is repeated up to a step and compared with its log.
 
 Docs: https://detbook.github.io/detbook/verify.html.md"""
 

@@ -1,4 +1,4 @@
-"""How often a picture is looked at, and in which sizes and mirrors, read from a config.
+"""Which sizes and mirror images of a picture a detector sees in test-time augmentation, read from a config.
 
 Docs: https://detbook.github.io/detbook/views.html.md"""
 
