@@ -76,7 +76,8 @@ def _constants_of_all(norms):
     scale = torch._foreach_mul([n.weight for n in norms], inverse)
     shift = torch._foreach_addcmul([n.bias for n in norms],
                                    [n.running_mean for n in norms], scale, value=-1)
-    return {n: (i, s.view(-1, 1, 1, 1), t) for n,i,s,t in zip(norms, inverse, scale, shift)}
+    return {n: (i, s.view(-1, 1, 1, 1), t)
+            for n,i,s,t in zip(norms, inverse, scale, shift)}
 
 @contextmanager
 def _preparing(norms):

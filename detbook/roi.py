@@ -53,8 +53,8 @@ def bin_cells(
     """One axis of RoIAlign: which cells the samples
     of each bin lie between, each cell once."""
     check('start (K), length (K), bins int 1.., ratio int ..', start, length, bins, ratio)
-    check('start (K), size int (K)' if isinstance(size, Tensor) else 'start (K), size int 1..',
-          start, size)
+    check('start (K), size int ' + ('(K)' if isinstance(size, Tensor) else '1..'), start,
+          size)
     size = torch.as_tensor(size, device=start.device).view(-1, 1, 1)
     at, used = bin_samples(start, length, bins, ratio)
     some  = used.sum(1).clamp(min=1)[:,None,None].to(at.dtype)
