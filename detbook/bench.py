@@ -30,14 +30,15 @@ from .show import panels
 from .toy import scene, CLASSES
 from .assign import Matcher, RandomSampler
 from .checkpoint import load_checkpoint
-from .rpn import ProposalFilter
+from .rpn import RPN, ProposalFilter
 from .fast_rcnn import FastRCNN
-from .models import compile_parts
+from .models import cascade_rcnn, compile_parts
 from .weights import build_arch
 
 # %% ../nbs/072_bench.ipynb #3ba4fb63
-# our name: torchvision's
-PEERS = dict(faster_rcnn='fasterrcnn_resnet50_fpn', mask_rcnn='maskrcnn_resnet50_fpn',
+# our name: torchvision's; None: it has no such detector, and ours stands alone
+PEERS = dict(rpn='fasterrcnn_resnet50_fpn', faster_rcnn='fasterrcnn_resnet50_fpn',
+             mask_rcnn='maskrcnn_resnet50_fpn', cascade_mask_rcnn=None,
              retinanet='retinanet_resnet50_fpn', fcos='fcos_resnet50_fpn')
 
 # %% ../nbs/072_bench.ipynb #b89218a2
@@ -54,7 +55,8 @@ def lively_weight(
     if like.ndim == 1: return torch.rand(like.shape, generator=gen)*.4 + .6
     gain = (4.
             if any(w in name for w in ('cls_score', 'cls_logits', 'mask_fcn_logits',
-                                       'bbox_ctrness')) else .5 if 'bbox_' in name else 1.)
+                                       'bbox_ctrness', 'fc_cls', 'rpn_cls', 'conv_logits'))
+            else .5 if any(w in name for w in ('bbox_', 'fc_reg', 'rpn_reg')) else 1.)
     return torch.randn(like.shape, generator=gen) * gain / like[0].numel()**.5
 
 # %% ../nbs/072_bench.ipynb #9a67112a
@@ -64,11 +66,14 @@ def _freeze_norms(module):
             setattr(module, name, FrozenBatchNorm2d(child.num_features, child.eps))
         else: _freeze_norms(child)
 
+def _make_lively(model):
+    model.load_state_dict({k: lively_weight(k, v) for k,v in model.state_dict().items()})
+
 class TorchvisionPeer(nn.Module):
     """A detector of torchvision's with a frozen first stage and frozen norms, fed as
     detbook is; images are not resized."""
     def __init__(self,
-        kind:str,       # one of `PEERS`
+        kind:str,       # one of `PEERS` that torchvision has
         size:tuple,     # (h,w) of the images, pixels
     ):
         super().__init__()
@@ -78,8 +83,14 @@ class TorchvisionPeer(nn.Module):
         _freeze_norms(self.model)
         for part in (self.model.backbone.body.conv1, self.model.backbone.body.layer1):
             part.requires_grad_(False)
-        self.model.load_state_dict({k: lively_weight(k, v)
-                                    for k,v in self.model.state_dict().items()})
+        _make_lively(self.model)
+        self.alone = kind == 'rpn'      # the first stage without the second
+        if self.alone: self.model.roi_heads = nn.Identity()
+
+    def _propose(self, images, targets=None):
+        "The first stage of a detector with two: proposals, and losses if it trains."
+        images, targets = self.model.transform(images, targets)
+        return self.model.rpn(images, self.model.backbone(images.tensors), targets)
 
     def loss(self,
         images:list,    # B tensors (3,h,w) uint8
@@ -87,9 +98,11 @@ class TorchvisionPeer(nn.Module):
     )->dict:            # its loss terms
         "One training forward."
         self.model.train()
-        return self.model([i.float() / 255 for i in images],
-                          [t | dict(labels=t['labels'] + 1,
-                                    masks=t['masks'].to(torch.uint8)) for t in targets])
+        images  = [i.float() / 255 for i in images]
+        targets = [t | dict(labels=t['labels'] + 1, masks=t['masks'].to(torch.uint8))
+                   for t in targets]
+        return (self._propose(images, targets)[1] if self.alone
+                else self.model(images, targets))
 
     @torch.no_grad()
     def predict(self,
@@ -97,17 +110,27 @@ class TorchvisionPeer(nn.Module):
     )->list:            # B dicts
         "One inference call."
         self.model.eval()
-        return self.model([i.float() / 255 for i in images])
+        images = [i.float() / 255 for i in images]
+        return ([dict(boxes=b) for b in self._propose(images)[0]] if self.alone
+                else self.model(images))
 
 def bench_pair(
     kind:str,       # one of `PEERS`
     size:tuple,     # (h,w) of the images, pixels
-)->dict:            # detbook, torchvision: detectors with the same weights
+)->dict:            # detbook and, if it has one, torchvision: with the same weights
     "Build a detector of both, with the same weights."
-    peer = TorchvisionPeer(kind, size)
-    ours = build_arch(PEERS[kind], len(CLASSES) + (0 if 'rcnn' in kind else 1))
-    load_checkpoint(ours, peer.model.state_dict())
-    return dict(detbook=ours, torchvision=peer)
+    if PEERS[kind] is None:
+        ours = cascade_rcnn(50, len(CLASSES), masks=True)
+        _make_lively(ours)
+        return dict(detbook=ours)
+    whole = TorchvisionPeer('faster_rcnn' if kind == 'rpn' else kind, size)
+    two = kind == 'rpn' or 'rcnn' in kind
+    ours = build_arch(PEERS[kind], len(CLASSES) + (0 if two else 1))
+    load_checkpoint(ours, whole.model.state_dict())
+    if kind != 'rpn': return dict(detbook=ours, torchvision=whole)
+    return dict(detbook=RPN(backbone=ours.backbone, neck=ours.neck, rpn_head=ours.rpn_head,
+                            preprocess=ours.preprocess),
+                torchvision=TorchvisionPeer('rpn', size))
 
 # %% ../nbs/072_bench.ipynb #d29adf08
 @checked('batch int 1..')
@@ -371,16 +394,17 @@ def bench_table(
         lines.append(
             f'{name:<26}{"detbook":>10}{"torchvision":>13}{"ratio":>8}{"spread":>15}')
         for key, what in ROWS.items():
-            a, b = (r[key][side] for side in ('detbook', 'torchvision'))
+            a, b = (r[key].get(side) for side in ('detbook', 'torchvision'))
             if a is None: continue
-            line = (f'  {what:<24}{a:>10.3f}{b:>13.3f}{a/b:>8.2f}' if key.endswith('_s')
-                    else f'  {what:<24}{a:>10.0f}{b:>13.0f}{a/b:>8.2f}')
-            if key.endswith('_s'):
+            n = 3 if key.endswith('_s') else 0
+            line = f'  {what:<24}{a:>10.{n}f}'
+            line += f'{b:>13.{n}f}{a/b:>8.2f}' if b else f'{"-":>13}{"-":>8}'
+            if b and key in r['spread']:
                 line += f'{r["spread"][key][0]:>8.2f} to {r["spread"][key][1]:.2f}'
             lines.append(line)
-        lines.append('  '
-                     f'{"at the floor, share":<24}{r["share"]["detbook"]:>10.0%}'
-                     f'{r["share"]["torchvision"]:>13.0%}')
+        shares = [f'{r["share"][n]:.0%}' if n in r['share'] else '-'
+                  for n in ('detbook', 'torchvision')]
+        lines.append(f'  {"at the floor, share":<24}{shares[0]:>10}{shares[1]:>13}')
     r = report
     lines.append(f'{r["batch"]} images of {r["size"][0]}x{r["size"][1]}, '
                  f'median of {r["repeats"]}, {r["device"]} ({r["best_gflops"]:.0f} '
@@ -391,10 +415,13 @@ def bench_table(
 def show_bench(
     report:dict,    # of `detbook_bench`
 )->Any:             # the Axes
-    "Draw the ratios to torchvision, the lower the better."
-    ax, = panels(size=(4.6, .5 + .45*len(report['models'])))
+    """Draw the ratios to torchvision, the lower the better,
+    for the detectors that it has."""
+    models = {name: r for name,r in report['models'].items()
+              if 'torchvision' in r['train_s']}
+    ax, = panels(size=(4.6, .5 + .45*max(len(models), 1)))
     keys = dict(train_s='#2e9e44', predict_s='#1f77b4', kept_mb='#9467bd')
-    for i, (name, r) in enumerate(report['models'].items()):
+    for i, (name, r) in enumerate(models.items()):
         for j, (key, colour) in enumerate(keys.items()):
             ratio = r[key]['detbook'] / r[key]['torchvision']
             ax.barh(i + (j - 1)*.27, ratio, .25, color=colour,
@@ -404,11 +431,11 @@ def show_bench(
             ax.text(x, i + (j - 1)*.27, f' {ratio:.2f}', va='center', color=color,
                     fontsize=6)
     ax.axvline(1, color='black', lw=.8)
-    ax.set_yticks(range(len(report['models'])), list(report['models']), fontsize=7)
+    ax.set_yticks(range(len(models)), list(models), fontsize=7)
     ax.invert_yaxis()
     ax.tick_params(axis='x', labelsize=7)
     ax.set_xlabel('detbook / torchvision', fontsize=8)
-    ax.legend(fontsize=6, loc='upper left', bbox_to_anchor=(1, 1))
+    if models: ax.legend(fontsize=6, loc='upper left', bbox_to_anchor=(1, 1))
     return ax
 
 # %% ../nbs/072_bench.ipynb #883a55dc
@@ -426,6 +453,7 @@ def _bench_one(kind, size, batch, repeats, device, best):
     r = (dict(found=same) | {key: {n: statistics.median(s) for n,s in spent.items()}
                              for key,spent in found.items()})
     r['spread'] = {key: (min(q), max(q)) for key,spent in found.items()
+                   if 'torchvision' in spent
                    for q in [[a/b for a,b in zip(spent['detbook'], spent['torchvision'])]]}
     r['kept_mb'] = {n: kept_bytes(m, lambda m=m: m.loss(images, targets)) / 2**20
                     for n,m in models.items()}
@@ -438,6 +466,120 @@ def _bench_one(kind, size, batch, repeats, device, best):
     r['gflop'] = {n: count_flops(job) / 1e9 for n,job in jobs.items()}
     r['share'] = {n: r['gflop'][n]*1e9 / r['train_s'][n] / best for n in jobs}
     return r
+
+# %% ../nbs/072_bench.ipynb #dd7a2059
+# what a step is timed against: the values, as factors of the sides for `size`
+CURVES = dict(size=(.5, .75, 1., 1.5), batch=(1, 2, 4), truths=(1, 8, 64, 256, 1000),
+              proposals=(125, 500, 2000))
+
+@checked('batch int 1.., number int 1..')
+def crowded_batch(
+    batch:int,      # images
+    size:tuple,     # (h,w), pixels
+    number:int,     # of objects in each
+    device:torch.device, # where they go
+)->tuple:           # images, targets
+    "Pictures of noise with many objects, for timing: the same ones every time."
+    gen = torch.Generator().manual_seed(0)
+    h, w = size
+    images, targets = [], []
+    for _ in range(batch):
+        images.append(torch.randint(256, (3, h, w), generator=gen,
+                                    dtype=torch.uint8).to(device))
+        place, side = (torch.rand(number, 2, generator=gen) for _ in range(2))
+        # of a tenth to a third of the picture
+        corner, sides = place * .65, .1 + side * .23
+        boxes = torch.cat([corner, corner + sides], 1) * torch.tensor([w, h, w, h])
+        x, y = torch.arange(w), torch.arange(h)
+        across, down = ((at >= boxes[:,i,None]) & (at < boxes[:,i+2,None])
+                        for i,at in enumerate((x, y)))
+        targets.append({k: v.to(device) for k,v in dict(
+            boxes=boxes, masks=down[:,:,None] & across[:,None],
+            labels=torch.randint(len(CLASSES), (number,), generator=gen)).items()})
+    return images, targets
+
+def _limit_proposals(models, number):
+    "Let the first stage pass on so many proposals in training."
+    for m in models.values():
+        if isinstance(m, TorchvisionPeer):
+            m.model.rpn._post_nms_top_n['training'] = number
+        else: m.rpn_head.train_filter.max_per_img = number
+
+def bench_curve(
+    kind:str,       # one of `PEERS`
+    against:str,    # one of `CURVES`
+    size:tuple,     # (h,w) of the images, pixels
+    batch:int,      # images
+    repeats:int,    # timed steps of each
+    device:torch.device, # where they run
+)->dict:            # value -> side -> s: seconds of each step, kept_mb
+    "Time a training step for several values of what it may depend on, in turn."
+    values = CURVES[against]
+    if against == 'size':
+        values = tuple(dict.fromkeys(tuple(max(32, round(f*s/32)*32) for s in size)
+                                     for f in values))
+    if against == 'proposals' and kind in ('retinanet', 'fcos'): return {}  # has none
+    found, models, sides = {}, {}, None
+    for v in values:
+        wanted = v if against == 'size' else size
+        if wanted != sides: sides, models = wanted, bench_pair(kind, wanted)
+        if against == 'proposals': _limit_proposals(models, v)
+        images, targets = crowded_batch(v if against == 'batch' else batch, sides,
+                                        v if against == 'truths' else 8, device)
+        for m in models.values(): m.to(device)
+        jobs = {n: partial(train_step, m, images, targets, _sgd(m))
+                for n,m in models.items()}
+        spent = time_in_turn(jobs, repeats, device)
+        key = 'x'.join(map(str, v)) if against == 'size' else str(v)
+        kept = lambda m: kept_bytes(m, partial(m.loss, images, targets)) / 2**20
+        found[key] = {n: dict(s=spent[n], kept_mb=kept(m)) for n,m in models.items()}
+    return found
+
+def curve_table(
+    curves:dict,    # detector -> what -> what `bench_curve` gave
+)->str:             # a table in text
+    "Seconds of a training step against what was varied."
+    lines = []
+    for name, kinds in curves.items():
+        for what, points in kinds.items():
+            if not points: continue
+            lines.append(f'{name + ", a step against " + what:<36}{"detbook":>10}'
+                         f'{"torchvision":>13}{"ratio":>8}{"kept, MB":>12}')
+            for value, sides in points.items():
+                a, b = (statistics.median(sides[n]['s']) if n in sides else None
+                        for n in ('detbook', 'torchvision'))
+                lines.append(f'{value:>36}{a:>10.3f}'
+                             + (f'{b:>13.3f}{a/b:>8.2f}' if b else f'{"-":>13}{"-":>8}')
+                             + f'{sides["detbook"]["kept_mb"]:>12.0f}')
+    return '\n'.join(lines)
+
+def show_curves(
+    curves:dict,    # detector -> what -> what `bench_curve` gave
+)->Any:             # the matplotlib Figure
+    "Draw the seconds of a training step: a row a detector, a panel for each thing varied."
+    rows = [(name, {w: p for w,p in kinds.items() if p}) for name,kinds in curves.items()]
+    rows = [(name, kinds) for name,kinds in rows if kinds]
+    wide = max((len(kinds) for _,kinds in rows), default=1)
+    high = max(len(rows), 1)
+    axs = panels(wide, high, size=(1.9*wide, 1.9*high))
+    for ax in axs: ax.axis('off')
+    for i, (name, kinds) in enumerate(rows):
+        for j, (what, points) in enumerate(kinds.items()):
+            ax = axs[i*wide + j]
+            ax.axis('on')
+            for side, colour in (('detbook', '#2e9e44'), ('torchvision', '#555555')):
+                seconds = [statistics.median(p[side]['s']) for p in points.values()
+                           if side in p]
+                if seconds:
+                    ax.plot(range(len(points)), seconds, 'o-', ms=3, color=colour,
+                            label=side)
+            ax.set_xticks(range(len(points)), list(points), fontsize=6)
+            ax.tick_params(axis='y', labelsize=6)
+            ax.set_ylim(0)
+            ax.set_xlabel(what, fontsize=7)
+            if j == 0: ax.set_ylabel(f'{name}\na step, s', fontsize=7)
+            if i == j == 0: ax.legend(fontsize=6)
+    return axs[0].figure
 
 # %% ../nbs/072_bench.ipynb #f39f4be3
 @checked('size pair int 32..')
@@ -574,7 +716,8 @@ def gpu_table(
 # %% ../nbs/072_bench.ipynb #e1300a96
 @checked('size text, batch int 1.., repeats int 1.., minutes 0..')
 def detbook_bench(
-    models:list[str]=('mask_rcnn',),    # which: faster_rcnn, mask_rcnn, retinanet, fcos
+    # which: rpn, faster_rcnn, mask_rcnn, cascade_mask_rcnn, retinanet, fcos
+    models:list[str]=('mask_rcnn',),
     size:str='320x320',     # height and width of the images, pixels
     batch:int=2,            # images a step
     repeats:int=5,          # timed calls of each
@@ -583,6 +726,8 @@ def detbook_bench(
     out:str|None=None,      # JSON file to write, and beside it a picture
     gpu:bool=False,         # also: is it right, bfloat16, compiled, memory, profile
     minutes:float=9,        # after which `gpu` begins nothing new
+    # also a step against: size, batch, truths, proposals
+    curves:list[str]=(),
 )->dict:                    # for each model seconds, MB, counts and their ratios; versions
     """Time detectors with a ResNet-50 pyramid beside torchvision's with the same weights:
     one training step, one inference call."""
@@ -591,6 +736,11 @@ def detbook_bench(
             raise ValueError(
                 f'models: there is no {name!r} to '
                 f'compare{nearest(name, PEERS) or "; there are " + ", ".join(PEERS)}')
+    for name in curves:
+        if name not in CURVES:
+            raise ValueError(
+                f'curves: nothing is drawn against {name!r}'
+                f'{nearest(name, CURVES) or "; there are " + ", ".join(CURVES)}')
     h, _, w = size.partition('x')
     if not (h.isdecimal() and (w or h).isdecimal() and min(int(h), int(w or h)) >= 32):
         raise ValueError(f"size is {size!r}; expected height and width of at least 32 "
@@ -619,6 +769,16 @@ def detbook_bench(
                             for name in models}
     print(bench_table(report))
     save()
+    if curves:
+        report['curves'] = {name: {c: bench_curve(name, c, sides, batch, repeats, on)
+                                   for c in curves} for name in models}
+        print(curve_table(report['curves']))
+        save()
+        if out:
+            picture = Path(out).with_name(f'{Path(out).stem}_curves.png')
+            with whole_file(picture) as part:
+                show_curves(report['curves']).savefig(part, format='png', dpi=150,
+                                                      bbox_inches='tight')
     if out and report['models']:
         with whole_file(Path(out).with_suffix('.png')) as part:
             show_bench(report).figure.savefig(part, format='png', dpi=150,
