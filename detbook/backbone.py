@@ -87,7 +87,7 @@ def _preparing(norms):
 
 def prepared(
     norms:list,                 # the batch norms whose statistics are constants
-)->AbstractContextManager:
+)->AbstractContextManager:      # of a `with` block
     "Meanwhile `conv_norm` finds the scale and shift of these norms, computed together."
     check('norms list BatchNorm2d', norms)
     # a compiler fuses such operations by itself

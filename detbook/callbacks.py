@@ -197,7 +197,7 @@ def _fit_settings(learn, later):
     return json.loads(json.dumps(s, default=str))
 
 def _exactness(learn):
-    "What may change the last bits, and no more."
+    "What changes the numbers of a fit a little, and does not make it another fit."
     return dict(num_workers=getattr(getattr(learn.dls.train, 'fake_l', None),
                                     'num_workers', 0),
                 device=next(learn.model.parameters()).device.type, torch=torch.__version__)
@@ -334,9 +334,11 @@ class SaveState(_Said):
             raise ValueError(f'{state.path} is the state of another fit: {found}; '
                              'resume with what it was made with, or name another folder')
         if found := _difference(notes['exact'], self._exact):
-            warn_once(f'{state.path}: {found}: the fit goes on, '
-                      'but its last bits may be others than without the break',
-                      key=object())
+            same = notes['exact'].get('num_workers') == self._exact['num_workers']
+            what = ('its last bits may be others than' if same
+                    else 'its pictures are augmented otherwise than')
+            warn_once(f'{state.path}: {found}: the fit goes on, but {what} '
+                      'without the break', key=object())
         learn, device = self.learn, next(self.learn.model.parameters()).device
         learn.model.load_state_dict(notes['model'])
         opt = notes['optimizer']

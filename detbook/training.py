@@ -94,9 +94,12 @@ def _describe(trainer):
         + ('' if trainer.measures else '; nothing is measured'))
     say(trainer.rate)
     if a := trainer.average:
+        first, last = a.share(1), a.share(max(1, t.steps - trainer.averages_from))
         say('measured and saved is a running average of the weights from step '
-            f'{trainer.averages_from} on: {a.rule}, {a.momentum:g} of the newest in each '
-            f'{"step" if a.interval == 1 else f"of every {a.interval} steps"}')
+            f'{trainer.averages_from} on: {a.rule}; '
+            + ('an update' if a.interval == 1 else f'every {a.interval} steps an update')
+            + (f' takes {first:.3g} of the newest weights at first, {last:.3g} at the end'
+               if first > last else f' takes {last:.3g} of the newest weights'))
     sets = [trainer.data, *([trainer.val] if trainer.measures else [])]
     for d in {id(d): d for s in sets for d in getattr(s, 'parts', [s])}.values():
         if d.report['dropped']:

@@ -1,4 +1,4 @@
-"""Look at a picture several times, larger, smaller and in a mirror, and let what was seen each time compete.
+"""Show a detector several versions of a picture, larger, smaller and mirrored, and merge what it finds in them.
 
 Docs: https://detbook.github.io/detbook/tta.html.md"""
 
