@@ -64,3 +64,32 @@ def test_bench(tmp_path):
     assert r['syncs']['detbook'] <= 3 < r['syncs']['torchvision'] and r['found']['detbook'] == r['found']['torchvision'] and report['size'] == [64, 64]
     for what in ('train_s', 'predict_s', 'kept_mb', 'operations', 'gflop'): assert min(r[what].values()) > 0     # how fast is no matter for a test
     assert (tmp_path/'bench.png').read_bytes()[:4] == b'\x89PNG'
+
+def test_bench_of_a_first_stage_and_its_curves(tmp_path):
+    "The RPN beside torchvision's first stage, and a step against sizes and numbers of objects."
+    done = run('detbook_bench', '--size', 64, '--repeats', 1, '--batch', 1, '--models', 'rpn', '--threads', 1, '--curves', 'size', 'truths', '--out', tmp_path/'rpn.json')
+    assert done.returncode == 0, done.stderr
+    report = json.loads((tmp_path/'rpn.json').read_text())
+    r = report['models']['rpn']
+    assert r['syncs']['detbook'] <= 1 < r['syncs']['torchvision'] and set(r['train_s']) == {'detbook', 'torchvision'}
+    assert [abs(a - b) <= .02*b for a, b in zip(r['found']['detbook'], r['found']['torchvision'])] == [True]      # proposals that nearly tie
+    curves = report['curves']['rpn']
+    assert list(curves['size']) == ['32x32', '64x64', '96x96'] and list(curves['truths'])[-1] == '1000'
+    # what is kept grows with the cells, and not with the objects
+    kept = lambda what: [p['detbook']['kept_mb'] for p in curves[what].values()]
+    assert kept('size')[2] > 3*kept('size')[0] and kept('truths')[-1] < 1.3*kept('truths')[0]
+    for what in curves: assert f'a step against {what}' in done.stdout
+    assert (tmp_path/'rpn_curves.png').read_bytes()[:4] == b'\x89PNG'
+
+@pytest.mark.slow
+def test_bench_of_what_torchvision_has_not(tmp_path):
+    done = run('detbook_bench', '--size', 64, '--repeats', 1, '--batch', 1, '--models', 'cascade_mask_rcnn', '--threads', 1, '--out', tmp_path/'cascade.json')
+    assert done.returncode == 0, done.stderr
+    r = json.loads((tmp_path/'cascade.json').read_text())['models']['cascade_mask_rcnn']
+    assert list(r['train_s']) == ['detbook'] and r['train_s']['detbook'] > 0 and r['found']['detbook'][0] > 0 and r['syncs']['detbook'] <= 3
+    assert ' -' in done.stdout and (tmp_path/'cascade.png').exists()
+    done = run('detbook_bench', '--size', 64, '--repeats', 1, '--batch', 1, '--models', 'rpn', '--threads', 1, '--curves', 'batch', 'proposals', '--out', tmp_path/'rpn.json')
+    assert done.returncode == 0, done.stderr
+    curves = json.loads((tmp_path/'rpn.json').read_text())['curves']['rpn']
+    kept = [p['detbook']['kept_mb'] for p in curves['batch'].values()]
+    assert list(curves['batch']) == ['1', '2', '4'] and list(curves['proposals']) == ['125', '500', '2000'] and kept[2] > 3*kept[0]
