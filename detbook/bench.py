@@ -184,7 +184,8 @@ def kept_bytes(
     own, kept = ({t.untyped_storage()._cdata
                   for t in [*model.parameters(), *model.buffers()]}, {})
     def pack(t):
-        storage = t.untyped_storage()
+        # without its history: an operation that keeps its own result would keep itself
+        storage, t = t.untyped_storage(), t.detach()
         if storage._cdata not in own:
             # with t held, no address is used twice
             kept[storage._cdata] = storage.nbytes(), t
