@@ -13,9 +13,11 @@ class Page(HTMLParser):
     "The anchors of a page, what it links to or shows, and what was meant as a link and stands there as text."
     def __init__(self, text):
         super().__init__()
-        self.ids, self.targets, self.unlinked = set(), [], []
+        self.ids, self.targets, self.unlinked, self.cells = set(), [], [], False
         self.feed(text)
-    def handle_data(self, text): self.unlinked += re.findall(r'\]\([\w/.]+\.ipynb[^)\s]*\)', text)       # [`name`](page): nbdev has made a link of the name
+    def handle_data(self, text):
+        self.cells |= '<ipython-input-' in text
+        self.unlinked += re.findall(r'\]\([\w/.]+\.ipynb[^)\s]*\)', text)       # [`name`](page): nbdev has made a link of the name
     def handle_starttag(self, tag, attrs):
         attrs = dict(attrs)
         self.ids |= {attrs[k] for k in ('id', 'name') if attrs.get(k)}
@@ -57,6 +59,7 @@ def broken(site):
     "What the pages link to or show that is not there."
     pages = {p.resolve():Page(p.read_text(encoding='utf-8')) for p in site.rglob('*.html')}
     for path, page in pages.items():
+        if page.cells: yield f'{path.relative_to(site.resolve())}: a warning is shown with the number of its cell'
         for text in page.unlinked: yield f'{path.relative_to(site.resolve())}: {text!r} is no link: where nbdev links a name, write the name alone'
         for target in page.targets:
             inside = target[len(SITE):] if target.startswith(SITE) else None

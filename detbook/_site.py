@@ -1,5 +1,5 @@
 """How nbdev makes and tests the pages: what this project adds to its steps. Written by hand; no chapter exports it."""
-import ast, ctypes, gc, os, platform, sys, types
+import ast, ctypes, gc, os, platform, re, sys, types
 
 from fastcore.nbio import mk_cell
 from nbdev.process import Processor
@@ -18,6 +18,15 @@ class anchor_helpers(Processor):
                     cells.append(anchors)
             cells.append(cell)
         self.nb.cells = cells
+
+
+class plain_warnings(Processor):
+    "Show a warning as its message alone, without the number of the cell (`<ipython-input-9-7856470d2228>:4:`) and the line of code below it."
+    def cell(self, cell):
+        for out in cell.get('outputs', []):
+            if out.get('name') == 'stderr':
+                text = ''.join(out['text'])
+                out['text'] = re.sub(r'^(?:<ipython-input|\S*ipykernel_)\S*:\d+: (.*\n)(?:  .*\n)?', r'\1', text, flags=re.M)
 
 
 def release():

@@ -1,4 +1,4 @@
-"""A fixed set of boxes on a grid, one for each question that the network is asked.
+"""A fixed set of boxes on a grid, one for each prediction that the network makes.
 
 Docs: https://detbook.github.io/detbook/anchors.html.md"""
 
@@ -164,11 +164,11 @@ class PointGenerator:
                 for c,size,s in zip(cells, sizes, _steps(self, sizes))]
 
 # %% ../nbs/009_anchors.ipynb #0bec9660
-# generator -> what it gave, by what was asked and by its settings
+# generator -> what it gave, by the sizes asked for and by its settings
 _MADE:WeakKeyDictionary = WeakKeyDictionary()
 _ROOM = 64 * 2**20                                  # bytes that each generator may keep
 
-def _made_once(generator, like, asked, make):
+def _made_once(generator, like, sizes, make):
     """What `make` gives, a tuple that begins with a tensor: remembered for the generator
     as it is now, except where a graph is traced."""
     cells = list(getattr(generator, 'cells', ()))
@@ -178,7 +178,7 @@ def _made_once(generator, like, asked, make):
         or any(c.is_inference() for c in cells)):
         return make()
     settings = {k:v for k,v in vars(generator).items() if k != 'cells'}
-    key, made = (repr((asked, like.device, settings,
+    key, made = (repr((sizes, like.device, settings,
                        [(id(c), c._version) for c in cells])),
                  _MADE.setdefault(generator, {}))
     found = made.get(key)

@@ -16,7 +16,7 @@ from .boxes import iou_matrix, iof_matrix
 from .batch import Truths
 
 # %% ../nbs/011_assign.ipynb #b0fe4475
-# what a candidate without a truth is told: "nothing is here", "you are not asked"
+# what stands in place of an object's number: background, and ignored
 BACKGROUND, NEITHER = -1, -2
 
 # %% ../nbs/011_assign.ipynb #265aa88c
@@ -30,7 +30,7 @@ class Matcher:
         # does a truth also get the candidates that overlap it most, however little?
         low_quality:bool=True,
         # background with more than this part of its area
-        # in an ignored region is not asked; below 0: it is
+        # in an ignored region is ignored; below 0: it is background
         ignore_iof:float=.5,
         # the low-quality rule: all candidates that tie
         # for a truth's best overlap? else the first
@@ -116,7 +116,7 @@ def match_candidates(
 
 # %% ../nbs/011_assign.ipynb #ec9c3094
 class Samples(NamedTuple):
-    """The candidates that a loss asks: S slots an image,
+    """The candidates that a loss uses: S slots an image,
     positives first, then background, then empty slots."""
     index: Tensor       # (B,S) int64: which candidate
     matched: Tensor     # (B,S) int64: its truth, BACKGROUND, or NEITHER for an empty slot
@@ -202,7 +202,7 @@ class HardSampler:
 # %% ../nbs/011_assign.ipynb #0789e7b0
 @component
 class EverySampler:
-    "Ask every candidate that is told something."
+    "Take every candidate that is not ignored."
     needs_losses = False
     def __init__(self,
         add_truths:bool=False,      # are the truths themselves candidates? (second stages)

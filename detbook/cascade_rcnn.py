@@ -26,7 +26,7 @@ from .fast_rcnn import BoxHead, DetectionFilter, RoIHead, RoIs
 # %% ../nbs/029_cascade_rcnn.ipynb #3d3a125b
 @checked
 def refine_boxes(
-    head:nn.Module,             # the BoxHead that said what follows
+    head:nn.Module,             # the BoxHead of these logits and deltas
     boxes:Tensor,               # (B,P,4) xyxy, pixels
     logits:Tensor,              # (B*P,C+1) of the classes, background last
     deltas:Tensor,              # (B*P,C or 1,4)
@@ -50,7 +50,7 @@ def refine_boxes(
 # %% ../nbs/029_cascade_rcnn.ipynb #7f7999ec
 @checked
 def refine_rois(
-    head:nn.Module,     # the BoxHead that said what follows
+    head:nn.Module,     # the BoxHead of these logits and deltas
     rois:RoIs,          # S samples an image
     logits:Tensor,      # (B*S,C+1)
     deltas:Tensor,      # (B*S,C or 1,4)
@@ -202,7 +202,7 @@ class CascadeRoIHead(nn.Module):
                        bbox_extractor=self.bbox_extractor,
                        mask_extractor=self.mask_extractor)
 
-    def ask(self,
+    def run_stages(self,
         canvas:Canvas,          # of the pyramid
         boxes:Tensor,           # (B,P,4) xyxy, pixels: where to look
         sizes:Tensor,           # (B,2) h,w of the images
@@ -210,18 +210,18 @@ class CascadeRoIHead(nn.Module):
     )->list:
         """Ask one stage after the other, each about
         the boxes that the one before has improved."""
-        said:list[Any] = []
+        outputs:list[Any] = []
         for i, head in enumerate(self.bbox_head):
-            if i: boxes = refine_boxes(self.bbox_head[i-1], *said[-1], sizes)
-            said.append((boxes, *self.stage(i).boxes(canvas, boxes)))
-        return said
+            if i: boxes = refine_boxes(self.bbox_head[i-1], *outputs[-1], sizes)
+            outputs.append((boxes, *self.stage(i).boxes(canvas, boxes)))
+        return outputs
 
-    def agree(self,
-        said:list,      # what `ask` gave
+    def mean_logits(self,
+        outputs:list,   # of `run_stages`
     )->Tensor:          # (B*P,C+1) logits
-        "What all stages together say of the classes."
-        check('said some three', said)
-        return _mean_logits([logits.float() for _, logits, _ in said], self.mean_of)
+        "The logits of the classes, averaged over the stages."
+        check('outputs some three', outputs)
+        return _mean_logits([logits.float() for _, logits, _ in outputs], self.mean_of)
 
     def detect(self,
         canvas:Canvas,          # of the pyramid
@@ -232,9 +232,9 @@ class CascadeRoIHead(nn.Module):
     )->list:                    # B dicts: boxes, scores, labels
         "Improve the boxes stage by stage; the classes are what all heads say."
         sizes, proposals = batch.size_tensor(), proposals.trimmed()
-        said = self.ask(canvas, proposals.boxes, sizes)
-        boxes, _, deltas = said[-1]
-        return (test_filter or self.test_filter)(self.agree(said), deltas,
+        outputs = self.run_stages(canvas, proposals.boxes, sizes)
+        boxes, _, deltas = outputs[-1]
+        return (test_filter or self.test_filter)(self.mean_logits(outputs), deltas,
                                                  proposals._replace(boxes=boxes),
                                                  self.bbox_heads[-1].coder, sizes)
 

@@ -43,13 +43,13 @@ class Pyramid:
 # %% ../nbs/076_explain.ipynb #af46c433
 @dataclass
 class Anchors:
-    "Every place that the first head was asked about, and its answer."
+    "Every place that the first head looks at, and its prediction."
     boxes: Tensor       # (N,4) xyxy: the anchors; of a point, the cell around it
     points: Tensor|None # (N,2) x,y: the points of a detector without anchors
     level: Tensor       # (N,) int64: level of the pyramid
     place: Tensor       # (N,3) int64: row and column of the cell, and which anchor of it
     scores: Tensor      # (N,C) probability of each class, or (N,1) of an object
-    quality: Tensor|None    # (N,) centerness, where the head is asked
+    quality: Tensor|None    # (N,) centerness, if the head predicts it
     decoded: Tensor     # (N,4) xyxy: the box that each one leads to
 
     @property
@@ -93,7 +93,7 @@ class Choice:
 # %% ../nbs/076_explain.ipynb #99070eab
 @dataclass
 class Stage:
-    "What a box head saw and said: one in most detectors, three in a cascade."
+    "What a box head gets and predicts: one in most detectors, three in a cascade."
     boxes: Tensor       # (P,4) xyxy: where it looked
     # (P,) int64: the level of the pyramid that each
     # was read from; None: an extractor of your own
@@ -124,7 +124,7 @@ class Trace:
     resized: Tensor     # (3,h,w) as the detector was shown it
     pixels: Tensor      # (3,h',w') normalised and padded: what the backbone gets
     pyramid: Pyramid    # what the neck gives
-    anchors: Anchors|None  # what the first head was asked; None: the proposals were given
+    anchors: Anchors|None  # those of the first head; None: the proposals were given
     # the choice of proposals; None: there is none, or the filter is your own
     proposals: Choice|None
     rois: Proposals|None        # the proposals (1,P,..) that the second stage looks at
@@ -255,7 +255,7 @@ def _dense_choice(f, out, coder, sizes, back):
 
 # %% ../nbs/076_explain.ipynb #dbe770f8
 def _anchors(head, out, sizes, back):
-    "Everything that a first head was asked, and its answers."
+    "Every place that a first head looks at, and its predictions."
     scores, L = out.logits[0].float().sigmoid(), range(len(out.splits))
     level = torch.cat([torch.full((n,), i) for i,n in zip(L, out.splits)]).to(
         out.logits.device)
@@ -282,8 +282,8 @@ def _second_stage(roi, canvas, proposals, batch, back):
     "The stages, what they agree on, and the choice among their answers."
     sizes = batch.size_tensor()
     proposals = proposals.trimmed()
-    several = hasattr(roi, 'ask')
-    said = (roi.ask(canvas, proposals.boxes, sizes) if several
+    several = hasattr(roi, 'run_stages')
+    outputs = (roi.run_stages(canvas, proposals.boxes, sizes) if several
             else [(proposals.boxes, *roi.boxes(canvas, proposals.boxes))])
     heads = parts_of(roi.bbox_head)
     e = roi.bbox_extractor
@@ -291,9 +291,9 @@ def _second_stage(roi, canvas, proposals, batch, back):
     level = lambda b: roi_levels(b, len(e.strides), e.finest_scale) if own else None
     stages = [Stage(back(b[0]), level(b[0]), l.float().softmax(-1),
                     back(refine_boxes(h, b, l, d, sizes)[0]))
-              for h,(b,l,d) in zip(heads, said)]
-    logits = roi.agree(said) if several else said[0][1]
-    boxes, _, deltas = said[-1]
+              for h,(b,l,d) in zip(heads, outputs)]
+    logits = roi.mean_logits(outputs) if several else outputs[0][1]
+    boxes, _, deltas = outputs[-1]
     choice = _class_choice(roi.test_filter, logits, deltas,
                            proposals._replace(boxes=boxes), heads[-1].coder, sizes, back)
     rois = proposals._replace(boxes=back(proposals.boxes))
@@ -616,9 +616,9 @@ def _draw_step(t, ax, drawn, title, matches=False):
     show_drawn(drawn, t.image, t.step.target['boxes'], ax, title, matches)
 def _draw_matches(t, ax):
     _draw_step(t, ax, t.step.anchors,
-               'anchors: {yes} positive, {no} background, {rest} not asked', True)
+               'anchors: {yes} positive, {no} background, {rest} ignored', True)
 def _draw_samples(t, ax):
-    _draw_step(t, ax, t.step.anchors, 'the loss asks {yes} positive and {no} background')
+    _draw_step(t, ax, t.step.anchors, 'the loss uses {yes} positive and {no} background')
 def _draw_roi_samples(t, ax):
     _draw_step(t, ax, t.step.rois[0],
                'the box head learns from {yes} positive, {no} background')

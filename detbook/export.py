@@ -220,10 +220,10 @@ class _Whole(nn.Module):
     def second(self, canvas, proposals, sizes):
         "What `detect` of a `RoIHead` or a `CascadeRoIHead` does."
         roi, head = self.model.roi_head, self.stages[-1].bbox_head
-        if hasattr(roi, 'ask'):
-            said = roi.ask(canvas, proposals.boxes, sizes)
-            boxes, _, deltas = said[-1]
-            logits, proposals = roi.agree(said), proposals._replace(boxes=boxes)
+        if hasattr(roi, 'run_stages'):
+            outputs = roi.run_stages(canvas, proposals.boxes, sizes)
+            boxes, _, deltas = outputs[-1]
+            logits, proposals = roi.mean_logits(outputs), proposals._replace(boxes=boxes)
         else: logits, deltas = roi.boxes(canvas, proposals.boxes)
         return self.choose(roi.test_filter, logits, deltas, proposals, head.coder, sizes)
 

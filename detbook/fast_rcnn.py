@@ -146,7 +146,7 @@ class BoxHead(nn.Module):
     def loss(self,
         logits:Tensor,  # (B*S,C+1)
         deltas:Tensor,  # (B*S,C or 1,4)
-        rois:RoIs,      # what they should have said
+        rois:RoIs,      # with their targets
     )->dict:            # loss_cls, loss_bbox
         "Compare with the truths: classes for all samples, boxes for the positive ones."
         check('logits float (K,C), deltas float (K,D,4), rois RoIs', logits, deltas, rois)
@@ -326,7 +326,7 @@ class RoIHead(nn.Module):
         truths:Truths,          # what is there
     )->RoIs:                    # S slots an image
         """Match proposals with truths and draw those to learn from;
-        a sampler that needs losses is told those of the classes."""
+        a sampler that needs losses is given those of the classes."""
         @torch.no_grad()
         def loss_fn(boxes, labels):
             logits = self.boxes(canvas, boxes)[0].unflatten(0, labels.shape)

@@ -35,7 +35,7 @@ class PointMatcher:
         # positives lie within this many strides of the centre; 0: anywhere inside
         radius:float=0.,
         # background with more of its cell in an
-        # ignored region is not asked; below 0: it is
+        # ignored region is ignored; below 0: it is background
         ignore_iof:float=.5,
     ):
         check('ranges some pair', ranges)
@@ -125,7 +125,7 @@ class FCOSHead(nn.Module):
         loss_centerness:Callable|None=None,
         # distances: ReLU of the answer, in strides? else its exponential, in pixels
         in_strides:bool=False,
-        # is the box tower asked about centerness, not the class tower?
+        # is centerness predicted from the box tower, not the class tower?
         centerness_on_reg:bool=False,
         norm_groups:int=32,  # group normalisation in the towers; 0: none
         # do the towers' convolutions add a bias? None: only if there is no norm

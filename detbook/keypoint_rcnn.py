@@ -34,13 +34,13 @@ def keypoints_to_heatmap(
     # (N,K) bool: is it labelled and in the box?
 )->tuple:
     """Say in which cell of its box each keypoint lies (Mask R-CNN,
-    section 5); where that is not asked, cell 0."""
+    section 5); cell 0 for those that do not count."""
     check('keypoints (N,K,3), boxes (N,4), size int 1..', keypoints, boxes, size)
     low, high, xy = boxes[:,None,:2], boxes[:,None,2:], keypoints[...,:2]
-    asked = ((xy >= low) & (xy <= high)).all(-1) & (keypoints[...,2] > 0)
+    counts = ((xy >= low) & (xy <= high)).all(-1) & (keypoints[...,2] > 0)
     at = (xy - low) * (size / (high - low).clamp(min=1e-6))
-    x, y = torch.where(asked[...,None], at, 0.).long().clamp(max=size-1).unbind(-1)
-    return y*size + x, asked
+    x, y = torch.where(counts[...,None], at, 0.).long().clamp(max=size-1).unbind(-1)
+    return y*size + x, counts
 
 # %% ../nbs/030_keypoint_rcnn.ipynb #c7826567
 @checked
@@ -77,8 +77,8 @@ class KeypointHead(nn.Module):
         channels:int=512,           # of the convolutions
         # of a predicted point: 'probability' as Detectron2, 'logit' as torchvision
         score:str='probability',
-        # the loss is divided by the keypoints asked: 'visible';
-        # or by as many as could be asked: 'samples'
+        # the loss is divided by the keypoints that count: 'visible';
+        # or by as many as could count: 'samples'
         normalizer:str='visible',
         weight:float=1.,            # factor on the loss
     ):
@@ -147,12 +147,12 @@ def keypoint_loss(
     slot = useful.int().argsort(descending=True, stable=True)[:n]
     maps = head(roi_head.windows(roi_head.keypoint_extractor, canvas, boxes[slot],
                                  slot // max(k, 1)))
-    cells, asked = keypoints_to_heatmap(points[slot], boxes[slot], maps.shape[-1])
-    asked = asked & useful[slot,None]
-    count = (asked.sum() if head.normalizer == 'visible'
+    cells, counts = keypoints_to_heatmap(points[slot], boxes[slot], maps.shape[-1])
+    counts = counts & useful[slot,None]
+    count = (counts.sum() if head.normalizer == 'visible'
              else torch.full((), matched.numel()*head.num_keypoints, device=boxes.device))
     return dict(loss_keypoint=head.weight * weighted_sum(
-                    softmax_loss(maps.flatten(2), cells), asked, count))
+                    softmax_loss(maps.flatten(2), cells), counts, count))
 
 # %% ../nbs/030_keypoint_rcnn.ipynb #50ba044d
 @checked

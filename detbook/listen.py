@@ -32,7 +32,7 @@ class Drawn:
     "What a matcher and a sampler decided about the candidates of one head."
     boxes: Tensor       # (N,4) xyxy: the candidates, without added truths
     matched: Tensor     # (N,) int64: truth, BACKGROUND (-1) or NEITHER (-2)
-    sampled: Tensor     # (S,4) xyxy: the candidates that the loss asks
+    sampled: Tensor     # (S,4) xyxy: the candidates that the loss uses
     truth: Tensor       # (S,) int64: the truth of each, or BACKGROUND
 
 @dataclass
@@ -193,7 +193,7 @@ def show_drawn(
     image:Tensor,       # (3,H,W) the picture
     truths:Tensor,      # (G,4) xyxy, pixels
     ax:Any,             # matplotlib Axes
-    title:str,          # with {yes}, {no} and {rest}: positive, background, not asked
+    title:str,          # with {yes}, {no} and {rest}: positive, background, ignored
     matches:bool=False, # all matches, not the sample?
 ):
     """Draw the positive candidates of a head (blue); of a sample also its background

@@ -30,7 +30,7 @@ def crop_masks(
     size:int=28,    # cells along each side
     budget:int=256*2**20,   # bytes that masks may take as floats at once
 )->Tensor:          # (K,size,size) float32, 0 or 1
-    """What a mask head should have said: each mask inside its box,
+    """The targets of a mask head: each mask inside its box,
     at the head's size (Mask R-CNN, section 3.1)."""
     check('masks any (M,H,W), boxes (K,4), which int (K), size int 1.., budget int 1..',
           masks, boxes, which, size, budget)
@@ -153,7 +153,7 @@ class MaskHead(nn.Module):
         for conv in self.convs: x = conv(x)
         x, last = F.relu(self.upsample(x), inplace=True), self.conv_logits
         if self.class_agnostic: return last(x)[:,0]
-        # (K,C), (K,): of the asked class alone
+        # (K,C), (K,): of the given class alone
         rows, bias = last.weight[labels,:,0,0], last.bias[labels]
         return torch.baddbmm(bias[:,None,None], rows[:,None], x.flatten(2)).view(
             x.shape[0], *x.shape[2:])

@@ -98,7 +98,7 @@ class DenseOutput(NamedTuple):
     anchors: Tensor             # (N,4) xyxy, or (N,2) points, pixels
     sizes: list                 # L pairs (h,w): the feature maps
     splits: list                # L numbers of anchors, N in sum
-    quality: Tensor|None = None # (B,N) logits: how well placed is it? None: nobody asks
+    quality: Tensor|None = None # (B,N) logits: how well placed is it? None: not predicted
 
 # %% ../nbs/031_retinanet.ipynb #37dff26b
 def flatten_map(

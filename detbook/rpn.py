@@ -151,7 +151,7 @@ def _plain(conv, size):
 def _may_go_back_short(x, *convs):
     """May these convolutions, the first of 3x3 and the others of
     1x1, look at where their gradients are? Small maps need not."""
-    # the size comes last: where a graph is traced it is open, and must not be asked
+    # the size comes last: it may be unknown while a graph is traced
     return (torch.is_grad_enabled() and on_host(x) and not torch.compiler.is_compiling()
             and x.shape[0]*x.shape[2]*x.shape[3] >= 256
             and all(isinstance(c, nn.Module) and _plain(c, 1 if i else 3)

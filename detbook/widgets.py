@@ -214,7 +214,7 @@ def matcher_explorer(
     name:str|None='matcher',# under this name the values outlive a second run of the cell
 )->Explorer:                # the explorer
     """Move the thresholds of the matcher, and see which
-    anchors are positive, background, or not asked."""
+    anchors are positive, background, or ignored."""
     check('image (3,H,W)', image)
     target = _fields('target', target)
     gen  = anchors or AnchorGenerator((8, 16), scales=(4,))
@@ -231,7 +231,7 @@ def matcher_explorer(
         one, middle = matched[0], (grid[:, :2] + grid[:, 2:])/2
         show_image(image, ax)
         for rows, color, label, s in ((one == -1, PALETTE['anchor'], 'background', 4),
-                                      (one == -2, label_color(1), 'not asked', 6)):
+                                      (one == -2, label_color(1), 'ignored', 6)):
             ax.scatter(*middle[rows].T.tolist(), s=s, color=color, label=label, lw=0)
         show_boxes(grid[one >= 0], PALETTE['anchor'], ax=ax, width=.6)
         show_boxes(grid[index], PALETTE['proposal'], ax=ax, width=1)
@@ -240,7 +240,7 @@ def matcher_explorer(
         n = [int((one >= 0).sum()), int((one == -1).sum()), int((one == -2).sum())]
         alone = len(target['boxes']) - len(one[one >= 0].unique())
         return (
-            f'{n[0]} positive, {n[1]} background, {n[2]} not asked; '
+            f'{n[0]} positive, {n[1]} background, {n[2]} ignored; '
             f'{alone} of {len(target["boxes"])} truths without an anchor\ndrawn: '
             f'{len(index)} positive (blue), {int((drawn.matched[0] == -1).sum())} '
             'background')

@@ -273,8 +273,8 @@ calls('cascade_rcnn',
     cascade_heads=lambda w: dict(num_classes=3, in_channels=4, fc_channels=8), CascadeRoIHead=lambda w: dict(bbox_heads=new('cascade_rcnn.cascade_heads', num_classes=3, in_channels=4, fc_channels=8)),
     CascadeRoIHead__stage=lambda w: (w.model('cascade_rcnn', masks=True).roi_head, dict(i=1)), CascadeRoIHead__mask_ensemble=lambda w: (w.model('cascade_rcnn', masks=True).roi_head, {}),
     cascade_rpn_head=lambda w: dict(in_channels=16, feat_channels=16),
-    CascadeRoIHead__ask=lambda w: (w.model('cascade_rcnn').roi_head, dict(canvas=w.canvas, boxes=w.proposals.boxes, sizes=w.sizes)),
-    CascadeRoIHead__agree=lambda w: (w.model('cascade_rcnn').roi_head, dict(said=w.model('cascade_rcnn').roi_head.ask(w.canvas, w.proposals.boxes, w.sizes))),
+    CascadeRoIHead__run_stages=lambda w: (w.model('cascade_rcnn').roi_head, dict(canvas=w.canvas, boxes=w.proposals.boxes, sizes=w.sizes)),
+    CascadeRoIHead__mean_logits=lambda w: (w.model('cascade_rcnn').roi_head, dict(outputs=w.model('cascade_rcnn').roi_head.run_stages(w.canvas, w.proposals.boxes, w.sizes))),
     CascadeRoIHead__detect=lambda w: (w.model('cascade_rcnn').roi_head, dict(canvas=w.canvas, proposals=w.proposals, batch=w.batch)))
 
 calls('keypoint_rcnn',
@@ -671,7 +671,7 @@ left_out('a command: `cli` names its slips, shown in tests/test_demo.py and the 
 RIGHT = {
     '*.Detector__explain:target:keypoints nan': 'what the detector does not learn from is not looked at', '*.Detector__explain:image:as float': 'floats run to 255', 'listen.hear_step:target:keypoints nan': 'likewise', 'explain.explain:target:keypoints nan': 'what the detector does not learn from is not looked at', 'explain.explain:image:as float': 'floats run to 255', 'nms.find_suppressors:iou:zero': 'any overlap is too much', 'roi.Grids__points:i:zero': 'the first',
     'nms.find_suppressors:boxes:*': 'overlaps nothing', 'nms.find_suppressors:scores:*': 'any number is a score', 'nms.find_suppressors:groups:*': 'any number is a group', 'roi.sampling_grid:boxes:turned': 'a box inside out has no samples',
-    'cascade_rcnn.CascadeRoIHead__ask:boxes:*n*': 'reads zeros', 'cascade_rcnn.CascadeRoIHead__ask:boxes:turned': 'reads zeros', '*.small_masks:boxes:*n*': 'reads zeros', '*.keypoint_maps:boxes:*n*': 'reads zeros', '*.small_masks:boxes:turned': 'reads zeros', '*.keypoint_maps:boxes:turned': 'reads zeros',
+    'cascade_rcnn.CascadeRoIHead__run_stages:boxes:*n*': 'reads zeros', 'cascade_rcnn.CascadeRoIHead__run_stages:boxes:turned': 'reads zeros', '*.small_masks:boxes:*n*': 'reads zeros', '*.keypoint_maps:boxes:*n*': 'reads zeros', '*.small_masks:boxes:turned': 'reads zeros', '*.keypoint_maps:boxes:turned': 'reads zeros',
     '*.small_masks:image:number*': 'of no image: reads zeros', '*.keypoint_maps:image:number*': 'of no image: reads zeros', 'retinanet.DenseFilter__choose:boxes:*': 'is not kept, or overlaps nothing', 'retinanet.DenseFilter__choose:scores:*n*': 'comes last, or is not kept', 'retinanet.DenseFilter__choose:scores:score*': 'any number is a score',
     'retinanet.DenseFilter__clip:found:*nan': 'is left out, or goes along', 'retinanet.DenseFilter__clip:found:boxes turned': 'has no sides', 'retinanet.DenseFilter__clip:found:no scores': 'boxes are enough', 'retinanet.DenseFilter__clip:size:*n*': 'the sizes of a batch are whole numbers',
     'misses.average_precision:truths:no keys': 'nan where there are no truths', 'misses.average_precision:scores:*': 'any number is a score', 'misses.average_precision:labels:number*': 'a class without truths does not count', 'misses.match_found:*': 'compared as they are', 'misses.find_loss:box:turned': 'overlaps nothing', 'misses.find_loss:least:zero': 'any overlap is near', 'misses.find_loss:label:zero': 'the first',
