@@ -100,7 +100,7 @@ def test_one_stage_has_no_proposals(picture):
     assert w.controls['stage'].options == ('detections',) and model.training       # as it was
 
 def test_who_is_asked(picture):
-    w, count = matcher_explorer(*picture, name=None), lambda w: [int(v) for v in re.findall(r'(\d+) (?:positive,|background,|not)', w.text.splitlines()[0])]
+    w, count = matcher_explorer(*picture, name=None), lambda w: [int(v) for v in re.findall(r'(\d+) (?:positive,|background,|ignored)', w.text.splitlines()[0])]
     before = count(w)
     assert changes(w, pos_iou=.4) > 100 and count(w)[0] > before[0] and sum(count(w)) == sum(before)
     state = torch.random.get_rng_state()
