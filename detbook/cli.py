@@ -8,8 +8,9 @@ Docs: https://detbook.github.io/detbook/cli.html.md"""
 __all__ = []
 
 # %% ../nbs/000_cli.ipynb #a0fee6ec
-import __future__, argparse, ast, difflib, functools, importlib, importlib.util, inspect
-import itertools, linecache, re, signal, sys, sysconfig, traceback, types, typing
+import __future__, argparse, ast, ctypes, difflib, functools, importlib, importlib.util
+import inspect, itertools, linecache, os, platform, re, signal, sys, sysconfig
+import traceback, types, typing
 from collections.abc import Callable, Iterable
 from pathlib import Path
 from typing import NamedTuple, get_args, get_origin
@@ -174,6 +175,19 @@ def run_command(
         return 2
     return getattr(done, 'exit_code', 0)
 
+# %% ../nbs/000_cli.ipynb #e4f974db
+def keep_freed_memory(
+)->bool:    # is the memory kept from now on?
+    """Tell the C library of Linux (glibc) to keep freed memory for later allocations.
+    Settings that the user made in the environment stay."""
+    if (platform.libc_ver()[0] != 'glibc'
+        or any(k.startswith(('MALLOC_', 'GLIBC_TUNABLES')) for k in os.environ)):
+        return False
+    # numbers from malloc.h: no array outside of the heap, and the heap never shrinks
+    M_MMAP_MAX, M_TRIM_THRESHOLD = -4, -1
+    mallopt = ctypes.CDLL(None).mallopt
+    return bool(mallopt(M_MMAP_MAX, 0) and mallopt(M_TRIM_THRESHOLD, -1))
+
 # %% ../nbs/000_cli.ipynb #c4a52a78
 def read_function(
     module:str, # such as 'detbook.training'
@@ -215,4 +229,6 @@ def main(
 ):
     "Run the command that this process was started as."
     name = name or Path(sys.argv[0]).stem
+    # a comparison with other libraries is made in a process as an import finds it
+    if name != 'detbook_bench': keep_freed_memory()
     sys.exit(run_command(read_function(COMMANDS[name], name)))

@@ -521,6 +521,7 @@ calls('outputs',
     place_below=lambda w: dict(folder=w.folder/'drawn', names=['one.png'], sources=[w.png], suffix='.jpg'),
     map_files=lambda w: dict(f=len, items=['a', 'bc'], workers=2, progress=False))
 left_out('of the commands themselves: it takes a caught error, or a function of the package', 'cli.is_slip', 'cli.read_function')
+left_out('it changes how this process handles memory; its chapter runs it in processes of their own', 'cli.keep_freed_memory')
 
 alone = lambda f: f
 calls('distributed',
