@@ -7,6 +7,7 @@ from urllib.parse import unquote, urlsplit
 
 ROOT = Path(__file__).resolve().parents[1]
 SITE = 'https://detbook.github.io/detbook/'
+COLAB = 'https://colab.research.google.com/github/detbook/detbook/blob/main/nbs/'
 IGNORED = ('reader-mode', 'format-links', 'execute.enabled', 'commonmark', 'fig-responsive', 'format.html.grid', 'respect-user-color-scheme')     # what smalldocs leaves to Quarto
 
 class Page(HTMLParser):
@@ -33,7 +34,7 @@ def process():
 def rename(folder):
     "Give pages the names of the website: 008_boxes becomes boxes, as nbdev's `output-file` says to Quarto."
     names = {p.name:p.name[4:] for p in folder.glob('[0-9][0-9][0-9]_*.ipynb')}
-    swap = lambda text: re.sub(r'\b\d{3}_\w+\.ipynb', lambda m: names.get(m[0], m[0]), text)
+    swap = lambda text: re.sub(r'(?<!/nbs/)\b\d{3}_\w+\.ipynb', lambda m: names.get(m[0], m[0]), text)
     for old, new in names.items(): (folder/old).rename(folder/new)
     for p in [folder/'_quarto.yml', *folder.rglob('*.ipynb')]:
         text = p.read_text(encoding='utf-8')
@@ -59,6 +60,8 @@ def broken(site):
     "What the pages link to or show that is not there."
     pages = {p.resolve():Page(p.read_text(encoding='utf-8')) for p in site.rglob('*.html')}
     for path, page in pages.items():
+        name, links = path.relative_to(site.resolve()).with_suffix('.ipynb').as_posix(), [t for t in page.targets if t.startswith(COLAB)]
+        if [re.sub(r'(^|/)\d{3}_', r'\1', t[len(COLAB):]) for t in links] != [name] or not (ROOT/'nbs'/links[0][len(COLAB):]).exists(): yield f'{name}: {links} leads not to its notebook'
         if page.cells: yield f'{path.relative_to(site.resolve())}: a warning is shown with the number of its cell'
         for text in page.unlinked: yield f'{path.relative_to(site.resolve())}: {text!r} is no link: where nbdev links a name, write the name alone'
         for target in page.targets:

@@ -1,7 +1,10 @@
 """How nbdev makes and tests the pages: what this project adds to its steps. Written by hand; no chapter exports it."""
 import ast, ctypes, gc, os, platform, re, sys, types
 
+from pathlib import Path
+
 from fastcore.nbio import mk_cell
+from nbdev.config import get_config
 from nbdev.process import Processor
 
 
@@ -18,6 +21,18 @@ class anchor_helpers(Processor):
                     cells.append(anchors)
             cells.append(cell)
         self.nb.cells = cells
+
+
+class notebook_links(Processor):
+    "Under the title of each page: its notebook in Colab, and the file itself."
+    def end(self):
+        cfg  = get_config()
+        path = (Path('nbs')/Path(self.nb.path_).resolve().relative_to(Path(cfg.nbs_path).resolve())).as_posix()
+        colab, file = f'https://colab.research.google.com/github/{cfg.user}/{cfg.repo}/blob/{cfg.branch}/{path}', f'{cfg.git_url}/raw/{cfg.branch}/{path}'
+        links = mk_cell(f'<p class="notebook-links"><a href="{colab}" title="detbook has to be installed there: %pip install git+{cfg.git_url}">Open in Colab</a> '
+                        f'<a href="{file}" download>Download the notebook</a></p>', 'markdown')
+        links.directives_ = {}
+        self.nb.cells.insert(1, links)
 
 
 class plain_warnings(Processor):

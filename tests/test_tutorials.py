@@ -12,8 +12,9 @@ SWITCHED = {'echo', 'include', 'eval', 'exec_doc'}                      # Quarto
 STEPS = 6                                                               # of a training, here
 
 def code_cells(path):
+    "All but those that nothing runs."
     cells = json.loads(path.read_text(encoding='utf-8'))['cells']
-    return [(i, ''.join(c['source'])) for i, c in enumerate(cells) if c['cell_type'] == 'code']
+    return [(i, s) for i, c in enumerate(cells) if c['cell_type'] == 'code' and directives(s := ''.join(c['source'])).get('eval') != 'false']
 
 def directives(source):
     "Those of a cell: {'hide': '', 'echo': 'false'}."
@@ -84,6 +85,12 @@ def test_tutorial_can_be_typed_and_run_again(path, kernel):
     run(path.stem, typed, kernel)
     run(path.stem, [c for c in cells if c[0] > last], kernel)           # what cleans up
     run(path.stem, cells, kernel)
+
+@by_tutorial
+def test_tutorial_installs_detbook_in_colab(path):
+    "The first cell does, where there is Colab's folder; the page does not show it."
+    first = next(''.join(c['source']) for c in json.loads(path.read_text(encoding='utf-8'))['cells'] if c['cell_type'] == 'code')
+    assert '[ -e /content ] && pip install' in first and not shown(first) and directives(first).get('eval') == 'false'
 
 # ---- and these tests can fail
 
