@@ -234,7 +234,7 @@ def _fit_anchors(cfg, d, scale, how):
     return line + f'; {reach[now]:.0%} with {" and ".join(news)}'
 
 # %% ../nbs/089_adapt.ipynb #ea70b234
-_MOST = 16      # pictures a step that `fit_batch` chooses
+_MOST = 16      # pictures per step that `fit_batch` chooses
 
 def largest_size(
     cfg:Config,     # a whole config
@@ -360,7 +360,7 @@ def fit_batch(
     ds:CocoDataset|JoinedDataset,   # that its training reads
     own:list|tuple=(),      # classes of yours that the config names, by file: FILE.py:Name
     processes:int=1,        # that share the memory of this machine, if it has no GPU
-)->tuple:                   # how many pictures a step, and a line with the arithmetic
+)->tuple:                   # how many pictures per step, and a line with the arithmetic
     """Find out how many pictures of the largest size fit into memory at once,
     by trial steps. ValueError where not even one does."""
     every, size, answer = getattr(ds, 'parts', [ds])[-1], largest_size(cfg, ds.sizes), None
@@ -459,7 +459,7 @@ class Choices(NamedTuple):
     # short side of the pictures, in pixels, as the
     # network sees them; None: as the config has it
     size: int|None = None
-    # pictures a step, on each GPU; 'auto': as many as fit; None: as the config has it
+    # pictures per step, on each GPU; 'auto': as many as fit; None: as the config has it
     batch_size: int|str|None = None
     # 'auto': fitted where they reach too little; 'keep': as the config has them
     anchors: str = 'auto'

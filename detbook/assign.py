@@ -47,7 +47,7 @@ class Matcher:
 
     def __call__(self,
         boxes:Tensor,             # (N,4) or (B,N,4) candidates: xyxy, pixels
-        truths:Truths,            # G objects an image
+        truths:Truths,            # G objects per image
         usable:Tensor|None=None,  # (B,N) bool: candidates to look at
     )->Tensor:                    # (B,N) int64: index of the truth, BACKGROUND or NEITHER
         "Match every candidate with at most one truth."
@@ -64,7 +64,7 @@ def _spans(n, pairs, budget, device):
 # %% ../nbs/011_assign.ipynb #a0780fa5
 def match_candidates(
     boxes:Tensor,  # (N,4) anchors shared by all images, or (B,N,4): xyxy, pixels
-    truths:Truths,              # G objects an image
+    truths:Truths,              # G objects per image
     matcher:Matcher,            # the thresholds
     # (B,N) bool: candidates to look at; the others become NEITHER
     usable:Tensor|None=None,
@@ -116,7 +116,7 @@ def match_candidates(
 
 # %% ../nbs/011_assign.ipynb #ec9c3094
 class Samples(NamedTuple):
-    """The candidates that a loss uses: S slots an image,
+    """The candidates that a loss uses: S slots per image,
     positives first, then background, then empty slots."""
     index: Tensor       # (B,S) int64: which candidate
     matched: Tensor     # (B,S) int64: its truth, BACKGROUND, or NEITHER for an empty slot
@@ -126,7 +126,7 @@ class Samples(NamedTuple):
 def draw_samples(
     matched:Tensor,         # (B,N) int64: truth, BACKGROUND or NEITHER
     keys:Tensor,            # (B,N) in [0,1): the larger, the sooner drawn
-    num:int,                # slots an image
+    num:int,                # slots per image
     pos_fraction:float,     # at most this part of them positive
     # at most this many background samples a positive; below 0: no bound
     neg_pos_ub:float=-1,
@@ -156,7 +156,7 @@ class RandomSampler:
     "Draw at random, with a bound on the share of positives (Faster R-CNN, section 3.1.3)."
     needs_losses = False
     def __init__(self,
-        num:int=256,                # samples an image
+        num:int=256,                # samples per image
         pos_fraction:float=.5,      # at most this part of them positive
         # at most this many background samples a positive; below 0: no bound
         neg_pos_ub:float=-1,
@@ -167,7 +167,7 @@ class RandomSampler:
 
     def __call__(self,
         matched:Tensor, # (B,N) int64: truth, BACKGROUND or NEITHER
-    )->Samples:         # S = min(num, N) slots an image
+    )->Samples:         # S = min(num, N) slots per image
         "Draw candidates at random."
         check('matched int (B,N)', matched)
         keys = torch.rand(matched.shape, device=matched.device)
@@ -180,7 +180,7 @@ class HardSampler:
     bound on the share of positives (OHEM, section 4)."""
     needs_losses = True
     def __init__(self,
-        num:int=512,                # samples an image
+        num:int=512,                # samples per image
         pos_fraction:float=.25,     # at most this part of them positive
         # at most this many background samples a positive; below 0: no bound
         neg_pos_ub:float=-1,
@@ -192,7 +192,7 @@ class HardSampler:
     def __call__(self,
         matched:Tensor, # (B,N) int64: truth, BACKGROUND or NEITHER
         losses:Tensor,  # (B,N) how wrong the class of each candidate is
-    )->Samples:         # S = min(num, N) slots an image
+    )->Samples:         # S = min(num, N) slots per image
         "Draw the candidates with the largest losses; nan is the largest of all."
         check('matched int (B,N), losses float (B,N)', matched, losses)
         rank = losses.detach().argsort(dim=1, stable=True).argsort(1)
@@ -211,7 +211,7 @@ class EverySampler:
 
     def __call__(self,
         matched:Tensor, # (B,N) int64: truth, BACKGROUND or NEITHER
-    )->Samples:         # S = N slots an image
+    )->Samples:         # S = N slots per image
         "Every candidate, positives first."
         check('matched int (B,N)', matched)
         index = matched.clamp(max=0).argsort(dim=1, descending=True, stable=True)

@@ -225,7 +225,7 @@ def count_operations(
 
 def best_flops(
     device:torch.device,    # to be measured
-)->float:                   # operations a second, float32
+)->float:                   # operations per second, float32
     "What the machine reaches at best, in a matrix product or a convolution."
     a, x, w = (torch.randn(s, device=device)
                for s in ((1024, 1024), (2, 256, 32, 40), (256, 256, 3, 3)))
@@ -339,7 +339,7 @@ def forecast_curve(
 def forecast_memory(
     model:nn.Module,    # a detector; it stays as it is
     size:tuple,         # (h,w) of the largest pictures, pixels
-    batch:int=1,        # pictures a step
+    batch:int=1,        # pictures per step
     # numbers that the optimizer keeps for each weight:
     # SGD without momentum 0, with it 1, Adam 2
     states:int=1,
@@ -617,7 +617,7 @@ def step_variants(
     targets:list,                   # B target dicts
     compiled:bool,                  # compile the dense parts?
     repeats:int=3,                  # timed steps of each
-)->dict:                            # float32, bfloat16 -> seconds a step
+)->dict:                            # float32, bfloat16 -> seconds per step
     """Time a training step in float32 and in bfloat16, in turn. On a CPU, parts that are
     to be compiled are traced, and no code is generated."""
     device, jobs = next(model.parameters()).device, {}
@@ -720,7 +720,7 @@ def detbook_bench(
     # which: rpn, faster_rcnn, mask_rcnn, cascade_mask_rcnn, retinanet, fcos
     models:list[str]=('mask_rcnn',),
     size:str='320x320',     # height and width of the images, pixels
-    batch:int=2,            # images a step
+    batch:int=2,            # images per step
     repeats:int=5,          # timed calls of each
     device:str|None=None,   # 'cpu', 'cuda'; default: a GPU if there is one
     threads:int|None=None,  # CPU threads; default: PyTorch's choice

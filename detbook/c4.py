@@ -50,7 +50,7 @@ def resnet_c4(
     style:str='caffe',   # 'pytorch' or 'caffe'
     scratch:bool=False,  # train everything, norms included?
 )->dict:                 # backbone, neck, preprocess: keywords that every detector takes
-    "The first four stages of a ResNet: one map of 16 pixels a cell."
+    "The first four stages of a ResNet: one map of 16 pixels per cell."
     parts = resnet(depth, style, scratch, (2,), (1,2,2), (1,1,1))
     return parts | dict(neck=NoNeck(parts['backbone'].out_channels))
 
@@ -62,7 +62,7 @@ def single_rpn_head(
     border:float=-1,
     test_filter:ProposalFilter|None=None,   # None: of 6000 anchors, 1000 proposals
 )->RPNHead:                                 # the head
-    "A proposal head for one map of 16 pixels a cell, with anchors of all sizes."
+    "A proposal head for one map of 16 pixels per cell, with anchors of all sizes."
     return RPNHead(channels, anchors=AnchorGenerator(strides=(16,), scales=(2,4,8,16,32)),
                    border=border, train_filter=ProposalFilter(12000, 2000),
                    test_filter=test_filter or ProposalFilter(6000, 1000))
@@ -143,7 +143,7 @@ def resnet_dc5(
     style:str='caffe',   # 'pytorch' or 'caffe'
     scratch:bool=False,  # train everything, norms included?
 )->dict:                 # backbone, neck, preprocess: keywords that every detector takes
-    "All stages of a ResNet, the last one dilated: one map of 16 pixels a cell."
+    "All stages of a ResNet, the last one dilated: one map of 16 pixels per cell."
     parts = resnet(depth, style, scratch, (3,), (1,2,2,1), (1,1,1,2))
     return parts | dict(neck=NoNeck(parts['backbone'].out_channels))
 

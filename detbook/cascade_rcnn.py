@@ -51,11 +51,11 @@ def refine_boxes(
 @checked
 def refine_rois(
     head:nn.Module,     # the BoxHead of these logits and deltas
-    rois:RoIs,          # S samples an image
+    rois:RoIs,          # S samples per image
     logits:Tensor,      # (B*S,C+1)
     deltas:Tensor,      # (B*S,C or 1,4)
     sizes:Tensor,       # (B,2) h,w of the images
-)->Proposals:           # S slots an image, for the next stage
+)->Proposals:           # S slots per image, for the next stage
     """Turn the samples of one stage into proposals for the next,
     without those that were truths themselves."""
     positive = rois.matched >= 0
@@ -126,7 +126,7 @@ class CascadeRoIHead(nn.Module):
         # one for each stage; None: 512, a quarter of them positive, truths added
         samplers:list|None=None,
         stage_weights:tuple=(1.,.5,.25),            # factor on the losses of each stage
-        # None: scores from 0.05, suppression from 0.5, 100 an image
+        # None: scores from 0.05, suppression from 0.5, 100 per image
         test_filter:DetectionFilter|None=None,
         # how the stages agree on a class: mean of 'logits' or of 'probabilities'
         mean_of:str='logits',

@@ -188,8 +188,8 @@ class _Loaders(DataLoaders):
 def detection_dls(
     train:Dataset,  # to learn from: a CocoDataset; or Subset or ConcatDataset of some
     valid:Dataset,          # to measure on, likewise
-    bs:int=8,               # images a batch
-    valid_bs:int|None=None, # images a batch when measuring; None: as `bs`
+    bs:int=8,               # images per batch
+    valid_bs:int|None=None, # images per batch when measuring; None: as `bs`
     num_workers:int=0,      # processes that load; 0: this one
     device=None,            # None: a GPU if there is one
 )->DataLoaders:             # with `classes`

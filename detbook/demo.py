@@ -39,7 +39,7 @@ def small_detector(
     num_classes:int,        # classes of objects
     masks:bool=True,        # a Mask R-CNN? else a Faster R-CNN
     channels:int=64,        # of the pyramid and the heads
-    # many small objects an image? then more samples, finer
+    # many small objects per image? then more samples, finer
     # reads and a heavier box loss for the second stage
     crowded:bool=False,
     # such as a trained `EfficientNetLite`; None: a ResNet-18 that begins at random
@@ -73,7 +73,7 @@ def small_detector(
 def demo_data(
     work_dir:Path,          # where the toy set is written
     steps:int,              # of training
-    bs:int,                 # images a step
+    bs:int,                 # images per step
     epochs:int,             # over which the steps are spread
     seed:int,               # of the scenes
 )->tuple:                   # training and validation set
@@ -86,7 +86,7 @@ def demo_data(
 # %% ../nbs/073_demo.ipynb #abb2bc11
 @checked('width int 1..')
 def smooth(
-    values:list[float], # one number a step
+    values:list[float], # one number per step
     width:int=20,       # steps to average over
 )->list:                # as many numbers
     "The mean of each step and those just before it."

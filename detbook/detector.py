@@ -312,7 +312,7 @@ def scale_detections(
 
 # %% ../nbs/022_detector.ipynb #aa1c26d5
 class Proposals(NamedTuple):
-    "Where to look: P slots an image, best first."
+    "Where to look: P slots per image, best first."
     boxes: Tensor   # (B,P,4) xyxy, pixels
     scores: Tensor  # (B,P)
     valid: Tensor   # (B,P) bool: the other slots are empty

@@ -93,7 +93,7 @@ def _iou_of(f):
 
 # %% ../nbs/079_export.ipynb #0b4aed5e
 class Found(NamedTuple):
-    "What a detector of fixed shapes has found: K slots an image."
+    "What a detector of fixed shapes has found: K slots per image."
     boxes: Tensor       # (B,K,4) xyxy, pixels of the picture that was given
     scores: Tensor      # (B,K)
     labels: Tensor      # (B,K) int64

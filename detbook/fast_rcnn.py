@@ -56,7 +56,7 @@ def pad_proposals(
 
 # %% ../nbs/025_fast_rcnn.ipynb #5827e178
 class RoIs(NamedTuple):
-    "The proposals that the second stage learns from: S slots an image, positives first."
+    "The proposals that the second stage learns from: S slots per image, positives first."
     boxes: Tensor   # (B,S,4) xyxy, pixels; a unit box in an empty slot
     matched: Tensor # (B,S) int64: truth, BACKGROUND, or NEITHER for an empty slot
     labels: Tensor  # (B,S) int64: class of the truth; elsewhere 0
@@ -74,7 +74,7 @@ def sample_rois(
     # (boxes (B,N,4), labels (B,N), -1 no object)
     # -> (B,N) losses, for samplers that need them
     loss_fn:Callable|None=None,
-)->RoIs:                    # S slots an image
+)->RoIs:                    # S slots per image
     "Match proposals with truths and draw those that the second stage learns from."
     check('proposals Proposals, truths Truths, matcher callable, sampler callable, '
           'loss_fn? callable', proposals, truths, matcher, sampler, loss_fn)
@@ -207,7 +207,7 @@ class DetectionFilter:
     def candidates(self,
         logits:Tensor,          # (B*P,C+1)
         deltas:Tensor,          # (B*P,C or 1,4)
-        proposals:Proposals,    # P slots an image
+        proposals:Proposals,    # P slots per image
         coder:DeltaCoder,       # decodes the deltas
         sizes:Tensor,           # (B,2) h,w of the images
     )->ClassBoxes:              # of all images
@@ -233,7 +233,7 @@ class DetectionFilter:
     def __call__(self,
         logits:Tensor,        # (B*P,C+1)
         deltas:Tensor,        # (B*P,C or 1,4)
-        proposals:Proposals,  # P slots an image
+        proposals:Proposals,  # P slots per image
         coder:DeltaCoder,     # decodes the deltas
         sizes:Tensor,         # (B,2) h,w of the images
     )->list:                  # B dicts: boxes (N,4), scores (N,), labels (N,), best first
@@ -264,7 +264,7 @@ class RoIHead(nn.Module):
         matcher:Matcher|None=None,
         # None: 512, a quarter of them positive, truths added
         sampler:RandomSampler|None=None,
-        # None: scores from 0.05, suppression from 0.5, 100 an image
+        # None: scores from 0.05, suppression from 0.5, 100 per image
         test_filter:DetectionFilter|None=None,
         # sees every window before the heads do; without a
         # `mask_extractor`, masks share the boxes' windows
@@ -324,7 +324,7 @@ class RoIHead(nn.Module):
         canvas:Canvas,          # of the pyramid
         proposals:Proposals,    # where to look
         truths:Truths,          # what is there
-    )->RoIs:                    # S slots an image
+    )->RoIs:                    # S slots per image
         """Match proposals with truths and draw those to learn from;
         a sampler that needs losses is given those of the classes."""
         @torch.no_grad()

@@ -46,7 +46,7 @@ class PointMatcher:
         points:Tensor,  # (N,2) x,y, pixels
         units:Tensor,   # (N,) their strides, pixels
         splits:list,    # L numbers of points, N in sum
-        truths:Truths,  # G objects an image
+        truths:Truths,  # G objects per image
     )->Tensor:          # (B,N) int64: index of the truth, BACKGROUND or NEITHER
         """Match every point with at most one truth.
         Raises ValueError for another number of levels."""
@@ -132,9 +132,9 @@ class FCOSHead(nn.Module):
         conv_bias:bool|None=None,
         # does it propose to a second stage? Labels do not matter, losses are rpn_loss_...
         first_stage:bool=False,
-        # of proposals in training; None: 2000 a level, suppression from 0.7, 1000 kept
+        # of proposals in training; None: 2000 per level, suppression from 0.7, 1000 kept
         train_filter:DenseFilter|None=None,
-        # None: RetinaHead's; in a first stage as in training, but 1000 a level
+        # None: RetinaHead's; in a first stage as in training, but 1000 per level
         test_filter:DenseFilter|None=None,
     ):
         super().__init__()

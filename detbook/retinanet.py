@@ -216,7 +216,7 @@ class DenseFilter:
         boxes:Tensor,           # (B,K,4) xyxy, pixels, as `candidates` gives them
         scores:Tensor,          # (B,K)
         valid:Tensor,           # (B,K) bool
-        max_out:int|None=None,  # slots an image; None: `max_per_img`
+        max_out:int|None=None,  # slots per image; None: `max_per_img`
     )->tuple:                   # which of them (B,P) int64 best first, kept (B,P) bool
         "Drop answers that overlap a better one, of whatever level and class."
         check('boxes (B,K,4), scores (B,K), valid bool (B,K)', boxes, scores, valid)
@@ -256,7 +256,7 @@ class RetinaHead(nn.Module):
         # how far an anchor that trains may stick out of its image, pixels; below 0: any
         border:float=-1,
         norm_groups:int=0,                  # group normalisation in the towers; 0: none
-        # None: scores from 0.05, suppression from 0.5, 100 an image
+        # None: scores from 0.05, suppression from 0.5, 100 per image
         test_filter:DenseFilter|None=None,
     ):
         super().__init__()

@@ -23,12 +23,12 @@ def bin_samples(
     start:Tensor,   # (K,) where the interval begins, in cells of the map
     length:Tensor,  # (K,) how long it is, in cells
     bins:int,       # into how many bins it is cut
-    ratio:int,      # samples a bin; 0: one for every started cell of its length
+    ratio:int,      # samples per bin; 0: one for every started cell of its length
 )->tuple:           # (K,bins,S) positions, in cells; (K,S) bool: which of the S a bin has
     "One axis of RoIAlign: where the samples of each bin lie."
     check('start (K), length (K), bins int 1.., ratio int ..', start, length, bins, ratio)
     step  = length / bins
-    # samples a bin
+    # samples per bin
     count = step.ceil().clamp(min=0) if ratio <= 0 else torch.full_like(length, ratio)
     steps = torch.arange(max(1, int(count.max())) if len(count) else 1,
                          device=start.device)
@@ -44,7 +44,7 @@ def bin_cells(
     start:Tensor,       # (K,) where the interval begins, in cells of the map
     length:Tensor,      # (K,) how long it is, in cells
     bins:int,           # into how many bins it is cut
-    ratio:int,          # samples a bin; 0: one for every started cell of its length
+    ratio:int,          # samples per bin; 0: one for every started cell of its length
     # cells of the map along this axis; (K,): of each interval's own map and axis
     size:int|Tensor,
     # the cells of each bin (K,bins,n) int64, and how much
@@ -138,7 +138,7 @@ def roi_align(
     rois:Tensor,        # (K,5) image index, then xyxy; float32 or float64
     size:int,           # bins along each side
     scale:float=1.,     # cells of `feats` a unit of `rois`
-    ratio:int=0,        # samples a bin along each axis; 0: as many as cells
+    ratio:int=0,        # samples per bin along each axis; 0: as many as cells
     aligned:bool=True,  # do cell centres lie at half coordinates?
 )->Tensor:              # (K,C,size,size) in the dtype of `feats`
     """RoIAlign by the faster of two ways that give the same: `roi_align_sparse`,
@@ -219,7 +219,7 @@ def _end_with_level(
     boxes:Tensor,   # (K,4) in cells of their own levels
     sizes:Tensor,   # (K,2) width and height of these levels, cells
     bins:int,       # along each side
-    ratio:int,      # samples a bin; 0: as many as cells
+    ratio:int,      # samples per bin; 0: as many as cells
     # boxes of one cell or more that end with their levels;
     # (K,2,bins) the share of samples that a level has
 )->tuple:
@@ -237,8 +237,8 @@ class RoIExtractor:
     "Read features of one size for boxes of any size, from all levels in one call."
     def __init__(self,
         size:int=7,                 # bins along each side
-        strides:tuple[int,...]=(4,8,16,32), # pixels a cell, for each level that is read
-        ratio:int=0,                # samples a bin along each axis; 0: as many as cells
+        strides:tuple[int,...]=(4,8,16,32), # pixels per cell, for each level that is read
+        ratio:int=0,                # samples per bin along each axis; 0: as many as cells
         aligned:bool=True,          # do cell centres lie at half coordinates?
         # boxes below twice this side go to the finest level, pixels
         finest_scale:float=56,

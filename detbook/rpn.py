@@ -54,7 +54,7 @@ def rank_scores(
 
 # %% ../nbs/023_rpn.ipynb #f6cbab3e
 class Candidates(NamedTuple):
-    "The anchors of which proposals are chosen: K slots an image, level by level."
+    "The anchors of which proposals are chosen: K slots per image, level by level."
     index: Tensor   # (B,K) int64: which anchor
     boxes: Tensor   # (B,K,4) xyxy, pixels: where it leads
     scores: Tensor  # (B,K) 0..1
@@ -99,7 +99,7 @@ class ProposalFilter:
 
     def choose(self,
         found:Candidates,       # what `candidates` gave
-        max_out:int|None=None,  # slots an image; None: `max_per_img`
+        max_out:int|None=None,  # slots per image; None: `max_per_img`
     )->tuple:                   # which of them (B,P) int64 best first, kept (B,P) bool
         "Drop candidates that overlap a better one of their level."
         ranks = rank_scores(found.scores, found.valid)
@@ -258,8 +258,8 @@ class RPNHead(nn.Module):
         loss_bbox:Callable|None=None,  # (pred, target) -> one loss a box; None: L1Loss()
         # how far an anchor that trains may stick out of its image, pixels; below 0: any
         border:float=-1,
-        train_filter:ProposalFilter|None=None, # None: 2000 a level, 1000 kept
-        test_filter:ProposalFilter|None=None,  # None: 1000 a level, 1000 kept
+        train_filter:ProposalFilter|None=None, # None: 2000 per level, 1000 kept
+        test_filter:ProposalFilter|None=None,  # None: 1000 per level, 1000 kept
         # (logits, targets) -> one loss an anchor; None: SigmoidLoss()
         loss_cls:Callable|None=None,
         decoded:bool=False,                 # does `loss_bbox` compare boxes, not deltas?

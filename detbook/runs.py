@@ -314,7 +314,7 @@ class Log:
     def write(self,
         more:dict,  # what else belongs into the line
     )->dict:        # the line
-        "Write a line: the means over steps and ranks, and seconds a step."
+        "Write a line: the means over steps and ranks, and seconds per step."
         means = mean_values({k: torch.tensor(v / self.steps) for k,v in self.sums.items()})
         terms = {k: round(float(v), 6) for k,v in means.items()}
         start, steps = self.since

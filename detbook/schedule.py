@@ -258,9 +258,9 @@ class Schedule:
 # %% ../nbs/082_schedule.ipynb #e922fbbf
 @checked('lr 0..')
 def scale_lr(
-    lr:float,           # the rate that suits `base_batch` images a step
-    batch:int,          # images a step: GPUs x images on each x steps accumulated
-    base_batch:int,     # images a step that `lr` is meant for
+    lr:float,           # the rate that suits `base_batch` images per step
+    batch:int,          # images per step: GPUs x images on each x steps accumulated
+    base_batch:int,     # images per step that `lr` is meant for
 )->float:               # the rate for `batch` images
     "Scale a learning rate with the images of a step."
     for name, n in dict(batch=batch, base_batch=base_batch).items():

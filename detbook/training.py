@@ -483,7 +483,7 @@ def detbook_train(
     # with `data`, short side of the pictures in pixels,
     # as the network sees them; None: as the config has it
     size:int|None=None,
-    # with `data`, pictures a step on each GPU; auto: as many as fit,
+    # with `data`, pictures per step on each GPU; auto: as many as fit,
     # found by trial steps; None: as the config has it
     batch_size:int|Literal['auto']|None=None,
     # with `data`, fit anchors that reach too few of
