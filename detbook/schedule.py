@@ -1,4 +1,4 @@
-"""How far a step goes: its learning rate as a function of its number, its optimizer, and what is looked at before the weights may move.
+"""How far each training step goes: the learning rate as a function of the step, the optimizer, and a check of the losses before the weights move.
 
 Docs: https://detbook.github.io/detbook/schedule.html.md"""
 
