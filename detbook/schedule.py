@@ -12,7 +12,7 @@ from collections.abc import Callable
 import contextlib, inspect, math
 from bisect import bisect_right
 from typing import NamedTuple
-import torch
+import numpy as np, torch
 from torch import nn, Tensor
 from .cli import nearest
 from .core import check, checked, warn_once
@@ -20,13 +20,13 @@ from .parts import ConfigPart, build_part
 from .show import PALETTE, panels
 
 # %% ../nbs/082_schedule.ipynb #481006ee
-class Change(NamedTuple):
-    """What a scheduler does at one of its counts to the rate r,
-    where the run began at the rate r0: keep·r + share·r0 + add."""
-    at: int             # the count, from 0 where the scheduler begins
-    keep: float = 1.    # factor on the rate found
-    share: float = 0.   # factor on the run's first rate
-    add: float = 0.     # a rate
+class Changes(NamedTuple):
+    """What a scheduler does at each of its K counts to the rate r, where the run began
+    at the rate r0: keep·r + share·r0 + add."""
+    at: np.ndarray                  # (K,) the counts, from 0 where the scheduler begins
+    keep: np.ndarray|float = 1.     # (K,) or one for all: factor on the rate found
+    share: np.ndarray|float = 0.    # (likewise) factor on the run's first rate
+    add: np.ndarray|float = 0.      # (likewise) a rate
 
 # %% ../nbs/082_schedule.ipynb #d2d7c290
 def _factor(p, key, default):
@@ -39,29 +39,29 @@ def _linear(p, n, unit):
     # the settings, the counts from begin to end, the steps of a count that was converted
     a, b = _factor(p, 'start_factor', 1/3), p('end_factor', 1.)
     if not 0 <= b <= 1: p.fail('end_factor', 'expected a factor from 0 to 1')
-    at = lambda t: a + (b - a) * t / (n - 1)
-    return (Change(t, at(t) / at(t-1) if t else a) for t in range(n))
+    t = np.arange(n)
+    factor = a + (b - a) * t / max(n - 1, 1)
+    return Changes(t, np.append(factor[:1], factor[1:] / factor[:-1]))
 
 def _constant(p, n, unit):
     f = _factor(p, 'factor', 1/3)
-    return [Change(0, f)] + [Change(n-1, 1/f)] * (n > 1)
+    return Changes(np.array([0, n-1]), np.array([f, 1/f])) if n > 1 else Changes(
+        np.array([0]), f)
 
 def _multi_step(p, n, unit):
     at, gamma = p('milestones'), p('gamma', .1)
     if (not isinstance(at, (list, tuple))
         or not all(isinstance(m, int) and m >= 0 for m in at)):
         p.fail('milestones', 'expected a list of whole numbers, none below 0')
-    return [Change(m*unit, gamma) for m in sorted(at)]
+    return Changes(np.array(sorted(at), dtype=np.int64) * unit, gamma)
 
 def _step(p, n, unit):
     size, gamma = p('step_size'), p('gamma', .1)
     if not isinstance(size, int) or size < 1:
         p.fail('step_size', 'expected a whole number from 1')
-    return (Change(t, gamma) for t in range(size*unit, n, size*unit))
+    return Changes(np.arange(size*unit, n, size*unit), gamma)
 
-def _exponential(p, n, unit):
-    gamma = p('gamma')
-    return (Change(t, gamma) for t in range(1, n))
+def _exponential(p, n, unit): return Changes(np.arange(1, n), p('gamma'))
 
 # %% ../nbs/082_schedule.ipynb #5c68137c
 def _floor(p):
@@ -73,22 +73,18 @@ def _floor(p):
     return ratio or 0., floor or 0.
 
 def _cosine(p, n, unit):
-    T, (ratio, floor) = (p('T_max', None) or 0) * unit or n, _floor(p)
-    wave = lambda t: 1 + math.cos(math.pi * t / T)
-    def change(t):
-        up = (1 - math.cos(math.pi / T)) / 2
-        if (t - 1 - T) % (2*T) == 0:
-            return Change(t, 1., (1 - ratio) * up, -floor * up)  # the wave was 0
-        keep = wave(t) / wave(t-1)
-        return Change(t, keep, (1 - keep) * ratio, (1 - keep) * floor)
-    return (change(t) for t in range(1, n))
+    T, (ratio, floor) = (p('T_max', None) or 0) * unit or max(n, 1), _floor(p)
+    t, up = np.arange(n), (1 - math.cos(math.pi / T)) / 2
+    wave  = 1 + np.cos(np.pi * t / T)
+    lowest = ((t - T) % (2*T) == 0)[:-1]     # there the wave is 0
+    keep   = np.where(lowest, 1., wave[1:] / np.where(lowest, 1., wave[:-1]))
+    return Changes(t[1:], keep, np.where(lowest, (1 - ratio) * up, (1 - keep) * ratio),
+                   np.where(lowest, -floor * up, (1 - keep) * floor))
 
 def _poly(p, n, unit):
-    floor, power = p('eta_min', 0), p('power', 1.)
-    def change(t):
-        keep = (1 - 1/(n - t)) ** power
-        return Change(t, keep, 0., (1 - keep) * floor)
-    return (change(t) for t in range(1, n))
+    floor, power, t = p('eta_min', 0), p('power', 1.), np.arange(1, n)
+    keep = (1 - 1/(n - t)) ** power
+    return Changes(t, keep, 0., (1 - keep) * floor)
 
 # %% ../nbs/082_schedule.ipynb #fa5f0746
 def _one_cycle(p, n, unit):
@@ -104,14 +100,14 @@ def _one_cycle(p, n, unit):
     legs = ([(2*part*total - 2, top, first), (total - 1, first, floor)] if three
             else [(total - 1, top, floor)])
     legs = [(part*total - 1, first, top), *legs]
-    def rate(t):
-        begin = 0
-        for end, a, b in legs:
-            if t <= end: break
-            begin = end
+    t, rate, begin = np.arange(n), np.empty(n), 0
+    for end, a, b in legs:
+        if end == begin: continue           # a phase without a step
         x = (t - begin) / (end - begin)
-        return a + (b - a) * (x if kind == 'linear' else (1 - math.cos(math.pi * x)) / 2)
-    return (Change(t, 0., 0., rate(t)) for t in range(n))
+        curve = x if kind == 'linear' else (1 - np.cos(np.pi * x)) / 2
+        on = (t <= end) & ((t > begin) | (begin == 0))
+        rate[on], begin = (a + (b - a) * curve)[on], end
+    return Changes(t, 0., 0., rate)
 
 def _plateau(p, n, unit):
     p.fail('type',
@@ -151,17 +147,25 @@ class Schedule:
         self.schedulers = [(p.kind, self._changes(p))
                            for p in (ConfigPart(d, f'param_scheduler.{i}')
                                      for i,d in enumerate(given))]
-        a, b, self.table = 1., 0., {}
-        for step, _, i, c in sorted((step, late, i, c)
-                                    for i,(_,changes) in enumerate(self.schedulers)
-                                    for step,late,c in changes):
-            a, b = c.keep*a + c.share, c.keep*b + c.add
-            self.table[step] = a, b                 # from here on the rate is a*base + b
-        self.at = list(self.table)
+        # all changes in their order: by step; those that count epochs last; as listed
+        step, late, listed, *change = np.concatenate(
+            [np.empty((6, 0)),
+             *(np.array(np.broadcast_arrays(steps, late, i, *c[1:]), dtype=np.float64)
+               for i, (_, (steps, late, c)) in enumerate(self.schedulers))], axis=1)
+        order = np.lexsort((listed, late, step))
+        a, b, rates = 1., 0., []
+        for keep, share, add in zip(*(c[order].tolist() for c in change)):
+            a, b = keep*a + share, keep*b + add
+            rates.append((a, b))
+        # from step `at[i]` on the rate is a*base + b, where a, b = `table[i]`
+        step = step[order]
+        last = np.append(step[1:] != step[:-1], True)[:len(step)]
+        self.at = step[last].astype(np.int64).tolist()
+        self.table = np.array(rates).reshape(-1, 2)[last]
 
     def _changes(self, p):
-        """The changes of one scheduler: (step, does
-        it count epochs and comes last?, change)."""
+        """The changes of one scheduler: at which steps,
+        does it count epochs and comes last there?, `Changes`."""
         by_epoch, convert, spe = (p('by_epoch', True), p('convert_to_iter_based', False),
                                   self.steps_per_epoch)
         p.unused('verbose')
@@ -179,17 +183,18 @@ class Schedule:
             p.fail('end',
                    f'begin is {p("begin", 0)}; a scheduler begins at 0 or later, '
                    'and ends after that')
-        changes = []
-        for c in build_part(p, _SCHEDULERS, 'scheduler', max(end - begin, 0), unit):
-            step = (begin + c.at) * each
-            if begin + c.at >= end or step >= self.steps:
-                cut = (f'it ends at step {end*each}' if step < self.steps
-                       else f'the run ends at step {self.steps}')
-                warn_once(f'{p.path} ({p.kind}) is not through when {cut}: '
-                          f'what it would do at step {step} never comes')
-                break
-            changes.append((step, each > 1 and step > 0, c))
-        return changes
+        c = build_part(p, _SCHEDULERS, 'scheduler', max(end - begin, 0), unit)
+        steps = (begin + c.at) * each
+        never = (begin + c.at >= end) | (steps >= self.steps)
+        if never.any():
+            first = int(steps[never.argmax()])
+            cut = (f'it ends at step {end*each}' if first < self.steps
+                   else f'the run ends at step {self.steps}')
+            warn_once(f'{p.path} ({p.kind}) is not through when {cut}: '
+                      f'what it would do at step {first} never comes')
+        on = slice(int(never.argmax()) if never.any() else len(steps))
+        c  = Changes(*(v[on] if isinstance(v, np.ndarray) else v for v in c))
+        return steps[on], (steps[on] > 0) & (each > 1), c
 
     @checked
     def lr(self,
@@ -200,7 +205,7 @@ class Schedule:
         check('base 0..', base)
         if step < 0: raise ValueError(f'Schedule.lr: step is {step}; expected 0 or more')
         i = bisect_right(self.at, step) - 1
-        a, b = self.table[self.at[i]] if i >= 0 else (1., 0.)
+        a, b = self.table[i].tolist() if i >= 0 else (1., 0.)
         return a*base + b
 
     @checked('lr 0..')
@@ -213,8 +218,8 @@ class Schedule:
         lines = [f'{self.steps} steps'
                  + (f', {self.max_epochs} epochs of {self.steps_per_epoch}'
                     if self.max_epochs else '') + f'; lr {lr:g}']
-        for kind, changes in self.schedulers:
-            at = sorted({c[0] for c in changes})
+        for kind, (steps, *_) in self.schedulers:
+            at = np.unique(steps).tolist()
             rates = [(self.lr(s-1, lr) if s else lr, self.lr(s, lr)) for s in at]
             if len(at) > 4:
                 text = (
