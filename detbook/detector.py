@@ -9,6 +9,7 @@ __all__ = ['Detector']
 
 # %% ../nbs/022_detector.ipynb #879c4de4
 from importlib import import_module
+from contextlib import AbstractContextManager, nullcontext
 from typing import Any, NamedTuple
 import torch, torchvision
 from torch import nn, Tensor
@@ -309,6 +310,32 @@ def scale_detections(
                                             d['keypoints'][...,2:]], -1)
         out.append(d | moved)
     return out
+
+# %% ../nbs/022_detector.ipynb #2a08e2a5
+@checked
+def half_type(
+    device:torch.device,    # where the model is
+    # 'bfloat16', 'float16' or 'float32'; None: what suits the device
+    wanted:str|None=None,
+)->torch.dtype:             # bfloat16 where the device computes with it, else float16
+    "Choose the number type of mixed precision."
+    types = {str(t).removeprefix('torch.'):t
+             for t in (torch.bfloat16, torch.float16, torch.float32)}
+    if wanted is not None and wanted not in types:
+        raise ValueError(f'wanted is {wanted!r}; expected one of {", ".join(types)}')
+    if wanted is not None: return types[wanted]
+    able = (torch.cuda.is_bf16_supported(including_emulation=False)
+            if device.type == 'cuda' else device.type == 'cpu')
+    return torch.bfloat16 if able else torch.float16
+
+# %% ../nbs/022_detector.ipynb #1f79a154
+@checked
+def mixed_precision(
+    device:torch.device,    # where the model is
+    on:bool=True,           # False: nothing changes
+)->AbstractContextManager: # for `with`
+    "A context in which convolutions and matrix products compute in 16 bits."
+    return torch.autocast(device.type, half_type(device)) if on else nullcontext()
 
 # %% ../nbs/022_detector.ipynb #aa1c26d5
 class Proposals(NamedTuple):

@@ -25,6 +25,7 @@ from .outputs import Progress
 from .core import check, checked, component, moved, say, warn_once
 from .nms import NMS
 from .files import whole_file
+from .detector import mixed_precision
 from .describe import check_thresholds, class_list
 from .reading import read_checkpoint
 from .checkpoint import find_weights, load_checkpoint
@@ -214,6 +215,8 @@ class Predictor:
         # take little memory; False: leave them out
         masks:bool|str=True,
         bgr:bool=False,                     # do arrays and tensors hold blue first?
+        # compute convolutions and products in 16 bits? see `mixed_precision`
+        amp:bool=False,
         # 'skip': None in place of a picture that cannot be read, and a warning at the end
         on_bad:str='raise',
         workers:int=4,                      # threads that read files; 0: none
@@ -257,8 +260,8 @@ class Predictor:
         self.sized = not tta and 'sizes' in inspect.signature(model.predict).parameters
         self.bs, self.tiles, self.overlap, self.whole, self.masks = (
             bs, tiles, overlap, whole, masks)
-        self.bgr, self.on_bad, self.workers, self.progress, self.skipped = (
-            bgr, on_bad, workers, progress, [])
+        self.bgr, self.amp, self.on_bad, self.workers, self.progress, self.skipped = (
+            bgr, amp, on_bad, workers, progress, [])
 
     def __call__(self,
         # a picture of any kind; a list or folder of them;
@@ -322,8 +325,9 @@ class Predictor:
                     some    = group[start:start + self.bs]
                     windows = [p.windows[i] for p,i in some]
                     sizes   = [w.size if self._draws(w) else w.shape for w in windows]
-                    answers = self._predict([w.pixels(self.antialias, device)
-                                             for w in windows], sizes)
+                    pixels  = [w.pixels(self.antialias, device) for w in windows]
+                    with mixed_precision(device, self.amp):
+                        answers = self._predict(pixels, sizes)
                     for (p, i), d, seen in zip(some, answers, sizes):
                         p.found[i] = self._keep(d, seen, p, i)
         finally:
@@ -586,6 +590,8 @@ def detbook_predict(
     # limits of the longer and the shorter side; default: as the config or the weights say
     scale:list[int]|None=None,
     tta:bool=False,                 # look in a mirror too?
+    # compute convolutions and products in 16 bits? faster on most GPUs and recent CPUs
+    amp:bool=False,
     tiles:list[int]|None=None,      # height and width of tiles to look at as well, pixels
     overlap:float=.25,              # of neighbouring tiles, share of their side
     skip_bad:bool=False,            # the same as `on_bad` skip
@@ -628,7 +634,7 @@ def detbook_predict(
     ask = Predictor(model, bs=bs, score_thr=score_thr, iou=iou, max_per_img=max_per_img,
                     class_agnostic=class_agnostic or None, scale=scale and tuple(scale),
                     tta=tta, tiles=tiles and tuple(tiles), overlap=overlap, masks='rle',
-                    on_bad='skip' if skip_bad else on_bad)
+                    amp=amp, on_bad='skip' if skip_bad else on_bad)
     least = _least(model, min_score, best := _best_scores(model))
     rows, counts, begun = [], Counter(), time.monotonic()
     if video:

@@ -15,6 +15,7 @@ from typing import NamedTuple
 import numpy as np, torch
 from torch import nn, Tensor
 from .cli import nearest
+from .detector import half_type
 from .core import check, checked, warn_once
 from .parts import ConfigPart, build_part
 from .show import PALETTE, panels
@@ -417,23 +418,6 @@ class NotFinite(FloatingPointError):
         on   = ', '.join(map(str, self.images))
         super().__init__(f'step {step}: {bad}' + f' ({fine})' * bool(fine)
                          + f', on {on}' * bool(on) + f'; the weights have not moved{hint}')
-
-# %% ../nbs/082_schedule.ipynb #5e65f700
-@checked
-def half_type(
-    device:torch.device,    # where the model is
-    # 'bfloat16', 'float16' or 'float32'; None: what suits the device
-    wanted:str|None=None,
-)->torch.dtype:             # bfloat16 where the device computes with it, else float16
-    "Choose the number type of mixed precision."
-    types = {str(t).removeprefix('torch.'):t
-             for t in (torch.bfloat16, torch.float16, torch.float32)}
-    if wanted is not None and wanted not in types:
-        raise ValueError(f'wanted is {wanted!r}; expected one of {", ".join(types)}')
-    if wanted is not None: return types[wanted]
-    able = (torch.cuda.is_bf16_supported(including_emulation=False)
-            if device.type == 'cuda' else device.type == 'cpu')
-    return torch.bfloat16 if able else torch.float16
 
 # %% ../nbs/082_schedule.ipynb #78f57c15
 def _clipper(c):

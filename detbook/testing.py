@@ -20,6 +20,7 @@ from .cli import nearest
 from .outputs import Progress
 from .core import checked, say, warn_once
 from .batch import same_frames
+from .detector import mixed_precision
 from .files import whole_file
 from .reading import read_arrays
 from .rpn import RPN
@@ -169,6 +170,7 @@ def predict_dataset(
     num_workers:int=0,          # processes that load; 0: this one
     rank:int|None=None,         # whose share? None: this process's
     world_size:int|None=None,   # among how many? None: the group's
+    amp:bool=False,             # compute in 16 bits? see `mixed_precision`
 )->Iterator:                    # (index in ds, Detections), in the order of the data set
     """Detect objects in this rank's share of a data set;
     answers are in pixels of the original pictures."""
@@ -181,7 +183,8 @@ def predict_dataset(
                         num_workers=num_workers, pin_memory=device.type == 'cuda')
     for rows, (images, targets) in zip(mine, loader):
         sizes = [original_size(t) for t in targets]
-        preds = ask([im.to(device, non_blocking=True) for im in images], targets, sizes)
+        images = [im.to(device, non_blocking=True) for im in images]
+        with mixed_precision(device, amp): preds = ask(images, targets, sizes)
         for i, p, size in zip(rows, preds, sizes):
             yield i, _bare(p, size, str(ds.path(i)), names, ds.keypoint_offset)
 
@@ -209,6 +212,7 @@ def detect_all(
     num_workers:int=0,          # processes that load, on each rank; 0: none but itself
     # called with (index, Detections) for every picture of this rank
     each:Callable|None=None,
+    amp:bool=False,             # compute in 16 bits? see `mixed_precision`
 )->list:                        # Detections of all pictures, on every rank
     """Detect objects in all pictures of a data set, each
     rank in its share; all ranks have to call this."""
@@ -216,7 +220,7 @@ def detect_all(
     bar, found = Progress(min(share, len(ds)), wanted=is_main()), []
     model.eval()
     try:
-        for i, d in predict_dataset(model, ds, batch_size, num_workers):
+        for i, d in predict_dataset(model, ds, batch_size, num_workers, amp=amp):
             if each: each(i, d)
             found.append(d)
             bar.step()
@@ -518,7 +522,7 @@ def _check_sigmas(measures, model, ds):
         raise ValueError(f'{here}: tolerances are above 0')
 
 def _test_rank(config, cfg, checkpoint, measures, out, show, show_dir, min_score, tta, own,
-               on_bad, images, report):
+               on_bad, images, report, amp):
     """What each process does; on rank 0 the result, what was written,
     and how many pictures a second there were."""
     ds, batch_size, num_workers = _data(config, cfg, tta, bool(show or show_dir or report),
@@ -545,7 +549,7 @@ def _test_rank(config, cfg, checkpoint, measures, out, show, show_dir, min_score
     def draw(i, d):
         if show: draw_pair(ds, i, d, None, min_score)
         if show_dir: draw_pair(ds, i, d, places[i], min_score)
-    found = detect_all(model, ds, batch_size, num_workers, draw)
+    found = detect_all(model, ds, batch_size, num_workers, draw, amp)
     speed = len(ds) / (time.monotonic() - begun)
     if not is_main(): return None
     files = (write_results(out, found, ds.image_ids.tolist(), categories, proposals) if out
@@ -573,6 +577,8 @@ def detbook_test(
     # who has started this process, beside others
     launcher:Literal['none', 'pytorch', 'slurm', 'mpi']='none',
     tta:bool=False,  # look several times, as the config's tta_pipeline says?
+    # compute convolutions and products in 16 bits? so does test_cfg.fp16 of the config
+    amp:bool=False,
     # changes to the config: test_dataloader.dataset.ann_file=mine.json
     set:list|None=None,
     # classes of yours that config or checkpoint name,
@@ -620,7 +626,8 @@ def detbook_test(
             raise ValueError('--show needs a screen and a single process; '
                              '--show_dir FOLDER writes the pictures instead')
     args = (str(config) if cfg is None else None, cfg, str(checkpoint), measures, out,
-            show, show_dir, min_score, tta, own or (), on_bad, images, bool(report))
+            show, show_dir, min_score, tta, own or (), on_bad, images, bool(report),
+            amp or bool(((cfg or {}).get('test_cfg') or {}).get('fp16')))
     if launcher == 'none': answer = run_on(gpus, _test_rank, *args, per_gpu=proc_per_gpu)
     else:
         with process_group(launcher): answer = _test_rank(*args)

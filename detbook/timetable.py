@@ -256,7 +256,8 @@ def read_environment(
         loop = ConfigPart(cfg.get(key) or {}, key)
         if loop.kind and loop.kind not in kinds:
             loop.fail('type', f'there is no such loop{nearest(loop.kind, kinds)}')
-        loop.only(dict(fp16=False))
+        if not isinstance(loop('fp16', False), bool):
+            loop.fail('fp16', 'expected True or False')
         loop.finish()
     finish_part(None, p, env)
     return method

@@ -82,6 +82,23 @@ def _add_average(cfg, share):
                            dict(type='EMAHook', ema_type='ExpMomentumEMA',
                                 momentum=round(1 - share, 12), update_buffers=True)]
 
+def _set_amp(cfg):
+    "Let a config train in mixed precision."
+    wrapper = cfg.get('optim_wrapper') or {}
+    if wrapper.get('type', 'OptimWrapper') not in ('OptimWrapper', 'AmpOptimWrapper'):
+        raise ValueError(f'--amp: optim_wrapper.type is {wrapper["type"]!r}; '
+                         "expected 'OptimWrapper', which becomes 'AmpOptimWrapper'")
+    cfg['optim_wrapper'] = wrapper | dict(type='AmpOptimWrapper')
+
+def _set_auto_scale(cfg):
+    "Let a config scale its learning rate to the images per step."
+    rule = cfg.get('auto_scale_lr') or {}
+    if 'base_batch_size' not in rule:
+        raise ValueError('--auto_scale_lr: the config does not say for how many images '
+                         'per step its rate is meant; '
+                         '--set auto_scale_lr.base_batch_size=16 does')
+    cfg['auto_scale_lr'] = rule | dict(enable=True)
+
 # %% ../nbs/096_training.ipynb #39a99177
 def _describe(trainer):
     "Say what is going to happen."
@@ -472,6 +489,10 @@ def detbook_train(
     # measure and save a running average of the weights that keeps this share
     # of itself in each step, such as 0.9998; None: as the config's hooks say
     ema:float|None=None,
+    # compute convolutions and products in 16 bits? as optim_wrapper.type=AmpOptimWrapper
+    amp:bool=False,
+    # scale the learning rate to the images per step, as auto_scale_lr of the config says?
+    auto_scale_lr:bool=False,
     # your pictures and boxes, a folder or file of any format:
     # takes the place of the config's data
     data:str|None=None,
@@ -545,6 +566,12 @@ def detbook_train(
         if ema is not None:
             _add_average(cfg, ema)
             arguments['ema'] = ema
+        if amp:
+            _set_amp(cfg)
+            arguments['amp'] = True
+        if auto_scale_lr:
+            _set_auto_scale(cfg)
+            arguments['auto_scale_lr'] = True
         if cache_features: arguments['cache_features'] = str(cache_features)
         how = (cfg, folder, resume, validate, seed, save_every, launcher, arguments, news,
                own, keep_state, real if dry_run else None, cache_features)

@@ -111,6 +111,26 @@ def test_the_flag_and_the_config_that_it_leaves(config, tmp_path):
     a, b = read_checkpoint(run.detector), read_checkpoint(again.detector)
     assert all(torch.equal(a[k], b[k]) for k in a)
 
+def test_mixed_precision_by_a_flag(config, tmp_path):
+    "As mmdetection's --amp: the config of the run says it, and resuming with the same flag changes nothing."
+    run = train(config, work_dir=tmp_path/'a', amp=True, set=['train_cfg.max_epochs=1', 'val_cfg.fp16=True'])
+    kept = Config.fromfile(run.work_dir/'config.py')
+    assert kept.optim_wrapper.type == 'AmpOptimWrapper' and run.card['calls'][0]['arguments']['amp'] is True
+    again = train(config, work_dir=tmp_path/'b', set=['train_cfg.max_epochs=1', 'val_cfg.fp16=True', 'optim_wrapper.type=AmpOptimWrapper'])
+    plain = train(config, work_dir=tmp_path/'c', set=['train_cfg.max_epochs=1'])
+    a, b, c = (read_checkpoint(r.detector) for r in (run, again, plain))
+    assert all(torch.equal(a[k], b[k]) for k in a) and any(not torch.equal(a[k], c[k]) for k in a)
+    assert "optim_wrapper.type is 'Strange'" in refuses(tmp_path, config, '--amp', '--set', 'optim_wrapper.type=Strange')
+
+def test_learning_rate_by_a_flag(config, tmp_path):
+    words = ['train_cfg.max_epochs=1', 'auto_scale_lr.base_batch_size=16']
+    run = train(config, work_dir=tmp_path/'a', auto_scale_lr=True, set=words, validate=False)
+    assert Config.fromfile(run.work_dir/'config.py').auto_scale_lr.enable is True
+    again = train(config, work_dir=tmp_path/'b', set=[*words, 'auto_scale_lr.enable=True'], validate=False)
+    a, b = read_checkpoint(run.detector), read_checkpoint(again.detector)
+    assert all(torch.equal(a[k], b[k]) for k in a)
+    assert 'base_batch_size=16' in refuses(tmp_path, config, '--auto-scale-lr', '--set', 'auto_scale_lr=None')
+
 def test_a_state_without_an_average(config, tmp_path, monkeypatch, capsys):
     stopped_at(monkeypatch, 6, config, work_dir=tmp_path)
     train(config, work_dir=tmp_path, set=[EMA], resume=True, validate=False, keep_state=True)

@@ -4,15 +4,17 @@ from pathlib import Path
 import numpy as np, pytest, torch
 from PIL import Image
 from torch import nn
+from torchvision.ops import box_iou
 from detbook import models
 from detbook.cli import run_command
 from detbook.coco import decode_masks
 from detbook.describe import save_detector
 from detbook.detections import Detections, changed_filter, show_result
+from detbook.detector import mixed_precision
 from detbook.images import find_pictures, read_picture
 from detbook.inference import Predictor, detbook_predict, inference_detector, init_detector
 from detbook.toy import CLASSES, scene
-from detbook.weights import COCO, save_mmdetection
+from detbook.weights import COCO, load_detector, save_mmdetection
 
 @pytest.fixture(autouse=True, scope='module')
 def one_thread():
@@ -490,3 +492,40 @@ def test_sure_detections():
     for wrong in (dict(cow=.5), dict(cat=7), 3., -1):
         with pytest.raises(ValueError) as e: found.sure(wrong)
         assert one_sentence(e)
+
+# ---- 16 bits
+
+def kinds(model):
+    "The number types that the backbone of a detector gives, call by call."
+    seen = []
+    model.backbone.register_forward_hook(lambda part, given, gave: seen.append(gave[0].dtype))
+    return seen
+
+@pytest.mark.parametrize('more', [{}, dict(tta=True), dict(tiles=(64, 64))], ids=('plain', 'mirrored', 'tiles'))
+def test_sixteen_bits_find_the_same(more):
+    model = load_detector('toy_detector').eval()
+    seen, image = kinds(model), scene(7, size=96, digits='val', crowd=0, empty=0, objects=(4, 4))[0]
+    exact, half = (inference_detector(model, image, dict(amp=amp, **more)) for amp in (False, True))
+    n = len(seen) // 2
+    assert set(seen[:n]) == {torch.float32} and set(seen[n:]) == {torch.bfloat16}
+    assert {half[k].dtype for k in ('boxes', 'scores')} == {torch.float32} and not torch.is_autocast_enabled('cpu')
+    sure = exact.sure(.5)
+    assert len(sure) and box_iou(sure['boxes'], half['boxes']).amax(1).min() > .8
+    assert (sure['scores'][0] - half['scores'][0]).abs() < .05
+
+@pytest.mark.parametrize('kind', ['mask_rcnn', 'cascade_rcnn', 'retinanet', 'fcos', 'keypoint_rcnn', 'rpn'])
+def test_sixteen_bits_of_every_kind(kind):
+    "The scores of random weights may change their order; what comes back is float32 all the same."
+    model = small(kind)
+    seen = kinds(model)
+    found = inference_detector(model, scene(3, size=64)[0], dict(amp=True))
+    assert set(seen) == {torch.bfloat16} and {v.dtype for v in found.values() if v.is_floating_point()} == {torch.float32}
+
+def test_sixteen_bits_from_the_command_line(tmp_path, monkeypatch):
+    asked = []
+    monkeypatch.setattr('detbook.inference.mixed_precision', lambda device, on=True: asked.append(on) or mixed_precision(device, on))
+    model = small()
+    save_detector(tmp_path/'small.safetensors', model, CLASSES)
+    Image.fromarray(scene(3, size=64)[0].permute(1, 2, 0).numpy()).save(tmp_path/'a.png')
+    for flags in ([], ['--amp']): assert run_command(detbook_predict, [str(tmp_path/'a.png'), str(tmp_path/'small.safetensors'), '--device', 'cpu', *flags]) == 0
+    assert asked == [False, True]

@@ -353,11 +353,12 @@ calls('schedule',
     Schedule=lambda w: dict(param_scheduler=[dict(type='MultiStepLR', milestones=[1])], steps_per_epoch=2, max_epochs=3), Schedule__lr=lambda w: (run(), dict(step=3, base=.1)), Schedule__describe=lambda w: (run(), dict(lr=.1)),
     Schedule__plot=lambda w: (run(), dict(lr=.1, ax=w.ax())), scale_lr=lambda w: dict(lr=.1, batch=8, base_batch=16), lr_of_run=lambda w: dict(lr=.1, auto_scale_lr=dict(base_batch_size=16), images=4),
     build_optimizer=lambda w: dict(model=nn.Linear(2, 2), optim_wrapper=wrap(), lr=.1), NotFinite=lambda w: dict(step=1, losses=dict(loss=math.nan), images=('a',), hint='b'),
-    half_type=lambda w: dict(device=torch.device('cpu'), wanted='bfloat16'), OptimStep=lambda w: dict(model=nn.Linear(2, 2), optim_wrapper=wrap(), schedule=run(), lr=.1), OptimStep__lr=lambda w: (optim(), dict(step=1)),
+    OptimStep=lambda w: dict(model=nn.Linear(2, 2), optim_wrapper=wrap(), schedule=run(), lr=.1), OptimStep__lr=lambda w: (optim(), dict(step=1)),
     OptimStep__moves=lambda w: (optim(), dict(step=1)), OptimStep____call__=lambda w: ((o := optim()), dict(step=1, forward=lambda: dict(loss=o.model(torch.ones(1, 2)).sum()), images=('a',))), OptimStep__state=lambda w: (optim(), {}),
     OptimStep__load_state=lambda w: (optim(), dict(zip(('tensors', 'rest'), optim().state()))))
 
 calls('detector',
+    half_type=lambda w: dict(device=torch.device('cpu'), wanted='bfloat16'), mixed_precision=lambda w: dict(device=torch.device('cpu'), on=True),
     prepare=lambda w: dict(model=w.mask, images=w.images, targets=w.targets, num_classes=4, need=('masks',)), prepare_images=lambda w: dict(model=w.mask, images=w.images),
     scale_detections=lambda w: dict(detections=two_found(w), have=[(64, 64)]*2, want=[(32, 32)]*2), Proposals__to_list=lambda w: (w.proposals, {}), Proposals__trimmed=lambda w: (w.proposals, {}), check_fit=lambda w: dict(model=w.mask), check_detections=lambda w: dict(detections=two_found(w), images=2, need=('boxes', 'labels')),
     Detector__explain=lambda w: (w.model('faster_rcnn'), dict(image=w.image, target=w.target, scale=1.5)), Detector=lambda w: dict(backbone=w.mask.backbone, neck=w.mask.neck), Detector__features=lambda w: (w.mask, dict(images=w.images)), Detector__propose=lambda w: (w.mask, dict(images=w.images)), Detector__stages=lambda w: (w.mask, dict(batch=w.batch)),

@@ -10,6 +10,7 @@ from detbook.checkpoint import load_checkpoint
 from detbook.describe import save_detector
 from detbook.cli import run_command
 from detbook.config import Config, build_detector
+from detbook.detector import mixed_precision
 from detbook.fast_rcnn import BoxHead, DetectionFilter, RoIHead
 from detbook.keypoint_rcnn import KeypointHead
 from detbook.masks import MaskHead
@@ -240,3 +241,10 @@ def test_another_resize_than_the_file_says(mask, folder, tmp_path):
             run(mask[0], path)
         found = [str(w.message) for w in told if 'was made for pictures of' in str(w.message)]
         assert len(found) == says and all('[50, 60]' in t and '(96, 72)' in t and 'the figures are those of the config' in t for t in found), found
+
+@pytest.mark.parametrize('words, expected', [({}, False), (dict(amp=True), True), (dict(set=['test_cfg.fp16=True']), True)], ids=('32', 'flag', 'config'))
+def test_sixteen_bits(mask, monkeypatch, words, expected):
+    asked = []
+    monkeypatch.setattr('detbook.testing.mixed_precision', lambda device, on=True: asked.append(on) or mixed_precision(device, on))
+    result = run(*map(str, mask), **words)
+    assert set(asked) == {expected} and 0 <= result.to_dict()['stats']['bbox_mAP'] <= 1
