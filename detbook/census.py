@@ -147,7 +147,7 @@ def find_copies(
     return [(i, *found[i]) for i in sorted(found)]
 
 # %% ../nbs/052_census.ipynb #b0ea9b0f
-_MARKS = dict(least=0, low=.05, median=.5, high=.95, most=1)  # the quantiles that are reported
+_MARKS = dict(least=0, low=.05, median=.5, high=.95, most=1)  # quantiles in reports
 
 def _look_through(d, *keys):
     "Raise an error unless `d` has lists of records under these keys."
