@@ -159,11 +159,11 @@ def _fill(values, like):
 def paste_sample(
     canvas:Tensor,  # (C,H,W) picture that is written into
     image:Tensor,   # (C,h,w) picture
-    target:dict,    # what is said about it; keypoints as tv_tensors.KeyPoints
+    target:dict,    # its annotations; keypoints as tv_tensors.KeyPoints
     left:int,       # column of its left edge, pixels; may be below 0
     top:int,        # row of its upper edge; likewise
 )->dict:  # the target on the canvas; boxes are cut to it, and those outside have no size
-    "Lay a picture on another, and move all that is said about it."
+    "Lay a picture on another, and move its annotations."
     check_sample(image, target)
     (high, wide), (h, w) = canvas.shape[-2:], image.shape[-2:]
     y1, y2, x1, x2 = max(top, 0), min(top + h, high), max(left, 0), min(left + w, wide)
@@ -421,7 +421,7 @@ def _warp_part(v, matrix, size):
 @checked('matrix float finite (3,3), size pair int 1..')
 def warp_sample(
     image:Tensor,           # (C,h,w) picture
-    target:dict,            # what is said about it; keypoints as tv_tensors.KeyPoints
+    target:dict,            # its annotations; keypoints as tv_tensors.KeyPoints
     # (3,3) from the numbers of old pixels (column, row,
     # 1) to new ones; its last row is 0, 0, 1
     matrix:Tensor,
@@ -430,7 +430,7 @@ def warp_sample(
     # the new picture and target; boxes are those
     # around the four corners, cut to the picture
 )->tuple:
-    """Move a picture and all that is said about it by an affine matrix,
+    """Move a picture and its annotations by an affine matrix,
     blending pixels; a mask is where the blend is at least one half."""
     check_sample(image, target)
     matrix, size = matrix.double(), tuple(size)

@@ -27,7 +27,7 @@ from .images import open_picture
 
 # %% ../nbs/052_census.ipynb #c6163fd9
 class Look(NamedTuple):
-    "What one look at the file of a picture told."
+    "What one look at the file of a picture found."
     path: Path                          # of the file
     faults: tuple = ()                  # pairs (kind, what was found)
     size: tuple|None = None  # (h,w) as a person sees it, pixels; None: it cannot be read
@@ -147,7 +147,7 @@ def find_copies(
     return [(i, *found[i]) for i in sorted(found)]
 
 # %% ../nbs/052_census.ipynb #b0ea9b0f
-_MARKS = dict(least=0, low=.05, median=.5, high=.95, most=1)  # the quantiles that are told
+_MARKS = dict(least=0, low=.05, median=.5, high=.95, most=1)  # quantiles in reports
 
 def _look_through(d, *keys):
     "Raise an error unless `d` has lists of records under these keys."

@@ -132,7 +132,7 @@ def _check_records(records, say):
 
 # %% ../nbs/054_check.ipynb #429e21fd
 def _check_pictures(images, folder, say):
-    """Ids of images that have to go, and what a look at each file told.
+    """Ids of images that have to go, and what a look at each file found.
     Sizes that a record lacks are written in."""
     gone, looks = set(), {}
     for (i, r), look in zip(images.items(),
@@ -231,7 +231,7 @@ class CheckReport:
 
     @checked('rows int 1..')
     def table(self,
-        rows:int=5,     # problems of a kind that are told, at most
+        rows:int=5,     # problems of a kind that are listed, at most
     )->str:             # lines of text
         "List the problems, kind by kind."
         lines = [self.title()]
@@ -369,7 +369,7 @@ def check_dataset(
     # should be again: their reports, or paths as above
     others:list=(),
     ignore:list[str]=(),        # kinds of problems that are not wanted, from `KINDS`
-    # name -> AnchorGenerator, whose coverage is told;
+    # name -> AnchorGenerator, whose coverage is reported;
     # default: those of Faster R-CNN and RetinaNet
     anchors:dict|None=None,
     # pictures are resized for training by this factor, or into these two sides, pixels
@@ -417,7 +417,7 @@ def detbook_check(
     path:str,                   # a COCO file, or a folder of COCO, VOC or YOLO
     # folder of the pictures; default: looked for in the usual places
     images:str|None=None,
-    # 'coco', 'voc', 'yolo', 'table' or 'mmdet'; default: told by what lies there
+    # 'coco', 'voc', 'yolo', 'table' or 'mmdet'; default: guessed from the files
     format:str|None=None,
     # more files or folders of the same set, in which no picture should be again
     others:list[str]=(),

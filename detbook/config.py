@@ -24,7 +24,7 @@ from .expressions import (
     parse_source, parser_reason, read_setting)
 
 # %% ../nbs/043_config.ipynb #3ae57f6a
-# offered here, too: whoever reads a config wants a detector
+# offered here, too: a config is usually read to build a detector
 _all_ = ['build_detector', 'build_tta']
 
 # %% ../nbs/043_config.ipynb #7ca12f67

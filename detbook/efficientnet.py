@@ -78,7 +78,7 @@ _ROWS = ((1,1,3,1,1,16), (1,2,3,2,6,24), (2,2,5,2,6,40), (3,3,3,2,6,80), (3,3,5,
          (4,4,5,2,6,192), (4,1,3,1,6,320))
 
 def _wider(channels, factor):
-    "So many times the channels, as a multiple of 8 that takes away no more than a tenth."
+    "The scaled number of channels: a multiple of 8, at most a tenth smaller."
     n = max(8, int(channels*factor + 4) // 8 * 8)
     return n + 8 if n < .9*channels*factor else n
 
@@ -92,7 +92,7 @@ def _rows(arch):
 # %% ../nbs/036_efficientnet.ipynb #30eb8183
 @component
 class EfficientNetLite(nn.Module):
-    """EfficientNet-Lite without its classifier: returns the stages asked for. Raises
+    """EfficientNet-Lite without its classifier: returns the requested stages. Raises
     ValueError for bad settings."""
     # of the RGB pictures that the published weights were trained with
     mean, std = (127.,)*3, (128.,)*3
@@ -149,7 +149,7 @@ class EfficientNetLite(nn.Module):
     def forward(self,
         x:Tensor,   # (B,3,H,W) normalised by `mean` and `std`
     )->tuple:       # a tensor (B,C_i,H_i,W_i) for each of `out_indices`
-        "Run the stages and return those asked for."
+        "Run the stages and return the requested ones."
         check('x float (B,C,H,W)', x)
         (h, w), deepest = x.shape[-2:], 2**(len(self.stages) + 1)
         if (self.training and len(x) == 1 and max(h, w) <= deepest
@@ -215,7 +215,7 @@ class TimmBackbone(nn.Module):
     def forward(self,
         x:Tensor,   # (B,3,H,W) normalised by `mean` and `std`
     )->tuple:       # a tensor (B,C_i,H_i,W_i) for each of `strides`
-        "Run the backbone and return the stages asked for."
+        "Run the backbone and return the requested stages."
         stages = self.net(x)
         return tuple(s if s.shape[1] == c else s.permute(0, 3, 1, 2)
                      for s,c in ((stages[i], c)

@@ -21,7 +21,7 @@ BASE_VAR = re.compile(r'\{\{\s*_base_\.([\w.]+)\s*\}\}')
 def parser_reason(
     e:Exception,    # of a parser
 )->str:             # on one line
-    "Tell what a parser complains about."
+    "Describe a parser's error."
     said = ' '.join(str(getattr(e, 'msg', None) or getattr(e, 'problem', None)
                         or getattr(e, 'reason', None) or e).split())
     if (isinstance(e, (RecursionError, MemoryError))
@@ -116,7 +116,7 @@ class Evaluator:
     def spot(self,
         node:ast.expr|ast.stmt, # any
     )->Spot:            # its line
-        "Tell where a node stands."
+        "The place of a node in its file."
         return Spot(Origin(self.file, node.lineno))
 
     def note(self,

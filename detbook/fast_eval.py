@@ -109,7 +109,7 @@ def runs_fit(
     texts:list,         # compressed run lengths as ASCII text, none empty
     pixels:np.ndarray,  # (N,) height times width of the image of each
 )->np.ndarray:          # (N,) bool; False also where it is not certain
-    "Tell which run lengths are from 0 and add up to their image."
+    "Whether the run lengths of each mask are from 0 and add up to their image."
     parts = [slice(k, k + 500) for k in range(0, len(texts), 500)]
     return np.concatenate([np.zeros(0, bool),
                            *(_runs_fit(texts[own], pixels[own]) for own in parts)])

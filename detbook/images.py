@@ -252,7 +252,7 @@ def read_ahead(
     # of pairs: what to call the picture, and the
     # picture (3,H,W) or the error of reading it
 )->Iterator:
-    "Read pictures in their order, a few of them before they are asked for."
+    "Read pictures in their order, a few of them ahead of time."
     def read(title, item):
         try: return read_picture(item, bgr)
         except (ValueError, OSError, TypeError) as e:

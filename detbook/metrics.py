@@ -143,7 +143,7 @@ def _fit(entries, sizes):
 
 def _check_masks(entries, sizes, name, kind):
     """The entries with masks that can be drawn on pictures of these sizes;
-    polygons that cannot are left out and said, unless none is left."""
+    polygons that cannot are left out with a warning, unless none is left."""
     lost, out, fit = [], [], _fit(entries, sizes)
     for n, p in enumerate(entries):
         if n in fit: out.append(p); continue
@@ -408,7 +408,7 @@ def _whole(n):
     return isinstance(n, (int, np.integer)) and not isinstance(n, bool) and n >= 1
 
 def _which_metrics(metrics, preds):
-    "The metrics that are asked for, or those that the results are for."
+    "The requested metrics, or those that the results are for."
     if metrics is None: metrics = _held(preds)
     metrics = [metrics] if isinstance(metrics, str) else list(metrics)
     for m in metrics:

@@ -74,7 +74,7 @@ class MixedDataset(Dataset):
         return item
 
     def summary(self)->str: # some lines of text
-        "Tell what was read, and how it is mixed."
+        "Describe what was read, and how it is mixed."
         return (
             f'{getattr(self.dataset, "summary", lambda: self.name)()}\nmixed by '
             f'{", ".join(type(s).__name__ for s in self.steps)}')

@@ -44,7 +44,7 @@ def resnet_fpn(
     # first stage and norm statistics stay as loaded
     scratch:bool=False,
 )->dict:  # backbone, neck, preprocess: keywords that every detector takes
-    "A ResNet, a pyramid on it, and the colours it wants."
+    "A ResNet, a pyramid on it, and the colours it expects."
     parts = resnet(depth, style, scratch)
     return parts | dict(neck=FPN(parts['backbone'].out_channels, channels))
 

@@ -143,7 +143,7 @@ class ConfigPart:
                           f'{to_plain(self.value.get(key))!r:.80}{written}: {problem}')
 
     def finish(self):
-        "Raise ConfigError for a setting that nobody has asked for."
+        "Raise ConfigError for a setting that nothing has read."
         for key in self.value:
             if key in self.known: continue
             options = sorted(self.known - {'_scope_'})

@@ -30,7 +30,7 @@ def _magnitude(level, low, high):
                   else level/10)*(high - low) + low, 1)
 
 def _bounds(kind, kinds, low, high):
-    "The least and most strength: those asked for, or those of the kind."
+    "The least and most strength: those requested, or those of the kind."
     if kind not in kinds:
         raise ValueError(
             'kind is '

@@ -495,7 +495,7 @@ def _by_step(cfg):
     cfg['log_processor']['by_epoch'] = False
 
 def _large_jitter(cfg):
-    "25 epochs of many passes each, in mixed precision, 64 images a step."
+    "25 epochs of many passes each, in mixed precision, 64 images per step."
     masks = 'mask_head' in cfg['model'].get('roi_head', {})
     pad = [dict(type='BatchFixedSizePad', size=(1024, 1024))
            | (dict(pad_mask=True) if masks else {})]

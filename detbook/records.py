@@ -375,7 +375,7 @@ def _keep_mask(a, h, w, where, bad):
 def good_annotations(
     annotations:list[dict], # COCO's, in the spelling of `plain_record`
     categories:list[dict],  # COCO's, looked at by `pick_classes`
-    images:list[tuple],     # what `good_images` gave
+    images:list[tuple],     # what `good_images` returned
     wanted:list,            # ids of the chosen categories
     masks:bool,             # is a mask needed?
     # where the others go; also counts what is left out for no fault of its own

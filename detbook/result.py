@@ -295,7 +295,7 @@ class Result:
 
     @checked
     def best_scores(self,
-        classes:list[str]|tuple,# names that a detector knows
+        classes:list[str]|tuple,# names of the classes of a detector
         metric:str|None=None,   # as in `errors`
     )->dict:                    # name -> score, or None where nothing is known
         "Give the scores of `thresholds` as `save_detector` keeps them in a file."

@@ -412,9 +412,9 @@ test_transforms.__test__ = False    # pytest would take it for a test
 @checked
 def original_size(
     target:dict,  # what `test_transforms` made: ori_size (H, W), scale (x, y), size (h, w)
-    # (H, W) of the original picture, at which `model.predict(images, sizes=...)` answers
+    # (H, W) of the original picture, for `model.predict(images, sizes=...)`
 )->tuple:
-    "Tell the size of the original picture; ValueError where more than a resize was done."
+    "The size of the original picture; ValueError where more than a resize was done."
     check_keys(target, 'ori_size', where='target')
     check('ori_size pair int 1.., scale? pair >0.., size? pair int 1..',
           target['ori_size'], target.get('scale'), target.get('size'), where='target')

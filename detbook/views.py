@@ -102,7 +102,7 @@ def build_tta(
     cfg:dict,
     model:nn.Module|None=None,  # a detector; None: the config's, with random weights
     pairs:list=(),  # (left, right) indices of keypoints that trade places in a mirror
-)->TestTimeAug:  # a detector: give it pictures as they are, for it resizes them
+)->TestTimeAug:  # a detector that resizes its pictures itself
     """Build the test-time augmentation that a config describes.
     Raises ConfigError for what detbook does not have."""
     if (not isinstance(cfg, dict)

@@ -208,10 +208,10 @@ def _meta(metadata):
 @checked
 def class_names(
     metadata:dict,      # what a file says beside its weights
-    number:int|None,    # of classes; None: an RPN tells none apart
+    number:int|None,    # of classes; None: an RPN has none
     # what the weights were trained as: torchvision numbers COCO's classes in its own way
     arch:str|None=None,
-    # more dicts that may hold `classes`, to be asked after the file: parts of a config
+    # more dicts that may hold `classes`, to be looked up after the file: parts of a config
     places:tuple=(),
 )->tuple:               # names, in the order of the labels
     """Find the names of so many classes: the file's own,
@@ -428,7 +428,7 @@ def load_detector(
     # in eval mode, with `classes`, `test_scale`, `test_antialias`; `notes`,
     # what the file says beside its weights; `cfg`, the config inside of it
 )->nn.Module:
-    """Build a detector and load its weights, whoever's, and print what became of every
+    """Build a detector, load its weights from any source, and print what became of every
     key; ValueError where the two do not fit."""
     classes = (classes,) if isinstance(classes, str) else tuple(map(str, classes or ()))
     if classes and num_classes not in (None, len(classes)):
@@ -533,7 +533,7 @@ def detbook_convert(
     # classes of yours that the file names, by the file that they stand in: FILE.py:Name
     own:list|None=None,
 )->Path:                        # the file
-    "Convert a checkpoint, whoever's, for detbook or mmdetection."
+    "Convert a checkpoint of any source for detbook or mmdetection."
     if Path(out).suffix not in ('.safetensors', '.pth'):
         raise ValueError(f'{out} must end in .safetensors (for detbook) or .pth (for '
                          'mmdetection)')
