@@ -627,7 +627,7 @@ def detbook_test(
                              '--show_dir FOLDER writes the pictures instead')
     args = (str(config) if cfg is None else None, cfg, str(checkpoint), measures, out,
             show, show_dir, min_score, tta, own or (), on_bad, images, bool(report),
-            amp or bool(((cfg or {}).get('test_cfg') or {}).get('fp16')))
+            amp or _fp16(cfg))
     if launcher == 'none': answer = run_on(gpus, _test_rank, *args, per_gpu=proc_per_gpu)
     else:
         with process_group(launcher): answer = _test_rank(*args)
@@ -646,6 +646,12 @@ def detbook_test(
     print(f'{n} picture{"s" * (n != 1)}, {speed:.1f} a second', *files,
           *filter(None, [show_dir]), sep='\n')
     return result
+
+def _fp16(cfg):
+    value = ((cfg or {}).get('test_cfg') or {}).get('fp16', False)
+    if not isinstance(value, bool):
+        raise ConfigError(f'test_cfg.fp16 is {value!r}; expected True or False')
+    return value
 
 def _config_name(config):
     return (getattr(config, 'filename', None) or 'given as a dict'

@@ -248,3 +248,6 @@ def test_sixteen_bits(mask, monkeypatch, words, expected):
     monkeypatch.setattr('detbook.testing.mixed_precision', lambda device, on=True: asked.append(on) or mixed_precision(device, on))
     result = run(*map(str, mask), **words)
     assert set(asked) == {expected} and 0 <= result.to_dict()['stats']['bbox_mAP'] <= 1
+
+def test_sixteen_bits_are_a_switch(mask):
+    with pytest.raises(ValueError, match="test_cfg.fp16 is 'yes'; expected True or False"): run(*map(str, mask), set=['test_cfg.fp16=yes'])
