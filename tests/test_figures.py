@@ -50,3 +50,17 @@ def test_the_demo(name):
     assert int(m[1]) == report['steps']
     assert NUMBERS[m[2]] == round(report['seconds']/60)
     assert (m[3], m[4]) == (f'{report["bbox_mAP"]:.2f}', f'{report["segm_mAP"]:.2f}')
+
+@pytest.mark.parametrize('name', ['index', 'README'])
+def test_the_table_of_peers(name):
+    "Its figures stand in the chapter bench: detbook's and torchvision's in one table, those of the other two in another."
+    text = page('index')[1] if name == 'index' else (ROOT/'README.md').read_text(encoding='utf-8')
+    row  = lambda title: [w.strip() for w in re.search(rf'^\| {title} \|(.*)\|$', text, re.M)[1].split('|')]
+    bench = page('bench')[1].split('## What was measured', 1)[1]
+    ours  = [re.findall(r': (\d\.\d\d)', cell) for cell in re.search(r'^\| two threads: float32, torchvision \|(.*)\|$', bench, re.M)[1].split('|')]
+    other = bench.split('**mmdetection and Detectron2**', 1)[1]
+    cells = lambda title: [re.findall(r'\d+(?:\.\d+)?', c) for c in re.search(rf'^\| {title} \|(.*)\|$', other, re.M)[1].split('|')]
+    assert row('training step of Mask R-CNN')  == [ours[0][0], '1', *(c[1] for c in cells('a training step'))]
+    assert row('inference of Mask R-CNN') == [ours[1][0], '1', *(c[1] for c in cells('an inference call'))]
+    waits = re.search(r'as a GPU runs it \| (\d+); torchvision (\d+)', bench)
+    assert row('times that a training step makes a GPU wait') == [waits[1], waits[2], *(c[0] for c in cells('data-dependent operations of a step'))]
