@@ -61,7 +61,8 @@ def broken(site):
     pages = {p.resolve():Page(p.read_text(encoding='utf-8')) for p in site.rglob('*.html')}
     for path, page in pages.items():
         name, links = path.relative_to(site.resolve()).with_suffix('.ipynb').as_posix(), [t for t in page.targets if t.startswith(COLAB)]
-        if [re.sub(r'(^|/)\d{3}_', r'\1', t[len(COLAB):]) for t in links] != [name] or not (ROOT/'nbs'/links[0][len(COLAB):]).exists(): yield f'{name}: {links} leads not to its notebook'
+        own = [re.sub(r'(^|/)\d{3}_', r'\1', t[len(COLAB):]) for t in links[:1]]
+        if own != [name] or not all((ROOT/'nbs'/t[len(COLAB):]).exists() for t in links): yield f'{name}: {links} leads not to its notebook'
         if page.cells: yield f'{path.relative_to(site.resolve())}: a warning is shown with the number of its cell'
         for text in page.unlinked: yield f'{path.relative_to(site.resolve())}: {text!r} is no link: where nbdev links a name, write the name alone'
         for target in page.targets:
