@@ -195,7 +195,7 @@ def kept_bytes(
 
 def _peak_mb(step, device):
     """MB that a step takes at its height beyond what is
-    held before it, or None where that cannot be asked."""
+    held before it, or None where that cannot be measured."""
     if device.type != 'cuda': return None
     torch.cuda.reset_peak_memory_stats(device)
     before = torch.cuda.memory_allocated(device)
@@ -651,7 +651,7 @@ def step_profile(
 
 # %% ../nbs/072_bench.ipynb #0d4dd203
 def _gpu_items(kind, size, batch, repeats, device):
-    "What is asked of one detector, one after the other: name -> function."
+    "The measurements of one detector, in their order: name -> function."
     def on_device(model): return model.to(device), *toy_batch(batch, size, device)
     def ours(): return on_device(bench_pair(kind, size)['detbook'].train())
     def variants(compiled): return step_variants(*ours(), compiled, repeats)

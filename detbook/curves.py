@@ -50,7 +50,7 @@ def read_log(
     folder:str|Path,
 )->RunLog:              # lines and figures
     """Read what a run has written about itself. FileNotFoundError where there is no run,
-    ValueError where it has said nothing yet."""
+    ValueError where it has written nothing yet."""
     path = Path(folder)
     if path.is_file() and path.suffix == '.json': found = _scalars(path.resolve())
     elif (path/'run.json').is_file():

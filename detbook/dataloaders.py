@@ -119,7 +119,7 @@ class PictureSet(Dataset):
 def as_pictures(
     # a CocoDataset or another data set; or Subset or ConcatDataset of some
     dataset:Dataset,
-)->Any:         # a data set that knows its classes, and its truths where it has any
+)->Any:         # the data set inside, with its classes, and its truths where it has any
     "Look through the wrappers of a data set, if there are any."
     return (PictureSet(dataset)
             if isinstance(dataset, (Subset, ConcatDataset))

@@ -109,7 +109,7 @@ def broadcast_value(
     value:Any,
     source:int=0,   # the rank that speaks
 )->Any:  # its value, on every rank: tuples have become lists, keys of dicts text
-    """Tell all ranks what one of them knows. A value that JSON cannot carry raises
+    """Send a value of one rank to all. A value that JSON cannot carry raises
     TypeError on all of them."""
     here, where = place(), _table_device() if place().world_size > 1 else None
     if source not in range(here.world_size):

@@ -140,8 +140,8 @@ def _size(n):
 
 @torch.no_grad()
 def _look(model, image):
-    """What the trunk gives for one picture, in its own frame;
-    as when it is asked and does not learn."""
+    """The output of the trunk for one picture, in its own frame,
+    as in prediction."""
     learns = [m for m in model.backbone.modules() if m.training]
     model.backbone.eval()
     try:

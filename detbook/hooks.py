@@ -252,7 +252,7 @@ def open_board(
     work_dir:Path,  # folder of the run
     step:int,       # steps that are done, from 0
 )->Boards|None:     # None where the config asks for none, or none can be had
-    """Open the boards that a config asks for. What cannot be had is said;
+    """Open the boards that a config asks for. A warning names what is missing;
     ConfigError for a setting that a board has not."""
     asked = ((cfg.get('visualizer') or {}).get('vis_backends') or cfg.get('vis_backends')
              or ())

@@ -101,8 +101,8 @@ def _how_well(result, rows):
 def hub_card(
     file:str|Path,              # of a detector, as `save_detector` or a training wrote it
     repo:str,                   # 'owner/name'
-    result:Result|None=None,    # figures to be told
-    licence:str|None=None,      # of the weights, such as 'apache-2.0'; None: not said
+    result:Result|None=None,    # figures for the card
+    licence:str|None=None,      # of the weights, such as 'apache-2.0'; None: left out
 )->str:                         # text of README.md
     """Write the model card of a detector from its file, from the run in whose folder it
     lies, and from an evaluation."""
@@ -115,8 +115,8 @@ def hub_card(
     rows = [] if result is None else _measured(result)
     text = [f'# {repo.rpartition("/")[2]}', '', *_intro(repo, weights)]
     if result and rows: text += _how_well(result, rows)
-    if told := _training(read_card(Path(file).parent)):
-        text += ['', '## Training', '', *told]
+    if training := _training(read_card(Path(file).parent)):
+        text += ['', '## Training', '', *training]
     return ('---\n' + _front(repo, licence, rows, 'the pictures of the evaluation')
             + '---\n\n' + '\n'.join(text) + '\n')
 

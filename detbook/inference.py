@@ -189,7 +189,8 @@ def _kept_names(model):
 # %% ../nbs/071_inference.ipynb #0ef0d018
 @component
 class Predictor:
-    """A detector and how it is asked. Called with pictures it gives `Detections`;
+    """A detector and the settings of its predictions. Called with pictures it returns
+    `Detections`;
     ValueError for settings that do not go together."""
     def __init__(self,
         model:nn.Module,                    # a detector, or a TestTimeAug around one
@@ -335,7 +336,7 @@ class Predictor:
 
     def _draws(self, window):
         """Does the detector draw its masks at the size of the window, not at the size
-        shown? A hundred of more than two megapixels are only drawn if asked for."""
+        shown? A hundred of more than two megapixels are only drawn on request."""
         return (self.sized
                 and (self.masks is True
                      or self.masks == 'rle' and math.prod(window.size) <= 2**21))
@@ -353,7 +354,7 @@ class Predictor:
     def _keep(self, found, seen, picture, i):
         "Bring the answer for a window back to its picture."
         window = picture.windows[i]
-        # masks are what is asked for, as they are
+        # masks are wanted, as they are
         ready  = self.masks is True and seen == window.size and len(picture.windows) == 1
         return bring_back({k: v for k,v in found.items() if self.masks or k != 'masks'},
                           seen, window.box, not ready)

@@ -499,7 +499,7 @@ def _finds_more(model, ds):
         yield 'keypoints'
 
 def _check_model(model):
-    "Raise unless the model can be trained and asked."
+    "Raise unless the model can be trained and can predict."
     for name,wanted in dict(loss='loss(images, targets), a dict of scalars',
                             predict='predict(images, sizes=None), '
                                     'a list of dicts').items():

@@ -141,8 +141,8 @@ def _names(model, ds):
             else tuple(getattr(model, 'classes', None) or ds.classes))
 
 def _asker(model):
-    """How a detector is asked about a batch: f(images, targets, sizes);
-    pictures whose frames differ are looked at apart."""
+    """A function that predicts a batch with a detector: f(images, targets, sizes);
+    pictures whose frames differ are predicted apart."""
     wants, divisor = ('proposals' in inspect.signature(model.predict).parameters,
                       getattr(getattr(model, 'preprocess', None), 'pad_divisor', 1))
     def ask(images, targets, sizes):

@@ -151,7 +151,7 @@ def _few_truths(truths):
 
 def _try_evaluator(evaluator, val, model):
     """Measure no detections on a few pictures, so that whatever is wrong with the truths
-    or the evaluator is said now; the names of the figures."""
+    or the evaluator raises an error now; the names of the figures."""
     check_metrics(evaluator.metrics, model)
     few = _few_truths(read_truths(val, evaluator.ann_file))
     try:
@@ -430,7 +430,7 @@ class Trainer:
 
     def _load_extras(self, state):
         """Put back the average and what the hooks had kept;
-        what a state lacks begins now, and that is said."""
+        what a state lacks begins now, and a line says so."""
         if self.average:
             if 'average' not in state.notes:
                 say(f'{state.path} holds no average of the weights: '

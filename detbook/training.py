@@ -210,7 +210,7 @@ def _measure_seconds(trainer):
 
 def _forecast(trainer):
     """What a step would take on a GPU, at the largest size that the data give;
-    None where there is a GPU to try, and a text where it cannot be told."""
+    None where there is a GPU to try, and a text where it cannot be forecast."""
     if trainer.place.device.type == 'cuda': return
     try:
         size, batch, memory = (largest_size(trainer.cfg, trainer.data.sizes),
@@ -356,7 +356,7 @@ def _open_folder(cfg, work_dir, resume, lock):
     return state, over
 
 def _run_to_the_end(trainer):
-    "Let a trainer run; where it fails, its state is saved first, and it is said where."
+    "Let a trainer run; if it fails, its state is saved first, and the error says where."
     with stop_signals():
         # where one rank fails the others are told to stop,
         # and that must not end the saving
@@ -412,7 +412,7 @@ def _in_process(cfg, work_dir, resume, validate, seed, save_every, launcher, arg
 
 # %% ../nbs/096_training.ipynb #42a75dab
 def _which_config(config, model, data, set, frozen):
-    "The config that is meant, and what is to be said about it."
+    "The config that is meant, and lines to print about it."
     if (config is None) == (model is None):
         raise ValueError('expected a config: a file, or the name of a recipe; '
                          'or --model small with --data' if config is None

@@ -354,7 +354,7 @@ class VideoWriter:
     @checked('fps 0.01..1000, crf? 0..63')
     def __init__(self,
         path:str|Path,          # file to write: .mp4, .mov, .mkv or .webm
-        fps:float=25.,          # frames per second, where `write` is told no times
+        fps:float=25.,          # frames per second, where `write` gets no times
         # FFmpeg's name of an encoder, such as 'libx265'; None: the usual one of the format
         codec:str|None=None,
         # quality of codecs that know a constant rate factor: from 0,
@@ -517,7 +517,7 @@ def _camera(index):
                      'bgr=True')
 
 class Camera:
-    """The frames of a camera, one after the other, until nobody asks any more;
+    """The frames of a camera, one after the other, as long as they are read;
     FileNotFoundError or ValueError where there is none."""
     @checked('index int 0.., size? pair int 1.., fps? 0..')
     def __init__(self,
