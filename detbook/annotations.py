@@ -35,7 +35,7 @@ class Faults:
         value:object=None,      # the value alone
         expected:str='',        # what should be there
     ):
-        "Tell of one fault."
+        "Describe one fault."
         words = (f'{f"{self.name}: " * bool(self.name)}{file}'
                  f'{f", line {line}" if line else ""}: {what}'
                  + (f'; expected {expected}' if expected else ''))

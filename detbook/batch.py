@@ -62,7 +62,7 @@ class Preprocess(nn.Module):
         images:list,            # B tensors (3,h,w) RGB, uint8 or float, nominally 0..255
         train:bool=False,       # does `train_size` hold?
     )->Batch:                   # on the device of this module
-        "Normalise, reorder the channels if the network wants that, pad jointly."
+        "Normalise, reorder the channels if the network expects that, pad jointly."
         check('images some (3,h,w)', images)
         sizes = [tuple(im.shape[-2:]) for im in images]
         up = lambda n: -(-n // self.pad_divisor) * self.pad_divisor

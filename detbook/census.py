@@ -326,7 +326,7 @@ def compare_anchors(
     # name -> shares 'at_50', 'at_70', 'small', 'medium', 'large', the mean IoU,
     # how many are 'missed' at .5, and the 'worst' ten annotations
 )->dict:
-    """Tell which share of the objects each anchor
+    """Return which share of the objects each anchor
     setting reaches, and which objects it misses."""
     _look_through(d, 'images', 'annotations')
     (xywh, hw, _, _, ids), scale = _arrays(d), check_scale(scale) or 1.

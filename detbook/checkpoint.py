@@ -88,7 +88,7 @@ def find_weights(
 def read_weights(
     source:str,     # path, URL or name
 )->Checkpoint:      # the tensors under the names of this book
-    """Find, fetch and read weights, whoever's; as
+    """Find, fetch and read weights of any program; as
     safely as `read_checkpoint`, which it calls."""
     found = read_checkpoint(find_weights(source))
     return Checkpoint(_our_names(found, found.path), found.path, found.kind,
@@ -107,7 +107,7 @@ def _unprefixed(state, own):
     return state
 
 def _prefix_hint(state, own):
-    """Tell below which prefix of the file most names of the
+    """Find below which prefix of the file most names of the
     model are found; an empty string if there is none."""
     tails = list(own)[::max(1, len(own) // 8)]
     found = {k[:-len(t)] for t in tails for k in state if k.endswith('.' + t)}
@@ -201,7 +201,7 @@ def _compare(state, own, report):
             problems.append(f'{k} is {state[k].dtype} in the file and {own[k].dtype} in '
                             'the model')
     def lacks(key, tensor, owner, other, others, tensors):
-        # only the first is told in full
+        # only the first is shown in full
         near = ([k for k in others or tensors if len(k) < 200][:2000]
                 if not problems and len(key) < 200 else [])
         near = difflib.get_close_matches(key, near, 1, .75)

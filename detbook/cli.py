@@ -136,7 +136,7 @@ _LIBRARIES = {sysconfig.get_path(p) for p in ('stdlib', 'purelib', 'platlib')}
 
 def is_slip(
     error:BaseException,    # as it was caught
-)->bool:                    # True: a slip, to be told in a sentence; False: a bug
+)->bool:                    # True: a slip, reported in a sentence; False: a bug
     "Was this error raised on purpose, about something that the user gave?"
     if isinstance(error, OSError):
         return True  # files, full disks, lost processes, the network

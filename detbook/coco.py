@@ -103,7 +103,7 @@ def _is_plain(r):
 def spellings(
     records:list[dict], # with an 'id' each
 )->dict:            # the id as it is compared -> the id as the first record of it has it
-    "Tell how a file writes its ids."
+    "Return how a file writes its ids."
     out = {}
     for r in records:
         i = plain_id(r.get('id'))
@@ -258,7 +258,7 @@ def check_size(
     h:object,   # height that a record gives
     w:object,   # width
 )->str|None:    # words for a message; None where a picture can have this size
-    "Tell what is wrong with the size of a picture."
+    "Return what is wrong with the size of a picture."
     if (not (type(h) is type(w) is int and 0 < h <= 2**20 and 0 < w <= 2**20)
         or h*w >= 2**31):
         return (
@@ -286,7 +286,7 @@ def _check_runs(s, h, w):
 def has_mask(
     segmentation:object,    # of a record; None where it has none
 )->bool:                    # False for None, [], [[]]
-    "Tell whether a segmentation says anything."
+    "Return whether a segmentation says anything."
     return (any(len(p) > 0 if isinstance(p, list) else True for p in segmentation)
             if isinstance(segmentation, list) else bool(segmentation))
 

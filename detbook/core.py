@@ -481,7 +481,7 @@ class DetbookWarning(UserWarning):
 WARNED = set()
 def warn_once(
     message:str,            # one sentence
-    # messages with one key are said once; default: the message itself
+    # messages with one key are given once; default: the message itself
     key:Hashable|None=None,
 ):
     """Warn the first time that `key` comes up in this process,

@@ -211,8 +211,8 @@ class CocoDataset(torch.utils.data.Dataset):
     @checked
     def record(self,
         i:int,      # which picture, from 0
-    )->dict:        # id, file_name, height, width, and what else its record said
-        "Tell what the file says of picture `i`."
+    )->dict:        # id, file_name, height, width, and the rest of its record
+        "Return what the file says of picture `i`."
         self._at(i)
         h, w = self.sizes[i].tolist()
         return (dict(id=_id_at(self.image_ids, i),
@@ -287,7 +287,7 @@ class CocoDataset(torch.utils.data.Dataset):
         return show_target(*self[i], self.classes, ax, skeleton=self.skeleton)
 
     def summary(self)->str: # some lines of text
-        """Tell what was read: images, objects of each class,
+        """Return what was read: images, objects of each class,
         and what was clipped, left out or dropped."""
         r, image_of = self.report, self._image_of()
         names = [shown(c, 40) for c in self.classes]

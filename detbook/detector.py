@@ -51,7 +51,7 @@ def load_backbone(
     # 'efficientnet_lite0'; another known name; or path or URL of a checkpoint
     weights:str,
     # how the detector normalises pictures: a warning
-    # where the backbone wants them otherwise
+    # where the backbone expects them otherwise
     preprocess:Preprocess|None=None,
 ):
     """Load weights into a backbone and say what became of every key; a wrong name raises
@@ -244,7 +244,7 @@ def prepare(
     if (torch.is_grad_enabled()
         and not (model.trained or getattr(model.backbone, 'trained', False))):
         _warn_untrained(model)
-        model.trained = True        # from here on it learns, and it was said
+        model.trained = True        # from here on it learns; the warning was given
     batch = model.preprocess(images, train=True)
     return (batch._replace(stages=_given_stages(targets, batch)),
             pad_truths(targets, batch, need))

@@ -584,7 +584,7 @@ def read_setting(
     text:str,       # what stands behind the = on a command line
     old:object,     # the value that is there now; None where there is none
 )->object:          # the value
-    "Tell what a text means where `old` stands."
+    "Return what a text means where `old` stands."
     parts = _split(text)
     value = list(map(_literal, parts)) if len(parts) > 1 else _literal(text)
     if isinstance(old, str) and isinstance(value, (int, float)): return text

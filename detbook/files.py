@@ -34,7 +34,7 @@ def shown(
 @checked('n int 1..')
 def some_of(
     names:list|tuple,   # many, perhaps
-    n:int=8,            # how many of them are told
+    n:int=8,            # how many of them are named
 )->str:                 # on one line
     "List the first of many names for a message, and say how many there are."
     return (', '.join(map(str, names[:n]))

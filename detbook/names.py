@@ -290,14 +290,14 @@ def weights_kind(
     # 'torchvision', 'detectron2', 'detectron', 'efficientnet' or,
     # for the names of this book, 'mmdetection'
 )->str:
-    "Tell whose names these are."
+    "Return whose names these are."
     return next((kind for kind,mark in _MARKS.items()
                  if any(re.match(mark, k) for k in tensors)), 'mmdetection')
 
 # %% ../nbs/017_names.ipynb #aeb73e18
 @checked
 def convert(
-    tensors:dict,   # weights by name, whoever's
+    tensors:dict,   # weights by name, of any program
 )->dict:            # under the names, and in the order, of this book
     """Give weights the names and the order that they have here;
     those that have them already come back as they are."""

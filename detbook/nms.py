@@ -40,7 +40,7 @@ def nms_plain(
 
 # %% ../nbs/012_nms.ipynb #a5c77512
 def has_compiled_ops()->bool: # can torchvision's own operations be called?
-    "Tell whether torchvision's compiled operations are there."
+    "Return whether torchvision's compiled operations are there."
     known = all(hasattr(torch.ops.torchvision, name) for name in ('nms', 'roi_align'))
     return known and torchvision.extension._has_ops()
 

@@ -303,7 +303,7 @@ def wrong_size(
     got:tuple[int,int],     # (H, W) of the picture
     want:tuple[int,int],    # (H, W) that its record says
 )->str|None:                # words for a message; None: they are the same
-    "Tell how the size of a picture differs from its record, and whether it is turned."
+    "Return how the size of a picture differs from its record, and whether it is turned."
     if tuple(got) == tuple(want): return None
     turned = (': turned by 90 degrees, as by an EXIF tag that the annotations do not know'
               if tuple(got) == tuple(want)[::-1] else '')

@@ -356,7 +356,7 @@ def check_scale(
 def pipeline_scale(
     cfg:dict,               # a whole config
 )->tuple|float|None:        # limits of the sides, a factor, or None
-    """Tell what the test pipeline of a config resizes to.
+    """Return what the test pipeline of a config resizes to.
     ValueError where it does not keep the shape of pictures."""
     for step in read_test_settings(cfg).get('pipeline') or cfg.get('test_pipeline') or ():
         if str(step.get('type')).rpartition('.')[2] != 'Resize': continue
@@ -387,7 +387,7 @@ def picture_size(
     # limits, factor or None as `check_scale` has them;
     # and whether to smooth when making smaller
 )->tuple:
-    """Tell how the pictures of a detector are resized: as its file says, else as the
+    """Return how the pictures of a detector are resized: as its file says, else as the
     config that was given, else as is known of published weights."""
     own, file = notes.get('preprocessing'), str(name).rpartition('/')[2]
     if isinstance(own, dict) and own.get('resize') is not None:
@@ -491,7 +491,7 @@ def resize_note(
     model:nn.Module,    # a detector, perhaps with `test_scale` and `test_antialias`
     # what a file says of it: resize and antialias; None where the detector does not know
 )->dict|None:
-    "Tell how the pictures of a detector are resized, as `save_detector` writes it."
+    "Return how the pictures of a detector are resized, as `save_detector` writes it."
     scale = getattr(model, 'test_scale', None)
     if scale is None: return None
     return dict(resize=list(scale) if isinstance(scale, (tuple, list)) else scale,
