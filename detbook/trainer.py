@@ -570,8 +570,8 @@ class Trainer:
             for b in self.model.buffers() if self.place.world_size > 1 else ():
                 dist.broadcast(b, 0)
             found = detect_all(self.model, self.val, loads.get('batch_size', 1),
-                               loads.get('num_workers', 0),
-                               amp=bool((self.cfg.get('val_cfg') or {}).get('fp16')))
+                               loads.get('num_workers', 0), None,
+                               bool((self.cfg.get('val_cfg') or {}).get('fp16')))
         result = (measure(self.val, found, self.val.category_ids, self.measures)
                   if is_main() else None)
         stats  = broadcast_value(result.to_dict()['stats'] if result else None)

@@ -79,7 +79,7 @@ def test_a_resumed_average_is_the_same(config, averaged, tmp_path, monkeypatch):
 def test_killed_while_the_average_was_in_place(config, averaged, tmp_path, monkeypatch):
     "The weights come back before the state is saved."
     import detbook.trainer as trainer
-    monkeypatch.setattr(trainer, 'detect_all', lambda *a: (_ for _ in ()).throw(OSError('no room')))
+    monkeypatch.setattr(trainer, 'detect_all', lambda *a, **k: (_ for _ in ()).throw(OSError('no room')))
     with pytest.raises(OSError): train(config, work_dir=tmp_path, set=[EMA])
     monkeypatch.undo()
     same_run(averaged, train(config, work_dir=tmp_path, set=[EMA], resume=True))

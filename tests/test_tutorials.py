@@ -88,8 +88,8 @@ def test_tutorial_can_be_typed_and_run_again(path, kernel):
 
 @by_tutorial
 def test_tutorial_installs_detbook_in_colab(path):
-    "The first cell does, where there is Colab's folder; the page does not show it."
-    first = next(''.join(c['source']) for c in json.loads(path.read_text(encoding='utf-8'))['cells'] if c['cell_type'] == 'code')
+    "The first cell that names it does, where there is Colab's folder; the page does not show it."
+    first = next(s for c in json.loads(path.read_text(encoding='utf-8'))['cells'] if c['cell_type'] == 'code' and 'detbook' in (s := ''.join(c['source'])))
     assert '[ -e /content ] && pip install' in first and not shown(first) and directives(first).get('eval') == 'false'
 
 # ---- and these tests can fail
