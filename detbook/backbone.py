@@ -16,7 +16,7 @@ from torch import nn, Tensor
 from torch.nn import functional as F
 from torch.utils.checkpoint import checkpoint
 from .cli import nearest
-from .core import check, component
+from .core import check, component, slow_products
 
 # %% ../nbs/014_backbone.ipynb #cce6de06
 def _outputs(x, conv):
@@ -111,6 +111,14 @@ def constant_norms(
     return found
 
 
+# %% ../nbs/014_backbone.ipynb #e4f6c7c4
+def _dilation(conv):
+    "The convolution's dilation, or for a 1x1 kernel one that leads to the faster library."
+    if torch.compiler.is_compiling() or torch.jit.is_tracing(): return conv.dilation
+    wide = conv.kernel_size == (1, 1) and max(conv.weight.shape) >= 512
+    return ((2, 2) if wide and torch.get_num_threads() == 1 and slow_products()
+            else conv.dilation)
+
 # %% ../nbs/014_backbone.ipynb #cd2736bf
 def conv_norm(
     x:Tensor,               # (B,C,H,W)
@@ -126,7 +134,7 @@ def conv_norm(
     ready = None if torch.compiler.is_compiling() else _PREPARED.get().get(norm)
     return _ConvNorm.apply(x, conv.weight, norm.weight, norm.bias, norm.running_mean,
                            *(ready or _constants(norm)),
-                           (conv.stride, conv.padding, conv.dilation, conv.groups),
+                           (conv.stride, conv.padding, _dilation(conv), conv.groups),
                            _outputs(x, conv) > conv.weight.numel())
 
 # %% ../nbs/014_backbone.ipynb #6cb731b0

@@ -8,8 +8,8 @@ Docs: https://detbook.github.io/detbook/core.html.md"""
 __all__ = ['component', 'DetbookWarning']
 
 # %% ../nbs/001_core.ipynb #b0bd4bde
-import functools, importlib, inspect, logging, math, numbers, os, re, sys, types, typing
-import warnings
+import functools, importlib, inspect, logging, math, numbers, os, platform, re, sys
+import types, typing, warnings
 from collections.abc import Callable, Hashable, Iterable, Mapping
 from contextlib import contextmanager
 from pathlib import Path
@@ -619,3 +619,18 @@ def on_host(
     "Are the values at hand, as on a CPU, so that looking at them makes nobody wait?"
     check('x any (...)', x)
     return x.device.type == 'cpu' and not _counting
+
+# %% ../nbs/001_core.ipynb #037ece1a
+@functools.cache
+def _processor():
+    "What the system says about the processor."
+    try: return Path('/proc/cpuinfo').read_text()
+    except OSError: return platform.processor()
+
+def slow_products(
+)->bool:    # True on AMD's processors with AVX-512
+    "Would oneDNN multiply matrices faster than MKL, to which PyTorch gives them?"
+    return (torch.backends.mkl.is_available() and torch.backends.mkldnn.is_available()
+            and torch.backends.mkldnn.enabled
+            and torch.backends.cpu.get_cpu_capability() == 'AVX512'
+            and 'AuthenticAMD' in _processor())

@@ -8,12 +8,14 @@ Docs: https://detbook.github.io/detbook/fast_rcnn.html.md"""
 __all__ = ['BoxHead', 'DetectionFilter', 'RoIHead', 'FastRCNN']
 
 # %% ../nbs/025_fast_rcnn.ipynb #60b70fd4
+import functools
 from collections.abc import Callable
 from typing import Any, NamedTuple
 import torch
 from torch import nn, Tensor
 from torch.nn import functional as F
-from .core import check, component
+from torch.utils.flop_counter import flop_registry, register_flop_formula
+from .core import check, component, on_host, slow_products
 from .batch import Batch, Preprocess, Truths
 from .boxes import clip_boxes
 from .coder import DeltaCoder
@@ -98,6 +100,62 @@ def sample_rois(
     return RoIs(boxes, matched, truths.labels.gather(1, truth) * (matched >= 0), gt_boxes,
                 max_pos)
 
+# %% ../nbs/025_fast_rcnn.ipynb #ac4a21b7
+_SCHEMA = ('mkldnn::_linear_pointwise(Tensor X, Tensor W, Tensor? B, str attr, '
+           'Scalar?[] scalars, str? algorithm) -> Tensor Y')
+
+@functools.cache
+def _has_onednn():
+    "Does this PyTorch have oneDNN's product, in the form that is used here?"
+    operation = getattr(torch.ops.mkldnn, '_linear_pointwise', None)
+    return operation is not None and str(operation.default._schema) == _SCHEMA
+
+def _product(x, w, b=None):
+    "x (N,K) times w^T (K,M) plus b (M), by oneDNN."
+    return torch.ops.mkldnn._linear_pointwise(x, w, b, 'none', [], '')
+
+def _count(x, w, *others, **settings): return 2 * x[0] * x[1] * w[0]
+
+# PyTorch's `FlopCounterMode` looks here, and counts 0 for what it does not find
+if _has_onednn() and torch.ops.mkldnn._linear_pointwise not in flop_registry:
+    register_flop_formula(torch.ops.mkldnn._linear_pointwise)(_count)
+
+class _Linear(torch.autograd.Function):
+    "A linear layer by oneDNN, and its way back."
+    @staticmethod
+    def forward(x, w, b): return _product(x, w, b)
+
+    @staticmethod
+    def setup_context(ctx, inputs, output): ctx.save_for_backward(*inputs[:2])
+
+    @staticmethod
+    def backward(ctx, g):
+        x, w = ctx.saved_tensors
+        of_x, of_w, of_b = ctx.needs_input_grad
+        if torch.is_grad_enabled():             # a gradient of this gradient is wanted
+            return g @ w if of_x else None, g.T @ x if of_w else None, g.sum(0)
+        return (_product(g, w.T) if of_x else None, _product(g.T, x.T) if of_w else None,
+                g.sum(0) if of_b else None)
+
+def _suits(fc, x):
+    "Is this PyTorch's own layer, without hooks, on float32, and a product worth it?"
+    if torch.compiler.is_compiling() or torch.jit.is_tracing(): return False
+    return (slow_products() and _has_onednn() and type(fc) is nn.Linear
+            and not any((fc._forward_hooks, fc._forward_pre_hooks, fc._backward_hooks,
+                         fc._backward_pre_hooks))
+            and fc.bias is not None and x.dtype == fc.weight.dtype == torch.float32
+            and on_host(x) and not torch.is_autocast_enabled('cpu')
+            and len(x) * fc.weight.numel() >= 2**22)
+
+# %% ../nbs/025_fast_rcnn.ipynb #c9a7cea5
+def linear(
+    x:Tensor,       # (N,K)
+    fc:nn.Module,   # usually a linear layer; another module is called as it is
+)->Tensor:          # (N,M)
+    "Apply a linear layer, by the faster of two libraries."
+    check('x float (N,K), fc callable', x, fc)
+    return _Linear.apply(x, fc.weight, fc.bias) if _suits(fc, x) else fc(x)
+
 # %% ../nbs/025_fast_rcnn.ipynb #e2b1f077
 @component
 class BoxHead(nn.Module):
@@ -140,8 +198,8 @@ class BoxHead(nn.Module):
         "Classify and point."
         check('x float (K,C,h,w)', x)
         x = x.mean((2, 3)) if self.avg_pool else x.flatten(1)
-        for fc in self.shared_fcs: x = F.relu(fc(x))
-        return self.fc_cls(x), self.fc_reg(x).unflatten(1, (-1, 4))
+        for fc in self.shared_fcs: x = F.relu(linear(x, fc))
+        return linear(x, self.fc_cls), linear(x, self.fc_reg).unflatten(1, (-1, 4))
 
     def loss(self,
         logits:Tensor,  # (B*S,C+1)

@@ -134,3 +134,42 @@ def test_same_without_compiled_operations(name, hidden):
         torch.testing.assert_close(e['scores'], d['scores'], rtol=1e-4, atol=1e-5)
         if 'masks' in d: assert (d['masks'] != e['masks']).float().mean().nan_to_num() < 1e-4           # a probability of exactly one half
         if 'keypoints' in d: torch.testing.assert_close(e['keypoints'], d['keypoints'], rtol=1e-3, atol=1e-2)
+
+# ---- the faster of two libraries
+
+@pytest.mark.parametrize('threads', (1, 2))
+def test_products_by_onednn_change_nothing(threads, monkeypatch):
+    "Where MKL is slow, linear layers and wide 1x1 convolutions go to oneDNN; both ways are taken here, on any processor."
+    from detbook import backbone, fast_rcnn
+    if not fast_rcnn._has_onednn(): pytest.skip('this PyTorch has no such operation')
+    torch.manual_seed(0)
+    model = spread(models.mask_rcnn(50, len(CLASSES), channels=64))
+    wide = next(m for m in model.backbone.modules() if isinstance(m, nn.Conv2d) and m.kernel_size == (1, 1) and m.out_channels == 512)
+    taken, product = [], fast_rcnn._product
+    monkeypatch.setattr(fast_rcnn, '_product', lambda *a: (taken.append(a[0].shape), product(*a))[1])
+    def go(slow):
+        for module in (backbone, fast_rcnn): monkeypatch.setattr(module, 'slow_products', lambda: slow)
+        taken.clear()
+        out = everything(model)
+        assert bool(taken) == slow and backbone._dilation(wide) == ((2, 2) if slow and threads == 1 else (1, 1))
+        return out
+    before = torch.get_num_threads()
+    torch.set_num_threads(threads)
+    try: (losses, grads, found, _), (fast_losses, fast_grads, fast_found, _) = go(False), go(True)
+    finally: torch.set_num_threads(before)
+    for k, v in losses.items(): torch.testing.assert_close(fast_losses[k], v, rtol=1e-4, atol=1e-6, msg=lambda m: f'{k}: {m}')
+    for k, v in grads.items(): assert (fast_grads[k] - v).norm() <= 5e-3*v.norm() + 1e-6, k
+    for d, e in zip(found, fast_found, strict=True):
+        assert torch.equal(d['labels'], e['labels'])
+        torch.testing.assert_close(e['boxes'], d['boxes'], rtol=1e-4, atol=1e-2)
+        torch.testing.assert_close(e['scores'], d['scores'], rtol=1e-3, atol=1e-4)
+
+def test_products_of_onednn_are_for_amd_with_avx512(monkeypatch):
+    from detbook import core
+    monkeypatch.setattr(torch.backends.cpu, 'get_cpu_capability', lambda: 'AVX512')
+    for maker in ('AuthenticAMD', 'GenuineIntel'):
+        monkeypatch.setattr(core, '_processor', lambda maker=maker: f'vendor_id : {maker}')
+        assert core.slow_products() == (maker == 'AuthenticAMD' and torch.backends.mkl.is_available() and torch.backends.mkldnn.is_available())
+    monkeypatch.setattr(core, '_processor', lambda: 'vendor_id : AuthenticAMD')
+    monkeypatch.setattr(torch.backends.cpu, 'get_cpu_capability', lambda: 'AVX2')
+    assert not core.slow_products()

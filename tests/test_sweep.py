@@ -118,7 +118,7 @@ def left_out(reason, *names): LEFT_OUT.update(dict.fromkeys(names, reason))
 calls('core',
     test_same=lambda w: dict(actual=w.boxes, expected=w.boxes, rtol=1e-5, atol=1e-6),
     strict=lambda w: dict(f=len), component=lambda w: dict(cls=type('A', (), dict(__init__=lambda self, a=1: None))), checked=lambda w: dict(f=w.ax),
-    on_host=lambda w: dict(x=w.boxes), warn_once=lambda w: dict(message='sweep'), mean_over_ranks=lambda w: dict(x=torch.tensor(3.)), check=lambda w: dict(text='a (N)'), check_keys=lambda w: dict(d=dict(a=1)), settings=lambda w: dict(x=new('nms.NMS')), constructor_parameters=lambda w: dict(cls=type(new('nms.NMS'))), say=lambda w: dict(text='sweep'))
+    on_host=lambda w: dict(x=w.boxes), warn_once=lambda w: dict(message='sweep'), mean_over_ranks=lambda w: dict(x=torch.tensor(3.)), slow_products=lambda w: {}, check=lambda w: dict(text='a (N)'), check_keys=lambda w: dict(d=dict(a=1)), settings=lambda w: dict(x=new('nms.NMS')), constructor_parameters=lambda w: dict(cls=type(new('nms.NMS'))), say=lambda w: dict(text='sweep'))
 left_out('a block: counts what runs inside', 'core.count_syncs', 'core.own_counts')
 left_out('a line at the end of a chapter: tests/test_project.py looks for the names', 'core.moved')
 
@@ -239,6 +239,7 @@ detector('cascade_rcnn', 'CascadeRCNN', 'cascade_rcnn'); detector('keypoint_rcnn
 
 box_out = lambda w: w.mask.roi_head.boxes(w.canvas, w.proposals.boxes)
 calls('fast_rcnn',
+    linear=lambda w: dict(x=torch.randn(4, 8), fc=nn.Linear(8, 3)),
     pad_proposals=lambda w: dict(proposals=[w.boxes, w.more], batch=w.batch),
     sample_rois=lambda w: dict(proposals=w.proposals, truths=w.truths, matcher=w.mask.roi_head.matcher, sampler=w.mask.roi_head.sampler), BoxHead=lambda w: dict(num_classes=4, in_channels=4, fc_channels=8),
     BoxHead__forward=lambda w: (w.mask.roi_head.bbox_head, dict(x=torch.randn(2, 16, 7, 7))),
@@ -740,7 +741,7 @@ RIGHT = {
     'retinanet.HeadConv__forward:x:*n*': 'nan features stay nan', 'core.check:where:*': 'words for a message', 'core.check_keys:d:no keys': 'none is asked for', 'core.check_keys:d:a text': 'what it holds is for others to judge', '*:eps:zero': 'nothing is added', 'show.show_boxes:*:no rows': 'there are still labels',
     '*.nearest:*': 'anything is compared as text', 'core.test_same:*tol:zero': 'no difference', 'core.mean_over_ranks:*n*': 'a number like any other', 'core.on_host:x:*': 'where it lies matters, not what it holds',
     'anchors.*Generator:*:empty': 'no anchors', 'anchors.*:*offset:*e*': 'a shift may be negative or none', 'assign.*:*:zero': 'a share of 0', 'losses.SmoothL1Loss:beta:zero': 'the absolute difference',
-    'backbone.*:x:*n*': 'nan features stay nan', 'rpn.conv_few:x:*n*': 'nan features stay nan', 'efficientnet.*:x:*n*': 'nan features stay nan', 'tiny.*:x:*n*': 'nan features stay nan', 'neck.*:*:nan': 'nan features stay nan', 'neck.*:x:inf': 'arithmetic', 'neck.NoNeck__forward:stages:one more': 'all are handed on', 'coder.DeltaCoder:means:negative': 'any mean', 'coder.DeltaCoder:means:zero': 'any mean', 'rpn.ProposalFilter:*:zero': 'no proposals', 'rpn.ProposalFilter:min_size:negative': 'any size', 'rpn.rank_scores:scores:inf': 'the best',
+    'backbone.*:x:*n*': 'nan features stay nan', 'rpn.conv_few:x:*n*': 'nan features stay nan', 'fast_rcnn.linear:x:*n*': 'nan features stay nan', 'efficientnet.*:x:*n*': 'nan features stay nan', 'tiny.*:x:*n*': 'nan features stay nan', 'neck.*:*:nan': 'nan features stay nan', 'neck.*:x:inf': 'arithmetic', 'neck.NoNeck__forward:stages:one more': 'all are handed on', 'coder.DeltaCoder:means:negative': 'any mean', 'coder.DeltaCoder:means:zero': 'any mean', 'rpn.ProposalFilter:*:zero': 'no proposals', 'rpn.ProposalFilter:min_size:negative': 'any size', 'rpn.rank_scores:scores:inf': 'the best',
     'steps.Pipeline____call__:target:*nan': 'nan stays nan', 'steps.Pipeline____call__:target:label *': 'check_batch names it', 'steps.Pipeline____call__:target:no labels': 'what is not there does not move', 'steps.Pipeline____call__:target:* text': 'a field that a step does not use is handed on',
     '*:seed:zero': 'any integer', 'proposals.ProposalTable:ids:list of text': 'an id may be a text', 'proposals.ProposalTable:ids:negative': 'any whole number is an id', 'proposals.ProposalTable:ids:zero': 'likewise', 'loader.group_by_shape:order:zero': 'an image may come twice', 'loader.group_by_shape:upright:one more': 'an order of some images',
     'loader.BatchPlan:sizes:number 99': 'a larger picture', 'loader.BatchPlan:sizes:no rows': 'ValueError: nothing to plan', 'demo.smooth:values:negative': 'any number', 'demo.smooth:values:zero': 'any number', 'learner.sum_losses:losses:a nan': 'the sum is nan',
