@@ -110,7 +110,7 @@ class Explorer(ipywidgets.VBox):
 
     def _at(self, ax, values):
         try: return self.draw(ax, **values) or ''
-        except ValueError as e:  # a slider cannot raise: nobody would see it
+        except ValueError as e:  # an error in a slider would not be seen
             ax.clear(); ax.set_axis_off()
             return str(e)
 

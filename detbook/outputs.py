@@ -54,7 +54,7 @@ def never_over(
 def free_path(
     path:str|Path,  # file that is to be written, though the user has not named it
 )->Path:            # the same, or with _2, _3, ... where that is taken
-    "Name a file that is not there yet."
+    "Find a name that no file has yet."
     path, n = Path(path), 1
     while os.path.lexists(name := path if n == 1
                           else path.with_name(f'{path.stem}_{n}{path.suffix}')):
