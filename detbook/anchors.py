@@ -79,7 +79,7 @@ class AnchorGenerator:
         if (self.sizes
             and (len(self.sizes) != len(self.strides)
                  or len({len(s) for s in self.sizes}) > 1)):
-            raise ValueError('AnchorGenerator wants equally many sizes for each of its '
+            raise ValueError('AnchorGenerator needs equally many sizes for each of its '
                              f'{len(self.strides)} strides, got {sizes}')
         self._make()
 
@@ -136,14 +136,14 @@ def octave_scales(
     base:float=4,       # the first scale
     per_octave:int=3,   # how many there are from one scale up to its double
 )->tuple:               # `per_octave` scales
-    "Divide the way from a scale to its double evenly (RetinaNet, section 4)."
+    "Divide the range from a scale to its double evenly (RetinaNet, section 4)."
     check('base >0.., per_octave int 1..', base, per_octave)
     return tuple(base * 2**(i/per_octave) for i in range(per_octave))
 
 # %% ../nbs/009_anchors.ipynb #ad49e4e5
 @component
 class PointGenerator:
-    "One point a cell, for every level of a pyramid."
+    "One point per cell, for every level of a pyramid."
     def __init__(self,
         strides:tuple=(8,16,32,64,128), # pixels between cells, level by level
         offset:float=.5,  # where in its cell a point lies, as part of the stride
@@ -164,12 +164,12 @@ class PointGenerator:
                 for c,size,s in zip(cells, sizes, _steps(self, sizes))]
 
 # %% ../nbs/009_anchors.ipynb #0bec9660
-# generator -> what it gave, by the sizes asked for and by its settings
+# generator -> what it returned, by the sizes and by its settings
 _MADE:WeakKeyDictionary = WeakKeyDictionary()
 _ROOM = 64 * 2**20                                  # bytes that each generator may keep
 
 def _made_once(generator, like, sizes, make):
-    """What `make` gives, a tuple that begins with a tensor: remembered for the generator
+    """What `make` returns, a tuple that begins with a tensor: cached for the generator
     as it is now, except where a graph is traced."""
     cells = list(getattr(generator, 'cells', ()))
     tracing = (type(like) is not Tensor or torch.compiler.is_compiling()
@@ -220,7 +220,7 @@ def inside_border(
     sizes:Tensor,   # (B,2) h,w of each image, pixels
     border:float=0, # how far an anchor may stick out, pixels
 )->Tensor:          # (B,N) bool
-    "Which anchors lie inside each image; none with nan does."
+    "Which anchors lie inside each image; an anchor with nan never does."
     check('anchors (N,4), sizes (B,2), border ..', anchors, sizes, border)
     h, w = sizes[:,0,None], sizes[:,1,None]
     return ((anchors[:,:2] >= -border).all(1) & (anchors[:,2] < w + border)

@@ -1,4 +1,4 @@
-"""Label assignment: which candidate should name which object, which ones are background, and which are left out.
+"""Label assignment: which candidate is matched to which object, which ones are background, and which are ignored.
 
 Docs: https://detbook.github.io/detbook/assign.html.md"""
 
@@ -35,7 +35,7 @@ class Matcher:
         # the low-quality rule: all candidates that tie
         # for a truth's best overlap? else the first
         all_best:bool=True,
-        # bytes that the overlap table may take; larger ones are worked in spans
+        # bytes that the overlap table may take; larger ones are computed in spans
         budget:int=256*2**20,
     ):
         if not 0 <= neg_iou <= pos_iou <= 1:
@@ -55,8 +55,8 @@ class Matcher:
 
 # %% ../nbs/011_assign.ipynb #f4daf5ae
 def _spans(n, pairs, budget, device):
-    """Cut `n` candidates into slices whose overlaps, at `pairs` a candidate and some 16
-    bytes a pair, keep to the budget."""
+    """Cut `n` candidates into slices whose overlaps, at `pairs` per candidate and
+    some 16 bytes per pair, keep to the budget."""
     if device.type == 'cpu': budget = min(budget, 16*2**20)
     step = max(1, budget // (16 * pairs))
     return [slice(i, i + step) for i in range(0, n, step)]
@@ -95,11 +95,11 @@ def match_candidates(
 
     if matcher.low_quality:  # the last truth whose best overlap this is
         claims = (most >= matcher.min_pos_iou) & (most > 0)
-        most = most.masked_fill(~claims, 2.)  # no overlap is 2: such a truth gets nobody
+        most = most.masked_fill(~claims, 2.)  # no overlap is 2: such a truth gets none
         rank = torch.arange(1, G+1, device=boxes.device, dtype=torch.int32)
         for s in spans:
             fits = overlaps(s) == most[:,None]
-            if not matcher.all_best:  # the first one; for later spans the truth is out
+            if not matcher.all_best:  # the first one; for later spans the truth is done
                 fits &= fits.cumsum(1, dtype=torch.int32) == 1
                 most = most.masked_fill(fits.any(1), 2.)
             last = (fits * rank).amax(2).long() - 1
@@ -128,7 +128,7 @@ def draw_samples(
     keys:Tensor,            # (B,N) in [0,1): the larger, the sooner drawn
     num:int,                # slots per image
     pos_fraction:float,     # at most this part of them positive
-    # at most this many background samples a positive; below 0: no bound
+    # at most this many background samples per positive; below 0: no bound
     neg_pos_ub:float=-1,
 )->Samples:                 # S = min(num, N)
     """Draw positives and background in fixed shapes,
@@ -158,7 +158,7 @@ class RandomSampler:
     def __init__(self,
         num:int=256,                # samples per image
         pos_fraction:float=.5,      # at most this part of them positive
-        # at most this many background samples a positive; below 0: no bound
+        # at most this many background samples per positive; below 0: no bound
         neg_pos_ub:float=-1,
         add_truths:bool=False,      # are the truths themselves candidates? (second stages)
     ):
@@ -182,7 +182,7 @@ class HardSampler:
     def __init__(self,
         num:int=512,                # samples per image
         pos_fraction:float=.25,     # at most this part of them positive
-        # at most this many background samples a positive; below 0: no bound
+        # at most this many background samples per positive; below 0: no bound
         neg_pos_ub:float=-1,
         add_truths:bool=True,       # are the truths themselves candidates? (second stages)
     ):

@@ -1,4 +1,4 @@
-"""A residual network that hands over its four stages, each half as fine and twice as rich as the one before.
+"""A residual network that returns the feature maps of its four stages, each with half the resolution and twice the channels of the one before.
 
 Docs: https://detbook.github.io/detbook/backbone.html.md"""
 
@@ -20,7 +20,7 @@ from .core import check, component, slow_products
 
 # %% ../nbs/014_backbone.ipynb #cce6de06
 def _outputs(x, conv):
-    "How many numbers the convolution will give."
+    "How many numbers the convolution outputs."
     sides = [(n + 2*p - d*(k-1) - 1)//s + 1
              for n,p,d,k,s in zip(x.shape[2:], conv.padding, conv.dilation,
                                   conv.kernel_size, conv.stride)]
@@ -29,7 +29,7 @@ def _outputs(x, conv):
 # %% ../nbs/014_backbone.ipynb #dc0021d7
 class _ConvNorm(torch.autograd.Function):
     """Convolve and normalise by constants; the input and
-    the weights are all that is kept for the way back."""
+    the weights are all that is kept for backward."""
     @staticmethod
     def forward(ctx, x, weight, gamma, beta, mean, inverse, scale, shift, options, fold):
         ctx.save_for_backward(x, weight, gamma, mean, inverse, scale)
@@ -43,7 +43,7 @@ class _ConvNorm(torch.autograd.Function):
         x, weight, gamma, mean, inverse, scale = ctx.saved_tensors
         stride, padding, dilation, groups = ctx.options
         of_x, of_weight, of_gamma, of_beta = ctx.needs_input_grad[:4]
-        if torch.is_grad_enabled():             # a gradient of this gradient is wanted
+        if torch.is_grad_enabled():             # a gradient of this gradient is needed
             scale = (gamma * inverse).view(-1, 1, 1, 1)
         dx, dw, db = torch.ops.aten.convolution_backward(
             grad, x.to(grad.dtype), (weight * scale).to(grad.dtype), [len(gamma)], stride,
@@ -70,7 +70,7 @@ def _constants(norm):
 
 @torch.no_grad()
 def _constants_of_all(norms):
-    "The same for many norms at once; how each is found."
+    "The same for many norms at once: a dict from norm to constants."
     inverse = torch._foreach_add([n.running_var for n in norms], [n.eps for n in norms])
     torch._foreach_rsqrt_(inverse)
     scale = torch._foreach_mul([n.weight for n in norms], inverse)
@@ -88,7 +88,7 @@ def _preparing(norms):
 def prepared(
     norms:list,                 # the batch norms whose statistics are constants
 )->AbstractContextManager:      # of a `with` block
-    "Meanwhile `conv_norm` finds the scale and shift of these norms, computed together."
+    "Compute scale and shift of these norms together; `conv_norm` uses them meanwhile."
     check('norms list BatchNorm2d', norms)
     # a compiler fuses such operations by itself
     if torch.compiler.is_compiling() or torch.jit.is_tracing(): return nullcontext()
@@ -153,7 +153,7 @@ class BasicBlock(nn.Module):
         channels:int,               # of both convolutions
         stride:int=1,               # of the first convolution
         dilation:int=1,             # of the first convolution
-        style:str='pytorch',        # no matter here: there is one place for the stride
+        style:str='pytorch',        # no effect here: there is one place for the stride
         frozen_stats:bool=False,    # are the norms' statistics constants?
     ):
         if style not in ('pytorch', 'caffe'):
@@ -281,8 +281,8 @@ def _check_values(x, block, size):
 # %% ../nbs/014_backbone.ipynb #5f9d63b6
 @contextmanager
 def _still(norms):
-    """Batch norms keep their statistics meanwhile:
-    what runs a second time has been counted."""
+    """Keep the statistics of batch norms in a second run:
+    the first one has updated them already."""
     kept = [(m, m.momentum, m.num_batches_tracked.clone()) for m in norms]
     try:
         for m in norms: m.momentum = 0.
@@ -293,8 +293,8 @@ def _still(norms):
             m.num_batches_tracked.copy_(n)
 
 def _again(stage, x):
-    """Run the blocks of a stage so that each keeps its input alone,
-    and runs again when its gradients are wanted."""
+    """Run the blocks of a stage so that each keeps only its input,
+    and runs again when its gradients are needed."""
     for block in stage:
         if not x.requires_grad and not any(p.requires_grad for p in block.parameters()):
             # frozen: nothing is kept anyway
@@ -309,8 +309,8 @@ def _again(stage, x):
 # %% ../nbs/014_backbone.ipynb #8432edb4
 @component
 class ResNet(nn.Module):
-    """A residual network (ResNet, table 1) that returns the stages asked for. Raises
-    ValueError for bad settings."""
+    """A residual network (ResNet, table 1) that returns the stages of `out_indices`.
+    Raises ValueError for bad settings."""
     def __init__(self,
         depth:int=50,                   # 18, 34, 50, 101 or 152
         style:str='pytorch',  # where a bottleneck's stride sits: 'pytorch' or 'caffe'
@@ -324,7 +324,7 @@ class ResNet(nn.Module):
         groups:int=1,  # of the 3x3 convolutions (ResNeXt); depth 50 and more
         # channels of a group in the first stage; each stage doubles them
         base_width:int=64,
-        # run each block again on the way back, and keep its input alone?
+        # run each block again in the backward pass, and keep only its input?
         with_cp:bool=False,
     ):
         super().__init__()
@@ -350,7 +350,7 @@ class ResNet(nn.Module):
         n = len(strides)
         if not 1 <= n <= 4 or len(dilations) != n:
             raise ValueError(f'ResNet: strides {strides} and dilations {dilations} must '
-                             'both have one entry a stage, at most 4')
+                             'both have one entry per stage, at most 4')
         if not out_indices or not all(0 <= i < n for i in out_indices):
             raise ValueError(f'ResNet: out_indices {out_indices} must name at least one '
                              f'stage, from 0 to {n-1}')
@@ -371,7 +371,7 @@ class ResNet(nn.Module):
     def forward(self,
         x:Tensor,   # (B,3,H,W) normalised
     )->tuple:       # a tensor (B,C_i,H_i,W_i) for each of `out_indices`
-        "Run the stages and return those asked for."
+        "Run the stages and return those of `out_indices`."
         check('x float (B,C,H,W)', x)
         with prepared(constant_norms(self)): return self._stages_of(x)
 

@@ -28,8 +28,8 @@ class Batch(NamedTuple):
     sizes: list         # B pairs (h,w): each image before padding, pixels
     # B pairs (h,w): each image's own size rounded up to the divisor, or a fixed one
     pad_sizes: list
-    # what the backbone gives for these pixels, where that was
-    # computed before: tensors (B,C_i,H_i,W_i), finest first
+    # the backbone's outputs for these pixels, where they
+    # were computed before: tensors (B,C_i,H_i,W_i), finest first
     stages: tuple|None = None
 
     def size_tensor(self)->Tensor: # (B,2) h,w
@@ -45,7 +45,7 @@ class Preprocess(nn.Module):
         # of the network's three channels, in its own order, 0..255
         mean:tuple[float,float,float]=IMAGENET_MEAN,
         std:tuple[float,float,float]=IMAGENET_STD,      # likewise
-        bgr:bool=False,             # does the network want blue first?
+        bgr:bool=False,             # does the network expect blue first?
         pad_divisor:int=32,  # heights and widths are padded up to a multiple of this
         # (h,w) of the frame in training, if the images
         # leave room; None: as large as they need
@@ -60,7 +60,7 @@ class Preprocess(nn.Module):
 
     def forward(self,
         images:list,            # B tensors (3,h,w) RGB, uint8 or float, nominally 0..255
-        train:bool=False,       # does `train_size` hold?
+        train:bool=False,       # does `train_size` apply?
     )->Batch:                   # on the device of this module
         "Normalise, reorder the channels if the network expects that, pad jointly."
         check('images some (3,h,w)', images)
@@ -176,7 +176,7 @@ def check_images(
 def looks_dim(
     images:list,    # B tensors (3,h,w)
 )->Tensor:          # () bool: are they float images of values up to 1?
-    "Tell images that were scaled to 0..1 from those that range to 255."
+    "Return whether float images seem to be scaled to 0..1 and not to 0..255."
     check('images some (c,h,w)', images)
     tops = [im.max() for im in images if im.is_floating_point()]
     return (torch.stack([t.float().to(tops[0].device) for t in tops]).max() <= 1 if tops
@@ -184,7 +184,7 @@ def looks_dim(
 
 # %% ../nbs/007_batch.ipynb #2cdb8633
 def warn_dim():
-    "Say once that the images seem to be scaled to 0..1."
+    "Warn once that the images seem to be scaled to 0..1."
     warn_once('the images are float with no value above 1, but detectors take 0..255: '
               'multiply them by 255 if they were scaled to 0..1')
 

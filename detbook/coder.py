@@ -49,7 +49,7 @@ def decode(
 # %% ../nbs/010_coder.ipynb #89ad7ba8
 @component
 class DeltaCoder:
-    "Encode and decode with the deltas brought to mean 0 and deviation 1."
+    "Encode and decode with deltas that are normalised to mean 0 and deviation 1."
     def __init__(self,
         means:tuple[float,float,float,float]=(0.,0.,0.,0.),  # subtracted from the deltas
         stds:tuple[float,float,float,float]=(1.,1.,1.,1.),   # they are divided by these
@@ -69,7 +69,7 @@ class DeltaCoder:
                     center_clamp=self.center_clamp)
 
     def _plain(self):
-        # nothing to bring anywhere
+        # nothing to normalise
         return not any(self.means) and all(s == 1 for s in self.stds)
     def _on(self, numbers, d):
         return torch.tensor(numbers, dtype=d.dtype).to(d.device, non_blocking=True)

@@ -21,8 +21,8 @@ from .cli import nearest
 
 # %% ../nbs/001_core.ipynb #19ed2370
 def test_same(
-    actual:Tensor,              # what the code gave
-    # what it should give; a list or number takes `actual`'s dtype
+    actual:Tensor,              # what the code returned
+    # what it should return; a list or number takes `actual`'s dtype
     expected:Tensor|list|float,
     rtol:float=1e-5,            # relative tolerance
     atol:float=1e-6,            # absolute tolerance
@@ -363,7 +363,7 @@ def _leaves(v):
 
 # %% ../nbs/001_core.ipynb #c6e9055f
 _ONE, _ZERO, _SHARE = (1, math.inf), (0, math.inf), (0, 1)
-# more of them are a slip, or a file that means harm
+# more of them are a mistake, or a malicious file
 _LAYERS, _CELLS = (0, 1000), (1, 1000)
 _TINY = (1e-300, math.inf)      # more than zero
 # the least and the largest that a number of this name may be
@@ -438,7 +438,7 @@ def component(
     def __init__(self, *args, **kwargs):
         bound = None
         try: bound = sig.bind(self, *args, **kwargs)
-        except TypeError: pass  # what is missing or too many is for Python to say
+        except TypeError: pass  # Python's own error names what is missing or too many
         if bound:
             given = by_name(bound)
             _look_at(given, params, f'{cls.__name__}: ')
@@ -473,11 +473,11 @@ def settings(
 
 # %% ../nbs/001_core.ipynb #0cd3f765
 class DetbookWarning(UserWarning):
-    """What this library found odd and went on with; `warnings.filterwarnings('error',
+    """A warning of this library, which went on; `warnings.filterwarnings('error',
     category=DetbookWarning)` makes it an error, `'ignore'` silences it."""
 
 # %% ../nbs/001_core.ipynb #d7b99a6b
-# keys of the warnings that warn_once has given; clear it to hear them again
+# keys of the warnings that warn_once has given; clear it to get them again
 WARNED = set()
 def warn_once(
     message:str,            # one sentence
@@ -502,21 +502,21 @@ class _Lines(logging.StreamHandler):
     def __init__(self): logging.Handler.__init__(self)
     @property
     def stream(self, sys=sys):
-        # asked once more as Python ends, when a notebook's names are gone
+        # read once more as Python ends, when a notebook's names are gone
         return sys.stdout
     def format(self, record):
         at_terminal = sys.stdout.isatty() and sys.stderr.isatty()
         return ('\r\033[K' if at_terminal else '') + super().format(record)
 
-def _speaks(record):
+def _passes(record):
     "Does this process of a group pass the record on?"
     return (record.levelno > logging.INFO
             or not (dist.is_available() and dist.is_initialized()) or dist.get_rank() == 0)
 
 _LOG = logging.getLogger('detbook')
-_LOG.addFilter(_speaks)
+_LOG.addFilter(_passes)
 if not _LOG.handlers:
-    # whoever has given the logger a handler decides where records go, and which
+    # a logger that has a handler already is left as it is
     _LOG.addHandler(_Lines())
     _LOG.setLevel(logging.INFO)
     _LOG.propagate = False
@@ -532,7 +532,7 @@ def moved(
     module:str,     # name of the module that once had the names: `__name__`
     homes:dict,     # module of detbook's -> the names that it has now, in one text
 )->Callable:        # to be the module's `__getattr__`
-    """Let a module give names that have moved to other modules;
+    """Let a module provide names that have moved to other modules;
     an AttributeError for all others, as without it."""
     home = {name: chapter for chapter,names in homes.items() for name in names.split()}
     def __getattr__(name):
@@ -547,7 +547,7 @@ _own_counts = []        # not empty: each rank counts for itself
 @contextmanager
 def own_counts():
     """Let each rank count for itself inside of the `with` block, where ranks make unequal
-    numbers of steps: nobody waits for the others."""
+    numbers of steps: no rank waits for the others."""
     _own_counts.append(True)
     try: yield
     finally: _own_counts.pop()
@@ -616,7 +616,7 @@ def count_syncs():
 def on_host(
     x:Tensor,   # what a function is about to look at
 )->bool:        # False inside of `count_syncs`
-    "Are the values at hand, as on a CPU, so that looking at them makes nobody wait?"
+    "Are the values at hand, as on a CPU, so that reading them costs no wait?"
     check('x any (...)', x)
     return x.device.type == 'cpu' and not _counting
 

@@ -176,7 +176,7 @@ _SPREAD = 8.5, 7.5, 6., 2.5
 # %% ../nbs/036_efficientnet.ipynb #e03b0f3e
 @component(helpers=('weights',))
 class TimmBackbone(nn.Module):
-    """A backbone of the library timm that hands over its stages. Raises ValueError for an
+    """A backbone of the library timm that returns its stages. Raises ValueError for an
     unknown name, or a stage that it does not have."""
     def __init__(self,
         name:str='resnet50',            # of a model that timm can cut into features

@@ -18,7 +18,7 @@ from .core import checked
 # %% ../nbs/005_explore.ipynb #d60faf3c
 def live_kernel(
 )->bool:    # is there somebody who could move a slider?
-    "Does this code run in a notebook whose kernel is alive?"
+    "Does this code run in a notebook with a running kernel?"
     try: from IPython import get_ipython
     except ImportError: return False
     return hasattr(get_ipython(), 'kernel')
@@ -33,11 +33,11 @@ def figure_png(
 
 def page_bundle(
     png:bytes,          # the picture that stands in
-    text:str,           # what it says, for those who see no picture
+    text:str,           # a description, for those who see no picture
     widget=None,        # what a live notebook shows instead
 )->dict:                # mime type -> data
     """What a notebook stores of a widget: a picture and a text,
-    and the widget itself where a kernel is alive."""
+    and the widget itself where a kernel is running."""
     out = {'text/plain': text, 'image/png': base64.b64encode(png).decode()}
     if widget is not None and live_kernel():
         out['application/vnd.jupyter.widget-view+json'] = dict(
@@ -78,13 +78,13 @@ def _figure(n, size):
     return figure, list(figure.subplots(1, n, squeeze=False).flat)
 
 class Explorer(ipywidgets.VBox):
-    """A picture under sliders; where no kernel lives,
+    """A picture under sliders; where no kernel runs,
     a row of pictures at several settings."""
     def __init__(self,
         draw:Callable,      # called as draw(ax, **values); returns a sentence, or None
         # name of an argument -> (low, high, start), choices, True or False, or a widget
         controls:dict,
-        settings:list,      # dicts of values: the pictures where no kernel lives
+        settings:list,      # dicts of values: the pictures where no kernel runs
         name:str|None,      # under which the values are kept
         size:tuple,         # (width, height) of the picture, inches
         above:list,         # widgets to show above the sliders
@@ -105,12 +105,12 @@ class Explorer(ipywidgets.VBox):
 
     @property
     def values(self)->dict: # argument -> value
-        "What the controls say."
+        "The values of the controls."
         return {k: c.value for k,c in self.controls.items()}
 
     def _at(self, ax, values):
         try: return self.draw(ax, **values) or ''
-        except ValueError as e:  # a slider cannot raise: nobody would see it
+        except ValueError as e:  # an error in a slider would not be seen
             ax.clear(); ax.set_axis_off()
             return str(e)
 
@@ -134,9 +134,9 @@ class Explorer(ipywidgets.VBox):
                               (wide*len(some), wide*self.inches[1]/self.inches[0]))
         for ax, values in zip(axs, some):
             text = self._at(ax, self.values | values)
-            said = ', '.join(f'{k.replace("_", " ")} {v:.3g}' if isinstance(v, float)
-                             else f'{k.replace("_", " ")} {v}' for k,v in values.items())
-            titles.append(textwrap.wrap(said, int(17*wide))
+            where = ', '.join(f'{k.replace("_", " ")} {v:.3g}' if isinstance(v, float)
+                              else f'{k.replace("_", " ")} {v}' for k,v in values.items())
+            titles.append(textwrap.wrap(where, int(17*wide))
                           + textwrap.wrap(text.split('\n')[0], int(17*wide)))
             ax.set_title('\n'.join(titles[-1]), fontsize=7)
         # a title may be of any number of lines

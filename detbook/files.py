@@ -36,7 +36,7 @@ def some_of(
     names:list|tuple,   # many, perhaps
     n:int=8,            # how many of them are named
 )->str:                 # on one line
-    "List the first of many names for a message, and say how many there are."
+    "List the first of many names for a message, and how many there are."
     return (', '.join(map(str, names[:n]))
             + (f', ... ({len(names)} in all)' if len(names) > n else ''))
 
@@ -46,8 +46,8 @@ def check_file(
     path:str|Path,          # a path from a user or a file
     what:str='checkpoint',  # what it should be, for messages
 )->Path:                    # the same path
-    """Raise, and say which name was near, unless `path` is a regular file: a folder, a
-    device or a pipe is none."""
+    """Raise an error that names the nearest name, unless `path` is a regular file: a
+    folder, a device or a pipe is none."""
     if not isinstance(path, (str, os.PathLike)) or not os.fspath(path):
         raise TypeError(f'the path of a {what} is text or a Path, got {shown(repr(path))}')
     path = Path(path)
@@ -96,7 +96,7 @@ def parse_json(
     text:str|bytes, # from a file
 )->object:          # what it holds
     """Parse JSON; DoubleKey names a key that stands twice,
-    which Python's own parser would take in silence."""
+    which Python's own parser accepts without an error."""
     def once(pairs):
         if len(found := dict(pairs)) < len(pairs):
             raise DoubleKey(Counter(k for k,_ in pairs).most_common(1)[0][0])
@@ -123,7 +123,7 @@ class Budget:
 # %% ../nbs/002_files.ipynb #b9a800b2
 @contextmanager
 def whole_file(
-    path:str|Path,  # where the file shall be
+    path:str|Path,  # where the file should be
 ):                  # yields a temporary path beside it, to be written
     """Move what the block wrote to `path` once it is on the disk;
     when the block raises, leave `path` as it was."""

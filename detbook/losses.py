@@ -28,7 +28,7 @@ def _pairs(loss, pred, target):
 def sigmoid_loss(
     logits:Tensor,  # (...)
     targets:Tensor, # (...) 0 or 1
-)->Tensor:          # (...) one loss an entry, float32
+)->Tensor:          # (...) one loss per entry, float32
     "Binary cross-entropy of logits."
     check('logits float (...), targets any (...)', logits, targets)
     return _pairs(lambda x, t: F.binary_cross_entropy_with_logits(x, t, reduction='none'),
@@ -38,7 +38,7 @@ def sigmoid_loss(
 def softmax_loss(
     logits:Tensor,  # (...,C+1), the last one background
     labels:Tensor,  # (...) int64
-)->Tensor:          # (...) one loss a sample, float32
+)->Tensor:          # (...) one loss per sample, float32
     """Cross-entropy of logits over classes; nan where
     a logit is nan or a label is none of 0 to C."""
     check('logits float (*,C), labels int (*)', logits, labels)
@@ -60,7 +60,7 @@ class SigmoidLoss:
     def __call__(self,
         logits:Tensor,  # (...)
         targets:Tensor, # (...) 0 or 1
-    )->Tensor:          # (...) one loss an entry, float32
+    )->Tensor:          # (...) one loss per entry, float32
         "Weighted `sigmoid_loss`."
         return self.weight * sigmoid_loss(logits, targets)
 
@@ -76,14 +76,14 @@ class SoftmaxLoss:
     def __call__(self,
         logits:Tensor,  # (...,C+1), the last one background
         labels:Tensor,  # (...) int64
-    )->Tensor:          # (...) one loss a sample, float32
+    )->Tensor:          # (...) one loss per sample, float32
         "Weighted `softmax_loss`."
         return self.weight * softmax_loss(logits, labels)
 
 # %% ../nbs/013_losses.ipynb #a0c1a8a6
 class _Focal(torch.autograd.Function):
     """Focal loss summed over classes, its slope written out:
-    one table is kept for the way back."""
+    one table is kept for the backward pass."""
     @staticmethod
     def forward(ctx, x, labels, alpha, gamma):
         own   = labels[...,None] == torch.arange(x.shape[-1], device=x.device)
@@ -104,11 +104,11 @@ class _Focal(torch.autograd.Function):
 # %% ../nbs/013_losses.ipynb #0de9dcd8
 @component
 class FocalLoss:
-    """Cross-entropy of a yes or no for each class, faded where
-    the answer is right already (RetinaNet, section 3)."""
+    """Cross-entropy of a yes or no for each class, reduced where
+    the prediction is right already (RetinaNet, section 3)."""
     def __init__(self,
         alpha:float=.25,    # share of the true class; the others get 1 - alpha
-        gamma:float=2.,  # how fast the loss fades as the answer gets better; 0: not at all
+        gamma:float=2.,  # how fast the loss fades as predictions improve; 0: not at all
         weight:float=1.,    # factor on the result
     ):
         if not (0 <= alpha <= 1 and gamma >= 0):
@@ -119,7 +119,7 @@ class FocalLoss:
     def __call__(self,
         logits:Tensor,  # (...,C)
         labels:Tensor,  # (...) int64, C is background
-    )->Tensor:          # (...) one loss a sample, summed over the classes, float32
+    )->Tensor:          # (...) one loss per sample, summed over the classes, float32
         "Focal loss; nan where a logit is nan or a label is none of 0 to C."
         check('logits float (*,C), labels int (*)', logits, labels)
         return self.weight * _Focal.apply(logits.float(), labels, self.alpha, self.gamma)
@@ -136,7 +136,7 @@ class L1Loss:
     def __call__(self,
         pred:Tensor,    # (...,4) deltas
         target:Tensor,  # (...,4) deltas
-    )->Tensor:          # (...) one loss a box, float32
+    )->Tensor:          # (...) one loss per box, float32
         "Sum of absolute differences."
         check('pred float (*,4), target (*,4)', pred, target)
         return self.weight * _pairs(lambda p, t: (p - t).abs(), pred, target).sum(-1)
@@ -156,7 +156,7 @@ class SmoothL1Loss:
     def __call__(self,
         pred:Tensor,    # (...,4) deltas
         target:Tensor,  # (...,4) deltas
-    )->Tensor:          # (...) one loss a box, float32
+    )->Tensor:          # (...) one loss per box, float32
         "Sum of smooth absolute differences."
         check('pred float (*,4), target (*,4)', pred, target)
         smooth = lambda p, t: F.smooth_l1_loss(p, t, beta=self.beta, reduction='none')
@@ -188,7 +188,7 @@ class _BoxLoss:
     def __call__(self,
         pred:Tensor,    # (...,4) xyxy, pixels
         target:Tensor,  # (...,4) xyxy, pixels
-    )->Tensor:          # (...) one loss a box, float32
+    )->Tensor:          # (...) one loss per box, float32
         """Loss of each pair of boxes; nan, and without a slope,
         where one of them has a nan or an endless side."""
         check('pred float (*,4), target (*,4)', pred, target)
@@ -285,7 +285,7 @@ class BoundedIoULoss(_BoxLoss):
 
 # %% ../nbs/013_losses.ipynb #e2d4e434
 def weighted_sum(
-    losses:Tensor,  # (...) one loss a sample
+    losses:Tensor,  # (...) one loss per sample
     used:Tensor,    # (...) bool: which samples count
     count:Tensor,   # () what the sum is divided by, on this rank
 )->Tensor:          # () the loss
@@ -294,6 +294,6 @@ def weighted_sum(
     check('losses float (*), used bool (*), count ()', losses, used, count)
     if losses.shape != used.shape:
         raise ValueError(f'losses have shape {tuple(losses.shape)}, '
-                         f'used {tuple(used.shape)}: one of each a sample')
+                         f'used {tuple(used.shape)}: one of each per sample')
     return (torch.where(used, losses,
                         0.).sum() / mean_over_ranks(count.float()).clamp(min=1))

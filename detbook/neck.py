@@ -61,7 +61,7 @@ class FPN(nn.Module):
                              f'stages, from 0, not {start_level}')
         used = in_channels[start_level:]
         if num_outs < len(used):
-            raise ValueError(f'FPN gives a level for each of {len(used)} stages, '
+            raise ValueError(f'FPN returns a level for each of {len(used)} stages, '
                              f'so num_outs cannot be {num_outs}')
         self.out_channels, self.num_outs, self.start_level = (
             out_channels, num_outs, start_level)
@@ -83,7 +83,7 @@ class FPN(nn.Module):
         check('stages some float (B,C,H,W)', stages)
         n = self.start_level + len(self.lateral_convs)
         if len(stages) != n:
-            raise ValueError(f'FPN was built for {n} stages and is given {len(stages)}')
+            raise ValueError(f'FPN was built for {n} stages and got {len(stages)}')
         stages = stages[self.start_level:]
         laterals = [conv(s) for conv,s in zip(self.lateral_convs, stages)]
         for i in range(len(laterals)-1, 0, -1):
@@ -103,8 +103,8 @@ class FPN(nn.Module):
 # %% ../nbs/015_neck.ipynb #4b7dee82
 @component
 class NoNeck(nn.Module):
-    """Hand the backbone's stages to the heads as they are. Raises ValueError if they
-    differ in channels, for one head reads them all."""
+    """Pass the backbone's stages to the heads as they are. Raises ValueError if they
+    differ in channels, because one head reads them all."""
     def __init__(self,
         in_channels:int|tuple|list=1024,    # of the backbone's stages, or of its only one
     ):

@@ -1,4 +1,4 @@
-"""Many boxes answer for one object; non-maximum suppression keeps the best of each heap.
+"""Many boxes are predicted for one object; non-maximum suppression keeps the best of each heap.
 
 Docs: https://detbook.github.io/detbook/nms.html.md"""
 
@@ -46,7 +46,7 @@ def has_compiled_ops()->bool: # can torchvision's own operations be called?
 
 # %% ../nbs/012_nms.ipynb #a8f36e29
 def _suppress(boxes, scores, iou):
-    "What `nms` does with numbers that are numbers."
+    "Suppress boxes and scores that hold no nan."
     exact = (torch.float64 if torch.float64 in (boxes.dtype, scores.dtype)
              else torch.float32)
     return (torchvision.ops.nms if has_compiled_ops() else nms_plain)(
@@ -87,11 +87,11 @@ def find_suppressors(
     boxes:Tensor,   # (K,4) xyxy, pixels
     scores:Tensor,  # (K,)
     groups:Tensor,  # (K,) int64: boxes of different groups do not suppress each other
-    kept:Tensor,    # (M,) int64: the survivors, best first
+    kept:Tensor,    # (M,) int64: the kept boxes, best first
     # boxes that overlapped a better one by more were dropped; None: no such threshold
     iou:float|None,
-)->tuple:  # (K,) int64 who removed it, -1: nobody; (K,) the overlap of the two, 0: nobody
-    "Name for each box the one that suppressed it."
+)->tuple:  # (K,) int64 which box removed it, -1: none; (K,) the overlap of the two, or 0
+    "Find for each box the one that suppressed it."
     check('boxes (K,4), scores (K), groups int (K), kept int (M), iou? 0..1', boxes,
           scores, groups, kept, iou)
     if len(kept) and not 0 <= int(kept.min()) <= int(kept.max()) < len(boxes):
@@ -121,7 +121,7 @@ def nms_fixed(
     # lengths of the runs of N (pyramid levels) that do not suppress each other
     splits:list,
     iou:float,          # boxes that overlap a better one by more are dropped
-    max_out:int,        # slots an image
+    max_out:int,        # slots per image
 )->tuple:  # index (B,P) int64 best first, kept (B,P) bool; P = min(max_out, N)
     """Suppress within every image and run, in a fixed shape; a box with nan is not kept.
     Raises a ValueError if the runs do not add up to N."""
@@ -130,7 +130,7 @@ def nms_fixed(
     B, N = scores.shape
     if sum(splits) != N:
         raise ValueError(f'splits {list(splits)} add up to {sum(splits)}, '
-                         f'but there are {N} boxes an image')
+                         f'but there are {N} boxes per image')
     boxes, ranked = _no_nan(boxes.double(), scores)
     ranked = ranked.masked_fill(~valid, -torch.inf)
     if not on_host(boxes):
@@ -160,7 +160,7 @@ def _check_method(method):
             f'{nearest(method, _METHODS) or "; it takes: " + ", ".join(_METHODS)}')
 
 def _table(groups):
-    """Row and column of each box in a table with a row a group,
+    """Row and column of each box in a table with one row per group,
     the largest group first; and the sizes of the groups."""
     _, own, sizes = groups.unique(return_inverse=True, return_counts=True)
     sizes, rows = sizes.sort(descending=True, stable=True)

@@ -1,4 +1,4 @@
-"""Where a command may write: below the folder that was asked for, and never over a file that is read.
+"""Where a command may write: below the requested folder, and never over a file that is read.
 
 Docs: https://detbook.github.io/detbook/outputs.html.md"""
 
@@ -52,9 +52,9 @@ def never_over(
 
 @checked
 def free_path(
-    path:str|Path,  # file that is to be written, though nobody asked for it by name
+    path:str|Path,  # file that is to be written, though the user has not named it
 )->Path:            # the same, or with _2, _3, ... where that is taken
-    "Name a file that is not there yet."
+    "Find a name that no file has yet."
     path, n = Path(path), 1
     while os.path.lexists(name := path if n == 1
                           else path.with_name(f'{path.stem}_{n}{path.suffix}')):
@@ -84,7 +84,7 @@ def _one_each(names, suffix):
 @checked
 def keep_pictures(
     paths:list[str|Path],   # files that are to be written
-    folder:str|Path,        # that was asked for
+    folder:str|Path,        # that was requested
     sources:list[str|Path], # pictures that are read, and stay as they are
     flag:str='the folder',  # what the user calls the folder, such as '--show_dir'
 ):
@@ -114,7 +114,7 @@ def keep_pictures(
 
 @checked
 def place_below(
-    folder:str|Path,        # that was asked for
+    folder:str|Path,        # that was requested
     names:list[str|Path],   # of pictures: text of any kind, or paths
     # the files that they are, in the same order: these stay as they are
     sources:list[str|Path],
@@ -137,15 +137,15 @@ def place_below(
 
 # %% ../nbs/003_outputs.ipynb #fad982b8
 class Progress:
-    """A line that counts work, once it has taken more
-    than a few seconds and where somebody looks on."""
+    """A line that counts work once it has taken more than
+    a few seconds, at a terminal or in a notebook."""
     @checked('total? 0..')
     def __init__(self,
         total:float|None,       # how much there is, from 0; None: not known
         what:str='pictures',    # what is counted
         wanted:bool=True,       # show it at all?
     ):
-        self.total, self.what, self.n, self.begun, self.said = (
+        self.total, self.what, self.n, self.begun, self.shown = (
             total, what, 0, time.monotonic(), 0.)
         self.wanted = wanted and (sys.stderr.isatty() or 'ipykernel' in sys.modules)
 
@@ -154,21 +154,21 @@ class Progress:
         count:float=1,      # how much has been done since the last call, from 0
         last:bool=False,    # is this the end? the line is ended, too
     ):
-        "Count, and write the line at most twice a second."
+        "Count, and write the line at most twice per second."
         self.n, now = self.n + count, time.monotonic()
-        if (not self.wanted or now - self.begun < 3 or not last and now - self.said < .5
-            or last and not self.said):
+        if (not self.wanted or now - self.begun < 3 or not last and now - self.shown < .5
+            or last and not self.shown):
             return
-        self.said = now
+        self.shown = now
         number = lambda n: f'{n:.1f}' if isinstance(n, float) else str(n)
         of = (f' of {number(self.total)} |{"#"*int(20*self.n//self.total):20}|'
               if self.total else '')
-        print(f'\r{number(self.n)}{of} {self.what}, {self.n/(now - self.begun):.1f} a '
+        print(f'\r{number(self.n)}{of} {self.what}, {self.n/(now - self.begun):.1f} per '
               'second', end='\n' if last else '', file=sys.stderr, flush=True)
 
 # %% ../nbs/003_outputs.ipynb #2a60b01a
 def _named(f, item):
-    "Call `f`; an error says which item it is about."
+    "Call `f`; an error names the item that it is about."
     try: return f(item)
     except Exception as e:
         if str(item) in str(e): raise
@@ -188,8 +188,8 @@ def map_files(
     # processes in place of threads? for work in Python itself; `f` stands in a module then
     processes:bool=False,
     what:str='files',       # what is counted
-    progress:bool=True,     # count aloud when it takes more than a few seconds?
-)->list:                    # what `f` gave, in the order of the items
+    progress:bool=True,     # show progress when it takes more than a few seconds?
+)->list:                    # what `f` returned, in the order of the items
     """Call a function for each of many files, several at once; the first error,
     in the order of the items, ends it and names its file."""
     workers = (os.cpu_count() or 1) + 1 if workers is None else workers

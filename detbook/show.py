@@ -1,4 +1,4 @@
-"""A few functions that draw a picture, the truth about it and what a detector says, always in the same colours.
+"""A few functions that draw a picture, the truth about it and what a detector predicts, always in the same colours.
 
 Docs: https://detbook.github.io/detbook/show.html.md"""
 
@@ -48,8 +48,8 @@ def show_image(
     # (3,H,W), (1,H,W) or (H,W) tensor, or (H,W,3) array; uint8, or float on 0..255
     image:Tensor|list,
     ax:Any=None,     # matplotlib Axes to draw on; default: a new figure
-    title:str=None,     # text above the picture
-)->Any:                 # the Axes
+    title:str=None,  # text above the picture
+)->Any:              # the Axes
     """Draw `image`, pixel (i,j) filling the square from (j,i) to (j+1,i+1). Raises
     ValueError for other shapes."""
     x = _numbers('image', image)
@@ -124,7 +124,7 @@ def _places(box, w, h, frame):
     yield from sorted(spots, key=lambda p: abs(p[0] - x1) + abs(p[1] + h - y1))
 
 def place_labels(
-    # N boxes that are labelled: x1, y1, x2, y2, y running down; the first chooses first
+    # N boxes that are labelled: x1, y1, x2, y2, y running down; the first is placed first
     boxes:list,
     sizes:list,     # N pairs: width and height of the labels
     frame:tuple,    # x1, y1, x2, y2: labels stay inside, where they fit
@@ -369,7 +369,7 @@ def show_grid(
     # images, or (image, target) or (image, prediction) pairs:
     # a dict with 'scores' is a prediction
     items:Iterable,
-    cols:int=4,             # pictures in a row
+    cols:int=4,             # pictures per row
     classes:list=None,      # class names; default: write the label's number
     titles:list[str]=None,  # one text for each item
     min_score:float=.5,     # leave out predictions that score less

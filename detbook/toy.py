@@ -33,7 +33,7 @@ def read_digits(
     part:str='train',   # 'train': the first 1437 digits; 'val': the last 360
 )->Tensor:              # (n,8,8) on 0..1, where 1 is ink
     """Read scikit-learn's handwritten digits; none is in both parts.
-    Raises ValueError for a part that there is not."""
+    Raises ValueError for any other part."""
     _check_part('part', part)
     return _all_digits()[:1437] if part == 'train' else _all_digits()[1437:]
 
@@ -66,7 +66,7 @@ def draw(
     check('label int 0..3, side int 1.., angle .., digit? float finite (8,8)', label, side,
           angle, digit)
     u, v = _frame(side, angle)
-    if label == 0:      # stretched by a quarter, for these digits are narrow
+    if label == 0:      # stretched by a quarter, because these digits are narrow
         at = torch.stack([.8*u, v], -1)
         return (F.grid_sample(digit[None,None], at[None], mode='bicubic',
                               align_corners=False)[0,0] > .25)
@@ -77,11 +77,11 @@ def draw(
 # %% ../nbs/006_toy.ipynb #6f722d0c
 @checked
 def tips(
-    mask:Tensor,     # (S,S) bool, as `draw` gives it, not empty
+    mask:Tensor,     # (S,S) bool, as `draw` returns it, not empty
     angle:float=0.,  # that it was drawn with
 )->Tensor:           # (4,2) x, y: centres of the chosen pixels, in the order of KEYPOINTS
-    """Find the pixels furthest up, right, down and left in the object's own frame, of
-    near-equals the middle one."""
+    """Find the pixels furthest up, right, down and left in the object's own frame;
+    the middle one where several are nearly equal."""
     check('mask bool (S,S), angle ..', mask, angle)
     u, v = (x[mask] for x in _frame(len(mask), angle))
     y, x = mask.nonzero().unbind(1)
@@ -161,8 +161,8 @@ def mask_boxes(
 
 # %% ../nbs/006_toy.ipynb #b09a7044
 def _target(owner, things):
-    """What is to be seen of `things`, each (label, keypoints, ignore),
-    where `owner` tells which one a pixel shows."""
+    """What can be seen of `things`, each (label, keypoints, ignore),
+    where `owner` holds the number of the one that a pixel shows."""
     labels, points, ignore = zip(*things) if things else ((), (), ())
     points = torch.stack(points) if things else torch.zeros(0, len(KEYPOINTS), 3)
     (h, w), (x, y) = owner.shape, points[..., :2].floor().long().unbind(-1)
@@ -256,7 +256,7 @@ def rle_encode(
 # %% ../nbs/006_toy.ipynb #3d8ae8c3
 @checked
 def rle_decode(
-    rle:dict,       # size and counts, as `rle_encode` gives them
+    rle:dict,       # size and counts, as `rle_encode` returns them
 )->Tensor:          # (H,W) bool
     """Read COCO's uncompressed run lengths. Raises
     ValueError where they do not fill the picture."""
