@@ -41,7 +41,7 @@ class _Again(Trainer):
 
 def _take_steps(folder, seed, until, start, wanted, own, threads):
     """Make a run again, on each of its processes: lines of the log,
-    weights by step, what it was made with now."""
+    weights by step, and what it is made with now."""
     before = (torch.get_num_threads(), torch.are_deterministic_algorithms_enabled(),
               torch.backends.cudnn.benchmark)
     cfg = Config.fromfile(Path(folder)/'config.py')
@@ -77,7 +77,7 @@ class Row(NamedTuple):
     "One thing that was compared."
     name: str           # what
     verdict: str        # 'equal', 'differs', 'note' or 'unknown'
-    recorded: Any = ''  # what the run says
+    recorded: Any = ''  # what the run has recorded
     now: Any = ''       # what is found now
 
 class Verification:
@@ -89,7 +89,7 @@ class Verification:
         step:int,       # up to which it was made again
         start:int,      # the step that it was started after
         rows:list,      # of `Row`
-        exact:bool,     # had every digit to be the same?
+        exact:bool,     # did every digit have to be the same?
     ):
         self.name, self.step, self.start, self.rows, self.exact = (
             name, step, start, rows, exact)
@@ -101,7 +101,7 @@ class Verification:
 
     @property
     def equal(self)->bool: # is all as it was recorded?
-        "Does the run come out again?"
+        "Does the repetition agree with the record?"
         return not self.differences
 
     @property
@@ -227,7 +227,7 @@ def verify(
     run:str|Path|Run,       # a run, or its folder
     # up to which the run is made again, one with a line in the log; None: the first such
     step:int|None=None,
-    # by which share figures may differ where versions or the machine are others
+    # by which share figures may differ where versions or the machine have changed
     tolerance:float=.01,
     # classes that the config names, where the run was given them in Python
     own:list|tuple=(),
@@ -269,7 +269,7 @@ def verify(
 @checked
 def rerun(
     run:str|Path|Run|dict,  # a run, its folder, its run.json, or what that holds
-    # of the new run; None: beside the old one, with _again behind its name
+    # of the new run; None: beside the old one, with _again after its name
     work_dir:str|Path|None=None,
     # classes that the config names, where the run was given them in Python
     own:list|tuple=(),
@@ -297,7 +297,7 @@ def detbook_verify(
     run:str,                # folder of a run
     # up to which the run is made again, one with a line in the log; None: the first such
     step:int|None=None,
-    # by which share figures may differ where versions or the machine are others
+    # by which share figures may differ where versions or the machine have changed
     tolerance:float=.01,
 )->Verification:            # as it was printed
     """Make the steps of a recorded run again and compare losses and weights:
