@@ -70,7 +70,7 @@ def _floor(p):
     ratio, floor = p('eta_min_ratio', None), p('eta_min', None)
     if ratio is not None and floor is not None:
         p.fail('eta_min_ratio',
-               'eta_min is given too; one of them says where the rate ends')
+               'eta_min is given too; one of them decides where the rate ends')
     return ratio or 0., floor or 0.
 
 def _cosine(p, n, unit):
@@ -293,8 +293,8 @@ def lr_of_run(
     if base is not None and not (isinstance(base, int) and base >= 1):
         cfg.fail('base_batch_size', 'expected a whole number from 1')
     has = (
-        f'this run has {batch} ({_count(gpus, "GPU")} of '
-        f'{images}{f", {accumulate} steps together" * (accumulate > 1)})')
+        f'this run has {batch} ({_count(gpus, "GPU")} x {_count(images, "image")}'
+        f'{f" x {accumulate} steps" * (accumulate > 1)})')
     if base is None:
         return (lr, f'lr {lr:g}: the config does not say for how many images per step; '
                     f'{has}')

@@ -49,7 +49,7 @@ from .runs import (
 
 # %% ../nbs/095_trainer.ipynb #1ac37806
 def _pretrained(model, path='model'):
-    "(path, weights) of all that the config of a model wants loaded."
+    "(path, weights) of all weights that the config of a model names."
     for k,v in model.items():
         if k == 'init_cfg':
             for p in [ConfigPart(i, f'{path}.init_cfg')

@@ -262,4 +262,4 @@ def test_two_processes_accumulate_as_one(toy, tmp_path):
     two = train(toy/'retina.py', work_dir=tmp_path/'two', set=[*both, 'train_dataloader.batch_size=1'], gpus=2, validate=False)
     a, b = read_checkpoint(one.detector), read_checkpoint(two.detector)
     for k in a: torch.testing.assert_close(b[k], a[k], rtol=1e-3, atol=2e-5)
-    assert 'this run has 4 (1 GPU of 2, 2 steps together)' in one.card['rate'] and 'this run has 4 (2 GPUs of 1, 2 steps together)' in two.card['rate']
+    assert 'this run has 4 (1 GPU x 2 images x 2 steps)' in one.card['rate'] and 'this run has 4 (2 GPUs x 1 image x 2 steps)' in two.card['rate']
