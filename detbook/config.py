@@ -385,7 +385,7 @@ def _block(a, rows, b, indent):
     return a + '\n' + ''.join(' '*(indent+4) + r + ',\n' for r in rows) + ' '*indent + b
 
 def _source(value, path, indent=0):
-    "Python source that gives `value`."
+    "Python source that evaluates to `value`."
     inner = lambda v, k: _source(v, f'{path}.{k}', indent + 4)
     if isinstance(value, dict):
         if all(map(_is_name, value)):

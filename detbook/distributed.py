@@ -58,7 +58,7 @@ _OWN_BUFFERS = {'forward_sync_buffers' if 'forward_sync_buffers' in _known
 # %% ../nbs/081_distributed.ipynb #d0cadeeb
 def parallel(
     model:nn.Module,    # a detector, on the device of this rank
-    # gives losses for images and targets; where there is one rank, the model itself
+    # returns losses for images and targets; where there is one rank, the model itself
 )->nn.Module:
     """Let `backward` average gradients over the ranks, which
     all start from the weights and buffers of rank 0."""
@@ -374,7 +374,7 @@ def process_group(
         end_distributed()
 
 # %% ../nbs/081_distributed.ipynb #da1fe7db
-def _one_rank(i, gpus, n, port, timeout, answers, taken, f, args):
+def _one_rank(i, gpus, n, port, timeout, results, taken, f, args):
     "What each process that `run_on` starts does."
     # the table is the one that `run_on` keeps
     os.environ.update(RANK=str(i), WORLD_SIZE=str(n), LOCAL_RANK=str(i % gpus),
@@ -389,24 +389,24 @@ def _one_rank(i, gpus, n, port, timeout, answers, taken, f, args):
         value = f(*args)
         barrier()
         if i == 0:
-            answers.put((i, None, value, ''))
+            results.put((i, None, value, ''))
             # the memory of its tensors is this process's until they have been read
             taken.wait(60)
     except BaseException as e:
         # reported before this process closes its connections,
         # so that no other rank reports the lost connection first
-        answers.put((i, type(e).__name__, str(e), traceback.format_exc()))
+        results.put((i, type(e).__name__, str(e), traceback.format_exc()))
         sys.exit(1)
     end_distributed()
 
 # %% ../nbs/081_distributed.ipynb #04cec77f
-def _follow(processes, answers, taken):
+def _follow(processes, results, taken):
     "Wait for processes; the value of the first, or the first error of any."
     value, n = None, len(processes)
     while True:
         alive = [p for p in processes if p.exitcode is None]
-        while not answers.empty():
-            i, kind, content, trace = answers.get()
+        while not results.empty():
+            i, kind, content, trace = results.get()
             if kind is None:
                 value = content
                 taken.set()
@@ -501,13 +501,13 @@ def run_on(
                          'put it into a module')
     store   = dist.TCPStore('127.0.0.1', 0, is_master=True, wait_for_workers=False)
     spawn   = mp.get_context('spawn')
-    answers, taken = spawn.SimpleQueue(), spawn.Event()
+    results, taken = spawn.SimpleQueue(), spawn.Event()
     with _ignoring_interrupts():
         group = mp.spawn(_one_rank,
-                         (gpus, n, store.port, timeout, answers, taken, f, args), n,
+                         (gpus, n, store.port, timeout, results, taken, f, args), n,
                          join=False).processes
     try:
-        with _passing_signals(group): return _follow(group, answers, taken)
+        with _passing_signals(group): return _follow(group, results, taken)
     finally:
         for p in group: p.terminate()
         for p in group:

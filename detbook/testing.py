@@ -46,7 +46,7 @@ from .settings import check_names
 # %% ../nbs/091_testing.ipynb #31d52df5
 class Measures(NamedTuple):
     "What the evaluator of a config asks for."
-    metrics: tuple = ()  # names that `evaluate` knows; (): those that suit the detector
+    metrics: tuple = ()  # names that `evaluate` accepts; (): those that suit the detector
     ann_file: str|None = None                   # the truths; None: the data set's own file
     proposal_nums: tuple = (100, 300, 1000)     # proposals counted for each picture
     sigmas: list|float|None = None              # tolerance of each keypoint; None: COCO's
@@ -84,8 +84,8 @@ def read_evaluator(
     # where to look; the first that is there
     keys:tuple[str, ...]=('test_evaluator', 'val_evaluator'),
 )->Measures:        # what the evaluator asks for
-    """Read what a config wants measured. Raises ConfigError for an evaluator or a setting
-    that detbook does not have."""
+    """Read which metrics a config asks for. Raises ConfigError for an evaluator
+    or a setting that detbook does not have."""
     key = next((k for k in keys if cfg.get(k)), None)
     if key is None: return Measures()
     settings = cfg[key] if isinstance(cfg[key], (list, tuple)) else [cfg[key]]
@@ -375,7 +375,7 @@ def measure(
     ds:CocoDataset,         # what was predicted on
     found:list,             # Detections of each of its pictures
     category_ids:list,      # of each label
-    measures:Measures,      # what is asked for
+    measures:Measures,      # metrics, and their settings
 )->Result:                  # stats, per class figures, table
     "Measure what was found, by COCO's rules."
     ids = ds.image_ids.tolist()
@@ -456,9 +456,9 @@ def _as_shown(ds, model):
 def _compare_sizes(checkpoint, own, size):
     """Warn where the config resizes pictures otherwise
     than the detector's file says: the figures differ."""
-    wanted = own.get('resize') if isinstance(own, dict) else None
-    if wanted is None or same_scale(wanted, size): return
-    warn_once(f'{checkpoint} was made for pictures of {wanted}, '
+    made_for = own.get('resize') if isinstance(own, dict) else None
+    if made_for is None or same_scale(made_for, size): return
+    warn_once(f'{checkpoint} was made for pictures of {made_for}, '
               f'and the test pipeline of the config says {size or "as they are"}: '
               'the figures are those of the config\'s size; '
               f'detbook_test ANNOTATIONS.json {checkpoint} measures at the size of the '
@@ -592,7 +592,7 @@ def detbook_test(
     # folder for a report: one HTML page with all figures,
     # curves, errors and the worst pictures
     report:str|None=None,
-    # the figures; None where the config wants
+    # the figures; None where the config asks for
     # results alone, and on all ranks but the first
 )->Result|None:
     """Test a detector on the data of a config: measure, write down, draw. ValueError,
