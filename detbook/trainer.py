@@ -434,7 +434,7 @@ class Trainer:
         if self.average:
             if 'average' not in state.notes:
                 say(f'{state.path} holds no average of the weights: '
-                    'it begins with the weights of now')
+                    'it begins with the current weights')
             try:
                 self.average.load(_under(state.tensors, 'average.'),
                                   state.notes.get('average', 0))

@@ -134,7 +134,7 @@ def test_learning_rate_by_a_flag(config, tmp_path):
 def test_a_state_without_an_average(config, tmp_path, monkeypatch, capsys):
     stopped_at(monkeypatch, 6, config, work_dir=tmp_path)
     train(config, work_dir=tmp_path, set=[EMA], resume=True, validate=False, keep_state=True)
-    assert 'holds no average of the weights: it begins with the weights of now' in capsys.readouterr().out
+    assert 'holds no average of the weights: it begins with the current weights' in capsys.readouterr().out
     assert read_state(tmp_path).notes['average'] == 6
 
 @pytest.mark.parametrize('hook, hint', [
