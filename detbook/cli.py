@@ -18,7 +18,7 @@ from fastcore.docments import docments
 
 # %% ../nbs/000_cli.ipynb #f54f31a6
 def nearest(
-    name:str,               # the name that nobody knows
+    name:str,               # the unknown name
     options:Iterable[str],  # the names that exist
 )->str:  # "; did you mean 'x'?", or an empty string where nothing is near
     "Suggest the option most like `name`, as the tail of an error message."
@@ -63,7 +63,7 @@ class _Parser(argparse.ArgumentParser):
             flag = message.split(': ', 1)[1].split()[0]
             known = {o.lstrip('-'): o for a in self._actions for o in a.option_strings
                      if o.startswith('--')}
-            # the dashes are no likeness
+            # the dashes do not count as similarity
             near    = nearest(flag.lstrip('-').split('=')[0], known)
             message = f'there is no flag {flag}' + near.replace("mean '", "mean '--")
         elif 'are required' in message:
@@ -131,7 +131,7 @@ def make_parser(
 
 # %% ../nbs/000_cli.ipynb #b78440b4
 _HERE = Path(importlib.import_module('detbook').__path__[0])
-# what they raise, they did not raise about a word of the user's
+# an error raised in one of these is no message about the user's input
 _LIBRARIES = {sysconfig.get_path(p) for p in ('stdlib', 'purelib', 'platlib')}
 
 def is_slip(
@@ -216,7 +216,7 @@ def read_function(
         return getattr(importlib.import_module(module), name)(*args, **kwargs)
     return call
 
-# where the function of that name stands
+# the module with the function of each command
 COMMANDS = dict(detbook_train='detbook.training', detbook_test='detbook.testing',
                 detbook_eval='detbook.testing', detbook_predict='detbook.inference',
                 detbook_convert='detbook.weights', detbook_demo='detbook.demo',
@@ -229,6 +229,6 @@ def main(
 ):
     "Run the command that this process was started as."
     name = name or Path(sys.argv[0]).stem
-    # a comparison with other libraries is made in a process as an import finds it
+    # the bench compares with other libraries under the usual settings of memory
     if name != 'detbook_bench': keep_freed_memory()
     sys.exit(run_command(read_function(COMMANDS[name], name)))

@@ -98,11 +98,11 @@ def _read_python(text, path, budget, load):
         # Python's parser takes the square of an f-string's length
         budget.spend(20 * text.count('{'))
     tree, r = parse_source(text, path), Evaluator(text, path, budget=budget)
-    said = next((s for s in tree.body
+    line = next((s for s in tree.body
                  if isinstance(s, ast.Assign)
                  and getattr(s.targets[0], 'id', '') == '_base_'), None)
-    base = _bases(r.run(said.value), path, said.lineno, load) if said else ConfigDict()
-    r.names, r.said, r.load = {'_base_': base}, said, load
+    base = _bases(r.run(line.value), path, line.lineno, load) if line else ConfigDict()
+    r.names, r.base_line, r.load = {'_base_': base}, line, load
     r.run(tree)
     own = {k:v for k,v in r.names.items() if k != '_base_' and not k.startswith('__')}
     spots = r.lines.get(id(r.names), (0, {}))[1]
@@ -173,7 +173,7 @@ def _second(tree, key):
 def _read_yaml(text, path, budget, load):
     import yaml
     row, kind, lines = (lambda node: node.start_mark.line + 1), 'tag:yaml.org,2002:', {}
-    def refuse(node, said): raise ConfigError(f'{path}, line {row(node)}: {said}')
+    def refuse(node, why): raise ConfigError(f'{path}, line {row(node)}: {why}')
     class Loader(yaml.SafeLoader):
         "PyYAML's, with bounds: it would unfold a small file into as much as it likes."
         yaml_constructors = {f'{kind}{k}': yaml.SafeLoader.yaml_constructors[f'{kind}{k}']
@@ -239,7 +239,7 @@ def _read_yaml(text, path, budget, load):
 
 # %% ../nbs/043_config.ipynb #9d2c56ec
 def _missing(found, where):
-    "Say that a base is not there, and which is near."
+    "Raise the error of a base that does not exist, with the nearest name."
     if os.path.lexists(found): raise ConfigError(f'{where}: this is no regular file')
     own = recipe_name(found.stem)
     raise ConfigError(f'{where}: there is no such file'
@@ -379,13 +379,13 @@ def _is_name(key):
     return isinstance(key, str) and key.isidentifier() and not keyword.iskeyword(key)
 
 def _block(a, rows, b, indent):
-    "One line if it is short, else a row to a line."
+    "One line if it is short, else one row per line."
     line = a + ', '.join(rows) + (',' if (a, len(rows)) == ('(', 1) else '') + b
     if len(line) + indent < 100 and '\n' not in line: return line
     return a + '\n' + ''.join(' '*(indent+4) + r + ',\n' for r in rows) + ' '*indent + b
 
 def _source(value, path, indent=0):
-    "Python source that gives `value`."
+    "Python source that evaluates to `value`."
     inner = lambda v, k: _source(v, f'{path}.{k}', indent + 4)
     if isinstance(value, dict):
         if all(map(_is_name, value)):
@@ -402,7 +402,7 @@ def _source(value, path, indent=0):
     if isinstance(value, str): return repr(value).replace('{{', r'{\x7b')  # no template
     if isinstance(value, float) and value - value != 0: return f'float({str(value)!r})'
     if isinstance(value, (int, float, bytes, range, type(None))): return repr(value)
-    raise ConfigError(f'{path} is {value!r:.60}, which no config can say')
+    raise ConfigError(f'{path} is {value!r:.60}, which no config can hold')
 
 def _assignments(cfg):
     for k in cfg:
@@ -421,7 +421,7 @@ def _storable(value, path='the config'):
     if isinstance(value, (list, tuple)):
         return type(value)(_storable(v, f'{path}.{i}') for i,v in enumerate(value))
     if isinstance(value, (str, int, float, type(None))): return value
-    raise ConfigError(f'{path} is {value!r:.60}, which JSON and YAML cannot say: '
+    raise ConfigError(f'{path} is {value!r:.60}, which JSON and YAML cannot hold: '
                       'write a .py file')
 
 # %% ../nbs/043_config.ipynb #afb78922
@@ -431,11 +431,11 @@ def _comparable(value):
     return [_comparable(v) for v in value] if isinstance(value, (list, tuple)) else value
 
 def _holds(node, value, name):
-    """Is a value somewhere inside of a node? A number has to stand under its own name: 4
-    alone is found everywhere."""
-    telling, items = (isinstance(value, (dict, list, str)) and bool(value),
-                      node.items() if isinstance(node, dict) else enumerate(node))
-    return any((telling or k == name) and v == value
+    """Is a value somewhere inside of a node? A number counts only under its own name,
+    because a number such as 4 occurs in many places."""
+    specific, items = (isinstance(value, (dict, list, str)) and bool(value),
+                       node.items() if isinstance(node, dict) else enumerate(node))
+    return any((specific or k == name) and v == value
                or isinstance(v, (dict, list)) and _holds(v, value, name) for k,v in items)
 
 def _origins(value, spot):
@@ -448,7 +448,7 @@ def _origins(value, spot):
     return [spot.origin, *(o for v,s in inner for o in _origins(v, s))]
 
 class Config(ConfigDict):
-    "What a file and its bases say, merged."
+    "The settings of a file and its bases, merged."
     @staticmethod
     @checked
     def fromfile(
@@ -471,8 +471,8 @@ class Config(ConfigDict):
                                     f'no file and no recipe{hint}')
         node = _settings(_read(full if there else name, ConfigBudget()))
         cfg = Config._again(node, node._spots, str(full) if there else name)
-        if asked := cfg.get('custom_imports'):
-            warn_once(f'{path} asks for custom_imports = {to_plain(asked)}: '
+        if imports := cfg.get('custom_imports'):
+            warn_once(f'{path} asks for custom_imports = {to_plain(imports)}: '
                       'reading a config imports nothing')
         return cfg
 
@@ -506,7 +506,7 @@ class Config(ConfigDict):
         # texts such as 'model.backbone.depth=101' or 'train_pipeline.2.scale=666,400'
         settings:list[str]|str,
     ):
-        """Change values as on a command line; what was there says what the text means.
+        """Change values as on a command line; the old value decides how the text is read.
         Raises ConfigError for a path that leads nowhere."""
         for text in [settings] if isinstance(settings, str) else settings:
             path, equals, value = map(str.strip, text.partition('='))

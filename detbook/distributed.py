@@ -25,7 +25,7 @@ from .core import checked, mean_over_ranks, strict, warn_once
 
 # %% ../nbs/081_distributed.ipynb #62d58dce
 class Place(NamedTuple):
-    "Who this process is among those that work together."
+    "The place of this process among those that work together."
     rank: int = 0                                   # its number, from 0
     world_size: int = 1                             # how many there are
     local_rank: int = 0  # its number on this machine: which GPU is its own
@@ -36,7 +36,7 @@ class Place(NamedTuple):
 _places = []        # the place of this process while it is in a group
 
 def place()->Place: # rank 0 of 1 outside of a group
-    "Tell who this process is."
+    "Return the place of this process in its group."
     if _places: return _places[-1]
     here = torch.device('cuda' if torch.cuda.is_available() else 'cpu')
     if not (dist.is_available() and dist.is_initialized()): return Place(device=here)
@@ -45,8 +45,8 @@ def place()->Place: # rank 0 of 1 outside of a group
                  int(os.environ.get('LOCAL_RANK', 0)), here)
 
 # %% ../nbs/081_distributed.ipynb #1adb23a2
-def is_main()->bool:    # is this rank 0, the one that prints and writes files?
-    "Tell whether this process speaks for all."
+def is_main()->bool:    # rank 0 is the one that prints and writes files
+    "Return whether this process is rank 0."
     return place().rank == 0
 
 # %% ../nbs/081_distributed.ipynb #56a6d188
@@ -58,7 +58,7 @@ _OWN_BUFFERS = {'forward_sync_buffers' if 'forward_sync_buffers' in _known
 # %% ../nbs/081_distributed.ipynb #d0cadeeb
 def parallel(
     model:nn.Module,    # a detector, on the device of this rank
-    # gives losses for images and targets; where there is one rank, the model itself
+    # returns losses for images and targets; where there is one rank, the model itself
 )->nn.Module:
     """Let `backward` average gradients over the ranks, which
     all start from the weights and buffers of rank 0."""
@@ -70,31 +70,31 @@ def parallel(
 
 # %% ../nbs/081_distributed.ipynb #d71d44d5
 def _table_device():
-    "Where small things are passed round: the CPU, unless the group knows GPUs only."
+    "The device of small exchanges: the CPU, unless the group has no backend for it."
     return (torch.device('cpu') if 'gloo' in str(dist.get_backend_config())
             else place().device)
 
 def talks_on_cpu()->bool:   # else an exchange makes the host wait for the GPU
-    """Tell whether small exchanges pass by the GPU: always,
-    but in a group of somebody else's that knows NCCL alone."""
+    """Return whether small exchanges stay on the CPU: always, except in
+    a group that other code has made for NCCL alone."""
     return place().world_size == 1 or _table_device().type == 'cpu'
 
 # %% ../nbs/081_distributed.ipynb #f9e335bb
 @checked
 def max_over_ranks(
-    number:int,     # what this rank says
-)->int:             # the largest that any rank says: the same on all
-    "Find the largest of the whole numbers of all ranks; all of them have to ask."
+    number:int,     # of this rank
+)->int:             # the largest of all ranks: the same on all
+    "Find the largest of the whole numbers of all ranks; all of them must call this."
     if place().world_size == 1: return number
-    said = torch.tensor(number, device=_table_device())
-    dist.all_reduce(said, dist.ReduceOp.MAX)
-    return int(said)
+    largest = torch.tensor(number, device=_table_device())
+    dist.all_reduce(largest, dist.ReduceOp.MAX)
+    return int(largest)
 
 @checked
 def agree(
-    flag:bool,      # what this rank says
-)->bool:            # does any rank say so? the same answer on all
-    "Find out whether any rank says yes; all of them have to ask."
+    flag:bool,      # of this rank
+)->bool:            # is it True on any rank? the same on all
+    "Find out whether the flag of any rank is True; all of them must call this."
     return bool(max_over_ranks(int(flag)))
 
 # %% ../nbs/081_distributed.ipynb #bd19b802
@@ -105,9 +105,9 @@ def barrier():
 # %% ../nbs/081_distributed.ipynb #e55e519b
 @checked
 def broadcast_value(
-    # on rank `source`: anything that JSON can carry; elsewhere it is not looked at
+    # on rank `source`: anything that JSON can carry; elsewhere it is ignored
     value:Any,
-    source:int=0,   # the rank that speaks
+    source:int=0,   # the rank that sends
 )->Any:  # its value, on every rank: tuples have become lists, keys of dicts text
     """Send a value of one rank to all. A value that JSON cannot carry raises
     TypeError on all of them."""
@@ -179,7 +179,7 @@ def shard(
     world_size:int|None=None,   # among how many? None: the group's
 )->range:                       # their indices
     """Cut `n` items into one run for each rank: none twice, none left out,
-    lengths differ by one at most. ValueError for a rank that there is not."""
+    lengths differ by one at most. ValueError for a rank that does not exist."""
     here = place()
     r, w = (here.rank if rank is None else rank,
             here.world_size if world_size is None else world_size)
@@ -220,12 +220,12 @@ def first_host(
 # %% ../nbs/081_distributed.ipynb #3c389fe2
 def _port(*words):
     """A port below those that the system hands out,
-    the same for all who know the same words."""
+    always the same for the same words."""
     return 15000 + zlib.crc32('.'.join(map(str, words)).encode()) % 15000
 
 def _meeting_point(launcher, env, alone):
-    """Host and port that all ranks of a job come to without
-    having spoken before; `alone`: they share one machine."""
+    """Host and port at which all ranks of a job meet, found
+    without an exchange; `alone`: they share one machine."""
     host, port = env.get('MASTER_ADDR'), env.get('MASTER_PORT')
     if launcher == 'slurm':
         host = (host
@@ -245,8 +245,8 @@ def who_am_i(
     launcher:str,                   # a key of LAUNCHERS
     env:Mapping|None=None,          # variables; None: those of this process
 )->tuple:  # rank, world size, local rank, host and port where rank 0 waits for the others
-    """Read from the environment what a launcher says to a process;
-    a missing variable raises ValueError and is named."""
+    """Read from the environment what a launcher has set for a process;
+    ValueError names a missing variable."""
     if launcher not in LAUNCHERS:
         raise ValueError(f'launcher must be one of {[*LAUNCHERS]}, '
                          f'not {launcher!r}{nearest(launcher, LAUNCHERS)}')
@@ -282,11 +282,11 @@ def _store(host, port, serve, seconds):
         return dist.TCPStore(host, port, is_master=serve, wait_for_workers=False,
                              timeout=limit)
     except (RuntimeError, ValueError) as e:
-        said = ('rank 0 cannot open this port; is it taken? MASTER_PORT names another'
-                if serve
-                else f'nobody answered within {seconds:g} s; is rank 0 running, '
-                     'and may this machine reach it?')
-        raise RuntimeError(f'{host}:{port}: {said}') from e
+        why = ('rank 0 cannot open this port; is it taken? MASTER_PORT names another'
+               if serve
+               else f'nobody answered within {seconds:g} s; is rank 0 running, '
+                    'and may this machine reach it?')
+        raise RuntimeError(f'{host}:{port}: {why}') from e
 
 def _meet(rank, size, host, port, card, seconds):
     """Wait until all ranks have come; the store they share,
@@ -296,7 +296,7 @@ def _meet(rank, size, host, port, card, seconds):
     agent = (env.get('TORCHELASTIC_USE_AGENT_STORE') == 'True'
              and env.get('MASTER_PORT') == str(port))
     _met.append(host)
-    # nobody reads an earlier group's
+    # the keys of an earlier group are not read
     chapter = f'detbook/{env.get("TORCHELASTIC_RESTART_COUNT", 0)}/{len(_met)}'
     store = dist.PrefixStore(chapter, _store(host, port, rank == 0 and not agent, seconds))
     store.set(f'rank{rank}', card)
@@ -314,7 +314,7 @@ def init_distributed(
     # None: nccl between GPUs where every rank has one of its own, else gloo
     backend:str|None=None,
     timeout:float=1800,  # seconds that a rank waits for the others before it gives up
-)->Place:                       # who this process is
+)->Place:                       # the place of this process
     "Join the other processes; 'none', or a group that is there already, changes nothing."
     if launcher == 'none' or dist.is_initialized(): return place()
     rank, size, local, host, port = who_am_i(launcher)
@@ -342,7 +342,7 @@ def end_distributed():
 def _first_line(e): return (str(e).strip().splitlines() or [type(e).__name__])[0][:200]
 
 def _is_lost(e):
-    "Does an error say that another rank is gone?"
+    "Does an error mean that another rank is gone?"
     return (isinstance(e, RuntimeError)
             and bool(re.search(r'(?i)closed by peer|connection (was '
                                r')?(closed|reset)|broken pipe|remote process|socket '
@@ -354,7 +354,7 @@ def process_group(
     # None: nccl between GPUs where every rank has one of its own, else gloo
     backend:str|None=None,
     timeout:float=1800,  # seconds that a rank waits for the others before it gives up
-)->Iterator[Place]:             # who this process is
+)->Iterator[Place]:             # the place of this process
     """Work in a group inside the `with` block. All leave together;
     a rank that fails leaves at once, so that the others notice."""
     joined = not dist.is_initialized()
@@ -362,7 +362,7 @@ def process_group(
     try: yield here
     except BaseException as e:
         if joined and here.device.type == 'cpu':
-            # NCCL might wait for what never comes: the process's end closes it
+            # with NCCL this could wait for ever: the end of the process closes it
             end_distributed()
         if _is_lost(e):
             raise ConnectionError(f'rank {here.rank} of {here.world_size} has lost '
@@ -374,7 +374,7 @@ def process_group(
         end_distributed()
 
 # %% ../nbs/081_distributed.ipynb #da1fe7db
-def _one_rank(i, gpus, n, port, timeout, answers, taken, f, args):
+def _one_rank(i, gpus, n, port, timeout, results, taken, f, args):
     "What each process that `run_on` starts does."
     # the table is the one that `run_on` keeps
     os.environ.update(RANK=str(i), WORLD_SIZE=str(n), LOCAL_RANK=str(i % gpus),
@@ -383,46 +383,47 @@ def _one_rank(i, gpus, n, port, timeout, answers, taken, f, args):
     if 'OMP_NUM_THREADS' not in os.environ:
         torch.set_num_threads(max(1, torch.get_num_threads() // n))
     try:
-        # ignored until here: no traceback of a process that is being born
+        # ignored until here: no traceback of a process that is still starting
         signal.signal(signal.SIGINT, signal.default_int_handler)
         init_distributed('pytorch', timeout=timeout)
         value = f(*args)
         barrier()
         if i == 0:
-            answers.put((i, None, value, ''))
+            results.put((i, None, value, ''))
             # the memory of its tensors is this process's until they have been read
             taken.wait(60)
     except BaseException as e:
-        # said before this process closes its connections:
-        # nobody's complaint about that comes first
-        answers.put((i, type(e).__name__, str(e), traceback.format_exc()))
+        # reported before this process closes its connections,
+        # so that no other rank reports the lost connection first
+        results.put((i, type(e).__name__, str(e), traceback.format_exc()))
         sys.exit(1)
     end_distributed()
 
 # %% ../nbs/081_distributed.ipynb #04cec77f
-def _follow(processes, answers, taken):
+def _follow(processes, results, taken):
     "Wait for processes; the value of the first, or the first error of any."
     value, n = None, len(processes)
     while True:
         alive = [p for p in processes if p.exitcode is None]
-        while not answers.empty():
-            i, kind, said, trace = answers.get()
+        while not results.empty():
+            i, kind, content, trace = results.get()
             if kind is None:
-                value = said
+                value = content
                 taken.set()
                 continue
-            try: error = getattr(builtins, kind, RuntimeError)(f'rank {i} of {n}: {said}')
-            except TypeError: error = RuntimeError(f'rank {i} of {n}: {kind}: {said}')
+            rank = f'rank {i} of {n}'
+            try: error = getattr(builtins, kind, RuntimeError)(f'{rank}: {content}')
+            except TypeError: error = RuntimeError(f'{rank}: {kind}: {content}')
             if _is_lost(error) or isinstance(error, ConnectionError):
-                _raise_killed(processes, 5)  # what it noticed may be another's death
+                _raise_killed(processes, 5)  # the cause may be a rank that was killed
             raise error from RuntimeError(trace)
         _raise_killed(processes)
         if not alive: return value
         wait([p.sentinel for p in alive], timeout=.1)
 
 def _raise_killed(processes, seconds=0):
-    """Raise ChildProcessError where a process has
-    ended without a word; look for so many seconds."""
+    """Raise ChildProcessError where a process has ended
+    without a report; look for this many seconds."""
     end = time.monotonic() + seconds
     while True:
         for i, p in enumerate(processes):
@@ -435,35 +436,35 @@ def _raise_killed(processes, seconds=0):
 
 # %% ../nbs/081_distributed.ipynb #4067ae2b
 @contextmanager
-def _asked_to_stop(group):
+def _passing_signals(group):
     """Pass SIGTERM and SIGINT on to processes, and SIGTERM in any case,
     and wait for their end; a second one, a second later, does not wait."""
-    told, old = [], {}
-    def hear(number, frame):
-        told.append((number, time.monotonic()))
-        if told[-1][1] - told[0][1] > 1: raise KeyboardInterrupt
-        if len(told) > 1: return
+    signals, old = [], {}
+    def handle(number, frame):
+        signals.append((number, time.monotonic()))
+        if signals[-1][1] - signals[0][1] > 1: raise KeyboardInterrupt
+        if len(signals) > 1: return
         for p in group:
-            if number == signal.SIGINT:  # so that they say what they were stopped by
+            if number == signal.SIGINT:  # so that they report what stopped them
                 with suppress(OSError): os.kill(p.pid, number)
             p.terminate()
     try:
-        for n in (signal.SIGTERM, signal.SIGINT): old[n] = signal.signal(n, hear)
+        for n in (signal.SIGTERM, signal.SIGINT): old[n] = signal.signal(n, handle)
     except ValueError: pass                     # not the main thread: no signals come here
-    try: yield told
+    try: yield signals
     except BaseException as e:
-        if (not told
+        if (not signals
             or not isinstance(
                 e, (ChildProcessError, ConnectionError, KeyboardInterrupt, SystemExit))):
             raise
-        if told[0][0] == signal.SIGTERM: raise SystemExit(128 + signal.SIGTERM) from e
+        if signals[0][0] == signal.SIGTERM: raise SystemExit(128 + signal.SIGTERM) from e
         raise KeyboardInterrupt from e
     finally:
         for n,was in old.items(): signal.signal(n, was)
 
 @contextmanager
-def _deaf():
-    """Let processes that are started here ignore SIGINT,
+def _ignoring_interrupts():
+    """Make processes that are started here ignore SIGINT,
     which a terminal sends to all: this one passes it on."""
     try: was = signal.signal(signal.SIGINT, signal.SIG_IGN)
     except ValueError: was = None
@@ -479,8 +480,8 @@ def run_on(
     per_gpu:int=1,      # processes that share a GPU
     timeout:float=1800, # seconds that a rank waits for the others before it gives up
 )->Any:                 # what it returns on rank 0
-    """Run `f(*args)` in one process a GPU, joined in a group. An error in one ends all and
-    is raised here; one process is this one."""
+    """Run `f(*args)` in one process per GPU, joined in a group. An error in one ends
+    all and is raised here; one process is this one."""
     if not all(isinstance(x, int) and not isinstance(x, bool) and x >= 1
                for x in (gpus, per_gpu)):
         raise ValueError('gpus and per_gpu must be whole numbers, 1 or more, '
@@ -500,13 +501,13 @@ def run_on(
                          'put it into a module')
     store   = dist.TCPStore('127.0.0.1', 0, is_master=True, wait_for_workers=False)
     spawn   = mp.get_context('spawn')
-    answers, taken = spawn.SimpleQueue(), spawn.Event()
-    with _deaf():
+    results, taken = spawn.SimpleQueue(), spawn.Event()
+    with _ignoring_interrupts():
         group = mp.spawn(_one_rank,
-                         (gpus, n, store.port, timeout, answers, taken, f, args), n,
+                         (gpus, n, store.port, timeout, results, taken, f, args), n,
                          join=False).processes
     try:
-        with _asked_to_stop(group): return _follow(group, answers, taken)
+        with _passing_signals(group): return _follow(group, results, taken)
     finally:
         for p in group: p.terminate()
         for p in group:

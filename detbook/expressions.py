@@ -22,19 +22,19 @@ def parser_reason(
     e:Exception,    # of a parser
 )->str:             # on one line
     "Describe a parser's error."
-    said = ' '.join(str(getattr(e, 'msg', None) or getattr(e, 'problem', None)
-                        or getattr(e, 'reason', None) or e).split())
+    reason = ' '.join(str(getattr(e, 'msg', None) or getattr(e, 'problem', None)
+                          or getattr(e, 'reason', None) or e).split())
     if (isinstance(e, (RecursionError, MemoryError))
-        or re.search('recursion|too many nested', said)):
+        or re.search('recursion|too many nested', reason)):
         return 'nested too deeply'
-    if isinstance(e, OverflowError) or 'integer string conversion' in said:
+    if isinstance(e, OverflowError) or 'integer string conversion' in reason:
         return 'the number is too large'
-    return shown(said, 120)
+    return shown(reason, 120)
 
 def parse_failure(
     path:object,        # of the config, for the message
     e:Exception,        # of a parser
-    line:int|None=None, # where it is known better than by the parser
+    line:int|None=None, # the line, if known better than from the parser
 )->ConfigError:         # to be raised
     "Make the error of a text that cannot be parsed."
     return ConfigError(f'{path}, line {line or getattr(e, "lineno", None) or 1}: '
@@ -76,7 +76,7 @@ class Evaluator:
             text.encode().splitlines(True), str(file), dict(names),
             budget or ConfigBudget(), {})
         self.read = set()       # names that a line has read since they were last changed
-        self.said = None        # the statement that names the bases in _base_
+        self.base_line = None   # the statement that names the bases in _base_
         self.load = None        # reads a base: (level, module, line) -> its node
 
     def run(self,
@@ -165,7 +165,7 @@ _ACTS = {ast.Import: 'import a module; from module import Class gives it the nam
          ast.Lambda: 'define functions', ast.ClassDef: 'define classes'}
 
 def _rule(*kinds):
-    "Let a function be what these kinds of syntax do."
+    "Register a function as the rule for these kinds of syntax."
     def keep(f): _RULES.update(dict.fromkeys(kinds, f)); return f
     return keep
 
@@ -184,7 +184,7 @@ def _expression(r, node):
 
 def _changed(r, node):
     """Note that a name, or something inside of it,
-    is another now: nobody has read that yet."""
+    has changed and was not read since."""
     while isinstance(node, (ast.Attribute, ast.Subscript)):
         if getattr(node.value, 'id', None) == '_base_' and isinstance(node, ast.Attribute):
             return mark_used(r.names['_base_'], node.attr, False)
@@ -201,7 +201,7 @@ def mark_used(
 
 @_rule(ast.Assign)
 def _assign(r, node):
-    if node is r.said: return       # _base_: read already
+    if node is r.base_line: return       # _base_: read already
     value = r.run(node.value)
     for t in node.targets: _bind(r, t, value)
 
@@ -244,7 +244,7 @@ def _read_base(r, node):
     if (len(node.items) > 1 or node.items[0].optional_vars or r.load is None
         or ast.dump(call) != ast.dump(ast.parse('read_base()').body[0].value)):
         r.fail(node, 'a config can compute, but not use with, except for with read_base()')
-    if r.said:
+    if r.base_line:
         r.fail(node, 'a config names its bases in _base_ or in read_base, not in both')
     for line in node.body:
         if not isinstance(line, ast.ImportFrom) or not line.module:
@@ -496,7 +496,7 @@ _METHODS = {ConfigDict: 'merge',
             list: 'append extend insert pop remove index count copy reverse sort clear',
             tuple: 'index count',
             str: 'lower upper strip lstrip rstrip split startswith endswith replace join'}
-# these look at no item
+# these do not visit the items
 _SHALLOW = (
     'list tuple range len enumerate zip reversed append extend insert copy clear reverse '
     'keys values items'.split())
@@ -568,7 +568,7 @@ def _computed(text):
     return Evaluator(text, '--set').run(parse_source(text, '--set', 'eval').body)
 
 def _literal(text):
-    """The value that a text means by itself: a number,
+    """Interpret a text without an old value: a number,
     a word, or some of these in brackets."""
     if text.lower() in ('true', 'false'): return text.lower() == 'true'
     if text in ('None', 'none', 'null'): return None
@@ -581,10 +581,10 @@ def _literal(text):
     return text
 
 def read_setting(
-    text:str,       # what stands behind the = on a command line
+    text:str,       # what follows the = on a command line
     old:object,     # the value that is there now; None where there is none
 )->object:          # the value
-    "Return what a text means where `old` stands."
+    "Interpret a text from the command line that takes the place of `old`."
     parts = _split(text)
     value = list(map(_literal, parts)) if len(parts) > 1 else _literal(text)
     if isinstance(old, str) and isinstance(value, (int, float)): return text

@@ -514,7 +514,7 @@ def _large_jitter(cfg):
         cfg['model']['train_cfg']['rpn']['allowed_border'] = -1
 
 def _before_2019(cfg):
-    """RoIAlign half a pixel off with two samples a bin,
+    """RoIAlign half a pixel off with two samples per bin,
     smooth L1: Detectron's first Mask R-CNN."""
     old, roi = dict(sampling_ratio=2, aligned=False), cfg['model']['roi_head']
     cfg['model']['rpn_head']['loss_bbox'], roi['bbox_head']['loss_bbox'] = (
@@ -576,7 +576,7 @@ def _only_here(name, cfg):
 # %% ../nbs/037_recipes.ipynb #c7620ca3
 @checked
 def recipe(
-    name:str,   # in any spelling that `recipe_name` understands
+    name:str,   # in any spelling that `recipe_name` accepts
     # model, train_dataloader, optim_wrapper, ...: plain dicts,
     # lists and tuples, all the caller's own
 )->dict:

@@ -71,7 +71,7 @@ def _figure(draw, size=(4.2, 2.9)):
         'alt="">')
 
 def _table(head, rows):
-    "A table; numbers stand right, text is escaped."
+    "A table; numbers are aligned right, text is escaped."
     def cell(v):
         if isinstance(v, float):
             return '<td class=n>' + ('-' if math.isnan(v) else f'{v:.3f}')
@@ -114,7 +114,7 @@ def _figures_of(result, m):
     return out
 
 def _pictures_of(result, m):
-    "The plots of one metric, each with what it says."
+    "The plots of one metric, each with an explanation."
     classes = len(result.records[m].classes)
     side = min(max(2.8 + .3*classes, 4.2), 9)
     return ['<h3>Curves and sizes</h3><div class=row>',
@@ -138,7 +138,7 @@ def _pictures_of(result, m):
 
 @checked
 def report_html(
-    result:Result,      # what `evaluate` gave
+    result:Result,      # from `evaluate`
     title:str='Evaluation',     # of the page
     notes:dict|None=None,       # what was measured: word -> text
     pictures:list|None=None,    # (caption, JPEG bytes) of the worst images
@@ -164,7 +164,7 @@ def report_html(
 @checked
 def write_report(
     folder:str|Path,    # where to; made if it is not there
-    result:Result,      # what `evaluate` gave
+    result:Result,      # from `evaluate`
     title:str='Evaluation',     # of the page
     notes:dict|None=None,       # what was measured: word -> text
     pictures:list|None=None,    # (caption, JPEG bytes) of the worst images
@@ -215,8 +215,8 @@ def draw_worst(
     found_in:Callable,  # index of a picture -> its Detections
     n:int=6,            # pictures
 )->list:                # of (caption, bytes of a JPEG)
-    """Draw the pictures with the most errors: truths, and detections that score at least
-    the best of their class; of several metrics the first counts."""
+    """Draw the pictures with the most errors: truths, and detections from the best
+    threshold of their class on; of several metrics the first counts."""
     rows, out, best = ({i: k for k, i in enumerate(ds.image_ids.tolist())}, [],
                        result.best_scores(ds.classes) if result.records else {})
     with tempfile.TemporaryDirectory() as folder:

@@ -76,14 +76,14 @@ def _read_one(path, check):
         notes = found.metadata['state']
         if check: check(notes)
     except (ValueError, RecursionError, OverflowError) as e:
-        said = ' '.join(str(e).split())[:300] or type(e).__name__
-        raise ValueError(said if str(path) in said else f'{path}: {said}') from None
+        reason = ' '.join(str(e).split())[:300] or type(e).__name__
+        raise ValueError(reason if str(path) in reason else f'{path}: {reason}') from None
     return State(Path(path), dict(found), notes)
 
 @checked
 def read_state(
     source:Path,                # the folder of a run, or one of its state files
-    # of the notes: raises ValueError for those that cannot be gone on from
+    # of the notes: raises ValueError for those that a run cannot continue from
     check:Callable|None=None,
 )->State|None:                  # None where a folder holds none
     """Read the newest state that is whole; one that is not is put aside and named.
@@ -234,7 +234,7 @@ def _sweep(folder):
         if (not (ours or re.fullmatch(r'\.tmp\w{6}', p.name)) or p.is_symlink()
             or not p.is_file()):
             continue
-        if not ours:  # how the safetensors library calls a file that it has begun
+        if not ours:  # how the safetensors library names a file that it has begun
             with open(p, 'rb') as f: head = f.read(9)
             if len(head) == 9 and head[8:] != b'{': continue
         p.unlink(missing_ok=True)
@@ -260,8 +260,8 @@ class Lines:
     @checked('step int 0.., keep? int 0..')
     def __init__(self,
         path:Path|None,     # None: on ranks that write nothing
-        step:int=0,         # lines of later steps are forgotten
-        keep:int|None=None, # keep the first so many lines, whatever their steps
+        step:int=0,         # lines of later steps are dropped
+        keep:int|None=None, # keep this many first lines, whatever their steps
     ):
         self.path, self.count = path and Path(path), 0
         if path is None: return
@@ -287,10 +287,10 @@ class Log:
     @checked('step int 0.., steps int 0.., lines? int 0..')
     def __init__(self,
         path:Path|None=None,    # a file of lines; None: on ranks that write nothing
-        step:int=0,             # lines of later steps are forgotten
+        step:int=0,             # lines of later steps are dropped
         sums:dict|None=None,    # what was added up before a break
         steps:int=0,            # over so many steps
-        lines:int|None=None,    # keep the first so many lines, whatever their steps
+        lines:int|None=None,    # keep this many first lines, whatever their steps
     ):
         self.file, self.sums, self.steps, self.since = (
             Lines(path, step, lines), dict(sums or {}), steps, (time.perf_counter(), 0))
@@ -346,8 +346,8 @@ def state_settings(
 def naming_file(
     path:Path,  # of the file that is written inside of the `with` block
 ):
-    """Let an error name the file that could not be written,
-    whatever the library that writes it says (OSError)."""
+    """Make an OSError name the file that could not be written,
+    whatever library was writing it."""
     try: yield
     except OSError as e:
         raise OSError(f'{path} could not be written: {e.strerror or e}') from None
@@ -363,7 +363,7 @@ def fingerprint(
     # for each file a dict: its name, its hash (that of the records, where
     # there is no one file), and the counts of the data set's report
 )->list:
-    "Say what was learned from, so that other content under the same name is seen."
+    "Identify the data of a run, so that other content under the same name is noticed."
     parts = {d.name: d for d in getattr(data, 'parts', [data])}
     def one(name, d):
         raw = hashlib.sha256()
@@ -382,13 +382,13 @@ def fingerprint(
 @checked('most int 0..')
 def fingerprint_pictures(
     data:Dataset,       # a CocoDataset, or a JoinedDataset of some
-    # bytes: of so many in all the content counts as well, of more it would take too long
+    # bytes: up to this total the content is hashed as well; of more it would take too long
     most:int=1 << 26,
     # for each data set a dict: folder, number and bytes
     # of its pictures, a hash, and what the hash is of
 )->list:
-    """Say which pictures were learned from: their
-    names and sizes, and of small sets every byte."""
+    """Identify the pictures of a run: their names
+    and sizes, and of small sets every byte."""
     def one(d):
         paths = [d.path(i) for i in range(len(d))]
         sizes = [p.stat().st_size if p.is_file() else -1 for p in paths]
@@ -448,8 +448,8 @@ def write_card(
 
 # %% ../nbs/094_runs.ipynb #46cf8501
 def memory_used(
-)->int|None:    # MB at most: of the GPU, or of this process; None where nobody counts
-    "Say how much memory was used so far."
+)->int|None:    # MB at most: of the GPU, or of this process; None where it is not counted
+    "Return how much memory was used so far."
     if torch.cuda.is_available(): return torch.cuda.max_memory_allocated() >> 20
     try: import resource
     except ImportError: return None         # Windows
@@ -530,8 +530,8 @@ __getattr__ = moved(__name__, dict(boards='open_board'))
 
 # %% ../nbs/094_runs.ipynb #ef4a4d8b
 def _ended(folder):
-    """What a sentence adds where a folder's run has ended,
-    and its state is gone with purpose."""
+    """An addition to a message where the run of a folder has ended,
+    and its state was deleted on purpose."""
     with contextlib.suppress(ValueError, OSError):
         run = Run(folder)
         if run.card.get('status') == 'finished':
@@ -548,14 +548,14 @@ def _put_aside(work_dir):
                              'and a run would write over it: choose another --work_dir')
         return
     n = next(n for n in range(1, 10**6) if not (work_dir/f'earlier_{n}').exists())
-    try: said = str(Run(work_dir))
-    except (ValueError, OSError): said = f'{work_dir}: a run without a card'
+    try: earlier = str(Run(work_dir))
+    except (ValueError, OSError): earlier = f'{work_dir}: a run without a card'
     (work_dir/f'earlier_{n}').mkdir()
     for pattern in _FILES:
         for p in work_dir.glob(pattern): p.rename(work_dir/f'earlier_{n}'/p.name)
     could = ('; --resume would have gone on with it'
              if any((work_dir/f'earlier_{n}'/s).exists() for s in STATES) else '')
-    say(f'{said}: this earlier run was moved to {work_dir/f"earlier_{n}"}{could}')
+    say(f'{earlier}: this earlier run was moved to {work_dir/f"earlier_{n}"}{could}')
 
 @checked
 def begin_folder(

@@ -70,7 +70,7 @@ def _floor(p):
     ratio, floor = p('eta_min_ratio', None), p('eta_min', None)
     if ratio is not None and floor is not None:
         p.fail('eta_min_ratio',
-               'eta_min is given too; one of them says where the rate ends')
+               'eta_min is given too; one of them decides where the rate ends')
     return ratio or 0., floor or 0.
 
 def _cosine(p, n, unit):
@@ -112,7 +112,7 @@ def _one_cycle(p, n, unit):
 
 def _plateau(p, n, unit):
     p.fail('type',
-           'it follows what a run measures; here the rate is a function of the step alone')
+           'it depends on a measured value; here the rate is a function of the step alone')
 
 _SCHEDULERS = dict(LinearLR=_linear, MultiStepLR=_multi_step, StepLR=_step,
                    ConstantLR=_constant, ExponentialLR=_exponential,
@@ -121,8 +121,8 @@ _SCHEDULERS = dict(LinearLR=_linear, MultiStepLR=_multi_step, StepLR=_step,
 
 # %% ../nbs/082_schedule.ipynb #277621a1
 class Schedule:
-    """The learning rate as a function of the step: what a config's schedulers give,
-    without state. Raises ConfigError for what it does not know."""
+    """The learning rate as a function of the step, without state, from the schedulers
+    of a config. Raises ConfigError for unknown schedulers and settings."""
     @checked
     def __init__(self,
         # of a config: dicts of type, begin, end, by_epoch,
@@ -191,8 +191,8 @@ class Schedule:
             first = int(steps[never.argmax()])
             cut = (f'it ends at step {end*each}' if first < self.steps
                    else f'the run ends at step {self.steps}')
-            warn_once(f'{p.path} ({p.kind}) is not through when {cut}: '
-                      f'what it would do at step {first} never comes')
+            warn_once(f'{p.path} ({p.kind}) has not finished when {cut}: '
+                      f'its change at step {first} does not happen')
         on = slice(int(never.argmax()) if never.any() else len(steps))
         c  = Changes(*(v[on] if isinstance(v, np.ndarray) else v for v in c))
         return steps[on], (steps[on] > 0) & (each > 1), c
@@ -213,7 +213,7 @@ class Schedule:
     def describe(self,
         lr:float,   # the rate of the run
     )->str:         # a line for the run, and one for each scheduler
-        "Say when the rate changes, with the arithmetic."
+        "Return when the rate changes, with the arithmetic."
         after = lambda s: (f'step {s}' + (f' (after {s / self.steps_per_epoch:.4g} epochs)'
                                           if s and self.max_epochs else ''))
         lines = [f'{self.steps} steps'
@@ -284,7 +284,7 @@ def lr_of_run(
     gpus:int=1,                 # or processes
     accumulate:int=1,           # steps accumulated, `accumulative_counts`
 )->tuple:  # the rate of this run, and a sentence that shows the arithmetic
-    """Find the learning rate of a run: scaled if the config wants that, else kept,
+    """Find the learning rate of a run: scaled if the config enables it, else kept,
     with a warning where it is over 4 times the rule's."""
     batch, cfg = (images * gpus * accumulate,
                   ConfigPart(auto_scale_lr or {}, 'auto_scale_lr'))
@@ -293,28 +293,29 @@ def lr_of_run(
     if base is not None and not (isinstance(base, int) and base >= 1):
         cfg.fail('base_batch_size', 'expected a whole number from 1')
     has = (
-        f'this run has {batch} ({_count(gpus, "GPU")} of '
-        f'{images}{f", {accumulate} steps together" * (accumulate > 1)})')
+        f'this run has {batch} ({_count(gpus, "GPU")} x {_count(images, "image")}'
+        f'{f" x {accumulate} steps" * (accumulate > 1)})')
     if base is None:
-        return lr, f'lr {lr:g}: the config does not say for how many images a step; {has}'
+        return (lr, f'lr {lr:g}: the config does not say for how many images per step; '
+                    f'{has}')
     scaled = scale_lr(lr, batch, base)
-    told = f'lr {lr:g} is for {_count(base, "image")} a step; {has}: '
-    if batch == base: return lr, told + f'{lr:g}'
-    told += f'{lr:g} x {batch}/{base} = {scaled:g}'
-    if enable: return scaled, told
-    told += f' by the rule, but auto_scale_lr.enable is False, and {lr:g} stays'
+    text = f'lr {lr:g} is for {_count(base, "image")} per step; {has}: '
+    if batch == base: return lr, text + f'{lr:g}'
+    text += f'{lr:g} x {batch}/{base} = {scaled:g}'
+    if enable: return scaled, text
+    text += f' by the rule, but auto_scale_lr.enable is False, and {lr:g} stays'
     if lr > 4*scaled:
-        warn_once(f'{told}. That is {lr/scaled:g} times the rule; losses may become nan. '
+        warn_once(f'{text}. That is {lr/scaled:g} times the rule; losses may become nan. '
                   'Set auto_scale_lr.enable=True, '
                   f'or optim_wrapper.optimizer.lr={scaled:g}')
-    return lr, told
+    return lr, text
 
 # %% ../nbs/082_schedule.ipynb #584f625d
 _NORMS = (nn.modules.batchnorm._BatchNorm, nn.modules.instancenorm._InstanceNorm,
           nn.GroupNorm, nn.LayerNorm)
 
 def _factors(p, module, name, param):
-    "What the rules say of a parameter without a key: factors on rate and decay."
+    "The factors on rate and decay of a parameter without a key, by the rules."
     norm, bias = isinstance(module, _NORMS), name.split('.')[-1] == 'bias'
     depthwise  = isinstance(module, nn.Conv2d) and module.in_channels == module.groups
     rules = dict(norm=norm, bias=bias, dwconv=depthwise, flat=param.ndim == 1)
@@ -325,7 +326,7 @@ def _factors(p, module, name, param):
     return rate if bias and not norm else 1., decays[0] if decays else 1.
 
 def _groups(model, p, lr, decay):
-    """Trainable parameters by what they are given: {(rate, decay):
+    """Trainable parameters by their rate and decay: {(rate, decay):
     [(name, parameter)]}, in the model's order."""
     keys, twice, mults = (p.part('custom_keys') or ConfigPart({}, ''),
                           p('bypass_duplicate', False), {})
@@ -340,8 +341,8 @@ def _groups(model, p, lr, decay):
             key = next((k for k in mults if k in name), None)
             used.add(key)
             m = _factors(p, module, name, param) if key is None else mults[key]
-            first, told = seen.setdefault(param, (name, m))
-            if told != m and not twice:
+            first, factors = seen.setdefault(param, (name, m))
+            if factors != m and not twice:
                 raise ValueError(f'{name} is {first} by another name, with other factors; '
                                  'bypass_duplicate=True keeps the first ones')
             if first == name:
@@ -349,11 +350,11 @@ def _groups(model, p, lr, decay):
                                   []).append((name, param))
     p.finish()
     for k in mults.keys() - used:
-        warn_once(f'{keys.path}: {k!r} decides on no trainable parameter')
+        warn_once(f'{keys.path}: {k!r} matches no trainable parameter')
     return groups
 
 # %% ../nbs/082_schedule.ipynb #641a4dff
-# two need another loop, or other gradients
+# LBFGS needs another loop, SparseAdam other gradients
 _OPTIMIZERS = {n:c for n,c in vars(torch.optim).items()
                if inspect.isclass(c) and issubclass(c, torch.optim.Optimizer)
                and n not in ('Optimizer', 'LBFGS', 'SparseAdam')}
@@ -364,9 +365,9 @@ def build_optimizer(
     # of a config: optimizer (type, lr, ...) and paramwise_cfg;
     # settings of the step are passed over
     optim_wrapper:dict,
-    lr:float|None=None,     # instead of the optimizer's own, such as `lr_of_run` gives
+    lr:float|None=None,     # instead of the optimizer's own, such as from `lr_of_run`
 )->torch.optim.Optimizer:   # its groups have `param_names` and `initial_lr`
-    """Build torch's optimizer from a config; ConfigError names what it does not know,
+    """Build torch's optimizer from a config; ConfigError names an unknown setting,
     ValueError a model with nothing to train."""
     p = ConfigPart(optim_wrapper, 'optim_wrapper')
     p.only(dict(constructor='DefaultOptimWrapperConstructor'))
@@ -458,8 +459,8 @@ def _precision(p, device):
 
 # %% ../nbs/082_schedule.ipynb #9a9941ee
 class OptimStep:
-    """A step of training: set the rate, compute the losses and look at them, go back,
-    clip, move. Raises ConfigError for settings it does not know."""
+    """A step of training: set the rate, compute and check the losses, go backward, clip,
+    move the weights. Raises ConfigError for unknown settings."""
     @checked
     def __init__(self,
         model:nn.Module,        # a detector, or its DistributedDataParallel
@@ -467,7 +468,7 @@ class OptimStep:
         # accumulative_counts, dtype, loss_scale
         optim_wrapper:dict,
         schedule:Schedule,      # of the learning rate
-        lr:float|None=None,     # instead of the optimizer's own, such as `lr_of_run` gives
+        lr:float|None=None,     # instead of the optimizer's own, such as from `lr_of_run`
     ):
         p = ConfigPart(optim_wrapper, 'optim_wrapper')
         self.model, self.schedule, self.every, self.grad_norm = (
@@ -533,7 +534,7 @@ class OptimStep:
         self.optimizer.zero_grad()
 
     def state(self)->tuple: # tensors by name, not copied; and a dict that JSON can hold
-        "Give what the next step needs beside the weights and its number."
+        "Return what the next step needs beside the weights and its number."
         tensors, numbers = {}, {}
         for name,q in self.params.items():
             for slot,v in self.optimizer.state.get(q, {}).items():
@@ -546,7 +547,7 @@ class OptimStep:
 
     @checked
     def load_state(self,
-        tensors:dict,   # as `state` gives them
+        tensors:dict,   # as `state` returns them
         rest:dict,      # likewise
     ):
         """Go on where `state` was taken; ValueError if it belongs to another optimizer or
@@ -555,7 +556,7 @@ class OptimStep:
                             scaler=dict).items():
             if not isinstance(rest.get(k), kind):
                 raise ValueError(f'rest: {k} is {rest.get(k)!r:.60}; '
-                                 'expected what `state` gives')
+                                 'expected what `state` returns')
         kind, odd = (type(self.optimizer).__name__,
                      sorted(self.params.keys() ^ set(rest['parameters'])))
         if rest['optimizer'] != kind:

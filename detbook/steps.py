@@ -24,8 +24,8 @@ from .transforms import Augment, Crop, DropSmall, Flip, RandomResize, Resize
 
 # %% ../nbs/085_steps.ipynb #b4e3d7c0
 class Pipeline:
-    """What a config does to a picture: steps over (image,
-    target), and what has to be read for them."""
+    """The steps of a config: functions of (image, target),
+    and what has to be read for them."""
     @checked
     def __init__(self,
         test_mode:bool=False,  # for testing, where no picture may be exchanged for another
@@ -38,10 +38,10 @@ class Pipeline:
     @checked
     def add(self,
         name:str,       # as the config calls it
-        # on (image, target); None in place of both asks for another picture
+        # on (image, target); None instead of both rejects the picture
         step:Callable,
     ):
-        "Put a step behind those that are there."
+        "Append a step."
         self.names.append(name); self.steps.append(step)
 
     def __call__(self, image, target):
@@ -139,7 +139,7 @@ def _random_crop(p, made):
     if not (all(isinstance(s, int) for s in size) if whole else max(size) <= 1):
         p.fail('crop_size',
                f'expected {"whole pixels" if whole else "shares, at most 1"}, '
-               f'for crop_type is {kind!r}')
+               f'because crop_type is {kind!r}')
     if kind == 'absolute_range' and size[0] > size[1]:
         p.fail('crop_size', 'expected (least, most)')
     # the others are (width, height)
@@ -259,7 +259,7 @@ _STEPS = dict(LoadImageFromFile=_load_image, LoadAnnotations=_load_annotations,
               FilterAnnotations=_filter, Pad=_pad, PackDetInputs=_pack,
               TestTimeAug=_no_step('build_tta reads it, from tta_pipeline'))
 _CACHED = _no_step('a cache makes a picture depend on those before it, '
-                   'so that a run that goes on would see others: '
+                   'so that a resumed run would get other pictures: '
                    'there is a MultiImageMixDataset with Mosaic and MixUp')
 _STEPS |= _AUGMENT | dict(CachedMosaic=_CACHED, CachedMixUp=_CACHED)
 _STEPS |= dict.fromkeys('InstaBoost RandomCenterCropPad YOLOXHSVRandomAug Corrupt '
@@ -272,14 +272,14 @@ _STEPS |= dict.fromkeys('Normalize DefaultFormatBundle Collect ImageToTensor '
 # %% ../nbs/085_steps.ipynb #b6964d41
 def add_steps(
     made:Pipeline,      # the steps that are there
-    # those to put behind them: dicts with a type, as a
-    # config has them; or callables on (image, target)
+    # those to append: dicts with a type, as in a
+    # config; or callables on (image, target)
     steps:list,
     path:str,           # what messages call the list
     skipped:tuple=(),   # types to pass over
 ):
-    """Put the steps of a list behind those that are there. Raises ConfigError for a step
-    or a keyword that there is not."""
+    """Append the steps of a list. Raises ConfigError for a step
+    or a keyword that does not exist."""
     if not isinstance(steps, (list, tuple)):
         raise ConfigError(f'{path} is {steps!r:.60}; expected a list of steps')
     for i,step in enumerate(steps):
@@ -289,13 +289,13 @@ def add_steps(
             build_part(ConfigPart(step, f'{path}.{i}'), _STEPS, 'step', made)
 
 def build_transforms(
-    # dicts with a type, as a config has them; or callables on (image, target)
+    # dicts with a type, as in a config; or callables on (image, target)
     pipeline:list,
     path:str='pipeline',    # what messages call it
     test_mode:bool=False,   # for testing, where no picture may be exchanged for another
 )->Pipeline:                # callable on (image, target)
     """Build the steps that a config describes. Raises
-    ConfigError for a step or a keyword that there is not."""
+    ConfigError for a step or a keyword that does not exist."""
     check('path text, test_mode flag', path, test_mode)
     made = Pipeline(test_mode)
     add_steps(made, pipeline, path)

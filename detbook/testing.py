@@ -46,7 +46,7 @@ from .settings import check_names
 # %% ../nbs/091_testing.ipynb #31d52df5
 class Measures(NamedTuple):
     "What the evaluator of a config asks for."
-    metrics: tuple = ()  # names that `evaluate` knows; (): those that suit the detector
+    metrics: tuple = ()  # names that `evaluate` accepts; (): those that suit the detector
     ann_file: str|None = None                   # the truths; None: the data set's own file
     proposal_nums: tuple = (100, 300, 1000)     # proposals counted for each picture
     sigmas: list|float|None = None              # tolerance of each keypoint; None: COCO's
@@ -84,8 +84,8 @@ def read_evaluator(
     # where to look; the first that is there
     keys:tuple[str, ...]=('test_evaluator', 'val_evaluator'),
 )->Measures:        # what the evaluator asks for
-    """Read what a config wants measured. Raises ConfigError for an evaluator or a setting
-    that detbook does not have."""
+    """Read which metrics a config asks for. Raises ConfigError for an evaluator
+    or a setting that detbook does not have."""
     key = next((k for k in keys if cfg.get(k)), None)
     if key is None: return Measures()
     settings = cfg[key] if isinstance(cfg[key], (list, tuple)) else [cfg[key]]
@@ -103,10 +103,10 @@ _METRICS = dict(bbox='classes', segm='masks', keypoints='keypoints', proposal='b
 @checked
 def check_metrics(
     metrics:tuple[str, ...],# names
-    model:nn.Module|None,   # a detector; None: look at the names alone
+    model:nn.Module|None,   # a detector; None: check only the names
 ):
-    """Raise ValueError for a metric that there is not,
-    or that needs what the detector does not find."""
+    """Raise ValueError for an unknown metric,
+    and for one that the detector has no outputs for."""
     for m in metrics:
         if m not in _METRICS:
             raise ValueError(f'there is no metric {m!r}{nearest(m, _METRICS)}; there are: '
@@ -135,31 +135,31 @@ def _bare(pred, size, source, classes, offset):
     return Detections(found, size, source, classes)
 
 def _names(model, ds):
-    "What the labels are called."
+    "The class names of the labels."
     model = getattr(model, 'model', model)          # of a TestTimeAug
     return (('object',) if isinstance(model, RPN)
             else tuple(getattr(model, 'classes', None) or ds.classes))
 
-def _asker(model):
+def _batch_predictor(model):
     """A function that predicts a batch with a detector: f(images, targets, sizes);
     pictures whose frames differ are predicted apart."""
-    wants, divisor = ('proposals' in inspect.signature(model.predict).parameters,
+    needs, divisor = ('proposals' in inspect.signature(model.predict).parameters,
                       getattr(getattr(model, 'preprocess', None), 'pad_divisor', 1))
-    def ask(images, targets, sizes):
-        if wants and 'proposals' not in targets[0]:
-            raise ValueError(f'{type(model).__name__} looks at proposals of another '
+    def predict(images, targets, sizes):
+        if needs and 'proposals' not in targets[0]:
+            raise ValueError(f'{type(model).__name__} needs proposals of another '
                              'detector: test_dataloader.dataset needs a proposal_file, '
                              'and its pipeline LoadProposals')
         found:dict[int, dict] = {}
         for rows in same_frames(images, divisor):
             own, boxes = ([images[i] for i in rows],
                           [targets[i]['proposals'].to(images[0].device) for i in rows]
-                          if wants else None)
+                          if needs else None)
             found |= zip(rows,
-                         model.predict(own, *([boxes] if wants else ()),
+                         model.predict(own, *([boxes] if needs else ()),
                                        sizes=[sizes[i] for i in rows]))
         return [found[i] for i in range(len(images))]
-    return ask
+    return predict
 
 @checked('batch_size int 1.., num_workers int 0..')
 @torch.no_grad()
@@ -173,18 +173,18 @@ def predict_dataset(
     amp:bool=False,             # compute in 16 bits? see `mixed_precision`
 )->Iterator:                    # (index in ds, Detections), in the order of the data set
     """Detect objects in this rank's share of a data set;
-    answers are in pixels of the original pictures."""
+    boxes are in pixels of the original pictures."""
     batches = [range(k, min(k + batch_size, len(ds)))
                for k in range(0, len(ds), batch_size)]
-    mine, device, ask = ([list(batches[k]) for k in shard(len(batches), rank, world_size)],
-                         next(model.parameters()).device, _asker(model))
+    mine = [list(batches[k]) for k in shard(len(batches), rank, world_size)]
+    device, predict = next(model.parameters()).device, _batch_predictor(model)
     names, num_workers = _names(model, ds), min(num_workers, len(mine))
     loader = DataLoader(ds, batch_sampler=mine, collate_fn=collate,
                         num_workers=num_workers, pin_memory=device.type == 'cuda')
     for rows, (images, targets) in zip(mine, loader):
         sizes = [original_size(t) for t in targets]
         images = [im.to(device, non_blocking=True) for im in images]
-        with mixed_precision(device, amp): preds = ask(images, targets, sizes)
+        with mixed_precision(device, amp): preds = predict(images, targets, sizes)
         for i, p, size in zip(rows, preds, sizes):
             yield i, _bare(p, size, str(ds.path(i)), names, ds.keypoint_offset)
 
@@ -237,18 +237,18 @@ def label_categories(
     ds:CocoDataset,     # with `classes` and `category_ids`
 )->list:                # the category id of each label
     """Pair a detector's labels with a data set's categories, by name where both have
-    names. ValueError where they are others."""
+    names. ValueError where the names differ."""
     model = getattr(model, 'model', model)
     if isinstance(model, RPN): return ds.category_ids[:1]
     names, theirs = list(getattr(model, 'classes', None) or ()), list(ds.classes)
     n, few = (getattr(model, 'num_classes', len(names)),
               lambda x: ', '.join(map(str, x[:6])) + ', ...'*(len(x) > 6))
     if names and len(names) != n:
-        raise ValueError(f'{type(model).__name__} tells {n} classes apart, '
+        raise ValueError(f'{type(model).__name__} has {n} classes, '
                          f'and model.classes has {len(names)} names: {few(names)}')
     if n != len(theirs):
-        raise ValueError(f'the detector tells {n} classes '
-                         f'apart{": " + few(names) if names else ""}; '
+        raise ValueError(f'the detector has {n} '
+                         f'classes{": " + few(names) if names else ""}; '
                          f'{ds.name} has {len(theirs)}: {few(theirs)}; '
                          'metainfo.classes of the data set chooses among these')
     if sorted(names) == sorted(theirs):
@@ -300,7 +300,7 @@ def write_results(
         data = pickle.dumps([_by_class(d, 1)[0] if proposals
                              else _by_class(d, len(category_ids)) for d in found],
                             protocol=2)
-        # NumPy's name for itself since 2.0; the former one is known to all of them
+        # the name of NumPy's module since 2.0; every version reads the former one
         new   = b'cnumpy._core.multiarray\n'
         with whole_file(path) as part:
             Path(part).write_bytes(data.replace(new, b'cnumpy.core.multiarray\n', 1))
@@ -348,7 +348,7 @@ def read_truths(
     ann_file:str|Path|None=None,
 )->dict:                        # images, annotations, categories as COCO has them
     """Read the truths about a data set's pictures and classes, numbered as the data set
-    numbers them. ValueError where the file is about others."""
+    numbers them. ValueError where the file is about other pictures."""
     own = Path(ds.name).is_file()
     if ann_file and Path(ann_file).is_file(): name = str(ann_file)
     else:
@@ -375,12 +375,12 @@ def measure(
     ds:CocoDataset,         # what was predicted on
     found:list,             # Detections of each of its pictures
     category_ids:list,      # of each label
-    measures:Measures,      # what is asked for
+    measures:Measures,      # metrics, and their settings
 )->Result:                  # stats, per class figures, table
     "Measure what was found, by COCO's rules."
     ids = ds.image_ids.tolist()
     if len(found) != len(ids):
-        raise ValueError(f'{len(found)} pictures were looked at, '
+        raise ValueError(f'{len(found)} pictures were predicted, '
                          f'and {ds.name} has {len(ids)}')
     if {*measures.metrics} - {'proposal', 'proposal_fast'}:
         preds = [r for d,i in zip(found, ids) for r in d.to_coco(i, list(category_ids))]
@@ -448,17 +448,17 @@ def _as_shown(ds, model):
     "Resize the pictures as the detector's file says, where no config does."
     scale = model.test_scale
     if isinstance(scale, (int, float)) and scale != 1:
-        raise ValueError(f'the detector wants its pictures {scale:g} times as large: '
-                         'a config can say so')
+        raise ValueError(f'the detector needs its pictures {scale:g} times as large: '
+                         'use a config that resizes them')
     ds.transforms = Augment([Resize(tuple(scale), antialias=model.test_antialias)]
                             if isinstance(scale, (list, tuple)) else [], min_size=0)
 
 def _compare_sizes(checkpoint, own, size):
     """Warn where the config resizes pictures otherwise
     than the detector's file says: the figures differ."""
-    wanted = own.get('resize') if isinstance(own, dict) else None
-    if wanted is None or same_scale(wanted, size): return
-    warn_once(f'{checkpoint} was made for pictures of {wanted}, '
+    made_for = own.get('resize') if isinstance(own, dict) else None
+    if made_for is None or same_scale(made_for, size): return
+    warn_once(f'{checkpoint} was made for pictures of {made_for}, '
               f'and the test pipeline of the config says {size or "as they are"}: '
               'the figures are those of the config\'s size; '
               f'detbook_test ANNOTATIONS.json {checkpoint} measures at the size of the '
@@ -505,7 +505,7 @@ def _check_out(out, ds, cfg, config, checkpoint, measures, masks):
 
 # %% ../nbs/091_testing.ipynb #0bc69ef6
 def _check_sigmas(measures, model, ds):
-    "Raise ValueError where keypoints could not be measured for want of tolerances."
+    "Raise ValueError where keypoints cannot be measured without tolerances."
     if 'keypoints' not in measures.metrics: return
     n, given = (getattr(getattr(model, 'model', model), 'num_keypoints', 17),
                 measures.sigmas)
@@ -524,7 +524,7 @@ def _check_sigmas(measures, model, ds):
 def _test_rank(config, cfg, checkpoint, measures, out, show, show_dir, min_score, tta, own,
                on_bad, images, report, amp):
     """What each process does; on rank 0 the result, what was written,
-    and how many pictures a second there were."""
+    and the pictures per second."""
     ds, batch_size, num_workers = _data(config, cfg, tta, bool(show or show_dir or report),
                                         on_bad, images)
     files  = [ds.path(i) for i in range(len(ds))]
@@ -576,7 +576,7 @@ def detbook_test(
     proc_per_gpu:int=1,             # processes that share a GPU
     # who has started this process, beside others
     launcher:Literal['none', 'pytorch', 'slurm', 'mpi']='none',
-    tta:bool=False,  # look several times, as the config's tta_pipeline says?
+    tta:bool=False,  # test-time augmentation, by the config's tta_pipeline?
     # compute convolutions and products in 16 bits? so does test_cfg.fp16 of the config
     amp:bool=False,
     # changes to the config: test_dataloader.dataset.ann_file=mine.json
@@ -592,11 +592,11 @@ def detbook_test(
     # folder for a report: one HTML page with all figures,
     # curves, errors and the worst pictures
     report:str|None=None,
-    # the figures; None where the config wants
+    # the figures; None where the config asks for
     # results alone, and on all ranks but the first
 )->Result|None:
     """Test a detector on the data of a config: measure, write down, draw. ValueError,
-    TypeError or FileNotFoundError say in a sentence what does not fit."""
+    TypeError or FileNotFoundError name what does not fit."""
     cfg = _read_job(config, set, tta)
     if images is not None and cfg is not None:
         raise ValueError(f'--images {images} goes with an annotation file; '
@@ -613,7 +613,7 @@ def detbook_test(
         raise ValueError(f'--out {out}: results are written as .json or .pkl')
     if measures.format_only and not out:
         raise ValueError('test_evaluator.format_only asks for results and no figures: '
-                         '--out FILE says where to')
+                         'name a file with --out')
     if report and measures.format_only:
         raise ValueError('test_evaluator.format_only asks for results and no figures: '
                          'there is nothing to report')
@@ -628,11 +628,11 @@ def detbook_test(
     args = (str(config) if cfg is None else None, cfg, str(checkpoint), measures, out,
             show, show_dir, min_score, tta, own or (), on_bad, images, bool(report),
             amp or _fp16(cfg))
-    if launcher == 'none': answer = run_on(gpus, _test_rank, *args, per_gpu=proc_per_gpu)
+    if launcher == 'none': outcome = run_on(gpus, _test_rank, *args, per_gpu=proc_per_gpu)
     else:
-        with process_group(launcher): answer = _test_rank(*args)
-    if answer is None: return None
-    result, files, n, speed, pictures = answer
+        with process_group(launcher): outcome = _test_rank(*args)
+    if outcome is None: return None
+    result, files, n, speed, pictures = outcome
     if result is not None:
         print(result, end='\n\n')
         if report:
@@ -643,7 +643,7 @@ def detbook_test(
         if out or show_dir:
             files.append(_write_metrics(Path(out).parent if out else Path(show_dir),
                                         result, config, checkpoint, n))
-    print(f'{n} picture{"s" * (n != 1)}, {speed:.1f} a second', *files,
+    print(f'{n} picture{"s" * (n != 1)}, {speed:.1f} per second', *files,
           *filter(None, [show_dir]), sep='\n')
     return result
 
@@ -706,7 +706,7 @@ def detbook_eval(
         raise ValueError(f'--report {report} is a file; a report is written into a folder')
     if images and not report:
         raise ValueError(f'--images {images}: pictures are drawn for a report; '
-                         '--report FOLDER says where to')
+                         'name its folder with --report')
     if images and not Path(images).is_dir():
         raise FileNotFoundError(f'--images {images}: there is no such folder')
     result = evaluate(annotations, results, tuple(eval) if eval else None, sigmas=sigmas)

@@ -49,7 +49,7 @@ from .runs import (
 
 # %% ../nbs/095_trainer.ipynb #1ac37806
 def _pretrained(model, path='model'):
-    "(path, weights) of all that the config of a model wants loaded."
+    "(path, weights) of all weights that the config of a model names."
     for k,v in model.items():
         if k == 'init_cfg':
             for p in [ConfigPart(i, f'{path}.init_cfg')
@@ -70,7 +70,7 @@ def build_model(
     load:bool=True,
     own:tuple=(),       # classes of yours that the config names
 )->nn.Module:           # a detector
-    "Build a config's detector with its first weights, and say what was loaded."
+    "Build a config's detector with its first weights, and print what was loaded."
     torch.manual_seed(seed)
     model = build_detector(ConfigPart(cfg, 'the config')('model'), own=own)
     source = cfg.get('load_from')
@@ -96,12 +96,12 @@ def read_compile(
 )->dict|None:       # arguments of torch.compile; None where nothing is to be compiled
     """Read the setting `compile`: True, False, or
     a dict of arguments. ConfigError for others."""
-    asked = cfg.get('compile', False)
-    if isinstance(asked, bool): return {} if asked else None
-    if not isinstance(asked, dict):
-        raise ConfigError(f'compile is {asked!r:.60}; expected True, False, '
-                          'or a dict with ' 'arguments of torch.compile')
-    p = ConfigPart(asked, 'compile')
+    setting = cfg.get('compile', False)
+    if isinstance(setting, bool): return {} if setting else None
+    if not isinstance(setting, dict):
+        raise ConfigError(f'compile is {setting!r:.60}; expected True, False, '
+                          'or a dict with arguments of torch.compile')
+    p = ConfigPart(setting, 'compile')
     p.unused('target')              # mmengine's: which method; here parts are compiled
     how = {k: v for k in ('backend', 'mode', 'fullgraph', 'dynamic', 'options')
            if (v := p(k, None)) is not None}
@@ -158,9 +158,9 @@ def _try_evaluator(evaluator, val, model):
         return list(evaluate(few, [], evaluator.metrics, sigmas=evaluator.sigmas,
                              proposal_nums=tuple(evaluator.proposal_nums)).stats)
     except (ValueError, TypeError) as e:
-        said = str(e).replace('the given dict', evaluator.ann_file or val.name).replace(
+        reason = str(e).replace('the given dict', evaluator.ann_file or val.name).replace(
             'give sigmas=', 'set val_evaluator.sigmas')
-        raise ConfigError(f'val_evaluator: {said}') from None
+        raise ConfigError(f'val_evaluator: {reason}') from None
 
 # %% ../nbs/095_trainer.ipynb #5ee55b01
 def _names(classes): return ', '.join(map(str, classes[:8])) + ', ...'*(len(classes) > 8)
@@ -191,14 +191,14 @@ def _test_steps(cfg, val):
     return ()
 
 def _preprocessing(cfg, val=None):
-    """What a picture goes through before it is shown to the detector, for the files that
-    it is saved in: what the test pipeline does, measured or not."""
+    """What a picture goes through before it reaches the detector, for the files that
+    this is saved in: what the test pipeline does, measured or not."""
     for s in _test_steps(cfg, val):
         if isinstance(s, Resize): return dict(resize=list(s.scale), antialias=s.antialias)
         if isinstance(s, RandomResize): say(
             f'the test pipeline resizes to {s.scales[0]} whatever the shape of a picture '
             '(keep_ratio=False): '
-            'the saved detectors cannot say this, and take pictures as they are')
+            'the saved detectors cannot store this, and take pictures as they are')
     return {}
 
 # %% ../nbs/095_trainer.ipynb #8c7b0db6
@@ -290,32 +290,32 @@ class Trainer:
         build_loader(self.val, loads, plan, path='val_dataloader')
 
     def _keep_features(self):
-        """Let the trunk look at every picture once; from
+        """Compute the features of every picture once; from
         then on a batch has features in place of pixels."""
         if self.dry:
             check_features(self.data, self.model)
             return say('a rehearsal keeps no features: the step below is one with '
                        'pictures')
         folder = None if self.cache_features is True else self.cache_features
-        for first in (True, False):             # what rank 0 has computed the others find
+        for first in (True, False):             # the others read what rank 0 has computed
             if is_main() is first: kept = FeatureSet(self.data, self.model, folder)
             if self.place.world_size > 1: dist.barrier()
         self.loader = build_loader(
             kept, ConfigPart(self.cfg, 'the config')('train_dataloader'), self.plan,
             context=read_environment(self.cfg), path='train_dataloader')
 
-    def _build_average(self, asked):
+    def _build_average(self, settings):
         """The running average that the config asks for, or None;
         and the step after which it begins."""
-        if asked is None: return None, 0
-        asked = dict(asked)
-        steps, epoch = asked.pop('begin_iter'), asked.pop('begin_epoch')
+        if settings is None: return None, 0
+        settings = dict(settings)
+        steps, epoch = settings.pop('begin_iter'), settings.pop('begin_epoch')
         begin = (epoch - 1)*self.times.per_epoch + 1 if epoch else max(steps, 1)
         if begin > self.times.steps:
             raise ConfigError(f'EMAHook begins after step {begin}, '
                               f'and the run has {self.times.steps}: '
                               f'set begin_{"epoch" if epoch else "iter"} to less')
-        return WeightAverage(self.model, **asked), begin
+        return WeightAverage(self.model, **settings), begin
 
     def _build_optimizer(self):
         "The optimizer with its schedule, and a line about its learning rate."
@@ -370,7 +370,7 @@ class Trainer:
                 | (seen(self.val) if self.measures else {}) | seen(self.data))
 
     def _compare_settings(self, state):
-        "Refuse a state of other classes; say each setting that is another now."
+        "Refuse a state of other classes; print each setting that has changed."
         made_with, classes = state_settings(state)
         if (classes and list(classes) != list(self.data.classes)
             and not isinstance(self.model, RPN)):
@@ -394,7 +394,7 @@ class Trainer:
                 f'with:\n{show_changes(self.changed)}')
 
     def _load_state(self, state):
-        """Put everything as it was; how far the log had come,
+        """Restore everything; return how far the log had come,
         in the state's own count of steps."""
         self._compare_settings(state)
         notes, moved = state.notes, state.notes['per_epoch'] != self.times.per_epoch
@@ -420,7 +420,7 @@ class Trainer:
         self.model.load_state_dict(found)
 
     def _load_optimizer(self, state, moved):
-        """Put back what the optimizer remembers; gradients that were being gathered belong
+        """Restore the optimizer's state; gradients that were being added up belong
         to the old epoch where steps have `moved`."""
         memory = {k: t for k,t in _under(state.tensors, 'optim.').items()
                   if not (moved and k.startswith('grad/'))}
@@ -429,12 +429,12 @@ class Trainer:
             raise ValueError(f'{state.path} cannot be gone on from: {e}') from None
 
     def _load_extras(self, state):
-        """Put back the average and what the hooks had kept;
-        what a state lacks begins now, and a line says so."""
+        """Restore the average and what the hooks had kept;
+        what a state lacks begins anew, with a message."""
         if self.average:
             if 'average' not in state.notes:
                 say(f'{state.path} holds no average of the weights: '
-                    'it begins with the weights of now')
+                    'it begins with the current weights')
             try:
                 self.average.load(_under(state.tensors, 'average.'),
                                   state.notes.get('average', 0))
@@ -527,13 +527,13 @@ class Trainer:
         self.whole = True
 
     def write_log(self):
-        "Write a line of the log, and say the most of it."
+        "Write a line of the log, and print most of it."
         line = self.log.write(dict(epoch=self.epoch, step=self.step,
                                    lr=self.optim.lr(self.step - 1), memory=memory_used()))
         say(f'epoch {self.epoch:2}  step '
             f'{self.step:{len(str(self.times.steps))}}/{self.times.steps}  lr '
             f'{line["lr"]:.3g}  loss {line["loss"]:.4f}  '
-            f'{line["seconds"]:.2f} s a step, '
+            f'{line["seconds"]:.2f} s per step, '
             f'{clock((self.times.steps - self.step) * line["seconds"])} to go')
         if self.board: self._to_board('train', line)
 
@@ -593,7 +593,7 @@ class Trainer:
     def after_step(self,
         signals:list=(),    # that have come
     ):
-        "Log, save, measure, and listen, as the timetable says."
+        "Log, save, measure and check for signals, as the timetable sets."
         t, step = self.times, self.step
         if self.log.steps and t.logs(step): self.write_log()
         if t.saves(step) and is_main(): self.checkpoint()
@@ -607,7 +607,7 @@ class Trainer:
             self.save_state()
 
     def run(self):
-        "Train until the timetable, the patience or a signal says that it is enough."
+        "Train until the timetable, early stopping or a signal ends the run."
         self.net.train()
         # a run that goes on with fewer epochs is over
         bar = Progress(max(self.times.steps - self.step, 0), 'steps', is_main())
@@ -635,7 +635,7 @@ class Trainer:
         error:BaseException,    # that ended the run
     )->str:                     # where the run can be taken up again
         """Save the state that a failure has left, if it
-        is that of a whole step, and say where it is."""
+        is that of a whole step, and return where it is."""
         if not is_main(): return ''
         why = ''
         if (self.whole and self.step != self.stored

@@ -54,7 +54,7 @@ def read_training_config(
 
 # %% ../nbs/096_training.ipynb #89018fc6
 def _set_machine(cfg, seed):
-    "Set kernels as the config asks; the seed of the run."
+    "Set kernels as the config asks; return the seed of the run."
     randomness = ConfigPart(cfg.get('randomness') or {}, 'randomness')
     randomness.unused('diff_rank_seed')
     seed = randomness('seed', None) if seed is None else seed
@@ -66,8 +66,8 @@ def _set_machine(cfg, seed):
     return seed
 
 def _add_average(cfg, share):
-    """Let a config ask for a running average of the weights
-    that keeps this share of itself in each step."""
+    """Add a running average of the weights to a config;
+    it keeps this share of itself in each step."""
     if not isinstance(share, float) or not 0 < share < 1:
         raise ValueError(f'ema is {share!r:.60}; expected the share of the average that '
                          'stays in a step, such as 0.9998')
@@ -83,7 +83,7 @@ def _add_average(cfg, share):
                                 momentum=round(1 - share, 12), update_buffers=True)]
 
 def _set_amp(cfg):
-    "Let a config train in mixed precision."
+    "Set mixed precision in a config."
     wrapper = cfg.get('optim_wrapper') or {}
     if wrapper.get('type', 'OptimWrapper') not in ('OptimWrapper', 'AmpOptimWrapper'):
         raise ValueError(f'--amp: optim_wrapper.type is {wrapper["type"]!r}; '
@@ -91,7 +91,7 @@ def _set_amp(cfg):
     cfg['optim_wrapper'] = wrapper | dict(type='AmpOptimWrapper')
 
 def _set_auto_scale(cfg):
-    "Let a config scale its learning rate to the images per step."
+    "Make a config scale its learning rate to the images per step."
     rule = cfg.get('auto_scale_lr') or {}
     if 'base_batch_size' not in rule:
         raise ValueError('--auto_scale_lr: the config does not say for how many images '
@@ -101,13 +101,13 @@ def _set_auto_scale(cfg):
 
 # %% ../nbs/096_training.ipynb #39a99177
 def _describe(trainer):
-    "Say what is going to happen."
+    "Print what is going to happen."
     t, p, n = trainer.times, trainer.place, _trained(trainer.model)
     say(f'{type(trainer.model).__name__}, {n/1e6:.1f} M parameters that train, '
         f'on {p.world_size} x {trainer.device_name}; seed {trainer.seed}; '
         f'{"nothing is kept" if trainer.dry else f"files in {trainer.work_dir}"}')
     say(f'{len(trainer.data)} images of {len(trainer.data.classes)} classes; '
-        f'{t.steps} steps, {t.per_epoch} make an epoch'
+        f'{t.steps} steps, {t.per_epoch} per epoch'
         + ('' if trainer.measures else '; nothing is measured'))
     say(trainer.rate)
     if a := trainer.average:
@@ -142,8 +142,8 @@ def _try_writing(trainer):
 def _weights(trainer): return {str(trainer.step): checksum(trainer.model.state_dict())}
 
 def _begin_proof(trainer):
-    """What a run is to be recognised by when it is made again:
-    all that decides its first steps, and its first weights."""
+    """What identifies a run when it is repeated: all that
+    decides its first steps, and its first weights."""
     settings = json.loads(json.dumps(deciding_settings(trainer.cfg), default=str))
     return dict(seed=trainer.seed, settings=settings,
                 pictures=fingerprint_pictures(trainer.data),
@@ -162,7 +162,7 @@ def _begin_card(trainer, arguments):
     old, now, p = {}, time.strftime('%Y-%m-%d %H:%M:%S'), trainer.place
     if trainer.redo or trainer.step:
         with contextlib.suppress(ValueError):
-            old = read_card(trainer.work_dir)  # of one that is damaged write_card says it
+            old = read_card(trainer.work_dir)  # write_card reports one that is damaged
     call = dict(arguments=arguments, versions=versions(), device=trainer.device_name,
                 world_size=p.world_size, launcher=p.launcher,
                 images_a_step=trainer.plan.batch_size * p.world_size, rate=trainer.rate)
@@ -183,7 +183,7 @@ def _begin_card(trainer, arguments):
                            changed=trainer.changed) | call]))
 
 def _introduce(trainer, arguments):
-    """Say what is going to happen, try what can only
+    """Print what is going to happen, try what can only
     fail later, and keep it all on the run's card."""
     _describe(trainer)
     if not is_main(): return
@@ -192,7 +192,7 @@ def _introduce(trainer, arguments):
 
 # %% ../nbs/096_training.ipynb #a5185113
 def _timed(trainer, f):
-    "The seconds that a call takes, and what it gives."
+    "The seconds that a call takes, and what it returns."
     begun = time.perf_counter()
     result = f()
     if trainer.place.device.type == 'cuda': torch.cuda.synchronize()
@@ -209,7 +209,7 @@ def _measure_seconds(trainer):
     return seconds * len(trainer.val) / n / trainer.place.world_size
 
 def _forecast(trainer):
-    """What a step would take on a GPU, at the largest size that the data give;
+    """What a step would take on a GPU, at the largest size of the data;
     None where there is a GPU to try, and a text where it cannot be forecast."""
     if trainer.place.device.type == 'cuda': return
     try:
@@ -226,8 +226,8 @@ def _forecast(trainer):
             f'{str(e).splitlines()[0][:120] if str(e) else ""})')
 
 def _rehearse(trainer):
-    """Load the next batch, make one step and look at one batch to measure on;
-    what was seen, as plain values: shapes, losses, seconds, counts."""
+    """Load the next batch, make one step and predict one batch to measure on;
+    return what was seen as plain values: shapes, losses, seconds, counts."""
     if trainer.over(): return {}
     t, left = trainer.times, range(trainer.step + 1, trainer.times.steps + 1)
     trainer.loader.batch_sampler.go_to(*divmod(trainer.step, t.per_epoch))
@@ -247,7 +247,7 @@ def _rehearse(trainer):
                 per_epoch=t.per_epoch, forecast=_forecast(trainer))
     due = dict(log=t.logs, save=t.saves,
                measure=t.measures if trainer.measures else lambda s: False)
-    seen |= {k: [s for s in left if asks(s)] for k,asks in due.items()}
+    seen |= {k: [s for s in left if is_due(s)] for k,is_due in due.items()}
     return (seen | dict(measure_seconds=_measure_seconds(trainer)) if trainer.measures
             else seen)
 
@@ -259,7 +259,7 @@ def _when(steps):
             + (', '.join(map(str, steps)) if len(steps) < 6
                else f'{steps[0]}, {steps[1]}, ... {steps[-1]}'))
 
-def _say_rehearsal(seen, work_dir):
+def _print_rehearsal(seen, work_dir):
     "What a rehearsal has seen, in lines."
     shapes = lambda rows: ', '.join('x'.join(map(str, s)) for s in rows)
     more = ', ...' * (len(seen['images']) > 4)
@@ -302,8 +302,8 @@ def _last_line(run):
 def next_commands(
     work_dir:str|Path,  # of a run that has ended
 )->str:                 # three lines for a terminal
-    """Say what can be done with what a run has left:
-    measure it, find objects, look at them."""
+    """Return the commands that are useful after a run:
+    measure the detector, find objects, draw them."""
     q = lambda path: shlex.quote(str(path))
     config, found = q(Path(work_dir)/'config.py'), q(Run(work_dir).detector)
     return (
@@ -311,8 +311,8 @@ def next_commands(
         f'detbook_test {config} {found} --show_dir {q(Path(work_dir)/"found")}')
 
 def _is_over(cfg, work_dir):
-    """Has the run in a folder ended, so that nothing is left to go on from? Said, unless
-    this one would be another."""
+    """Has the run in a folder ended, so that nothing is left to do? Prints it if so;
+    ValueError where the settings are others now."""
     try: card = read_card(work_dir)
     except ValueError: return False
     if (card.get('status') != 'finished'
@@ -348,18 +348,18 @@ def _open_folder(cfg, work_dir, resume, lock):
             over = resume in (True, 'auto') and _is_over(cfg, work_dir)
             if not over: state = begin_folder(work_dir, resume)
         except (ValueError, OSError) as e: wrong = e
-    path, said, over = broadcast_value([str(state.path) if state else None,
-                                        str(wrong) if wrong else None, over])
+    path, message, over = broadcast_value([str(state.path) if state else None,
+                                           str(wrong) if wrong else None, over])
     if wrong: raise wrong
-    if said: raise ValueError(said)
+    if message: raise ValueError(message)
     if path and not is_main(): state = read_state(Path(path), check_notes)
     return state, over
 
 def _run_to_the_end(trainer):
-    "Let a trainer run; if it fails, its state is saved first, and the error says where."
+    "Run a trainer; if it fails, its state is saved first, and a line names the file."
     with stop_signals():
-        # where one rank fails the others are told to stop,
-        # and that must not end the saving
+        # where one rank fails the others get a signal to stop,
+        # which must not interrupt the saving
         try: trainer.run()
         except BaseException as e:
             say(f'training ended after step {trainer.step} of {trainer.times.steps} with '
@@ -370,7 +370,7 @@ def _run_to_the_end(trainer):
             raise
 
 def _end(trainer, seconds, keep_state, advise):
-    "Close the files of a run that has ended or was stopped, and say what is there."
+    "Close the files of a run that has ended or was stopped, and print what is there."
     ended = dict(ended=time.strftime('%Y-%m-%d %H:%M:%S'), why=trainer.why,
                  seconds=round(seconds, 1))
     trainer.write_card('stopped' if trainer.signal else 'finished',
@@ -404,7 +404,7 @@ def _in_process(cfg, work_dir, resume, validate, seed, save_every, launcher, arg
         _introduce(trainer, arguments)
         if dry is not None:
             seen = _rehearse(trainer)
-            if seen: _say_rehearsal(seen, dry)
+            if seen: _print_rehearsal(seen, dry)
             return seen
         _run_to_the_end(trainer)
         _end(trainer, time.time() - start, keep_state, bool(news))
@@ -453,7 +453,7 @@ def _check_words(words):
 def _listed(x, one=str): return [x] if isinstance(x, one) else list(x)
 
 def _set_on_bad(cfg, on_bad):
-    "Let all data sets of a config leave out, or mend, what cannot be read."
+    "Make all data sets of a config leave out, or repair, what cannot be read."
     for stage in ('train_dataloader', 'val_dataloader'):
         for dataset, _ in inner_datasets(cfg, stage): dataset['on_bad'] = on_bad
 
@@ -465,7 +465,7 @@ def detbook_train(
     config:Annotated[str|Path|dict|None, 'word']=None,
     # folder of the run; None: work_dirs/ and the name of the config
     work_dir:str|None=None,
-    # processes to start on this machine, one a GPU;
+    # processes to start on this machine, one per GPU;
     # on a machine without any they share its CPU
     gpus:int=1,
     validate:bool=True,                 # measure as the config says?
@@ -479,7 +479,7 @@ def detbook_train(
     # minutes between two states to resume from, besides those at the config's checkpoints
     save_every:float=10.,
     # do everything but train: look through the data, build, load, make one step,
-    # say how long all would take; nothing is left in work_dir
+    # print how long all would take; nothing is left in work_dir
     dry_run:bool=False,
     # keep the state when the run has ended, so that it can go on with more epochs?
     keep_state:bool=False,

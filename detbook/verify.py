@@ -26,7 +26,7 @@ from .training import train
 
 # %% ../nbs/097_verify.ipynb #31b66e67
 class _Again(Trainer):
-    "A run that is made again up to a step, in memory."
+    "A run that is repeated up to a step, in memory."
     until, wanted = 0, frozenset()
 
     def over(self): return self.step >= self.until or bool(self.signal)
@@ -40,8 +40,8 @@ class _Again(Trainer):
                                                   lr=self.optim.lr(self.step - 1))))
 
 def _take_steps(folder, seed, until, start, wanted, own, threads):
-    """Make a run again, on each of its processes: lines of the log,
-    weights by step, what it was made with now."""
+    """Repeat a run, on each of its processes: lines of the log,
+    weights by step, and what it is made with now."""
     before = (torch.get_num_threads(), torch.are_deterministic_algorithms_enabled(),
               torch.backends.cudnn.benchmark)
     cfg = Config.fromfile(Path(folder)/'config.py')
@@ -77,7 +77,7 @@ class Row(NamedTuple):
     "One thing that was compared."
     name: str           # what
     verdict: str        # 'equal', 'differs', 'note' or 'unknown'
-    recorded: Any = ''  # what the run says
+    recorded: Any = ''  # what the run has recorded
     now: Any = ''       # what is found now
 
 class Verification:
@@ -86,10 +86,10 @@ class Verification:
     @checked
     def __init__(self,
         name:str,       # of the run
-        step:int,       # up to which it was made again
+        step:int,       # up to which it was repeated
         start:int,      # the step that it was started after
         rows:list,      # of `Row`
-        exact:bool,     # had every digit to be the same?
+        exact:bool,     # did every digit have to be the same?
     ):
         self.name, self.step, self.start, self.rows, self.exact = (
             name, step, start, rows, exact)
@@ -101,7 +101,7 @@ class Verification:
 
     @property
     def equal(self)->bool: # is all as it was recorded?
-        "Does the run come out again?"
+        "Does the repetition agree with the record?"
         return not self.differences
 
     @property
@@ -199,7 +199,7 @@ def _start(run, step):
                key=lambda s: s.notes['step'], default=None)
 
 def _which_step(run, step):
-    "The step to make again: one that the log has a line of."
+    "The step up to which to repeat: one that the log has a line of."
     steps = [l['step'] for l in run.log]
     if not steps:
         raise ValueError(f'{run.work_dir/"log.jsonl"} has no lines: '
@@ -225,14 +225,14 @@ def _check_calls(card, start, step):
 @checked('step? int 1.., tolerance 0..')
 def verify(
     run:str|Path|Run,       # a run, or its folder
-    # up to which the run is made again, one with a line in the log; None: the first such
+    # up to which the run is repeated, one with a line in the log; None: the first such
     step:int|None=None,
-    # by which share figures may differ where versions or the machine are others
+    # by which share figures may differ where versions or the machine have changed
     tolerance:float=.01,
     # classes that the config names, where the run was given them in Python
     own:list|tuple=(),
 )->Verification:            # to be printed; `equal`, `differences`
-    """Make the steps of a recorded run again and compare; nothing of the run is changed.
+    """Repeat the steps of a recorded run and compare; the run itself is not changed.
     ValueError for a step without a line in the log."""
     run   = run if isinstance(run, Run) else Run(run)
     card, proof = run.card, run.card.get('proof') or {}
@@ -269,7 +269,7 @@ def verify(
 @checked
 def rerun(
     run:str|Path|Run|dict,  # a run, its folder, its run.json, or what that holds
-    # of the new run; None: beside the old one, with _again behind its name
+    # of the new run; None: beside the old one, with _again after its name
     work_dir:str|Path|None=None,
     # classes that the config names, where the run was given them in Python
     own:list|tuple=(),
@@ -295,12 +295,12 @@ def rerun(
 # %% ../nbs/097_verify.ipynb #f2e579be
 def detbook_verify(
     run:str,                # folder of a run
-    # up to which the run is made again, one with a line in the log; None: the first such
+    # up to which the run is repeated, one with a line in the log; None: the first such
     step:int|None=None,
-    # by which share figures may differ where versions or the machine are others
+    # by which share figures may differ where versions or the machine have changed
     tolerance:float=.01,
 )->Verification:            # as it was printed
-    """Make the steps of a recorded run again and compare losses and weights:
+    """Repeat the steps of a recorded run and compare losses and weights:
     exit status 0 where they are the same, 1 where not."""
     found = verify(run, step, tolerance)
     print(found.table())

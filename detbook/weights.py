@@ -191,8 +191,8 @@ _NUMBERED = torchvision.models.detection.MaskRCNN_ResNet50_FPN_Weights.COCO_V1.m
 COCO = tuple(n for n in _NUMBERED if n not in ('__background__', 'N/A'))
 
 def _count(state):
-    """Classes and keypoints that the predictors of translated
-    weights tell apart; None where there are none."""
+    """The numbers of classes and keypoints of the predictors
+    in translated weights; None where there are none."""
     rows = (lambda end:
             next((len(v) for k,v in state.items() if k.endswith(end + '.bias')), None))
     anchors = (rows('.retina_reg') or 4) // 4
@@ -214,7 +214,7 @@ def class_names(
     # more dicts that may hold `classes`, to be looked up after the file: parts of a config
     places:tuple=(),
 )->tuple:               # names, in the order of the labels
-    """Find the names of so many classes: the file's own,
+    """Find the names of this number of classes: the file's own,
     or COCO's; none where neither fits."""
     meta = _meta(metadata)
     for place in (metadata, meta.get('dataset_meta'), meta, *places):
@@ -262,7 +262,7 @@ def _with_classes(x, number):
             else x)
 
 def _maker(arch):
-    "Whose detector a name means."
+    "The program that the name of a detector belongs to."
     return ('torchvision' if arch in TORCHVISION else 'detectron2'
             if _DETECTRON2_ARCH.fullmatch(plain_name(arch)) else 'mmdetection')
 
@@ -374,7 +374,7 @@ def same_scale(
     a:tuple|float|None,     # a size of pictures
     b:tuple|float|None,     # another
 )->bool:                    # do they resize pictures alike?
-    "Compare two sizes of pictures; the order of a pair is of no matter."
+    "Compare two sizes of pictures; the order of a pair does not matter."
     pair = (lambda s: tuple(sorted(s)) if isinstance(s, (tuple, list)) else 1. if s is None
             else s)
     return pair(a) == pair(b)
@@ -384,7 +384,7 @@ def picture_size(
     name:str,               # of the weights: path, URL or published name
     cfg:dict|None=None,     # a config that was given with them
     notes:dict={},          # what the file says beside its weights
-    # limits, factor or None as `check_scale` has them;
+    # limits, factor or None as in `check_scale`;
     # and whether to smooth when making smaller
 )->tuple:
     """Return how the pictures of a detector are resized: as its file says, else as the
@@ -467,8 +467,8 @@ def load_detector(
         raise ValueError(f'{path} does not fit its own description: {wrong[0]}')
     number = getattr(model, 'num_classes', 0)
     if classes and number != len(classes):
-        raise ValueError(f'classes names {len(classes)}, and {type(model).__name__} tells '
-                         f'{number} apart')
+        raise ValueError(f'classes names {len(classes)}, and {type(model).__name__} '
+                         f'has {number}')
     theirs = (() if report.reinitialised
               else class_names(notes or state.metadata, number, arch))
     model.notes, model.cfg = {**state.metadata, **(notes or {})}, config
@@ -489,7 +489,7 @@ def load_detector(
 @checked
 def resize_note(
     model:nn.Module,    # a detector, perhaps with `test_scale` and `test_antialias`
-    # what a file says of it: resize and antialias; None where the detector does not know
+    # for a file: resize and antialias; None where the detector has no size
 )->dict|None:
     "Return how the pictures of a detector are resized, as `save_detector` writes it."
     scale = getattr(model, 'test_scale', None)
@@ -500,10 +500,10 @@ def resize_note(
 # %% ../nbs/044_weights.ipynb #9f8b5930
 @checked
 def save_mmdetection(
-    path:str,               # file to write, by custom `.pth`
+    path:str,               # file to write, usually `.pth`
     model:nn.Module,        # a detector
-    # names, in the order of the labels; of a text each
-    # letter is one, or all of it where there is one class
+    # names, in the order of the labels; a text is one name
+    # if there is one class, else one name per letter
     classes:tuple[str,...]|str=(),
 )->Path:                    # the same path
     "Write a detector as a checkpoint of mmdetection's, whole or not at all."
@@ -542,7 +542,7 @@ def detbook_convert(
     # what was fetched for a name
     never_over(out, [s for s in [getattr(model, 'loaded_from', None)] if s], 'out:')
     if classes and len(classes) != (number := getattr(model, 'num_classes', 0)):
-        raise ValueError(f'{source} tells {number} classes apart, '
+        raise ValueError(f'{source} has {number} classes, '
                          f'and --classes names {len(classes)}: {", ".join(classes[:5])}')
     names = classes or model.classes
     path = (save_mmdetection(out, model, names) if Path(out).suffix == '.pth'

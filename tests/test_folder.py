@@ -212,9 +212,9 @@ def test_anchors_of_other_ratios(tmp_path):
     assert all(4.9 < r < 7.5 for r in now.ratios) and len(now.ratios) == 3 and 'ratios' in line and covered(cfg, (333, 200)) > .9
 
 def test_steps_are_counted_for_all_processes(pictures, tmp_path):
-    "Nine pictures, one a step: nine steps alone; three for three processes, so a warm-up of a tenth of twenty epochs is six steps and not eighteen."
+    "Nine pictures, one per step: nine steps alone; three for three processes, so a warm-up of a tenth of twenty epochs is six steps and not eighteen."
     from detbook.adapt import Choices, adapt_config
-    for processes, steps, words in ((1, 9, '(9 pictures, 1 a step)'), (3, 3, '(9 pictures, 1 a step on each of 3 processes)')):
+    for processes, steps, words in ((1, 9, '(9 pictures, 1 per step)'), (3, 3, '(9 pictures, 1 per step on each of 3 processes)')):
         made, said = adapt_config(Config.fromfile('faster-rcnn_r50_fpn_1x_coco'), pictures, tmp_path/str(processes), Choices(val=.25, epochs=20, batch_size=1), processes=processes)
         assert f'20 epochs of {steps} steps {words}' in next(l for l in said if 'epochs of' in l)
         assert made.param_scheduler[0]['end'] == 2*steps
@@ -273,7 +273,7 @@ def test_batch_that_fits(config, pictures, tmp_path, monkeypatch):
     monkeypatch.setattr(adapt, '_try_steps', lambda *args: peaks.append(plain(*args)) or peaks[-1])
     made, said = adapt_config(cfg, pictures, tmp_path, Choices(val=.25, batch_size='auto'))
     (one, two), n = peaks[0]['peaks'], made.train_dataloader.batch_size
-    assert two >= one > 10**8 and n == min(9, len(build_dataset(made.train_dataloader.dataset))) and f'{n} pictures a step' in said[3] and f'{one/2**30:.2f} GB with one' in said[3]
+    assert two >= one > 10**8 and n == min(9, len(build_dataset(made.train_dataloader.dataset))) and f'{n} pictures per step' in said[3] and f'{one/2**30:.2f} GB with one' in said[3]
     each = max(two - one, 12*64*64)
     for free, expected in ((one + 2.5*each, 3), (one + .5*each, 1), (one + 100*each, n)):
         monkeypatch.setattr(adapt, '_try_steps', lambda *args: peaks[0])

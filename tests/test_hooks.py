@@ -134,7 +134,7 @@ def test_learning_rate_by_a_flag(config, tmp_path):
 def test_a_state_without_an_average(config, tmp_path, monkeypatch, capsys):
     stopped_at(monkeypatch, 6, config, work_dir=tmp_path)
     train(config, work_dir=tmp_path, set=[EMA], resume=True, validate=False, keep_state=True)
-    assert 'holds no average of the weights: it begins with the weights of now' in capsys.readouterr().out
+    assert 'holds no average of the weights: it begins with the current weights' in capsys.readouterr().out
     assert read_state(tmp_path).notes['average'] == 6
 
 @pytest.mark.parametrize('hook, hint', [
@@ -262,4 +262,4 @@ def test_two_processes_accumulate_as_one(toy, tmp_path):
     two = train(toy/'retina.py', work_dir=tmp_path/'two', set=[*both, 'train_dataloader.batch_size=1'], gpus=2, validate=False)
     a, b = read_checkpoint(one.detector), read_checkpoint(two.detector)
     for k in a: torch.testing.assert_close(b[k], a[k], rtol=1e-3, atol=2e-5)
-    assert 'this run has 4 (1 GPU of 2, 2 steps together)' in one.card['rate'] and 'this run has 4 (2 GPUs of 1, 2 steps together)' in two.card['rate']
+    assert 'this run has 4 (1 GPU x 2 images x 2 steps)' in one.card['rate'] and 'this run has 4 (2 GPUs x 1 image x 2 steps)' in two.card['rate']
