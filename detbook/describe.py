@@ -93,7 +93,7 @@ def _rebuild(x, own, where):
     if 'type' not in x: return {k: _rebuild(v, own, f'{where}.{k}') for k,v in x.items()}
     cls = _find(x['type'], own)
     if any(x.get(k) is not None for k in _SOURCES):
-        raise ValueError(f'the description would fetch weights of {where}, '
+        raise ValueError(f'weights of {where} would be fetched by this description, '
                          'but a file holds its own')
     return cls(**{k: _rebuild(v, own, f'{where}.{k}') for k,v in x.items()
                   if k not in _EXTRA})
