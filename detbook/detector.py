@@ -273,7 +273,7 @@ def check_detections(
     name:str='detections',  # what messages call them
 ):
     """Raise a TypeError or ValueError that names the first thing that is no detection;
-    shapes and kinds alone are looked at."""
+    only shapes and kinds are checked."""
     check(f'{name} list dict, images int 0.., need list text', detections, images, need)
     if len(detections) != images:
         raise ValueError(f'{name} is a list of {len(detections)}; '
@@ -359,7 +359,7 @@ class Proposals(NamedTuple):
 # %% ../nbs/022_detector.ipynb #49fdfd61
 class Detector(nn.Module):
     """The base of all detectors: preprocessing, backbone and neck,
-    and the methods that need these alone."""
+    and the methods that need only these."""
     backbone:nn.Module  # computes features of several strides
     neck:nn.Module      # makes the pyramid of them
     @checked

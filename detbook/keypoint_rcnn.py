@@ -203,7 +203,7 @@ def _check_heads(roi_head, num_keypoints):
         raise ValueError(f'keypoint_head has {found} keypoints, '
                          f'the detector num_keypoints={num_keypoints}; give both the same')
     if roi_head.mask_head is not None:
-        raise ValueError('KeypointRCNN paints no masks: give it a roi_head without a '
+        raise ValueError('KeypointRCNN predicts no masks: give it a roi_head without a '
                          'mask_head')
     box, own = roi_head.bbox_extractor.strides, roi_head.keypoint_extractor.strides
     if box != own:
