@@ -162,26 +162,26 @@ def check_fit(
     Raises ValueError that names two parts which do not fit."""
     neck, roi = getattr(model, 'neck', None), getattr(model, 'roi_head', None)
     if neck is None: return
-    who, C = f'the neck ({type(neck).__name__})', getattr(neck, 'out_channels', None)
+    owner, C = f'the neck ({type(neck).__name__})', getattr(neck, 'out_channels', None)
     if not isinstance(C, int):
-        raise ValueError(f'{who} has out_channels={C!r}; the heads need to know the '
-                         'channels of every level: one int')
+        raise ValueError(f'{owner} has out_channels={C!r}; the heads need the channels '
+                         'of every level: one int')
     levels = getattr(neck, 'num_outs', None)
     _agree('neck', neck, f'the backbone ({type(model.backbone).__name__})',
            getattr(model.backbone, 'out_channels', None))
     for name in ('rpn_head', 'bbox_head'):
         for n, head in _each(name, getattr(model, name, None)):
-            _agree(n, head, who, C)
+            _agree(n, head, owner, C)
             for part in ('anchors', 'points'):
-                _levels(f'{n}.{part}', getattr(head, part, None), levels, who)
+                _levels(f'{n}.{part}', getattr(head, part, None), levels, owner)
     if roi is None: return
     shared = getattr(roi, 'shared_head', None)
     for n, part in _each('roi_head.shared_head', shared):
-        _agree(n, part, who, C)
-        who, C = f'{n} ({type(part).__name__})', getattr(part, 'out_channels', None)
+        _agree(n, part, owner, C)
+        owner, C = f'{n} ({type(part).__name__})', getattr(part, 'out_channels', None)
     for name in ('bbox_head', 'mask_head', 'keypoint_head'):
         for n, head in _each(f'roi_head.{name}', getattr(roi, name, None)):
-            _agree(n, head, who, C)
+            _agree(n, head, owner, C)
     for name in ('bbox_extractor', 'mask_extractor', 'keypoint_extractor'):
         _levels(f'roi_head.{name}', getattr(roi, name, None), levels,
                 f'the neck ({type(neck).__name__})')
