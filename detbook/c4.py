@@ -91,8 +91,8 @@ def c4_roi_head(
     scratch:bool=False,     # train everything, norms included?
     masks:bool=False,       # a mask head too, on the same windows?
 )->RoIHead:                 # the second stage
-    """The last stage of a ResNet as what every window goes through,
-    with heads that have next to no layers."""
+    """A second stage that runs the last stage of a ResNet
+    on every window, with heads of almost no layers."""
     shared = ResStage(depth, style=style, norm_eval=not scratch,
                       norm_grad=scratch or style=='pytorch')
     mask_head = MaskHead(num_classes, shared.out_channels, num_convs=0) if masks else None

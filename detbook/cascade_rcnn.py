@@ -1,4 +1,4 @@
-"""Three box heads in a row, each fed with the boxes that the one before has improved, and each taught by a stricter rule.
+"""Three box heads in a row, each with the boxes that the one before has improved, and each trained with a stricter threshold.
 
 Docs: https://detbook.github.io/detbook/cascade_rcnn.html.md"""
 
@@ -35,7 +35,7 @@ def refine_boxes(
     # the best. None: take the best everywhere
     labels:Tensor|None=None,
 )->Tensor:                      # (B,P,4) xyxy, pixels, inside the images
-    """Move every box the way that its head points,
+    """Move every box by the deltas of its head,
     without a gradient (Cascade R-CNN, section 4.1)."""
     check('boxes (B,P,4), logits (K,C), deltas (K,D,4), sizes (B,2), labels? int (B,P)',
           boxes, logits, deltas, sizes, labels)
@@ -72,7 +72,7 @@ def cascade_heads(
     fc_channels:int=1024,   # of the shared layers
 )->list:                    # three BoxHeads
     """Box heads for three stages: one box for all classes, smooth L1,
-    deltas scaled to the steps that are left."""
+    deltas scaled to the corrections that remain."""
     check('num_classes int 1.., in_channels int 1.., fc_channels int 1..',
           num_classes, in_channels, fc_channels)
     stds = (.1,.1,.2,.2), (.05,.05,.1,.1), (.033,.033,.067,.067)
@@ -92,8 +92,8 @@ class _MeanMask(nn.Module):
             0).logit()
 
 def _mean_logits(stages, mean_of):
-    """What several heads say of the classes, as one; logits whose softmax is the mean of
-    probabilities are its logarithms."""
+    """Average the logits of several heads, or their probabilities; the
+    logarithms of mean probabilities are logits whose softmax is that mean."""
     stages = torch.stack(stages)
     return stages.mean(0) if mean_of == 'logits' else stages.softmax(-1).mean(0).log()
 
@@ -101,7 +101,7 @@ def _mean_logits(stages, mean_of):
 def cascade_rpn_head(
     in_channels:int=256,                # of the pyramid
     feat_channels:int|None=None,        # of the 3x3 convolution; None: `in_channels`
-    anchors:AnchorGenerator|None=None,  # None: one size a level, three ratios
+    anchors:AnchorGenerator|None=None,  # None: one size per level, three ratios
 )->RPNHead:                             # the default first stage of `CascadeRCNN`
     """Build a proposal head with mmdetection's settings for a cascade: smooth L1 from 1/9,
     anchors inside the image, 2000 proposals in training."""
@@ -111,8 +111,8 @@ def cascade_rpn_head(
 # %% ../nbs/029_cascade_rcnn.ipynb #f39d0914
 @component
 class CascadeRoIHead(nn.Module):
-    """Several stages, each fed with the boxes of the one before (Cascade R-CNN,
-    figure 3 d). Raises ValueError where the parts do not fit."""
+    """Several stages, each with the boxes of the one before (Cascade R-CNN,
+    figure 3 d). Raises ValueError if the parts do not fit."""
     bbox_head:nn.ModuleList # a BoxHead for each stage
     mask_head:Any           # a list of MaskHeads, or None
     def __init__(self,
@@ -128,7 +128,7 @@ class CascadeRoIHead(nn.Module):
         stage_weights:tuple=(1.,.5,.25),            # factor on the losses of each stage
         # None: scores from 0.05, suppression from 0.5, 100 per image
         test_filter:DetectionFilter|None=None,
-        # how the stages agree on a class: mean of 'logits' or of 'probabilities'
+        # how classes are averaged over stages: mean of 'logits' or of 'probabilities'
         mean_of:str='logits',
     ):
         super().__init__()
@@ -206,9 +206,9 @@ class CascadeRoIHead(nn.Module):
         canvas:Canvas,          # of the pyramid
         boxes:Tensor,           # (B,P,4) xyxy, pixels: where to look
         sizes:Tensor,           # (B,2) h,w of the images
-        # for each stage the boxes it looked at, logits (B*P,C+1) and deltas (B*P,C or 1,4)
+        # for each stage its boxes, logits (B*P,C+1) and deltas (B*P,C or 1,4)
     )->list:
-        """Ask one stage after the other, each about
+        """Run one stage after the other, each on
         the boxes that the one before has improved."""
         outputs:list[Any] = []
         for i, head in enumerate(self.bbox_head):
@@ -227,10 +227,10 @@ class CascadeRoIHead(nn.Module):
         canvas:Canvas,          # of the pyramid
         proposals:Proposals,    # where to look
         batch:Batch,            # the images
-        # what to let through; None: this head's own
+        # which boxes to keep; None: this head's own
         test_filter:DetectionFilter|None=None,
     )->list:                    # B dicts: boxes, scores, labels
-        "Improve the boxes stage by stage; the classes are what all heads say."
+        "Improve the boxes stage by stage; all heads contribute to the classes."
         sizes, proposals = batch.size_tensor(), proposals.trimmed()
         outputs = self.run_stages(canvas, proposals.boxes, sizes)
         boxes, _, deltas = outputs[-1]
@@ -240,7 +240,7 @@ class CascadeRoIHead(nn.Module):
 
 # %% ../nbs/029_cascade_rcnn.ipynb #1f10dda0
 def _three_of(head):
-    "Three heads of one kind: the one that is given and two that are built like it."
+    "Three heads of one kind: the given one and two that are built like it."
     return [head] + [type(head)(**settings(head)) for _ in range(2)]
 
 def _counted(masked):
@@ -255,7 +255,7 @@ def _counted(masked):
 @component(helpers=('mask_head', 'weights', 'weights_backbone'))
 class CascadeRCNN(Detector):
     """Propose, then classify and refine three times, each time more strictly (Cascade
-    R-CNN); with mask heads, paint too."""
+    R-CNN); with mask heads, predict masks too."""
     rpn_head:RPNHead            # the first stage
     roi_head:CascadeRoIHead     # the stages after it
     def __init__(self,
@@ -266,7 +266,7 @@ class CascadeRCNN(Detector):
         rpn_head:nn.Module|None=None,  # None: `cascade_rpn_head` on the neck's channels
         # None: CascadeRoIHead with `cascade_heads` of `num_classes`
         roi_head:nn.Module|None=None,
-        # masks too, by three heads of this kind; a `roi_head` brings its own
+        # masks too, by three heads of this kind; a `roi_head` has its own
         mask_head:nn.Module|None=None,
         # None: RGB, mean and std of the backbone or
         # else of ImageNet, padded to a multiple of 32
@@ -295,7 +295,7 @@ class CascadeRCNN(Detector):
         # loss_rpn_cls, loss_rpn_bbox, s0.loss_cls, s0.loss_bbox,
         # (s0.loss_mask,) s1... : scalars to be added up
     )->dict:
-        "What the network has to learn from these images."
+        "Compute the losses of a batch."
         batch, truths = prepare(self, images, targets, self.num_classes,
                                 () if self.roi_head.mask_head is None else ('masks',))
         feats = self.neck(self.stages(batch))
@@ -323,8 +323,8 @@ class CascadeRCNN(Detector):
     @torch.no_grad()
     def predict(self,
         images:list,                            # B tensors (3,h,w) RGB, 0..255
-        test_filter:DetectionFilter|None=None,  # what to let through; None: the head's own
-        # B pairs (H,W) at which the answers are wanted; None: the images' own
+        test_filter:DetectionFilter|None=None,  # which boxes to keep; None: the head's own
+        # B pairs (H,W) at which results are wanted; None: the images' own
         sizes:list|None=None,
         # B dicts, best first: boxes (N,4), scores, labels,
         # with mask heads masks (N,H,W) bool

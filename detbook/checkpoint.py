@@ -44,8 +44,8 @@ def _our_names(tensors, source='the weights'):
 
 # %% ../nbs/020_checkpoint.ipynb #45eedb1c
 def _from_hub(name):
-    """Fetch a file of the Hugging Face Hub: by huggingface_hub where it is installed,
-    which knows private ones, else as from any address."""
+    """Fetch a file of the Hugging Face Hub: through huggingface_hub if it is installed,
+    which can also read private ones, else as from any address."""
     m = re.fullmatch(
         r'hf://([\w.-]+/[\w.-]+?)(?:@([\w.-]+))?(?:/((?!\.\.?(/|$))[\w./-]+))?', name)
     if not m or '/..' in name:
@@ -225,9 +225,9 @@ def load_checkpoint(
     source:str|dict,    # path, URL or name of a checkpoint, or a dict of tensors by name
     # raise where anything but the predictors differs? otherwise load what fits
     strict:bool=True,
-    prefix:str='',  # take the file's keys below this alone, and cut it off: 'backbone.'
+    prefix:str='',  # take only the file's keys below this, and cut it off: 'backbone.'
     ignore:tuple|str=(),    # top-level modules of the file to leave out: ('fc',)
-)->Report:              # every key by its fate
+)->Report:              # what became of every key
     """Copy weights into `model`, all that should fit or nothing at all:
     whatever raises (ValueError), `model` is as before."""
     if not isinstance(model, nn.Module):
@@ -289,7 +289,7 @@ VERSION = _version()    # of detbook: what is installed, or else these sources
 # %% ../nbs/020_checkpoint.ipynb #eb06753d
 @checked
 def save_checkpoint(
-    path:str,               # file to write, by custom `.safetensors`
+    path:str,               # file to write, usually `.safetensors`
     model:nn.Module|dict,   # or a dict of tensors by name
     # JSON-able notes: class names, preprocessing, ...; the version of detbook is added
     metadata:dict=None,

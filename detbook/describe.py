@@ -93,7 +93,7 @@ def _rebuild(x, own, where):
     if 'type' not in x: return {k: _rebuild(v, own, f'{where}.{k}') for k,v in x.items()}
     cls = _find(x['type'], own)
     if any(x.get(k) is not None for k in _SOURCES):
-        raise ValueError(f'the description wants weights of {where} fetched, '
+        raise ValueError(f'weights of {where} would be fetched by this description, '
                          'but a file holds its own')
     return cls(**{k: _rebuild(v, own, f'{where}.{k}') for k,v in x.items()
                   if k not in _EXTRA})
@@ -116,7 +116,7 @@ def _size(x, depth=0):
 # %% ../nbs/021_describe.ipynb #4ec1f690
 @checked
 def rebuild(
-    description:dict,   # as `describe` gives it
+    description:dict,   # as `describe` returns it
     own:tuple=(),       # components of yours, from outside of detbook, that it may name
 )->nn.Module:           # the model, with fresh weights
     """Build the model that `describe` described. Raises ValueError for a name that is no
@@ -220,7 +220,7 @@ def _differs(a, b, where, met):
         if k not in y:
             if isinstance(a, dict) or callable(x[k]) or hasattr(type(a), str(k)):
                 return at, 'there', 'absent'
-            continue  # a note that no code of the class can know of
+            continue  # a note that no code of the class uses
         if d := _differs(x[k], y[k], at, met): return d
     return None
 
@@ -278,8 +278,8 @@ def describe(
 @checked
 def class_list(
     model:nn.Module,            # a detector
-    # names, in the order of the labels; of a text each
-    # letter is one, or all of it where there is one class
+    # names, in the order of the labels; of a text, each letter
+    # is a name, or the whole text if there is one class
     classes:tuple[str,...]|str,
 )->list:                        # of names
     """List the names of a detector's classes;
@@ -319,12 +319,12 @@ def check_thresholds(
 # %% ../nbs/021_describe.ipynb #922d202d
 @checked
 def save_detector(
-    path:str,                   # file to write, by custom `.safetensors`
+    path:str,                   # file to write, usually `.safetensors`
     model:nn.Module,            # a detector made of components
-    # names, in the order of the labels; of a text each
-    # letter is one, or all of it where there is one class
+    # names, in the order of the labels; of a text, each letter
+    # is a name, or the whole text if there is one class
     classes:tuple[str,...]|str,
-    # what images went through before, such as {'resize': [800,
+    # what was done to images before, such as {'resize': [800,
     # 1333]}; the model's mean, std, bgr are added
     preprocessing:dict=None,
     # name of a class -> score, 0 to 1, from which its detections

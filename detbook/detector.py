@@ -26,12 +26,12 @@ from .checkpoint import load_checkpoint, read_weights
 # %% ../nbs/022_detector.ipynb #1caa046e
 def _colours(backbone):
     """Mean and standard deviation of red, green, blue with which the weights of a backbone
-    were trained: as it says, or ImageNet's."""
+    were trained: those that it states, or ImageNet's."""
     return (tuple(getattr(backbone, 'mean', IMAGENET_MEAN)),
             tuple(getattr(backbone, 'std', IMAGENET_STD)))
 
 def _warn_colours(backbone, preprocess):
-    "Warn if a backbone names its colours and a detector gives it others."
+    "Warn if a backbone states mean and std, and the detector uses others."
     if not hasattr(backbone, 'mean'): return
     want, have = ([torch.tensor(x).flatten() for x in c]
                   for c in (_colours(backbone),
@@ -50,11 +50,11 @@ def load_backbone(
     # name of ImageNet weights, such as torchvision's 'resnet50' or
     # 'efficientnet_lite0'; another known name; or path or URL of a checkpoint
     weights:str,
-    # how the detector normalises pictures: a warning
-    # where the backbone expects them otherwise
+    # how the detector normalises pictures; if the
+    # backbone expects something else, a warning follows
     preprocess:Preprocess|None=None,
 ):
-    """Load weights into a backbone and say what became of every key; a wrong name raises
+    """Load weights into a backbone and report every key's fate; a wrong name raises
     FileNotFoundError, a wrong shape ValueError."""
     names = [n for n in torchvision.models.list_models(module=torchvision.models)
              if n.startswith('res')]
@@ -78,8 +78,8 @@ def load_backbone(
 
 # %% ../nbs/022_detector.ipynb #cfdeb98a
 def _newborn(backbone):
-    """Do all norms still have the mean of 0 that they were
-    born with? One host read, while a detector is built."""
+    """Do all norms still have their initial mean of 0?
+    One host read, while a detector is built."""
     means = [m.running_mean for m in backbone.modules()
              if getattr(m, 'running_mean', None) is not None]
     return (not means or means[0].is_meta
@@ -99,7 +99,7 @@ def finish_init(
     # of the detector, and so of its heads; None: there are no classes
     num_classes:int|None=None,
 ):
-    """Check that the parts fit, load first weights and say what was loaded: the last call
+    """Check that the parts fit, load first weights and report them: the last call
     of every detector's constructor. Parts that do not fit raise ValueError."""
     check_fit(model)
     if num_classes is not None:
@@ -136,7 +136,7 @@ def _channels(x): return None if x is None else [x] if isinstance(x, int) else l
 
 def _agree(name, part, source, gives):
     """Fail where a part reads other channels than its source gives;
-    a part that does not say is taken at its word."""
+    a part that does not state its channels is not checked."""
     reads, gives = _channels(getattr(part, 'in_channels', None)), _channels(gives)
     if reads is None or gives is None or reads == gives: return
     one = lambda c: c[0] if len(c) == 1 else tuple(c)
@@ -162,26 +162,26 @@ def check_fit(
     Raises ValueError that names two parts which do not fit."""
     neck, roi = getattr(model, 'neck', None), getattr(model, 'roi_head', None)
     if neck is None: return
-    who, C = f'the neck ({type(neck).__name__})', getattr(neck, 'out_channels', None)
+    owner, C = f'the neck ({type(neck).__name__})', getattr(neck, 'out_channels', None)
     if not isinstance(C, int):
-        raise ValueError(f'{who} has out_channels={C!r}; the heads need to know the '
-                         'channels of every level: one int')
+        raise ValueError(f'{owner} has out_channels={C!r}; the heads need the channels '
+                         'of every level: one int')
     levels = getattr(neck, 'num_outs', None)
     _agree('neck', neck, f'the backbone ({type(model.backbone).__name__})',
            getattr(model.backbone, 'out_channels', None))
     for name in ('rpn_head', 'bbox_head'):
         for n, head in _each(name, getattr(model, name, None)):
-            _agree(n, head, who, C)
+            _agree(n, head, owner, C)
             for part in ('anchors', 'points'):
-                _levels(f'{n}.{part}', getattr(head, part, None), levels, who)
+                _levels(f'{n}.{part}', getattr(head, part, None), levels, owner)
     if roi is None: return
     shared = getattr(roi, 'shared_head', None)
     for n, part in _each('roi_head.shared_head', shared):
-        _agree(n, part, who, C)
-        who, C = f'{n} ({type(part).__name__})', getattr(part, 'out_channels', None)
+        _agree(n, part, owner, C)
+        owner, C = f'{n} ({type(part).__name__})', getattr(part, 'out_channels', None)
     for name in ('bbox_head', 'mask_head', 'keypoint_head'):
         for n, head in _each(f'roi_head.{name}', getattr(roi, name, None)):
-            _agree(n, head, who, C)
+            _agree(n, head, owner, C)
     for name in ('bbox_extractor', 'mask_extractor', 'keypoint_extractor'):
         _levels(f'roi_head.{name}', getattr(roi, name, None), levels,
                 f'the neck ({type(neck).__name__})')
@@ -195,7 +195,7 @@ def check_fit(
 
 # %% ../nbs/022_detector.ipynb #89d4a476
 def _warn_untrained(model):
-    "Warn once if a part of the backbone can never learn what it has not been given."
+    "Warn once if a part of the backbone is frozen with random weights."
     frozen = any(not p.requires_grad for p in model.backbone.parameters())
     stats  = any(getattr(m, 'frozen_stats', False) for m in model.backbone.modules())
     if frozen or stats:
@@ -208,8 +208,8 @@ def _warn_untrained(model):
 
 # %% ../nbs/022_detector.ipynb #eac9b5ec
 def _given_stages(targets, batch):
-    """What the backbone gives for each picture, where the targets bring it along,
-    with zeros beyond it as in a batch of pixels; None where they do not."""
+    """The outputs of the backbone that the targets hold, padded with zeros
+    like a batch of pixels; None if they hold none."""
     given = [t.get('stages') for t in targets]
     if all(s is None for s in given): return None
     for i,s in enumerate(given):
@@ -236,15 +236,15 @@ def prepare(
     num_classes:int|None=None,  # labels lie below this; None: any
     need:tuple=(),              # what else no object may lack: 'masks', 'keypoints'
 )->tuple:                       # Batch, Truths: on the device of the model
-    """Check, normalise and pad what a detector is to learn from;
-    the first bad value raises ValueError and is named."""
+    """Check, normalise and pad a batch for training;
+    the first bad value raises a ValueError that names it."""
     check('model Module, need list text', model, need)
     check_batch(images, targets, num_classes, not model.range_checked)
     model.range_checked = True
     if (torch.is_grad_enabled()
         and not (model.trained or getattr(model.backbone, 'trained', False))):
         _warn_untrained(model)
-        model.trained = True        # from here on it learns; the warning was given
+        model.trained = True        # from here on it is trained; the warning came
     batch = model.preprocess(images, train=True)
     return (batch._replace(stages=_given_stages(targets, batch)),
             pad_truths(targets, batch, need))
@@ -254,8 +254,8 @@ def prepare_images(
     model:nn.Module,    # a detector
     images:list,        # B tensors (3,h,w) RGB, 0..255
 )->Batch:               # on the device of the model
-    """Check, normalise and pad what a detector is to look at;
-    what is no image raises ValueError and is named."""
+    """Check, normalise and pad images for prediction;
+    anything that is no image raises a ValueError that names it."""
     check('model Module', model)
     check_images(images)
     if not model.range_checked and bool(looks_dim(images)): warn_dim()
@@ -273,7 +273,7 @@ def check_detections(
     name:str='detections',  # what messages call them
 ):
     """Raise a TypeError or ValueError that names the first thing that is no detection;
-    shapes and kinds alone are looked at."""
+    only shapes and kinds are checked."""
     check(f'{name} list dict, images int 0.., need list text', detections, images, need)
     if len(detections) != images:
         raise ValueError(f'{name} is a list of {len(detections)}; '
@@ -359,8 +359,8 @@ class Proposals(NamedTuple):
 # %% ../nbs/022_detector.ipynb #49fdfd61
 class Detector(nn.Module):
     """The base of all detectors: preprocessing, backbone and neck,
-    and the methods that need these alone."""
-    backbone:nn.Module  # gives features of several strides
+    and the methods that need only these."""
+    backbone:nn.Module  # computes features of several strides
     neck:nn.Module      # makes the pyramid of them
     @checked
     def __init__(self,
@@ -381,8 +381,8 @@ class Detector(nn.Module):
     def stages(self,
         batch:Batch,    # of `prepare` or `prepare_images`
     )->tuple:           # tensors (B,C_i,H_i,W_i), finest first
-        """What the backbone gives for a batch; where that was computed before,
-        and came with the targets, nothing is computed."""
+        """The outputs of the backbone for a batch; if the targets
+        already hold them, nothing is computed."""
         check('batch Batch', batch)
         return self.backbone(batch.pixels) if batch.stages is None else batch.stages
 
@@ -396,7 +396,7 @@ class Detector(nn.Module):
     def propose(self,
         images:list,    # B tensors (3,h,w) RGB, 0..255
     )->list:            # B tensors (P,5) xyxy in pixels and score, best first
-        """Find where objects may be: what the first stage gives to the second.
+        """Find where objects may be: what the first stage passes to the second.
         Raises AttributeError where there is no first stage."""
         head = getattr(self, 'rpn_head', None)
         if head is None:

@@ -18,7 +18,7 @@ from .files import cache_folder, check_file, shown
 
 # %% ../nbs/019_download.ipynb #bc639ee9
 def _hash_wanted(name, sha256):
-    "The hash, or its first digits, that the caller or else the file name promises."
+    "The hash, or its first digits, from the caller or else from the file name."
     if sha256 is None:
         found = re.search(r'-([0-9a-f]{8,64})\.\w+$', name)
         # a date is no hash
@@ -46,7 +46,7 @@ def _alone(part):
         try:
             if os.stat(part).st_ino == os.fstat(f.fileno()).st_ino: break
         except FileNotFoundError: pass
-        f.close()  # its owner has finished with that file: look again
+        f.close()  # the other process has finished with that file: try again
     try: yield f
     finally: f.close()
 
@@ -54,7 +54,7 @@ def _alone(part):
 class _Cut(Exception): pass
 
 class _Redirect(urllib.request.HTTPRedirectHandler):
-    "Follows a server to http and https alone."
+    "Follow redirects to http and https only."
     def redirect_request(self, request, *args):
         url, old = args[-1], request.full_url
         if urlsplit(url).scheme not in ('http', 'https'):
@@ -150,7 +150,7 @@ def _fetch(url, f):
 def download(
     url:str,            # http, https or file address
     # where to keep it; default: below $DETBOOK_HOME
-    # or ~/.cache/detbook, one folder an address
+    # or ~/.cache/detbook, one folder per address
     folder:str|Path|None=None,
     # its hash or the first 8 or more digits; default:
     # the digits in a name like `name-1234abcd.pth`

@@ -1,4 +1,4 @@
-"""Given places to look at, say what is there and where exactly.
+"""Given places to look at, predict what is there and where exactly.
 
 Docs: https://detbook.github.io/detbook/fast_rcnn.html.md"""
 
@@ -32,8 +32,8 @@ def pad_proposals(
     proposals:list, # B tensors (P_i,4) or (P_i,5) xyxy in pixels, and a score
     batch:Batch,    # their images
 )->Proposals:       # padded to the longest, at least one slot, clipped to the images
-    """Lay proposals that come from outside side by side. Raises ValueError for another
-    number of lists or another shape."""
+    """Lay proposals that come from outside side by side in one table. Raises ValueError
+    for another number of lists or another shape."""
     check('batch Batch', batch)
     if not isinstance(proposals, (list, tuple)) or len(proposals) != len(batch.sizes):
         found = (f'{len(proposals)} entries' if isinstance(proposals, (list, tuple))
@@ -58,7 +58,7 @@ def pad_proposals(
 
 # %% ../nbs/025_fast_rcnn.ipynb #5827e178
 class RoIs(NamedTuple):
-    "The proposals that the second stage learns from: S slots per image, positives first."
+    "The proposals that train the second stage: S slots per image, positives first."
     boxes: Tensor   # (B,S,4) xyxy, pixels; a unit box in an empty slot
     matched: Tensor # (B,S) int64: truth, BACKGROUND, or NEITHER for an empty slot
     labels: Tensor  # (B,S) int64: class of the truth; elsewhere 0
@@ -72,12 +72,12 @@ def sample_rois(
     proposals:Proposals,    # where to look
     truths:Truths,          # what is there
     matcher:Matcher,        # compares the two
-    sampler:RandomSampler,  # draws; adds the truths to the proposals if it says so
+    sampler:RandomSampler,  # draws; adds the truths to the proposals if `add_truths`
     # (boxes (B,N,4), labels (B,N), -1 no object)
     # -> (B,N) losses, for samplers that need them
     loss_fn:Callable|None=None,
 )->RoIs:                    # S slots per image
-    "Match proposals with truths and draw those that the second stage learns from."
+    "Match proposals with truths and draw those that train the second stage."
     check('proposals Proposals, truths Truths, matcher callable, sampler callable, '
           'loss_fn? callable', proposals, truths, matcher, sampler, loss_fn)
     boxes, valid = proposals.boxes, proposals.valid
@@ -160,16 +160,16 @@ def linear(
 @component
 class BoxHead(nn.Module):
     """Two shared layers, then a class and, for every class,
-    a way to the box (Fast R-CNN, section 2)."""
+    deltas of the box (Fast R-CNN, section 2)."""
     def __init__(self,
         num_classes:int=80,  # classes of objects; background is one more, inside
         in_channels:int=256,                # of the features
         size:int=7,                         # bins along each side of the features
         fc_channels:int=1024,               # of the shared layers
-        class_agnostic:bool=False,          # one way to the box for all classes?
+        class_agnostic:bool=False,          # one set of deltas for all classes?
         coder:DeltaCoder|None=None,         # None: stds 0.1, 0.1, 0.2, 0.2
-        loss_bbox:Callable|None=None,  # (pred, target) -> one loss a box; None: L1Loss()
-        # (logits, labels) -> one loss a sample; None: SoftmaxLoss()
+        loss_bbox:Callable|None=None,  # (pred, target) -> one loss per box; None: L1Loss()
+        # (logits, labels) -> one loss per sample; None: SoftmaxLoss()
         loss_cls:Callable|None=None,
         num_fcs:int=2,                      # shared layers
         avg_pool:bool=False,                # average the window first?
@@ -195,7 +195,7 @@ class BoxHead(nn.Module):
         x:Tensor,   # (K,C,size,size)
         # logits (K,C+1), background last; deltas (K,C,4), or (K,1,4) if class-agnostic
     )->tuple:
-        "Classify and point."
+        "Classify the windows and predict the deltas of their boxes."
         check('x float (K,C,h,w)', x)
         x = x.mean((2, 3)) if self.avg_pool else x.flatten(1)
         for fc in self.shared_fcs: x = F.relu(linear(x, fc))
@@ -221,7 +221,7 @@ class BoxHead(nn.Module):
 
 # %% ../nbs/025_fast_rcnn.ipynb #d40c71d9
 class ClassBoxes(NamedTuple):
-    "A box for each class that a proposal may be of: what detections are chosen from."
+    "Boxes from which detections are chosen: one per proposal and class that scores."
     boxes: Tensor   # (K,4) xyxy, pixels
     scores: Tensor  # (K,) probability of the class
     labels: Tensor  # (K,) int64
@@ -269,7 +269,7 @@ class DetectionFilter:
         coder:DeltaCoder,       # decodes the deltas
         sizes:Tensor,           # (B,2) h,w of the images
     )->ClassBoxes:              # of all images
-        "Keep what scores, and decode it."
+        "Keep the classes that score above the threshold, and decode their boxes."
         check('logits float (K,C), deltas float (K,D,4), proposals Proposals, sizes (B,2)',
               logits, deltas, proposals, sizes)
         C, shape = logits.shape[-1] - 1, proposals.valid.shape
@@ -295,7 +295,7 @@ class DetectionFilter:
         coder:DeltaCoder,     # decodes the deltas
         sizes:Tensor,         # (B,2) h,w of the images
     )->list:                  # B dicts: boxes (N,4), scores (N,), labels (N,), best first
-        "Keep what scores, decode it, suppress within each class, keep the best."
+        "Choose, decode, suppress within each class, and keep the best."
         boxes, scores, label, image, _, groups = self.candidates(
             logits, deltas, proposals, coder, sizes)
         kept, scores = self.suppress(boxes, scores, groups)
@@ -307,11 +307,11 @@ class DetectionFilter:
 # %% ../nbs/025_fast_rcnn.ipynb #59becd43
 @component
 class RoIHead(nn.Module):
-    "The second stage: what it reads, what it learns from, and what it lets through."
+    "The second stage: how it reads windows, draws its sample and filters detections."
     bbox_head:BoxHead           # classes and boxes
     mask_head:Any               # a MaskHead, or None
     keypoint_head:Any           # a KeypointHead, or None
-    shared_head:nn.Module|None  # sees every window before the heads do
+    shared_head:nn.Module|None  # runs on every window before the heads
     def __init__(self,
         bbox_head:nn.Module|None=None,              # None: BoxHead()
         mask_head:nn.Module|None=None,              # masks too? (MaskHead)
@@ -324,7 +324,7 @@ class RoIHead(nn.Module):
         sampler:RandomSampler|None=None,
         # None: scores from 0.05, suppression from 0.5, 100 per image
         test_filter:DetectionFilter|None=None,
-        # sees every window before the heads do; without a
+        # runs on every window before the heads; without a
         # `mask_extractor`, masks share the boxes' windows
         shared_head:nn.Module|None=None,
         keypoint_head:nn.Module|None=None,          # keypoints too? (KeypointHead)
@@ -351,7 +351,7 @@ class RoIHead(nn.Module):
         boxes:Tensor,           # (K,4) xyxy, pixels
         image:Tensor,           # (K,) int64: the image of each box
     )->Tensor:                  # (K,C,size,size)
-        """What the heads get to see of boxes: features,
+        """The inputs of the heads for these boxes: features,
         through the shared head if there is one."""
         check('extractor callable, canvas Canvas, boxes float (K,4), image int (K)',
               extractor, canvas, boxes, image)
@@ -362,7 +362,7 @@ class RoIHead(nn.Module):
         canvas:Canvas,  # of the pyramid
         boxes:Tensor,   # (B,P,4) xyxy, pixels
     )->Tensor:          # (B*P,C,size,size)
-        "What the box head gets to see of the boxes of every image."
+        "The inputs of the box head for the boxes of every image."
         check('canvas Canvas, boxes float (B,P,4)', canvas, boxes)
         image = torch.arange(boxes.shape[0], device=boxes.device)[:,None].expand(
             boxes.shape[:2])
@@ -372,10 +372,10 @@ class RoIHead(nn.Module):
     def boxes(self,
         canvas:Canvas,  # of the pyramid
         boxes:Tensor,   # (B,P,4) xyxy, pixels
-        # (B*P,C,size,size) what `read` gave for them; None: it is read here
+        # (B*P,C,size,size) what `read` returned; None: it is read here
         feats:Tensor|None=None,
     )->tuple:           # logits (B*P,C+1), deltas (B*P,C or 1,4)
-        "Classify boxes and point to better ones: in training and in prediction alike."
+        "Classify boxes and predict their deltas: in training and in prediction alike."
         return self.bbox_head(self.read(canvas, boxes) if feats is None else feats)
 
     def sample(self,
@@ -383,8 +383,8 @@ class RoIHead(nn.Module):
         proposals:Proposals,    # where to look
         truths:Truths,          # what is there
     )->RoIs:                    # S slots per image
-        """Match proposals with truths and draw those to learn from;
-        a sampler that needs losses is given those of the classes."""
+        """Match proposals with truths and draw those to train with;
+        a sampler that needs losses receives those of the classes."""
         @torch.no_grad()
         def loss_fn(boxes, labels):
             logits = self.boxes(canvas, boxes)[0].unflatten(0, labels.shape)
@@ -396,7 +396,7 @@ class RoIHead(nn.Module):
         canvas:Canvas,          # of the pyramid
         proposals:Proposals,    # where to look
         batch:Batch,            # the images
-        # what to let through; None: this head's own
+        # which boxes to keep; None: this head's own
         test_filter:DetectionFilter|None=None,
     )->list:                    # B dicts: boxes, scores, labels
         "Detect objects in the proposals."
@@ -436,7 +436,7 @@ class FastRCNN(Detector):
         # loss_cls, loss_bbox, and loss_mask of a mask head:
         # scalars whose sum is the objective
     )->dict:
-        "What the network has to learn from these images."
+        "Compute the losses of a batch."
         stage = self.roi_head
         batch, truths = prepare(self, images, targets, self.num_classes,
                                 () if stage.mask_head is None else ('masks',))
@@ -451,8 +451,8 @@ class FastRCNN(Detector):
     def predict(self,
         images:list,                                # B tensors (3,h,w) RGB, 0..255
         proposals:list,                             # B tensors (P,4) or (P,5) xyxy, pixels
-        test_filter:DetectionFilter|None=None,  # what to let through; None: the head's own
-        # B pairs (H,W) at which the answers are wanted; None: the images' own
+        test_filter:DetectionFilter|None=None,  # which boxes to keep; None: the head's own
+        # B pairs (H,W) at which the boxes are wanted; None: the images' own
         sizes:list|None=None,
     )->list:  # B dicts: boxes (N,4), scores (N,), labels (N,), and masks of a mask head
         "Detect objects in the proposals."

@@ -1,4 +1,4 @@
-"""A network that points at places and a network that looks at them share one set of features and learn as one.
+"""A network that proposes places and a network that classifies them share one set of features and are trained together.
 
 Docs: https://detbook.github.io/detbook/faster_rcnn.html.md"""
 
@@ -48,7 +48,7 @@ class FasterRCNN(Detector):
         # loss_rpn_cls, loss_rpn_bbox, loss_cls, loss_bbox:
         # scalars whose sum is the objective
     )->dict:
-        "What the network has to learn from these images."
+        "Compute the losses of a batch."
         batch, truths = prepare(self, images, targets, self.num_classes)
         feats = self.neck(self.stages(batch))
         out = self.rpn_head(feats)
@@ -62,8 +62,8 @@ class FasterRCNN(Detector):
     @torch.no_grad()
     def predict(self,
         images:list,                            # B tensors (3,h,w) RGB, 0..255
-        test_filter:DetectionFilter|None=None,  # what to let through; None: the head's own
-        # B pairs (H,W) at which the answers are wanted; None: the images' own
+        test_filter:DetectionFilter|None=None,  # which boxes to keep; None: the head's own
+        # B pairs (H,W) at which the boxes are wanted; None: the images' own
         sizes:list|None=None,
     )->list:  # B dicts: boxes (N,4), scores (N,), labels (N,), best first
         "Detect objects."

@@ -1,4 +1,4 @@
-"""No anchors: every point says what it lies in, and how far it is to the four sides.
+"""No anchors: for every point, predict the class of its object and the distances to the four sides of its box.
 
 Docs: https://detbook.github.io/detbook/fcos.html.md"""
 
@@ -91,7 +91,7 @@ def centerness(
 
 # %% ../nbs/032_fcos.ipynb #efa2c7dc
 class Scale(nn.Module):
-    "A factor that is learned."
+    "A factor that is learnt."
     def __init__(self,
         value:float=1.,     # to begin with
     ):
@@ -102,7 +102,7 @@ class Scale(nn.Module):
     def forward(self,
         x:Tensor,   # any
     )->Tensor:      # like `x`
-        "Stretch."
+        "Multiply by the factor."
         check('x float (...)', x)
         return x * self.scale
 
@@ -118,12 +118,12 @@ class FCOSHead(nn.Module):
         points:PointGenerator|None=None,  # None: middles of the cells, strides 8 to 128
         matcher:PointMatcher|None=None,         # None: five levels, all points inside
         coder:DistanceCoder|None=None,          # None: pixels
-        # (logits, labels) -> one loss a point; None: FocalLoss()
+        # (logits, labels) -> one loss per point; None: FocalLoss()
         loss_cls:Callable|None=None,
-        loss_bbox:Callable|None=None,  # (boxes, boxes) -> one loss a box; None: IoULoss()
-        # (logits, numbers) -> one loss a point; None: SigmoidLoss()
+        loss_bbox:Callable|None=None,  # (boxes, boxes) -> loss per box; None: IoULoss()
+        # (logits, numbers) -> one loss per point; None: SigmoidLoss()
         loss_centerness:Callable|None=None,
-        # distances: ReLU of the answer, in strides? else its exponential, in pixels
+        # distances: ReLU of the output, in strides? else its exponential, in pixels
         in_strides:bool=False,
         # is centerness predicted from the box tower, not the class tower?
         centerness_on_reg:bool=False,
@@ -143,7 +143,7 @@ class FCOSHead(nn.Module):
                              'with first_stage=True there is a single class, object: 1')
         if coder and getattr(coder, 'normalize', False):
             raise ValueError('FCOSHead: coder measures in strides (normalize=True), '
-                             'and this head turns answers into pixels itself: '
+                             'and this head turns its outputs into pixels itself: '
                              'in_strides=True, with DistanceCoder(normalize=False)')
         self.num_classes, self.first_stage = num_classes, first_stage
         self.in_strides, self.centerness_on_reg = in_strides, centerness_on_reg
@@ -169,8 +169,8 @@ class FCOSHead(nn.Module):
 
     def forward(self,
         feats:tuple,    # L tensors (B,C,H_l,W_l)
-    )->DenseOutput:     # for all N points; `deltas` are answers, not yet distances
-        "Ask every point of every level."
+    )->DenseOutput:     # for all N points; `deltas` are outputs, not yet distances
+        "Predict class, box and centerness for every point of every level."
         check('feats some float (B,C,H,W)', feats)
         logits, deltas, quality = [], [], []
         for f,scale in zip(feats, self.scales):
@@ -188,7 +188,7 @@ class FCOSHead(nn.Module):
         return DenseOutput(logits, deltas, points, sizes, splits, quality)
 
     def units(self,
-        out:DenseOutput,    # the head's answers
+        out:DenseOutput,    # the head's outputs
     )->Tensor:              # (N,) pixels
         "The stride of every point."
         check('out DenseOutput', out)
@@ -196,16 +196,16 @@ class FCOSHead(nn.Module):
                           for s,n in zip(self.points.strides, out.splits)])
 
     def distances(self,
-        answers:Tensor, # (B,N,4)
+        answers:Tensor, # (B,N,4) outputs of the head
         units:Tensor,   # (N,) strides, pixels
     )->Tensor:          # (B,N,4) pixels, float32
-        "What the answers mean."
+        "Turn outputs into distances."
         check('answers (...,N,4), units (N)', answers, units)
         return (answers.float().clamp(min=0) * units[:,None] if self.in_strides
                 else answers.float().exp())
 
     def loss(self,
-        out:DenseOutput,    # the head's answers
+        out:DenseOutput,    # the head's outputs
         batch:Batch,        # the images
         truths:Truths,      # their objects
     )->dict:  # loss_cls, loss_bbox, loss_centerness; in a first stage rpn_loss_cls, ...
@@ -234,20 +234,20 @@ class FCOSHead(nn.Module):
         return out._replace(deltas=self.distances(out.deltas.detach(), self.units(out)))
 
     def detect(self,
-        out:DenseOutput,                        # the head's answers
+        out:DenseOutput,                        # the head's outputs
         batch:Batch,                            # the images
-        test_filter:DenseFilter|None=None,  # what to let through; None: this head's own
+        test_filter:DenseFilter|None=None,  # which boxes to keep; None: this head's own
     )->list:  # B dicts: boxes (N,4), scores (N,), labels (N,), best first
-        "Turn the head's answers into detections."
+        "Turn the head's outputs into detections."
         return (test_filter or self.test_filter)(self._readable(out), self.coder,
                                                  batch.size_tensor())
 
     def propose(self,
-        out:DenseOutput,    # the head's answers
+        out:DenseOutput,    # the head's outputs
         batch:Batch,        # the images
         train:bool=False,   # with the filter for training?
     )->Proposals:           # best first
-        """Turn the head's answers into proposals. Raises
+        """Turn the head's outputs into proposals. Raises
         ValueError in a head that is no first stage."""
         if not self.first_stage:
             raise ValueError('this FCOSHead is a detector by itself; to propose, '
@@ -259,8 +259,8 @@ class FCOSHead(nn.Module):
 # %% ../nbs/032_fcos.ipynb #e2e37b53
 @component(helpers=('weights', 'weights_backbone'))
 class FCOS(Detector):
-    "Classify every point and let it show the sides of its object (FCOS)."
-    bbox_head:FCOSHead  # answers at every place of every level
+    "Classify every point and predict the distances to the sides of its object (FCOS)."
+    bbox_head:FCOSHead  # predicts at every place of every level
     def __init__(self,
         num_classes:int=80,                 # classes of objects
         *,
@@ -284,7 +284,7 @@ class FCOS(Detector):
         images:list,    # B tensors (3,h,w) RGB, 0..255
         targets:list,   # B dicts: boxes (N,4), labels (N,), optional ignore (N,)
     )->dict:  # loss_cls, loss_bbox, loss_centerness: scalars whose sum is the objective
-        "What the network has to learn from these images."
+        "Compute the losses of a batch."
         batch, truths = prepare(self, images, targets, self.num_classes)
         out = self.bbox_head(self.neck(self.stages(batch)))
         return self.bbox_head.loss(out, batch, truths)
@@ -292,8 +292,8 @@ class FCOS(Detector):
     @torch.no_grad()
     def predict(self,
         images:list,                            # B tensors (3,h,w) RGB, 0..255
-        test_filter:DenseFilter|None=None,      # what to let through; None: the head's own
-        # B pairs (H,W) at which the answers are wanted; None: the images' own
+        test_filter:DenseFilter|None=None,      # which boxes to keep; None: the head's own
+        # B pairs (H,W) at which the boxes are wanted; None: the images' own
         sizes:list|None=None,
     )->list:  # B dicts: boxes (N,4), scores (N,), labels (N,), best first
         "Detect objects."

@@ -33,7 +33,7 @@ def keypoints_to_heatmap(
     # (N,K) int64: the cell of each keypoint, row after row;
     # (N,K) bool: is it labelled and in the box?
 )->tuple:
-    """Say in which cell of its box each keypoint lies (Mask R-CNN,
+    """Find the cell of its box in which each keypoint lies (Mask R-CNN,
     section 5); cell 0 for those that do not count."""
     check('keypoints (N,K,3), boxes (N,4), size int 1..', keypoints, boxes, size)
     low, high, xy = boxes[:,None,:2], boxes[:,None,2:], keypoints[...,:2]
@@ -68,12 +68,12 @@ def heatmaps_to_keypoints(
 # %% ../nbs/030_keypoint_rcnn.ipynb #dbd5ca84
 @component
 class KeypointHead(nn.Module):
-    """Convolutions that keep the layout, two steps up, and
+    """Convolutions that keep the layout, two upsamplings, and
     a heatmap for every keypoint (Mask R-CNN, section 5)."""
     def __init__(self,
         num_keypoints:int=17,       # K
         in_channels:int=256,        # of the features
-        num_convs:int=8,            # 3x3 convolutions before the steps up
+        num_convs:int=8,            # 3x3 convolutions before the upsamplings
         channels:int=512,           # of the convolutions
         # of a predicted point: 'probability' as Detectron2, 'logit' as torchvision
         score:str='probability',
@@ -102,7 +102,7 @@ class KeypointHead(nn.Module):
     def forward(self,
         x:Tensor,   # (N,C,m,m)
     )->Tensor:      # (N,K,4m,4m) logits
-        "Draw a heatmap of every keypoint."
+        "Predict a heatmap of every keypoint."
         check('x float (N,C,m,n)', x)
         for conv in self.convs: x = conv(x)
         return F.interpolate(self.upsample(x), scale_factor=2, mode='bilinear',
@@ -134,16 +134,17 @@ def keypoint_loss(
     truths:Truths,      # with keypoints
 )->dict:                # loss_keypoint
     """Compare heatmaps of positive proposals with their keypoints,
-    after one read of how many there are (Mask R-CNN, section 5)."""
-    wanted = truths.keypoints
-    if wanted is None:
+    after one read of their number (Mask R-CNN, section 5)."""
+    all_points = truths.keypoints
+    if all_points is None:
         raise ValueError('truths has no keypoints; expected a tensor (B,G,K,3)')
     head, k, matched = roi_head.keypoint_head, rois.max_pos, rois.matched[:,:rois.max_pos]
-    row = matched.clamp(min=0)[...,None,None].expand(-1, -1, *wanted.shape[2:])
-    points, boxes = wanted.gather(1, row).flatten(0, 1), rois.boxes[:,:k].flatten(0, 1)
+    row = matched.clamp(min=0)[...,None,None].expand(-1, -1, *all_points.shape[2:])
+    points, boxes = (all_points.gather(1, row).flatten(0, 1),
+                     rois.boxes[:,:k].flatten(0, 1))
     useful = (matched >= 0).flatten() & keypoints_to_heatmap(points, boxes)[1].any(1)
     n = max(int(useful.sum()), 1)  # the one number that the host waits for
-    # the useful ones, or one slot that will not count
+    # the useful ones, or one slot of weight 0
     slot = useful.int().argsort(descending=True, stable=True)[:n]
     maps = head(roi_head.windows(roi_head.keypoint_extractor, canvas, boxes[slot],
                                  slot // max(k, 1)))
@@ -187,7 +188,7 @@ def predict_keypoints(
 # %% ../nbs/030_keypoint_rcnn.ipynb #ac6fe440
 def _check_keypoints(targets, num_keypoints):
     """Fail where objects have another number of keypoints;
-    whatever else is wrong is for `prepare` to say."""
+    `prepare` reports whatever else is wrong."""
     for i,t in enumerate(targets if isinstance(targets, (list, tuple)) else ()):
         points = t.get('keypoints') if isinstance(t, dict) else None
         if isinstance(points, Tensor) and points.shape[1:] != (num_keypoints, 3):
@@ -202,7 +203,7 @@ def _check_heads(roi_head, num_keypoints):
         raise ValueError(f'keypoint_head has {found} keypoints, '
                          f'the detector num_keypoints={num_keypoints}; give both the same')
     if roi_head.mask_head is not None:
-        raise ValueError('KeypointRCNN paints no masks: give it a roi_head without a '
+        raise ValueError('KeypointRCNN predicts no masks: give it a roi_head without a '
                          'mask_head')
     box, own = roi_head.bbox_extractor.strides, roi_head.keypoint_extractor.strides
     if box != own:
@@ -213,7 +214,7 @@ def _check_heads(roi_head, num_keypoints):
 def keypoint_rpn_head(
     in_channels:int=256,                # of the pyramid
     feat_channels:int|None=None,        # of the 3x3 convolution; None: `in_channels`
-    anchors:AnchorGenerator|None=None,  # None: one size a level, three ratios
+    anchors:AnchorGenerator|None=None,  # None: one size per level, three ratios
 )->RPNHead:                             # the default first stage of `KeypointRCNN`
     """Build a proposal head with Detectron2's setting
     for keypoints: 1500 proposals in training."""
@@ -230,7 +231,7 @@ def keypoint_roi_head(
     keypoint_extractor:RoIExtractor|None=None,  # None: 14x14
 )->RoIHead:  # the default second stage of `KeypointRCNN`
     """Build a second stage with Detectron2's settings for keypoints;
-    a part that is given takes the place of the default one."""
+    a given part takes the place of the default one."""
     box = (BoxHead(num_classes, in_channels, loss_bbox=SmoothL1Loss(.5))
            if bbox_head is None else bbox_head)
     points = (KeypointHead(num_keypoints, in_channels) if keypoint_head is None
@@ -240,7 +241,7 @@ def keypoint_roi_head(
 # %% ../nbs/030_keypoint_rcnn.ipynb #4fca36b5
 @component(helpers=('keypoint_head', 'keypoint_extractor', 'weights', 'weights_backbone'))
 class KeypointRCNN(Detector):
-    "Propose, classify, refine, and point (Mask R-CNN, section 5)."
+    "Propose, classify, refine, and find keypoints (Mask R-CNN, section 5)."
     rpn_head:RPNHead    # the first stage
     roi_head:RoIHead    # the second
     def __init__(self,
@@ -252,7 +253,7 @@ class KeypointRCNN(Detector):
         rpn_head:nn.Module|None=None,  # None: `keypoint_rpn_head` on the neck's channels
         # None: `keypoint_roi_head` of `num_classes` and `num_keypoints`
         roi_head:nn.Module|None=None,
-        # for the default `roi_head`; a given one brings its own
+        # for the default `roi_head`; a given one has its own
         keypoint_head:nn.Module|None=None,
         keypoint_extractor:RoIExtractor|None=None, # likewise
         # None: RGB, mean and std of the backbone or
@@ -273,7 +274,7 @@ class KeypointRCNN(Detector):
             roi_head = keypoint_roi_head(num_classes, C, num_keypoints, None,
                                          keypoint_head, keypoint_extractor)
         elif roi_head.keypoint_head is None:
-            # a new one on the same parts: what was handed over stays as it is
+            # a new one on the same parts: the given one is not changed
             points = (KeypointHead(num_keypoints, C) if keypoint_head is None
                       else keypoint_head)
             more = (dict(keypoint_head=points)
@@ -292,7 +293,7 @@ class KeypointRCNN(Detector):
         # loss_rpn_cls, loss_rpn_bbox, loss_cls, loss_bbox,
         # loss_keypoint: scalars to be added up
     )->dict:
-        "What the network has to learn from these images."
+        "Compute the losses of a batch."
         _check_keypoints(targets, self.num_keypoints)
         batch, truths = prepare(self, images, targets, self.num_classes, ('keypoints',))
         if truths.keypoints is None:
@@ -312,8 +313,8 @@ class KeypointRCNN(Detector):
     @torch.no_grad()
     def predict(self,
         images:list,                            # B tensors (3,h,w) RGB, 0..255
-        test_filter:DetectionFilter|None=None,  # what to let through; None: the head's own
-        # B pairs (H,W) at which the answers are wanted; None: the images' own
+        test_filter:DetectionFilter|None=None,  # which boxes to keep; None: the head's own
+        # B pairs (H,W) at which results are wanted; None: the images' own
         sizes:list|None=None,
         # B dicts, best first: boxes (N,4), scores, labels, keypoints (N,K,3) x, y, score
     )->list:

@@ -30,7 +30,7 @@ def _check_masks(roi_head):
 # %% ../nbs/028_mask_rcnn.ipynb #c157bb5a
 @component(helpers=('weights', 'weights_backbone'))
 class MaskRCNN(Detector):
-    "Propose, classify, refine, and paint (Mask R-CNN)."
+    "Propose, classify, refine, and predict masks (Mask R-CNN)."
     rpn_head:RPNHead    # the first stage
     roi_head:RoIHead    # the second
     def __init__(self,
@@ -62,7 +62,7 @@ class MaskRCNN(Detector):
         # loss_rpn_cls, loss_rpn_bbox, loss_cls, loss_bbox,
         # loss_mask: scalars to be added up
     )->dict:
-        "What the network has to learn from these images."
+        "Compute the losses of a batch."
         batch, truths = prepare(self, images, targets, self.num_classes, ('masks',))
         feats = self.neck(self.stages(batch))
         out = self.rpn_head(feats)
@@ -79,8 +79,8 @@ class MaskRCNN(Detector):
     @torch.no_grad()
     def predict(self,
         images:list,                            # B tensors (3,h,w) RGB, 0..255
-        test_filter:DetectionFilter|None=None,  # what to let through; None: the head's own
-        # B pairs (H,W) at which the answers are wanted; None: the images' own
+        test_filter:DetectionFilter|None=None,  # which boxes to keep; None: the head's own
+        # B pairs (H,W) at which results are wanted; None: the images' own
         sizes:list|None=None,
     )->list:  # B dicts, best first: boxes (N,4), scores, labels, masks (N,H,W) bool
         "Detect objects and their pixels."

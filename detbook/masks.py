@@ -51,7 +51,7 @@ def paste_weights(
     high:Tensor,    # (K,) where it ends
     cells:int,      # cells of the small mask
     size:int,       # pixels of the image along this axis
-)->Tensor:          # (K,size,cells) how much each cell counts in each pixel
+)->Tensor:          # (K,size,cells) weight of each cell in each pixel
     """One axis of pasting as a matrix: linear interpolation
     at pixel centres, nothing beyond the small mask."""
     check('low (K), high (K), cells int 1.., size int 1..', low, high, cells, size)
@@ -102,7 +102,7 @@ def whole_pixel_weights(
     high:Tensor,    # (K,) where it ends
     cells:int,      # cells of the small mask
     size:int,       # pixels of the image along this axis
-)->Tensor:          # (K,size,cells) how much each cell counts in each pixel
+)->Tensor:          # (K,size,cells) weight of each cell in each pixel
     """One axis of pasting as torchvision does it: with
     a rim of one cell, resized to whole pixels."""
     check('low (K), high (K), cells int 1.., size int 1..', low, high, cells, size)
@@ -119,12 +119,12 @@ def whole_pixel_weights(
 # %% ../nbs/027_masks.ipynb #14880768
 @component
 class MaskHead(nn.Module):
-    """Convolutions that keep the layout, one step up, and
+    """Convolutions that keep the layout, an upsampling, and
     a mask for every class (Mask R-CNN, figure 4 right)."""
     def __init__(self,
         num_classes:int=80,             # classes of objects
         in_channels:int=256,            # of the features
-        num_convs:int=4,                # 3x3 convolutions before the step up
+        num_convs:int=4,                # 3x3 convolutions before the upsampling
         channels:int=256,               # of the convolutions
         class_agnostic:bool=False,      # one mask for all classes?
         threshold:float=.5,             # pixels at least this probable are the object
@@ -163,7 +163,7 @@ class MaskHead(nn.Module):
         canvas:Canvas,      # of the pyramid
         rois:RoIs,          # the sampled proposals
         truths:Truths,      # with masks
-        seen:Tensor|None=None,  # (B*S,C,h,w) what the box head saw of the samples
+        seen:Tensor|None=None,  # (B*S,C,h,w) the box head's windows of the samples
     )->dict:                # loss_mask
         "See `mask_loss`."
         return mask_loss(roi_head, canvas, rois, truths, seen)
@@ -181,7 +181,7 @@ class MaskHead(nn.Module):
 
 # %% ../nbs/027_masks.ipynb #eac9c7cb
 def _same_windows(roi_head):
-    "Do masks and boxes see the same windows, so that they can be read once?"
+    "Do masks and boxes read the same windows, so that they can be read once?"
     box, mask = roi_head.bbox_extractor, roi_head.mask_extractor
     return box is mask or type(box) is type(mask) and vars(box) == vars(mask)
 
@@ -192,7 +192,7 @@ def mask_loss(
     canvas:Canvas,      # of the pyramid
     rois:RoIs,          # the sampled proposals
     truths:Truths,      # with masks
-    # (B*S,C,h,w) what the box head saw of the samples, for masks that share it
+    # (B*S,C,h,w) the box head's windows of the samples, for masks that share them
     seen:Tensor|None=None,
 )->dict:                # loss_mask
     """Compare masks of positive proposals with their truths,
@@ -200,7 +200,7 @@ def mask_loss(
     positive = rois.matched[:,:rois.max_pos].reshape(-1) >= 0
     # the one number that the host waits for
     n = max(int(positive.sum()) if rois.count is None else rois.count, 1)
-    # the positives, or one slot that will not count
+    # the positives, or one slot of weight 0
     slot = positive.int().argsort(descending=True, stable=True)[:n]
     image, place = slot // max(rois.max_pos, 1), slot % max(rois.max_pos, 1)
     boxes, labels, truth = (x[image, place]
@@ -224,7 +224,7 @@ def small_masks(
     labels:Tensor,      # (K,) int64: the class whose mask is wanted
     image:Tensor,       # (K,) int64: the image of each box
 )->Tensor:              # (K,m,m) probabilities, float32
-    "What the mask head says inside of each box."
+    "Predict the mask of one class inside each box."
     check('boxes float (K,4), labels int (K), image int (K)', boxes, labels, image)
     return roi_head.mask_head(roi_head.windows(roi_head.mask_extractor, canvas, boxes,
                                                image), labels).float().sigmoid()
@@ -237,8 +237,8 @@ def predict_masks(
     batch:Batch,        # the images
     sizes:list|None=None,   # B pairs (H,W) at which they are wanted; None: the images' own
 )->list:                # the same dicts with masks (N,H,W) bool
-    """Add a mask to every detection, at the size of its image or at another, to which
-    boxes are carried as well."""
+    """Add a mask to every detection, at the size of its image or at another,
+    to which the boxes are scaled as well."""
     check_detections(detections, len(batch.sizes), ('boxes', 'labels'))
     counts = [len(d['boxes']) for d in detections]
     image = torch.cat([torch.full((n,), i, device=canvas.feats.device)

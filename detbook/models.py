@@ -188,7 +188,7 @@ def _dense_parts(model):
     for part in (getattr(owner, name, None)
                  for owner in (model, getattr(model, 'roi_head', None)) for name in names):
         if isinstance(part, nn.ModuleList): yield from part
-        elif getattr(part, 'with_cp', False):       # its blocks run again on the way back
+        elif getattr(part, 'with_cp', False):       # blocks run again in backward
             yield from (block for stage in part.stages for block in getattr(part, stage))
         elif isinstance(part, nn.Module): yield part
 

@@ -14,8 +14,8 @@ from .core import checked
 
 # %% ../nbs/017_names.ipynb #1cdd7d5f
 def _rename(tensors, *rules):
-    """The tensors by the name that the first fitting rule gives; a rule to None drops the
-    tensor, a key without a rule stays."""
+    """Rename every tensor by the first rule that fits; a rule to None drops the tensor, a
+    key without a rule stays."""
     out, rules = {}, [(re.compile(pattern), to) for pattern,to in rules]
     for k,v in tensors.items():
         for pattern,to in rules:
@@ -81,7 +81,7 @@ def _turned(k, v):
 
 # %% ../nbs/017_names.ipynb #d453946d
 def _without_eps(state, eps=1e-5):
-    "Variances that are, once a norm has added `eps`, what they were before."
+    "Subtract from all variances the `eps` that a norm adds to them."
     return {k: v - eps if k.endswith('running_var') else v for k,v in state.items()}
 
 # %% ../nbs/017_names.ipynb #807a381e
@@ -100,7 +100,7 @@ def from_torchvision(
         one_stage = '.conv_cls.' in k or '.retina_cls.' in k
         out[k] = _background_last(v, anchors) if one_stage else _turned(k, v)
     if fcos:
-        # here each level may stretch its distances
+        # here each level has a factor for its distances
         out |= {f'bbox_head.scales.{i}.scale': torch.tensor(1.) for i in range(5)}
     return _without_eps(out) if frozen and not fcos else out
 
@@ -290,7 +290,7 @@ def weights_kind(
     # 'torchvision', 'detectron2', 'detectron', 'efficientnet' or,
     # for the names of this book, 'mmdetection'
 )->str:
-    "Return whose names these are."
+    "Find the program that uses these names."
     return next((kind for kind,mark in _MARKS.items()
                  if any(re.match(mark, k) for k in tensors)), 'mmdetection')
 

@@ -18,7 +18,7 @@ from .files import Budget, DoubleKey, check_file, parse_json, shown
 
 # %% ../nbs/016_reading.ipynb #b74958f0
 def _kind(path):
-    "Name the kind of file from its first bytes, or raise and say what it is instead."
+    "Name the kind of file from its first bytes, or raise an error that names what it is."
     with open(path, 'rb') as f: head = f.read(512)
     if not head: raise ValueError(f'{path} is empty: 0 bytes')
     if head[8:9] == b'{' and int.from_bytes(head[:8], 'little') < 2**27:
@@ -58,9 +58,9 @@ def file_budget(
 @checked
 def notes_budget(
     path:str,   # of a file that is there
-)->Budget:      # of items; a text counts one for every 8 letters
-    """What the plain data in a file may unfold into: one item for a byte of the file and a
-    million, at most ten million."""
+)->Budget:      # of items; a text counts one per 8 letters
+    """What the plain data in a file may unfold into: a million items and one per byte of
+    the file, at most ten million."""
     size = os.path.getsize(path)
     return Budget(min(size + 10**6, 10**7),
                   lambda n:
@@ -110,8 +110,8 @@ class _View:
         self.dtype = next((m for m in more if isinstance(m, torch.dtype)), None)
 
     def tensor(self, budget):
-        """Make the tensor; a window that repeats its storage, or reaches beyond it, costs
-        what it would take in full."""
+        """Make the tensor; a window that repeats its storage, or reaches beyond it, is
+        charged at its full size."""
         if not isinstance(self.storage, _Storage):
             raise ValueError('a tensor without a storage')
         dtype = self.dtype or self.storage.dtype
@@ -148,8 +148,8 @@ class _Fields(dict):
         if isinstance(state, dict): self.update(state)
 
 class _Curve:
-    """Stands in for mmengine's curves of losses, and
-    for types that stand about: holds nothing."""
+    """Stands in for mmengine's curves of losses, and for
+    types that are only mentioned: holds nothing."""
     def __init__(self, *_): pass
     def __setstate__(self, state): pass
 
@@ -174,7 +174,7 @@ _DTYPES = {str(d).partition('.')[2]: d for d in vars(torch).values()
 _STORAGES = dict(Float='float32', Double='float64', Half='float16', BFloat16='bfloat16',
                  Long='int64', Int='int32', Short='int16', Char='int8', Byte='uint8',
                  Bool='bool', ComplexFloat='complex64', ComplexDouble='complex128')
-_SAFE = {   # every name that a file may mention -> what it gets instead
+_SAFE = {   # every name that a file may mention -> what is used instead
     **{f'{m}.{n}': x for m in ('numpy', 'numpy.core.multiarray', 'numpy._core.multiarray',
                                'numpy.core.numeric', 'numpy._core.numeric')
        for n,x in dict(ndarray=_Array, dtype=_Dtype, _reconstruct=_Array,
@@ -212,12 +212,12 @@ _SAFE = {   # every name that a file may mention -> what it gets instead
        for m in ('pathlib', 'pathlib._local')
        for n in ('PosixPath', 'PurePosixPath', 'WindowsPath', 'PureWindowsPath')},
     **dict.fromkeys(('builtins.set', 'builtins.frozenset'), lambda items=(): items),
-    'builtins.bytes': lambda: b'',      # how older protocols write no bytes
+    'builtins.bytes': lambda: b'',      # older protocols write empty bytes so
     'builtins.getattr': _method, '_codecs.encode': _latin1}
 
 # %% ../nbs/016_reading.ipynb #2fb1ebf9
 class _Bounded:
-    "A file whose reads ask for no more than there is."
+    "A file that never reads more bytes than it holds."
     def __init__(self, f, size): self.f, self.size = f, size
     def read(self, n):
         if n > self.size: raise EOFError(f'it mentions {n:,} bytes')
@@ -313,7 +313,7 @@ def _damaged(path, why):
 
 @contextmanager
 def _explained(path):
-    "Say in one sentence, with the name of the file, what goes wrong as it is read."
+    "Turn any failure to read a file into one sentence with the name of the file."
     try: yield
     except _Refused as e: raise _refusal(path, e) from None
     except _TooMuch as e:
@@ -406,8 +406,8 @@ def read_arrays(
     # what else it may mention: {'module.name': the class that stands in for it}
     names:dict=(),
 ):                  # what it holds, arrays as tensors
-    """Read a pickle without running anything in it; one that would run or unfold is
-    refused (ValueError), as is a damaged one."""
+    """Read a pickle without running anything in it; one that would run code or take too
+    much memory is refused (ValueError), as is a damaged one."""
     path = check_file(path, 'pickle')
     budget = file_budget(path)
     with _explained(path), open(path, 'rb') as f:
@@ -542,8 +542,8 @@ def read_checkpoint(
     # pickle of NumPy arrays, whatever its suffix
     path:str,
 )->Checkpoint:      # name -> tensor on the CPU, and the file's `metadata`
-    """Read weights from a file without running anything in it; one that would run or
-    unfold is refused (ValueError), as is a damaged one."""
+    """Read weights from a file without running anything in it; one that would run code or
+    take too much memory is refused (ValueError), as is a damaged one."""
     path = check_file(path)
     kind = _kind(path)
     found, metadata = {'safetensors': _read_safetensors, 'torch': _read_torch,

@@ -1,4 +1,4 @@
-"""Ask every anchor for its class straight away, and keep the easy ones from shouting the hard ones down.
+"""Predict a class for every anchor at once, and keep the many easy anchors from outweighing the few hard ones.
 
 Docs: https://detbook.github.io/detbook/retinanet.html.md"""
 
@@ -31,8 +31,8 @@ from .rpn import box_losses, conv_few
 @checked
 def pred_conv(
     in_channels:int,        # of the features
-    out_channels:int,       # answers at each place
-    # probability that a new one gives every answer; None: its biases are 0
+    out_channels:int,       # numbers predicted at each place
+    # probability that a new one predicts; None: its biases are 0
     prior:float|None=None,
 )->nn.Conv2d:               # 3x3, its weights small
     "The last convolution of a dense head."
@@ -92,9 +92,9 @@ def conv_tower(
 
 # %% ../nbs/031_retinanet.ipynb #36ba30f0
 class DenseOutput(NamedTuple):
-    "What a dense head says at every place of every level, one after the other."
-    logits: Tensor              # (B,N,C) each class for itself
-    deltas: Tensor              # (B,N,4) way from the anchor, or point, to the box
+    "The outputs of a dense head for all places, level after level."
+    logits: Tensor              # (B,N,C) one per class
+    deltas: Tensor              # (B,N,4) from the anchor, or point, to the box
     anchors: Tensor             # (N,4) xyxy, or (N,2) points, pixels
     sizes: list                 # L pairs (h,w): the feature maps
     splits: list                # L numbers of anchors, N in sum
@@ -102,20 +102,20 @@ class DenseOutput(NamedTuple):
 
 # %% ../nbs/031_retinanet.ipynb #37dff26b
 def flatten_map(
-    x:Tensor,   # (B,A*k,H,W) answers as a map
-    k:int,      # numbers in an answer
+    x:Tensor,   # (B,A*k,H,W) outputs as a map
+    k:int,      # numbers per output
 )->Tensor:      # (B,H*W*A,k)
-    "Lay a map's answers in one row."
+    "Lay the outputs of a map in one row."
     check('x (B,D,H,W), k int 1..', x, k)
     return x.permute(0, 2, 3, 1).reshape(x.shape[0], -1, k)
 
 # %% ../nbs/031_retinanet.ipynb #fec859db
 @component(helpers=('iou',))
 class DenseFilter:
-    "From a dense head's answers to the detections that are worth showing."
+    "From the outputs of a dense head to detections."
     def __init__(self,
-        nms_pre:int=1000,               # best answers of a level to look at
-        score_thr:float=.05,            # answers must score higher
+        nms_pre:int=1000,               # best scores of a level to look at
+        score_thr:float=.05,            # detections must score higher
         # detections that overlap a better one of their class by more are dropped
         iou:float=.5,
         max_per_img:int=100,            # detections to keep
@@ -124,9 +124,9 @@ class DenseFilter:
         min_size:float=0,               # sides must be longer, pixels; below 0: any
         # are boxes clipped to the image after suppression, not before? (Detectron2)
         late_clip:bool=False,
-        # with a quality, is the score the root of its product with the class's,
+        # with a quality: choose by the root of its product with the
+        # class score? else multiply after the choice
         root:bool=False,
-                                        # and chosen by? else the product, after the choice
     ):
         self.nms_pre, self.score_thr, self.max_per_img, self.min_size = (
             nms_pre, score_thr, max_per_img, min_size)
@@ -148,9 +148,9 @@ class DenseFilter:
         self.suppress.iou = value
 
     def pick(self,
-        out:DenseOutput,    # the head's answers
+        out:DenseOutput,    # the head's outputs
     )->tuple:  # (B,K) each: which anchor, label, score, and bool: does it score enough?
-        "The best answers of each level, without a gradient."
+        "The best scores of each level, without a gradient."
         check('out DenseOutput', out)
         scores, C = out.logits.detach().float().sigmoid(), out.logits.shape[2]
         picked, begin = [], 0
@@ -169,12 +169,12 @@ class DenseFilter:
         return index, labels, scores, worth
 
     def candidates(self,
-        out:DenseOutput,    # the head's answers
+        out:DenseOutput,    # the head's outputs
         coder:DeltaCoder,   # decodes its deltas; or a DistanceCoder
         sizes:Tensor,       # (B,2) h,w of the images
-        # boxes (B,K,4), scores (B,K), labels (B,K), and (B,K) bool: which are worth it
+        # boxes (B,K,4), scores (B,K), labels (B,K), and (B,K) bool: which may be kept
     )->tuple:
-        "The best answers of each level, decoded, without a gradient."
+        "The boxes of the best scores of each level, without a gradient."
         check('out DenseOutput, sizes (B,2)', out, sizes)
         index, labels, scores, worth = self.pick(out)
         deltas = out.deltas.detach().gather(1, index[...,None].expand(-1, -1, 4))
@@ -183,7 +183,7 @@ class DenseFilter:
                 worth & ((boxes[...,2:] - boxes[...,:2]) > self.min_size).all(-1))
 
     def __call__(self,
-        out:DenseOutput,    # the head's answers
+        out:DenseOutput,    # the head's outputs
         coder:DeltaCoder,   # decodes its deltas; or a DistanceCoder
         sizes:Tensor,       # (B,2) h,w of the images
     )->list:                # B dicts: boxes (N,4), scores (N,), labels (N,), best first
@@ -213,22 +213,22 @@ class DenseFilter:
         return {k:v[left] for k,v in found.items()}
 
     def choose(self,
-        boxes:Tensor,           # (B,K,4) xyxy, pixels, as `candidates` gives them
+        boxes:Tensor,           # (B,K,4) xyxy, pixels, as `candidates` returns them
         scores:Tensor,          # (B,K)
         valid:Tensor,           # (B,K) bool
         max_out:int|None=None,  # slots per image; None: `max_per_img`
     )->tuple:                   # which of them (B,P) int64 best first, kept (B,P) bool
-        "Drop answers that overlap a better one, of whatever level and class."
+        "Drop boxes that overlap a better one, of whatever level and class."
         check('boxes (B,K,4), scores (B,K), valid bool (B,K)', boxes, scores, valid)
         return nms_fixed(boxes, scores, valid, [scores.shape[1]], self.iou,
                          self.max_per_img if max_out is None else max_out)
 
     def propose(self,
-        out:DenseOutput,    # the head's answers
+        out:DenseOutput,    # the head's outputs
         coder:DeltaCoder,   # decodes its deltas; or a DistanceCoder
         sizes:Tensor,       # (B,2) h,w of the images
     )->Proposals:           # best first, in a fixed shape
-        """The same choice as places to look at; answers
+        """The same choice as places to look at; boxes
         of all levels and classes suppress each other."""
         boxes, scores, _, worth = self.candidates(out, coder, sizes)
         best, kept = self.choose(boxes, scores, worth)
@@ -239,19 +239,19 @@ class DenseFilter:
 @component
 class RetinaHead(nn.Module):
     """Two towers over every level: the class of every
-    anchor and the way to its box (RetinaNet, section 4)."""
+    anchor and the deltas of its box (RetinaNet, section 4)."""
     def __init__(self,
         num_classes:int=80,                 # classes of objects
         in_channels:int=256,                # of the pyramid
         stacked_convs:int=4,                # convolutions in each tower
         feat_channels:int=256,              # of the towers
-        # None: three sizes an octave, three ratios, strides 8 to 128
+        # None: three sizes per octave, three ratios, strides 8 to 128
         anchors:AnchorGenerator|None=None,
         coder:DeltaCoder|None=None,         # None: plain deltas
         matcher:Matcher|None=None,          # None: 0.5 / 0.4, low-quality rule from 0
-        # (logits, labels) -> one loss an anchor; None: FocalLoss()
+        # (logits, labels) -> one loss per anchor; None: FocalLoss()
         loss_cls:Callable|None=None,
-        loss_bbox:Callable|None=None,  # (pred, target) -> one loss a box; None: L1Loss()
+        loss_bbox:Callable|None=None,  # (pred, target) -> one loss per box; None: L1Loss()
         decoded:bool=False,                 # does `loss_bbox` compare boxes, not deltas?
         # how far an anchor that trains may stick out of its image, pixels; below 0: any
         border:float=-1,
@@ -275,7 +275,7 @@ class RetinaHead(nn.Module):
     def forward(self,
         feats:tuple,    # L tensors (B,C,H_l,W_l)
     )->DenseOutput:     # for all N anchors
-        "Ask every anchor of every level."
+        "Predict classes and deltas for every anchor of every level."
         check('feats some float (B,C,H,W)', feats)
         logits, deltas = [], []
         for f in feats:
@@ -290,7 +290,7 @@ class RetinaHead(nn.Module):
                            splits)
 
     def loss(self,
-        out:DenseOutput,    # the head's answers
+        out:DenseOutput,    # the head's outputs
         batch:Batch,        # the images
         truths:Truths,      # their objects
     )->dict:                # loss_cls, loss_bbox
@@ -309,18 +309,18 @@ class RetinaHead(nn.Module):
                     loss_bbox=weighted_sum(off, positive, count))
 
     def detect(self,
-        out:DenseOutput,                        # the head's answers
+        out:DenseOutput,                        # the head's outputs
         batch:Batch,                            # the images
-        test_filter:DenseFilter|None=None,  # what to let through; None: this head's own
+        test_filter:DenseFilter|None=None,  # which boxes to keep; None: this head's own
     )->list:  # B dicts: boxes (N,4), scores (N,), labels (N,), best first
-        "Turn the head's answers into detections."
+        "Turn the head's outputs into detections."
         return (test_filter or self.test_filter)(out, self.coder, batch.size_tensor())
 
 # %% ../nbs/031_retinanet.ipynb #3a806824
 @component(helpers=('weights', 'weights_backbone'))
 class RetinaNet(Detector):
-    "Classify and place every anchor in one go (Focal Loss for Dense Object Detection)."
-    bbox_head:RetinaHead    # answers at every place of every level
+    "Classify and move every anchor at once (Focal Loss for Dense Object Detection)."
+    bbox_head:RetinaHead    # predicts at every place of every level
     def __init__(self,
         num_classes:int=80,                 # classes of objects
         *,
@@ -343,7 +343,7 @@ class RetinaNet(Detector):
         images:list,    # B tensors (3,h,w) RGB, 0..255
         targets:list,   # B dicts: boxes (N,4), labels (N,), optional ignore (N,)
     )->dict:            # loss_cls, loss_bbox: scalars whose sum is the objective
-        "What the network has to learn from these images."
+        "Compute the losses of a batch."
         batch, truths = prepare(self, images, targets, self.num_classes)
         out = self.bbox_head(self.neck(self.stages(batch)))
         return self.bbox_head.loss(out, batch, truths)
@@ -351,8 +351,8 @@ class RetinaNet(Detector):
     @torch.no_grad()
     def predict(self,
         images:list,                            # B tensors (3,h,w) RGB, 0..255
-        test_filter:DenseFilter|None=None,      # what to let through; None: the head's own
-        # B pairs (H,W) at which the answers are wanted; None: the images' own
+        test_filter:DenseFilter|None=None,      # which boxes to keep; None: the head's own
+        # B pairs (H,W) at which the boxes are wanted; None: the images' own
         sizes:list|None=None,
     )->list:  # B dicts: boxes (N,4), scores (N,), labels (N,), best first
         "Detect objects."

@@ -1,4 +1,4 @@
-"""From boxes of any size to features of one size, without rounding and without asking which level.
+"""From boxes of any size to features of one size, without rounding and without a loop over levels.
 
 Docs: https://detbook.github.io/detbook/roi.html.md"""
 
@@ -23,7 +23,7 @@ def bin_samples(
     start:Tensor,   # (K,) where the interval begins, in cells of the map
     length:Tensor,  # (K,) how long it is, in cells
     bins:int,       # into how many bins it is cut
-    ratio:int,      # samples per bin; 0: one for every started cell of its length
+    ratio:int,      # samples per bin; 0: one per cell of its length, rounded up
 )->tuple:           # (K,bins,S) positions, in cells; (K,S) bool: which of the S a bin has
     "One axis of RoIAlign: where the samples of each bin lie."
     check('start (K), length (K), bins int 1.., ratio int ..', start, length, bins, ratio)
@@ -33,7 +33,7 @@ def bin_samples(
     steps = torch.arange(max(1, int(count.max())) if len(count) else 1,
                          device=start.device)
     used, some = steps < count[:,None], count.clamp(min=1)[:,None]
-    # (K,bins); inside out, a bin begins at its end
+    # (K,bins); with its ends swapped, a bin begins at its end
     first = (start[:,None] + torch.arange(bins, device=start.device) * step[:,None]
              + step.clamp(max=0)[:,None])
     return (first[...,None]
@@ -44,11 +44,11 @@ def bin_cells(
     start:Tensor,       # (K,) where the interval begins, in cells of the map
     length:Tensor,      # (K,) how long it is, in cells
     bins:int,           # into how many bins it is cut
-    ratio:int,          # samples per bin; 0: one for every started cell of its length
+    ratio:int,          # samples per bin; 0: one per cell of its length, rounded up
     # cells of the map along this axis; (K,): of each interval's own map and axis
     size:int|Tensor,
-    # the cells of each bin (K,bins,n) int64, and how much
-    # each counts (K,bins,n); what is not needed of n counts 0
+    # the cells of each bin (K,bins,n) int64, and the weight
+    # of each (K,bins,n); cells that are not needed have weight 0
 )->tuple:
     """One axis of RoIAlign: which cells the samples
     of each bin lie between, each cell once."""
@@ -72,26 +72,26 @@ def bin_cells(
 
 # %% ../nbs/024_roi.ipynb #0b41b202
 def _readable(rois, images):
-    """A row with nan, beyond a million pixels, or of no image becomes an empty box far
+    """Replace a row with nan, beyond a million pixels, or of no image by an empty box far
     outside, which reads zeros."""
     ok  = (rois.abs() < 1e6).all(1) & (rois[:,0] >= 0) & (rois[:,0] < images)
     far = (torch.arange(5, device=rois.device) > 0) * -1e6
     return torch.where(ok[:,None], rois, far.to(rois.dtype))
 
 def _most(rois, size, scale, ratio, longest):
-    """Of the largest box: how many samples a bin has along an axis, and how many cells it
-    reads, on a map whose longer side is given."""
+    """Samples per bin and axis of the largest box, and the cells that such a bin reads,
+    on a map whose longer side is given."""
     side = (float((rois[:,3:] - rois[:,1:3]).abs().nan_to_num(0.).max()) * scale
             if len(rois) else 0.)
     samples = max(ratio, int(min(side, 2e6) / size) + 1)
     return samples, min(samples, longest) + 1
 
 def roi_align_sparse(
-    feats:Tensor,       # (B,C,H,W); channels-last it need not be copied
+    feats:Tensor,       # (B,C,H,W); in channels-last it is not copied
     rois:Tensor,        # (K,5) image index, then xyxy
     size:int,           # bins along each side
-    scale:float=1.,     # cells of `feats` a unit of `rois`
-    ratio:int=0,        # samples a bin along each axis; 0: as many as cells
+    scale:float=1.,     # cells of `feats` per unit of `rois`
+    ratio:int=0,        # samples per bin along each axis; 0: as many as cells
     aligned:bool=True,  # do cell centres lie at half coordinates?
 )->Tensor:              # (K,C,size,size), channels-last
     """RoIAlign as a weighted sum of the few cells that each bin reads;
@@ -127,8 +127,8 @@ def roi_align_sparse(
 
 # %% ../nbs/024_roi.ipynb #b9fb3c22
 def _few_cells(feats, rois, size, scale, ratio):
-    """Is reading each cell once the faster way? Not for
-    a few channels, nor for bins of very many cells."""
+    """Is it faster to read each cell once? Not with
+    few channels, nor with very many cells per bin."""
     return (feats.shape[1] >= 16
             and len(rois) * (size * _most(rois, size, scale, ratio,
                                           max(feats.shape[2:]))[1])**2 < 2**26)
@@ -137,11 +137,11 @@ def roi_align(
     feats:Tensor,       # (B,C,H,W)
     rois:Tensor,        # (K,5) image index, then xyxy; float32 or float64
     size:int,           # bins along each side
-    scale:float=1.,     # cells of `feats` a unit of `rois`
+    scale:float=1.,     # cells of `feats` per unit of `rois`
     ratio:int=0,        # samples per bin along each axis; 0: as many as cells
     aligned:bool=True,  # do cell centres lie at half coordinates?
 )->Tensor:              # (K,C,size,size) in the dtype of `feats`
-    """RoIAlign by the faster of two ways that give the same: `roi_align_sparse`,
+    """RoIAlign by the faster of two ways with the same result: `roi_align_sparse`,
     or torchvision's operation; a box with nan, or of no image, reads zeros."""
     check('feats float (B,C,H,W), rois (K,5), size int 1.., scale >0.., ratio int .., '
           'aligned flag', feats, rois, size, scale, ratio, aligned)
@@ -176,8 +176,8 @@ class Canvas(NamedTuple):
 
 # %% ../nbs/024_roi.ipynb #ac41424f
 class _Rim(torch.autograd.Function):
-    """Repeat the borders of a map; PyTorch's own way back
-    would keep the whole map for the sake of its shape."""
+    """Repeat the borders of a map; PyTorch's own backward
+    pass would keep the whole map only for its shape."""
     @staticmethod
     def forward(ctx, x, sides):
         ctx.shape, ctx.sides = x.shape, sides       # left, right, top, bottom
@@ -196,7 +196,7 @@ def make_canvas(
     check('levels some float (B,C,H,W)', levels)
     sizes = [(l.shape[3], l.shape[2]) for l in levels]
     if on_host(levels[0]):
-        # as `roi_align_sparse` reads
+        # the format that `roi_align_sparse` reads
         levels = [l.contiguous(memory_format=torch.channels_last) for l in levels]
     if len(levels) == 1: return Canvas(levels[0], [(0,0)], sizes)
     finest, *rest = [_Rim.apply(l, (1,i,1,i))
@@ -223,8 +223,8 @@ def _end_with_level(
     # boxes of one cell or more that end with their levels;
     # (K,2,bins) the share of samples that a level has
 )->tuple:
-    """What `aligned=False` makes of boxes narrower than a cell: stretched,
-    with the samples beyond the level counted as zeros."""
+    """Stretch boxes narrower than a cell, as `aligned=False` does, and count
+    the samples beyond the level as zeros."""
     start, sides, n = boxes[:,:2], (boxes[:,2:] - boxes[:,:2]).clamp(min=1), max(ratio, 1)
     part = (torch.arange(bins*n, device=boxes.device) + .5).view(bins, n) / (bins*n)
     there = start[...,None,None] + sides[...,None,None] * part <= sizes[...,None,None]
@@ -270,7 +270,7 @@ class RoIExtractor:
         stretch = not self.aligned and len(self.strides) > 1
         rows = [(s, *o, *(canvas.sizes[i] if stretch else ()))
                 for i,(s,o) in enumerate(zip(self.strides, canvas.origins))]
-        # (K,3 or 5): stride, x, y; a GPU is not waited for
+        # (K,3 or 5): stride, x, y; nothing waits for a GPU
         place = torch.tensor(rows, dtype=boxes.dtype).to(
             boxes.device, non_blocking=True)[level]
         placed = boxes / place[:,:1]
@@ -301,7 +301,7 @@ def sampling_grid(
     extractor:RoIExtractor, # how boxes are read
     boxes:Tensor,           # (P,4) xyxy, pixels
 )->Grids:                   # in the same pixels
-    "Say where RoIAlign takes its samples."
+    "Find where RoIAlign takes its samples."
     check('extractor RoIExtractor, boxes finite float (P,4)', extractor, boxes)
     level = roi_levels(boxes, len(extractor.strides), extractor.finest_scale)
     stride, shift = (boxes.new_tensor(extractor.strides)[level][:,None],

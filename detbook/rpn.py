@@ -1,4 +1,4 @@
-"""A small network that slides over the pyramid and says where an object may be.
+"""A small network that slides over the pyramid and proposes where an object may be.
 
 Docs: https://detbook.github.io/detbook/rpn.html.md"""
 
@@ -24,7 +24,7 @@ from .detector import Detector, Proposals, finish_init, prepare, scale_detection
 
 # %% ../nbs/023_rpn.ipynb #3e8d7f4c
 class RPNOutput(NamedTuple):
-    "What the head says of every anchor of every level, one after the other."
+    "The outputs of the head for all anchors, level after level."
     logits: Tensor      # (B,N) object or not
     deltas: Tensor      # (B,N,4) normalised
     anchors: Tensor     # (N,4) xyxy, pixels
@@ -54,9 +54,9 @@ def rank_scores(
 
 # %% ../nbs/023_rpn.ipynb #f6cbab3e
 class Candidates(NamedTuple):
-    "The anchors of which proposals are chosen: K slots per image, level by level."
+    "The anchors from which proposals are chosen: K slots per image, level by level."
     index: Tensor   # (B,K) int64: which anchor
-    boxes: Tensor   # (B,K,4) xyxy, pixels: where it leads
+    boxes: Tensor   # (B,K,4) xyxy, pixels: the anchor, decoded
     scores: Tensor  # (B,K) 0..1
     valid: Tensor   # (B,K) bool: large enough
     splits: list    # L numbers of candidates, K in sum
@@ -76,7 +76,7 @@ class ProposalFilter:
             nms_pre, max_per_img, iou, min_size)
 
     def candidates(self,
-        out:RPNOutput,      # the head's answers
+        out:RPNOutput,      # the head's outputs
         coder:DeltaCoder,   # decodes its deltas
         sizes:Tensor,       # (B,2) h,w of the images
     )->Candidates:          # level by level
@@ -98,7 +98,7 @@ class ProposalFilter:
         return Candidates(index, boxes, scores.gather(1, index), big, splits)
 
     def choose(self,
-        found:Candidates,       # what `candidates` gave
+        found:Candidates,       # what `candidates` returned
         max_out:int|None=None,  # slots per image; None: `max_per_img`
     )->tuple:                   # which of them (B,P) int64 best first, kept (B,P) bool
         "Drop candidates that overlap a better one of their level."
@@ -107,11 +107,11 @@ class ProposalFilter:
                          self.max_per_img if max_out is None else max_out)
 
     def __call__(self,
-        out:RPNOutput,      # the head's answers
+        out:RPNOutput,      # the head's outputs
         coder:DeltaCoder,   # decodes its deltas
         sizes:Tensor,       # (B,2) h,w of the images
     )->Proposals:           # best first
-        "Turn the head's answers into proposals, without a gradient."
+        "Turn the head's outputs into proposals, without a gradient."
         found = self.candidates(out, coder, sizes)
         best, kept = self.choose(found)
         return Proposals(found.boxes.gather(1, best[...,None].expand(-1, -1, 4)),
@@ -125,9 +125,9 @@ def box_losses(
     gt_boxes:Tensor,     # (...,4) xyxy, pixels: the truths
     positive:Tensor,     # (...) bool: where there is something to compare
     coder:DeltaCoder,    # between the two
-    loss:Callable,       # (pred, target) -> one loss a box
+    loss:Callable,       # (pred, target) -> one loss per box
     decoded:bool=False,  # compare boxes, not deltas?
-)->Tensor:               # (...) one loss a box; elsewhere that of a unit box with itself
+)->Tensor:               # (...) one loss per box; elsewhere that of a unit box with itself
     "How far predicted deltas lead from the truths, compared as deltas or as boxes."
     check('deltas float (*,4), anchors (*,4), gt_boxes (*,4), positive bool (*), '
           'loss callable', deltas, anchors, gt_boxes, positive, loss)
@@ -140,17 +140,17 @@ def box_losses(
 
 # %% ../nbs/023_rpn.ipynb #2b2f01a8
 def _plain(conv, size):
-    "Is this PyTorch's own convolution of this size, with nobody listening?"
-    listening = (conv._forward_hooks, conv._forward_pre_hooks, conv._backward_hooks,
-                 conv._backward_pre_hooks)
-    return (type(conv) is nn.Conv2d and conv.bias is not None and not any(listening)
+    "Is this PyTorch's own convolution of this size, without hooks?"
+    hooks = (conv._forward_hooks, conv._forward_pre_hooks, conv._backward_hooks,
+             conv._backward_pre_hooks)
+    return (type(conv) is nn.Conv2d and conv.bias is not None and not any(hooks)
             and conv.padding_mode == 'zeros'
             and (conv.kernel_size, conv.stride, conv.padding, conv.dilation, conv.groups)
             == ((size, size), (1, 1), (size//2, size//2), (1, 1), 1))
 
 def _may_go_back_short(x, *convs):
-    """May these convolutions, the first of 3x3 and the others of
-    1x1, look at where their gradients are? Small maps need not."""
+    """May these convolutions, the first of 3x3 and the others
+    of 1x1, skip cells without a gradient? On small maps they may not."""
     # the size comes last: it may be unknown while a graph is traced
     return (torch.is_grad_enabled() and on_host(x) and not torch.compiler.is_compiling()
             and x.shape[0]*x.shape[2]*x.shape[3] >= 256
@@ -159,7 +159,7 @@ def _may_go_back_short(x, *convs):
 
 def _around(x, image, i, j):
     """The nine cells around each of N cells, side by side (N,9C); and where they are: an
-    index into (B,H,W,C), and if there is such a cell, for beyond the border is zero."""
+    index into (B,H,W,C), and whether there is such a cell: beyond the border is zero."""
     step = torch.arange(-1, 2, device=x.device)
     rows, cols = i[:,None,None] + step[:,None], j[:,None,None] + step  # (N,3,1), (N,1,3)
     there = ((rows >= 0) & (rows < x.shape[2]) & (cols >= 0)
@@ -169,7 +169,7 @@ def _around(x, image, i, j):
 
 def _back_to_cells(x, w, near, at, there, g):
     """Gradients of a map, of a 3x3 convolution (mid,C,3,3)
-    and of its bias, from those of its N answers (N,mid)."""
+    and of its bias, from those of its N outputs (N,mid)."""
     dx = torch.zeros_like(x)
     moved = (g @ w.permute(0, 2, 3, 1).flatten(1)).view(*there.shape[:3],
                                                         x.shape[1]) * there
@@ -200,25 +200,25 @@ class _FewCells(torch.autograd.Function):
 def conv_few(
     x:Tensor,           # (B,C,H,W)
     conv:nn.Module,     # usually a 3x3 convolution; another layer is called as it is
-)->Tensor:              # what the layer answers
-    "Convolve; where most cells will have no gradient, the way back is short."
+)->Tensor:              # the output of the layer
+    "Convolve, with a backward pass that skips the cells without a gradient."
     check('x float (B,C,H,W), conv callable', x, conv)
     return (_FewCells.apply(x, conv.weight, conv.bias) if _may_go_back_short(x, conv)
             else conv(x))
 
 # %% ../nbs/023_rpn.ipynb #eb2e9a31
-def _ask_all(x, w, b, w_cls, b_cls, w_reg, b_reg):
+def _head_maps(x, w, b, w_cls, b_cls, w_reg, b_reg):
     h = F.relu(F.conv2d(x, w, b, padding=1))
     return F.conv2d(h, w_cls, b_cls), F.conv2d(h, w_reg, b_reg)
 
-class _AskCells(torch.autograd.Function):
-    """The layers of the head on a map (B,C,H,W); on the way back only cells that have a
-    gradient are looked at, and of the way there only the map is kept."""
+class _FewHeadCells(torch.autograd.Function):
+    """The layers of the head on a map (B,C,H,W); the backward pass looks only at cells
+    that have a gradient, and only the map is kept for it."""
     @staticmethod
     def forward(ctx, x, *weights):
         # of the 3x3 convolution and of the two 1x1, each with its bias
         ctx.save_for_backward(x, *weights)
-        return _ask_all(x, *weights)
+        return _head_maps(x, *weights)
 
     @staticmethod
     def backward(ctx, g_cls, g_reg):
@@ -229,7 +229,7 @@ class _AskCells(torch.autograd.Function):
             with torch.enable_grad():
                 again = [t.detach().to(weights[0].dtype).requires_grad_()
                          for t in (x, *weights)]
-                return torch.autograd.grad(_ask_all(*again), again,
+                return torch.autograd.grad(_head_maps(*again), again,
                                            (g_cls.to(again[0].dtype),
                                             g_reg.to(again[0].dtype)))
         w, b, w_cls, b_cls, w_reg, b_reg = weights
@@ -251,16 +251,16 @@ class RPNHead(nn.Module):
     def __init__(self,
         in_channels:int=256,                # of the pyramid
         feat_channels:int|None=None,        # of the 3x3 convolution; None: `in_channels`
-        anchors:AnchorGenerator|None=None,  # None: one size a level, three ratios
+        anchors:AnchorGenerator|None=None,  # None: one size per level, three ratios
         coder:DeltaCoder|None=None,         # None: plain deltas
         matcher:Matcher|None=None,          # None: 0.7 / 0.3, low-quality rule from 0.3
         sampler:RandomSampler|None=None,    # None: 256, half of them positive
-        loss_bbox:Callable|None=None,  # (pred, target) -> one loss a box; None: L1Loss()
+        loss_bbox:Callable|None=None,  # (pred, target) -> one loss per box; None: L1Loss()
         # how far an anchor that trains may stick out of its image, pixels; below 0: any
         border:float=-1,
         train_filter:ProposalFilter|None=None, # None: 2000 per level, 1000 kept
         test_filter:ProposalFilter|None=None,  # None: 1000 per level, 1000 kept
-        # (logits, targets) -> one loss an anchor; None: SigmoidLoss()
+        # (logits, targets) -> one loss per anchor; None: SigmoidLoss()
         loss_cls:Callable|None=None,
         decoded:bool=False,                 # does `loss_bbox` compare boxes, not deltas?
     ):
@@ -285,26 +285,26 @@ class RPNHead(nn.Module):
     def forward(self,
         feats:tuple,    # L tensors (B,C,H_l,W_l)
     )->RPNOutput:       # for all N anchors
-        "Ask every anchor of every level."
+        "Predict a logit and deltas for every anchor of every level."
         check('feats some float (B,C,H,W)', feats)
-        answers = [self._ask(f) for f in feats]
+        maps = [self._maps(f) for f in feats]
         flat = lambda x, k: x.permute(0, 2, 3, 1).reshape(x.shape[0], -1, k)
-        logits = torch.cat([flat(a, 1) for a,_ in answers], 1)[...,0]
-        deltas = torch.cat([flat(a, 4) for _,a in answers], 1)
+        logits = torch.cat([flat(m, 1) for m,_ in maps], 1)[...,0]
+        deltas = torch.cat([flat(m, 4) for _,m in maps], 1)
         sizes = [f.shape[-2:] for f in feats]
         anchors, splits = all_anchors(self.anchors, sizes, logits)
         return RPNOutput(logits, deltas, anchors, sizes, splits)
 
-    def _ask(self, x):
+    def _maps(self, x):
         conv, cls, reg = self.rpn_conv, self.rpn_cls, self.rpn_reg
         if _may_go_back_short(x, conv, cls, reg):
-            return _AskCells.apply(x, conv.weight, conv.bias, cls.weight, cls.bias,
-                                   reg.weight, reg.bias)
+            return _FewHeadCells.apply(x, conv.weight, conv.bias, cls.weight, cls.bias,
+                                       reg.weight, reg.bias)
         h = F.relu(conv(x))
         return cls(h), reg(h)
 
     def loss(self,
-        out:RPNOutput,  # the head's answers
+        out:RPNOutput,  # the head's outputs
         batch:Batch,    # the images
         truths:Truths,  # their objects; labels do not matter
     )->dict:            # loss_rpn_cls, loss_rpn_bbox
@@ -327,11 +327,11 @@ class RPNHead(nn.Module):
                     loss_rpn_bbox=weighted_sum(off, positive, count))
 
     def propose(self,
-        out:RPNOutput,      # the head's answers
+        out:RPNOutput,      # the head's outputs
         batch:Batch,        # the images
         train:bool=False,   # with the filter for training?
     )->Proposals:           # best first
-        "Turn the head's answers into proposals."
+        "Turn the head's outputs into proposals."
         check('out RPNOutput, batch Batch', out, batch)
         return (self.train_filter if train else self.test_filter)(
             out, self.coder, batch.size_tensor())
@@ -340,7 +340,7 @@ class RPNHead(nn.Module):
 def lone_rpn_head(
     in_channels:int=256,                # of the pyramid
     feat_channels:int|None=None,        # of the 3x3 convolution; None: `in_channels`
-    anchors:AnchorGenerator|None=None,  # None: one size a level, three ratios
+    anchors:AnchorGenerator|None=None,  # None: one size per level, three ratios
 )->RPNHead:                             # the default head of `RPN`
     """Build the head of a proposal network that is a detector by itself:
     in testing, the best 2000 anchors of each level."""
@@ -365,7 +365,7 @@ class RPN(Detector):
         super().__init__(backbone, neck, preprocess)
         if num_classes != 1:
             raise ValueError(f'RPN: num_classes is {num_classes}; '
-                             'a region proposal network knows one class, object: '
+                             'a region proposal network has one class, object: '
                              'leave it out')
         self.bbox_head = (lone_rpn_head(self.neck.out_channels) if rpn_head is None
                           else rpn_head)
@@ -381,14 +381,14 @@ class RPN(Detector):
         images:list,    # B tensors (3,h,w) RGB, 0..255
         targets:list,   # B dicts: boxes (N,4), labels (N,), optional ignore (N,)
     )->dict:            # loss_rpn_cls, loss_rpn_bbox: scalars whose sum is the objective
-        "What the network has to learn from these images."
+        "Compute the losses of a batch."
         batch, truths = prepare(self, images, targets)
         out = self.bbox_head(self.neck(self.stages(batch)))
         return self.bbox_head.loss(out, batch, truths)
 
     def predict(self,
         images:list,            # B tensors (3,h,w) RGB, 0..255
-        # B pairs (H,W) at which the answers are wanted; None: the images' own
+        # B pairs (H,W) at which the boxes are wanted; None: the images' own
         sizes:list|None=None,
     )->list:                    # B dicts: boxes (N,4), scores (N,), labels (N,) all 0
         "The proposals in the form of detections."

@@ -37,7 +37,7 @@ def view_size(
     return max(int(h*factor + .5), 1), max(int(w*factor + .5), 1)
 
 # %% ../nbs/034_tta.ipynb #8dd13b24
-# direction: the axes of a picture that it turns round
+# direction: the axes of a picture that it reverses
 FLIPS = {None: (), 'horizontal': (-1,), 'vertical': (-2,), 'diagonal': (-2,-1)}
 
 # %% ../nbs/034_tta.ipynb #17a1c9f1
@@ -69,7 +69,7 @@ class View(NamedTuple):
         seen:tuple,     # (h',w') of the view
         size:tuple,     # (h,w) of the picture
     )->Tensor:          # (...,2) x,y in the picture
-        "Where points of the view lie in the picture."
+        "Map points of the view to the picture."
         check('points (...,2), seen pair >0.., size pair >0..', points, seen, size)
         (sh, sw), (h, w), axes = seen, size, FLIPS[self.flip]
         x, y = points[...,0] / (sw/w), points[...,1] / (sh/h)
@@ -83,7 +83,7 @@ def restore_boxes(
     seen:tuple,     # (h',w') of the view
     size:tuple,     # (h,w) of the picture
 )->Tensor:          # (N,4) xyxy in the picture
-    "Carry boxes from a view to the picture."
+    "Map boxes from a view to the picture."
     check('boxes (N,4), view View, seen pair >0.., size pair >0..', boxes, view, seen,
           size)
     ends = view.restore(boxes.unflatten(-1, (2, 2)), seen, size)
@@ -96,7 +96,7 @@ def restore_masks(
     view:View,      # how the picture was shown
     size:tuple,     # (h,w) of the picture
 )->Tensor:          # (N,h,w) bool
-    "Carry masks from a view to the picture, one by one."
+    "Map masks from a view to the picture, one by one."
     check('masks any (N,H,W), view View, size pair int 1..', masks, view, size)
     masks = masks.flip(FLIPS[view.flip]) if view.flip else masks
     if tuple(masks.shape[-2:]) == tuple(size): return masks
@@ -111,13 +111,13 @@ def restore_keypoints(
     view:View,          # how the picture was shown
     seen:tuple,         # (h',w') of the view
     size:tuple,         # (h,w) of the picture
-    pairs:list=(),      # (left, right) indices of keypoints that trade places in a mirror
+    pairs:list=(),      # (left, right) indices of keypoints that change places in a mirror
 )->Tensor:              # (N,K,3)
-    "Carry keypoints from a view to the picture."
+    "Map keypoints from a view to the picture."
     check('keypoints (N,K,3), view View, seen pair >0.., size pair >0.., '
           'pairs list pair int 0..', keypoints, view, seen, size, pairs)
     order = list(range(keypoints.shape[1]))
-    if len(FLIPS[view.flip]) == 1:              # turned round twice, it is no mirror
+    if len(FLIPS[view.flip]) == 1:              # with both axes reversed it is a rotation
         for a, b in pairs: order[a], order[b] = b, a
     out = torch.cat([view.restore(keypoints[...,:2], seen, size), keypoints[...,2:]], -1)
     return out[:,order]
@@ -125,7 +125,7 @@ def restore_keypoints(
 # %% ../nbs/034_tta.ipynb #ad1efbe3
 @checked
 def merge_views(
-    # of each view the prediction for one picture: a dict with boxes,
+    # the prediction in each view of one picture: a dict with boxes,
     # scores, labels, perhaps masks, keypoints
     found:list,
     views:list,         # how the picture was shown, each time
@@ -134,11 +134,11 @@ def merge_views(
     # (boxes, scores, groups) -> index best first, scores; None: NMS(0.5)
     suppress:Callable|None=None,
     max_per_img:int=100,            # detections to keep
-    pairs:list=(),      # (left, right) indices of keypoints that trade places in a mirror
+    pairs:list=(),      # (left, right) indices of keypoints that change places in a mirror
     # boxes (N,4), scores (N,), labels (N,), and masks (N,h,w),
     # keypoints (N,K,3) where there are any; best first
 )->dict:
-    "Carry the detections of all views to the picture and suppress doubles among them."
+    "Map the detections of all views to the picture and suppress duplicates among them."
     check('found some dict, views some View, seen some pair >0.., size pair int 1.., '
           'suppress? callable, max_per_img int 1.., pairs list pair int 0..', found, views,
           seen, size, suppress, max_per_img, pairs)
@@ -146,17 +146,17 @@ def merge_views(
     if len(seen) != len(views):
         raise ValueError(f'seen is a list of {len(seen)}; expected the size of each of '
                          f'the {len(views)} views')
-    looks = list(zip(found, views, seen))
-    boxes = torch.cat([restore_boxes(d['boxes'], v, s, size) for d,v,s in looks])
+    each = list(zip(found, views, seen))
+    boxes = torch.cat([restore_boxes(d['boxes'], v, s, size) for d,v,s in each])
     scores, labels = (torch.cat([d[k] for d in found]) for k in ('scores', 'labels'))
     kept, scores = (x[:max_per_img] for x in (suppress or NMS(.5))(boxes, scores, labels))
     out = dict(boxes=boxes[kept], scores=scores, labels=labels[kept])
     if 'keypoints' in found[0]:
         out['keypoints'] = torch.cat([restore_keypoints(d['keypoints'], v, s, size, pairs)
-                                      for d,v,s in looks])[kept]
+                                      for d,v,s in each])[kept]
     if 'masks' in found[0]:
         out['masks'], first = boxes.new_zeros(len(kept), *size, dtype=torch.bool), 0
-        for d,v,_ in looks:
+        for d,v,_ in each:
             mine = torch.nonzero((kept >= first) & (kept < first + len(d['boxes'])))[:,0]
             out['masks'][mine], first = (restore_masks(d['masks'][kept[mine] - first], v,
                                                        size), first + len(d['boxes']))
@@ -170,9 +170,9 @@ def _views(scales, flips):
     return [View(s, f) for s in scales for f in flips]
 
 @torch.no_grad()
-def _look(model, images, views, antialias, sizes, *how):
-    """Detect in all views, carry what was found to images
-    of the sizes wanted, and merge it as `how` says."""
+def _predict_views(model, images, views, antialias, sizes, *how):
+    """Detect in all views, map the detections to images
+    of the wanted sizes, and merge them with the arguments `how`."""
     check_images(images)
     if sizes is None: sizes = [im.shape[-2:] for im in images]
     if len(sizes) != len(images):
@@ -190,36 +190,36 @@ def _look(model, images, views, antialias, sizes, *how):
 # %% ../nbs/034_tta.ipynb #47bfe703
 @checked
 def predict_augmented(
-    model:nn.Module,        # a detector: `predict(images)` gives a list of dicts
+    model:nn.Module,        # a detector: `predict(images)` returns a list of dicts
     images:list,            # B tensors (3,h,w) RGB, 0..255
     scales:tuple=(1.,),     # factors, or pairs of limits, pixels
     flips:tuple=(None, 'horizontal'),   # keys of FLIPS; each at every scale
     # (boxes, scores, groups) -> index best first, scores; None: NMS(0.5)
     suppress:Callable|None=None,
     max_per_img:int=100,    # detections to keep
-    pairs:list=(),  # (left, right) indices of keypoints that trade places in a mirror
+    pairs:list=(),  # (left, right) indices of keypoints that change places in a mirror
     antialias:bool=False,   # smooth before making smaller?
     # B dicts: boxes (N,4), scores (N,), labels (N,),
     # and masks, keypoints where there are any
 )->list:
     "Detect objects in several views of every image, and merge."
-    return _look(model, images, _views(scales, flips), antialias, None, suppress,
-                 max_per_img, pairs)
+    return _predict_views(model, images, _views(scales, flips), antialias, None, suppress,
+                          max_per_img, pairs)
 
 # %% ../nbs/034_tta.ipynb #144be374
 @component
 class TestTimeAug(nn.Module):
-    """A detector that looks several times: `predict` in several views, merged as by
+    """A detector with several views of each picture, merged as by
     mmdetection's DetTTAModel."""
     __test__ = False                    # pytest would take it for a test
     def __init__(self,
-        model:nn.Module,  # a detector: `predict(images)` gives a list of dicts
+        model:nn.Module,  # a detector: `predict(images)` returns a list of dicts
         scales:tuple=(1.,),             # factors, or pairs of limits, pixels
         flips:tuple=(None, 'horizontal'),   # keys of FLIPS; each at every scale
         # (boxes, scores, groups) -> index best first, scores; None: NMS(0.5)
         suppress:Callable|None=None,
         max_per_img:int=100,            # detections to keep
-        pairs:list=(),  # (left, right) indices of keypoints that trade places in a mirror
+        pairs:list=(),  # (left, right) indices of keypoints that change places in a mirror
         antialias:bool=False,           # smooth before making smaller?
     ):
         super().__init__()
@@ -234,14 +234,15 @@ class TestTimeAug(nn.Module):
 
     def predict(self,
         images:list,            # B tensors (3,h,w) RGB, 0..255
-        # B pairs (H,W) at which the answers are wanted; None: the images' own
+        # B pairs (H,W) at which results are wanted; None: the images' own
         sizes:list|None=None,
         # B dicts: boxes (N,4), scores (N,), labels (N,),
         # and masks, keypoints where there are any
     )->list:
         "Detect objects in all views, and merge."
-        return _look(self.model, images, _views(self.scales, self.flips), self.antialias,
-                     sizes, self.suppress, self.max_per_img, self.pairs)
+        return _predict_views(self.model, images, _views(self.scales, self.flips),
+                              self.antialias, sizes, self.suppress, self.max_per_img,
+                              self.pairs)
 
     def forward(self,
         images:list,            # B tensors (3,h,w) RGB, 0..255
