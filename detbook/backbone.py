@@ -112,11 +112,11 @@ def constant_norms(
 
 
 # %% ../nbs/014_backbone.ipynb #e4f6c7c4
-def _dilation(conv):
+def _dilation(conv, x):
     "The convolution's dilation, or for a 1x1 kernel one that leads to the faster library."
     if torch.compiler.is_compiling() or torch.jit.is_tracing(): return conv.dilation
-    wide = conv.kernel_size == (1, 1) and max(conv.weight.shape) >= 512
-    return ((2, 2) if wide and torch.get_num_threads() == 1 and slow_products()
+    wide = max(conv.weight.shape) >= 512 or not x.is_contiguous()   # channels-last
+    return ((2, 2) if conv.kernel_size == (1, 1) and wide and torch.get_num_threads() == 1 and slow_products()
             else conv.dilation)
 
 # %% ../nbs/014_backbone.ipynb #cd2736bf
@@ -134,7 +134,7 @@ def conv_norm(
     ready = None if torch.compiler.is_compiling() else _PREPARED.get().get(norm)
     return _ConvNorm.apply(x, conv.weight, norm.weight, norm.bias, norm.running_mean,
                            *(ready or _constants(norm)),
-                           (conv.stride, conv.padding, _dilation(conv), conv.groups),
+                           (conv.stride, conv.padding, _dilation(conv, x), conv.groups),
                            _outputs(x, conv) > conv.weight.numel())
 
 # %% ../nbs/014_backbone.ipynb #6cb731b0

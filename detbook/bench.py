@@ -617,15 +617,16 @@ def step_variants(
     targets:list,                   # B target dicts
     compiled:bool,                  # compile the dense parts?
     repeats:int=3,                  # timed steps of each
-)->dict:                            # float32, bfloat16 -> seconds per step
-    """Time a training step in float32 and in bfloat16, in turn. On a CPU, parts that are
-    to be compiled are traced, and no code is generated."""
+)->dict:                            # float32, bfloat16, ... -> seconds per step
+    """Time a training step in float32 and in bfloat16, each in both layouts of memory, in
+    turn. On a CPU, parts that are to be compiled are traced, and no code is generated."""
     device, jobs = next(model.parameters()).device, {}
-    for name in ('float32', 'bfloat16'):
+    for name in ('float32', 'bfloat16', 'float32 channels-last', 'bfloat16 channels-last'):
         twin = copy.deepcopy(model).train()
+        if 'last' in name: twin.to(memory_format=torch.channels_last)
         if compiled: compile_parts(twin, 'inductor' if device.type == 'cuda' else 'eager')
         jobs[name] = partial(train_step, twin, images, targets, _sgd(twin),
-                             name == 'bfloat16')
+                             name.startswith('bfloat16'))
     return {name: statistics.median(s)
             for name,s in time_in_turn(jobs, repeats, device).items()}
 

@@ -522,7 +522,7 @@ def _check_sigmas(measures, model, ds):
         raise ValueError(f'{here}: tolerances are above 0')
 
 def _test_rank(config, cfg, checkpoint, measures, out, show, show_dir, min_score, tta, own,
-               on_bad, images, report, amp):
+               on_bad, images, report, amp, channels_last):
     """What each process does; on rank 0 the result, what was written,
     and the pictures per second."""
     ds, batch_size, num_workers = _data(config, cfg, tta, bool(show or show_dir or report),
@@ -533,6 +533,7 @@ def _test_rank(config, cfg, checkpoint, measures, out, show, show_dir, min_score
     size  = None if cfg is None else pipeline_scale(cfg)
     model = init_detector(cfg, checkpoint, place().device, own=load_own(own),
                           scale=1. if cfg and size is None else size)
+    if channels_last: model.to(memory_format=torch.channels_last)
     if cfg is None: _as_shown(ds, model)
     elif not tta and is_main():
         _compare_sizes(checkpoint, model.notes.get('preprocessing'), size)
@@ -558,6 +559,16 @@ def _test_rank(config, cfg, checkpoint, measures, out, show, show_dir, min_score
     return (result, files, len(ds), speed,
             draw_worst(ds, result, found.__getitem__) if report and result else [])
 
+# %% ../nbs/091_testing.ipynb #b326d62a
+def read_channels_last(
+    cfg:dict,   # a whole config
+)->bool:        # False where it is not set
+    "Read the setting `channels_last`; ConfigError for what is neither True nor False."
+    value = cfg.get('channels_last', False)
+    if not isinstance(value, bool):
+        raise ConfigError(f'channels_last is {value!r:.60}; expected True or False')
+    return value
+
 # %% ../nbs/091_testing.ipynb #3fd47dde
 def detbook_test(
     # a config, its path or name; or a COCO annotation file,
@@ -579,6 +590,8 @@ def detbook_test(
     tta:bool=False,  # test-time augmentation, by the config's tta_pipeline?
     # compute convolutions and products in 16 bits? so does test_cfg.fp16 of the config
     amp:bool=False,
+    # lay the numbers of a pixel side by side in memory? so does channels_last of the config
+    channels_last:bool=False,
     # changes to the config: test_dataloader.dataset.ann_file=mine.json
     set:list|None=None,
     # classes of yours that config or checkpoint name,
@@ -627,7 +640,7 @@ def detbook_test(
                              '--show_dir FOLDER writes the pictures instead')
     args = (str(config) if cfg is None else None, cfg, str(checkpoint), measures, out,
             show, show_dir, min_score, tta, own or (), on_bad, images, bool(report),
-            amp or _fp16(cfg))
+            amp or _fp16(cfg), channels_last or read_channels_last(cfg or {}))
     if launcher == 'none': outcome = run_on(gpus, _test_rank, *args, per_gpu=proc_per_gpu)
     else:
         with process_group(launcher): outcome = _test_rank(*args)

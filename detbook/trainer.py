@@ -36,7 +36,8 @@ from .steps import build_transforms
 from .pipeline import build_dataset
 from .loader import build_loader, build_plan
 from .settings import inner_dataset
-from .testing import check_metrics, detect_all, measure, read_evaluator, read_truths
+from .testing import (
+    check_metrics, detect_all, measure, read_channels_last, read_evaluator, read_truths)
 from .hooks import open_board
 from .ema import WeightAverage
 from .hooks import Hooks
@@ -249,8 +250,9 @@ class Trainer:
                                  hooks['keep'])
         self.measures = _read_evaluator(cfg) if validate else None
         if self.measures: self._build_val()
-        how = read_compile(cfg)
+        how, side_by_side = read_compile(cfg), read_channels_last(cfg)
         self.model = build_model(cfg, seed, state is None, own)
+        if side_by_side: self.model.to(memory_format=torch.channels_last)
         if how is not None:
             names = [type(part).__name__ for part in compile_parts(self.model, **how)]
             say(f'compiled by torch.compile: {", ".join(names)}; '

@@ -491,6 +491,8 @@ def detbook_train(
     ema:float|None=None,
     # compute convolutions and products in 16 bits? as optim_wrapper.type=AmpOptimWrapper
     amp:bool=False,
+    # lay the numbers of a pixel side by side in memory? as channels_last=True in the config
+    channels_last:bool=False,
     # scale the learning rate to the images per step, as auto_scale_lr of the config says?
     auto_scale_lr:bool=False,
     # your pictures and boxes, a folder or file of any format:
@@ -569,6 +571,7 @@ def detbook_train(
         if amp:
             _set_amp(cfg)
             arguments['amp'] = True
+        if channels_last: cfg['channels_last'] = arguments['channels_last'] = True
         if auto_scale_lr:
             _set_auto_scale(cfg)
             arguments['auto_scale_lr'] = True
