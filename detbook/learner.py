@@ -13,7 +13,7 @@ import warnings
 # %% ../nbs/068_learner.ipynb #0de5c591
 with warnings.catch_warnings():
     # fastai compiles a helper as it is imported, and
-    # newer PyTorch has something to say about that
+    # newer PyTorch warns about that
     warnings.simplefilter('ignore', FutureWarning)
     import fastai.learner  # noqa: F401
 
@@ -50,7 +50,7 @@ from .features import FeatureSet
 from .dataloaders import DetectionDL, PictureSet, as_pictures, detection_dls, still
 
 # %% ../nbs/068_learner.ipynb #5cba007c
-_all_ = ['detection_dls']      # of the chapter before, and wanted here
+_all_ = ['detection_dls']      # of the chapter before, and importable from here
 
 # %% ../nbs/068_learner.ipynb #ecd1e008
 @checked
@@ -194,14 +194,14 @@ class DetectionStep(Callback):
         # name of a class -> score of the best F1;
         # None where the weights of now were not measured
     )->dict|None:
-        "Give what `save_detector` keeps of the newest evaluation."
+        "Return what `save_detector` keeps of the newest evaluation."
         measured, result = self._scored
         return (result.best_scores(self.learn.dls.classes)
                 if result and result.records and measured == _versions(self.model)
                 else None)
 
     def _truths(self):
-        "Of the pictures that were looked at: those of the loader in use, all or some."
+        "The truths of the pictures that were evaluated, all or some of the loader."
         ds, seen = self.learn.dl.dataset, set(self._seen)
         if len(seen) == len(ds): return ds
         d = ds.to_coco()
@@ -214,7 +214,7 @@ class DetectionStep(Callback):
                           for k in self._steps[0]}
 
     def state_dict(self)->dict: # name of a term -> (T,) its value at each step of this fit
-        "Give what a fit that goes on later has to know of the steps so far."
+        "Return what a resumed fit needs of the steps so far."
         return ({k:torch.stack([s[k] for s in self._steps]).cpu() for k in self._steps[0]}
                 if self._steps else {})
 
@@ -234,7 +234,7 @@ class DetectionStep(Callback):
 
 # %% ../nbs/068_learner.ipynb #9a8f2631
 def _instead(name, sentence):
-    "A method of fastai's that a detector has not, and what to call."
+    "A method of fastai's that detectors lack; its error names what to call."
     def method(self, *args, **kwargs):
         raise NotImplementedError(f'learn.{name} is not there for detectors: {sentence}')
     method.__name__, method.__doc__ = name, f'Not there for detectors: {sentence}.'
@@ -256,10 +256,10 @@ class DetectionLearner(Learner):
                        'detbook.checkpoint.describe(learn.model) their settings')
     to_distributed = _instead('to_distributed',
                               'detbook.callbacks.Distributed, among the cbs, '
-                              'lets several processes learn together')
+                              'lets several processes train together')
     distrib_ctx = _instead('distrib_ctx',
                            'detbook.callbacks.Distributed, among the cbs, '
-                           'lets several processes learn together')
+                           'lets several processes train together')
     tta = _instead('tta',
                    'detbook.inference.inference_detector(learn.model, picture, '
                    'dict(tta=True)) looks in a mirror too')
@@ -328,14 +328,14 @@ class DetectionLearner(Learner):
                                        next(self.model.parameters()).device)],
                                   [target]))[0]
 
-    def _look(self, ask):
-        "The answer of the model in eval mode, on the CPU; the model is left as it was."
+    def _look(self, predict):
+        "The output of the model in eval mode, on the CPU; the model is left as it was."
         training = [m for m in self.model.modules() if m.training]
         self.model.eval()
         try:
             with torch.no_grad():
                 return [{k: v.detach().cpu() if isinstance(v, Tensor) else v
-                         for k,v in p.items()} for p in ask()]
+                         for k,v in p.items()} for p in predict()]
         finally:
             for m in training: m.training = True
 
@@ -390,7 +390,7 @@ class DetectionLearner(Learner):
         folder:str|Path|None=None,  # where they are kept; None: below ~/.cache/detbook
     ):                              # this Learner
         """Compute the features of a frozen trunk once, and let training read them in place
-        of pixels; ValueError where the trunk learns."""
+        of pixels; ValueError where the trunk is trainable."""
         old = self.dls
         kept = FeatureSet(_with_pixels(old.train_ds), self.model.to(old.device), folder)
         self.dls = type(old)(old.train.new(dataset=kept), old.valid, device=old.device)
@@ -416,19 +416,19 @@ class DetectionLearner(Learner):
 
 # %% ../nbs/068_learner.ipynb #555cef48
 class _Figure:
-    "A named figure of the newest evaluation, as fastai's ValueMetric asks for it."
+    "A named figure of the newest evaluation, as fastai's ValueMetric calls it."
     def __init__(self, step, name): self.step, self.name = step, name
     def __call__(self): return self.step.figure(self.name)
 
 # %% ../nbs/068_learner.ipynb #b29fd2bd
-# weights get smaller by lr*weight_decay a step
+# weights get smaller by lr*weight_decay per step
 adamw = partial(OptimWrapper, opt=torch.optim.AdamW, betas=(.9,.99), eps=1e-8,
                 weight_decay=.01, fused=True, foreach=False)
 
 # %% ../nbs/068_learner.ipynb #d4d084e8
 def computes_bfloat16(
     device:torch.device|str,    # where the model is
-)->bool:                        # does it multiply bfloat16 by itself?
+)->bool:                        # does it have instructions for bfloat16?
     "Tell whether computing in bfloat16 saves time on a device."
     if torch.device(device).type == 'cuda':
         return torch.cuda.is_bf16_supported(including_emulation=False)
@@ -436,7 +436,7 @@ def computes_bfloat16(
             and getattr(torch.cpu, '_is_amx_tile_supported', lambda: False)())
 
 class Bfloat16(Callback):
-    "Compute the network in bfloat16 while it trains, where the device does so by itself."
+    "Compute the network in bfloat16 while it trains, where the device has instructions for it."
     order = 10          # after DetectionStep
     def __init__(self,
         always:bool=False,  # also where it takes longer?
@@ -484,13 +484,13 @@ class AverageWeights(Callback):
     def _leave(self): self._turn(False)
 
     def _turn(self, inside):
-        "Let the average stand in the model, or the weights."
+        "Put the average into the model, or the weights."
         if inside is not self._inside: self.average.exchange()
         self._inside = inside
 
 # %% ../nbs/068_learner.ipynb #a445062d
 def _finds_more(model, ds):
-    """What else than boxes the model predicts and the data set knows;
+    """What else than boxes the model predicts and the data set has;
     keypoints where COCO has tolerances for them."""
     head = getattr(model, 'roi_head', None)
     if getattr(head, 'mask_head', None) is not None and ds.has_masks: yield 'segm'
@@ -536,7 +536,7 @@ def detection_learner(
     # ImageNet weights for the backbone alone, for a builder
     weights_backbone:str|None=None,
     # 'bbox', 'segm', 'keypoints'; None: what the
-    # model predicts and the validation set knows
+    # model predicts and the validation set has
     metrics:tuple|None=None,
     lr:float=1e-3,                      # default learning rate
     cbs=None,                           # one more fastai callback, or several
