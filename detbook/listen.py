@@ -24,8 +24,8 @@ from .assign import BACKGROUND, NEITHER
 class Call:
     "One call of a part."
     part: str       # its name in the model
-    given: list     # what it was given: pairs of a name and a shape
-    gave: list      # what it gave, likewise
+    given: list     # its inputs: pairs of a name and a shape
+    gave: list      # its outputs, likewise
 
 @dataclass
 class Drawn:
@@ -47,7 +47,7 @@ class Step:
 
 # %% ../nbs/075_listen.ipynb #583eb8eb
 class _Heard:
-    "A part that works as ever, and whose calls are written down."
+    "A part that works as before, and whose calls are recorded."
     def __init__(self, part, note): self._part, self._note = part, note
     def __getattr__(self, name): return getattr(self._part, name)
     def __call__(self, *args):
@@ -130,23 +130,23 @@ def _pair(heard, drawn, back, target):
     if boxes.shape[-1] == 2: boxes = torch.cat([boxes, boxes], 1)
     boxes = back(boxes)
     if drawn is None:
-        asked = (matched >= BACKGROUND).nonzero()[:,0]
-        return Drawn(boxes, matched, boxes[asked], matched[asked])
+        used = (matched >= BACKGROUND).nonzero()[:,0]
+        return Drawn(boxes, matched, boxes[used], matched[used])
     index, truth = drawn[2][0][0], drawn[2][1][0]
     # slots for truths, which may be more than there are
     added = boxes.new_zeros(drawn[1][0].shape[1] - len(boxes), 4)
     known = target['boxes'].to(boxes)[:len(added)]
     added[:len(known)] = known
     every = torch.cat([added, boxes])
-    asked = truth > NEITHER
-    return Drawn(boxes, matched, every[index[asked]], truth[asked])
+    used = truth > NEITHER
+    return Drawn(boxes, matched, every[index[used]], truth[used])
 
 def check_target(
     model:nn.Module,    # a detector
     image:Tensor,       # (3,h,w) a picture
     target:dict,        # its truths
 ):
-    "Fail for a target that no loss takes."
+    "Raise an error for a target that no loss accepts."
     try: check_batch([image], [target], getattr(model, 'num_classes', None))
     except (TypeError, ValueError) as e:
         raise type(e)(str(e).replace('targets[0]', 'target')) from None
@@ -155,15 +155,15 @@ def check_target(
 @torch.no_grad()
 def hear_step(
     model:nn.Module,    # a detector
-    image:Tensor,       # (3,h,w) RGB, 0..255, as the detector is shown it
+    image:Tensor,       # (3,h,w) RGB, 0..255, as the detector gets it
     target:dict,        # boxes, labels and what else it learns from, in pixels of `image`
     # takes (N,4) boxes to pixels of the picture that they are drawn on
     back:Callable=lambda boxes: boxes,
     own:dict|None=None, # the truths in those pixels; None: `target`
     more:tuple=(),      # further arguments of the model's `loss`
-)->Step:                # who was matched, who was drawn, the losses, and each call
-    """Compute the loss of one picture, and write down
-    what the parts of the detector did for it."""
+)->Step:                # what was matched, what was drawn, the losses, and each call
+    """Compute the loss of one picture, and record
+    every call of a part of the detector."""
     check('model Module, image any (3,H,W)', model, image)
     check_target(model, image, target)
     own = target if own is None else own
@@ -172,8 +172,8 @@ def hear_step(
     rois  = [h for h in heard.matched if h[0] == 'roi_head']
     first = [h for h in heard.matched if h[0] != 'roi_head']
     draws = [d for d in heard.drawn if d[0] == 'roi_head']
-    asked = next((d for d in heard.drawn if d[0] != 'roi_head'), None)
-    anchors = _pair(first[0], asked, back, own) if first else None
+    sample = next((d for d in heard.drawn if d[0] != 'roi_head'), None)
+    anchors = _pair(first[0], sample, back, own) if first else None
     pairs = [_pair(h, draws[i] if i < len(draws) else None, back, own)
              for i,h in enumerate(rois)]
     return Step(own, anchors, pairs, {k: float(v) for k,v in losses.items()}, heard.calls)
@@ -231,5 +231,5 @@ def show_calls(
                                (.62, gave, PALETTE['prediction'])):
             ax.text(x, y, text, fontsize=size, color=color, va='center',
                     transform=ax.transAxes, family='monospace' if x else None)
-    ax.set_title('a training step: part, what it is given, what it gives' if not small
+    ax.set_title('a training step: part, inputs, outputs' if not small
                  else f'a training step: {len(rows) - 1} calls, and the loss', fontsize=8)
