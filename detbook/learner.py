@@ -313,7 +313,7 @@ class DetectionLearner(Learner):
         return dl.new(dataset=ds, shuffle=False, drop_last=False)
 
     def _see(self, picture):
-        "What is found in a picture of any kind, shown as those of the validation set are."
+        "Detect objects in a picture of any kind, resized as the validation pictures are."
         image = tv_tensors.Image(read_picture(picture))
         h, w  = image.shape[-2:]
         target = dict(boxes=tv_tensors.BoundingBoxes(torch.zeros(0, 4), format='XYXY',
@@ -346,8 +346,8 @@ class DetectionLearner(Learner):
         # a dict of boxes, scores, labels, masks in pixels
         # of the picture; or a list or a generator of them
     ):
-        """Detect objects in pictures, shown to the model as those of the validation set
-        are. What cannot be read raises a sentence that names it."""
+        """Detect objects in pictures, resized as those of the validation set are.
+        An error names a picture that cannot be read."""
         items, form = list_pictures(images)
         found = (self._see(i) for i in items)
         return found if form == 'stream' else next(found) if form == 'one' else list(found)
