@@ -304,7 +304,7 @@ def mask_patch(
     size:tuple,     # (H,W) to which it is stretched
     # x, y and a (n,m) bool tensor: the stretched mask from there on; all else is empty
 )->tuple:
-    "Stretch a mask smoothly and cut it at one half, within its box alone."
+    "Stretch a mask smoothly and cut it at one half, only within its box."
     (x1, y1, x2, y2), (h, w) = box, mask.shape
     if not (x1 <= x2 <= w and y1 <= y2 <= h):
         raise ValueError(f'box is {tuple(box)}; expected x1 <= x2 <= {w} and y1 <= y2 <= '
@@ -327,7 +327,7 @@ def _whole(patches, size):
     return out
 
 def _run_length(patch, size):
-    "A patch as run lengths down the columns, from its own columns alone."
+    "A patch as run lengths down the columns, only from its own columns."
     (x, y, m), (H, W) = patch, size
     columns = np.zeros((m.shape[1], H), np.int8)
     columns[:, y:y+m.shape[0]] = m.T.numpy()
@@ -397,7 +397,7 @@ def join_windows(
     class_agnostic:bool=False,
     score_thr:float|None=None,  # from 0 to 1: keep what scores higher
     rle:bool=False,             # masks as run lengths? else (N,H,W) bool
-)->dict:                        # the detections of the picture; of several windows, best first
+)->dict:    # the detections of the picture; of several windows, best first
     "Join the detections of the windows of a picture."
     check('found some dict, windows some four int 0..', found, windows)
     check_detections([{k: v for k,v in d.items() if k != 'masks'} for d in found],

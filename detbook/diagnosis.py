@@ -183,7 +183,7 @@ def draw_images(
 _CELLS = 4_000_000      # draws times detections at once
 
 def weighted_ap(
-    # (N,) of the detections of a class from the surest on:
+    # (N,) of the detections of a class by falling score:
     # 0 wrong, 1 right, 2 does not count
     state:np.ndarray,
     weight:np.ndarray,  # (B,N) how often each counts: whole numbers

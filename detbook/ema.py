@@ -32,7 +32,7 @@ class WeightAverage:
                      'StochasticWeightAverage']='ExpMomentumEMA',
         # updates that the beginning takes; None: as usual for the rule
         gamma:int|None=None,
-        interval:int=1,  # average after every so many updates; the others are only counted
+        interval:int=1,  # average in every n-th update; the others are only counted
         # average buffers, such as a norm's statistics, as well?
         update_buffers:bool=False,
     ):

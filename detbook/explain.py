@@ -348,7 +348,7 @@ def _walk(model, image, resized, proposals):
         t['anchors'] = _anchors(head, out, batch.size_tensor(), back)
         seen = (out._replace(deltas=head.distances(out.deltas.detach(), head.units(out)))
                 if out.anchors.shape[1] == 2 else out)
-    if roi is None and not hasattr(head, 'detect'):  # a proposal network alone
+    if roi is None and not hasattr(head, 'detect'):  # only a proposal network
         t['proposals'] = t['final'] = _proposal_choice(head.test_filter, seen, head.coder,
                                                        batch.size_tensor(), back)
         p = head.propose(out, batch).to_list()[0]

@@ -416,7 +416,7 @@ def export(
     batch:int=1,                # pictures at once
     # 'whole': from pixels to detections; 'dense': to the outputs of the first head
     part:str='whole',
-    # keep weights as float16, in half the space? ONNX computes in float32 all the same
+    # keep weights as float16, in half the space? ONNX still computes in float32
     half:bool=False,
 )->Path:                        # the file
     """Write a detector as a file that runs without this library.

@@ -60,7 +60,7 @@ def _rows(ds):
     if isinstance(ds, CocoDataset):
         return [(ds, i, ds.transforms, None) for i in range(len(ds))]
     if hasattr(ds, 'rows') and hasattr(ds, 'own'):  # a PictureSet of the Learner
-        for part in ds.parts: _rows(part)  # refuses what it does not know
+        for part in ds.parts: _rows(part)  # raises for unknown data sets
         how = lambda part: part.transforms if ds.own is None else ds.own
         return [(part, k, how(part), name)
                 for (part, k), name in zip(ds.rows, ds.image_ids)]

@@ -128,7 +128,7 @@ def push_to_hub(
     result:Result|None=None,    # figures for the card, as `evaluate` and `test` give them
     # of the weights, such as 'apache-2.0'; None: left out of the card
     licence:str|None=None,
-    private:bool=False,         # is a new repository visible to its owner alone?
+    private:bool=False,         # is a new repository visible only to its owner?
     token:str|None=None,        # None: that of `hf auth login` or $HF_TOKEN
 )->str:                         # what `init_detector` takes: hf://owner/name
     """Send a detector and its card to the Hugging Face Hub. ValueError or ConnectionError

@@ -223,8 +223,8 @@ def list_pictures(
     # a picture of any kind, a folder or pattern, a list or a stack
     # (B,H,W,3) or (B,3,H,W) of pictures, or a generator of them
     imgs:object,
-)->tuple:  # the pictures one by one; and 'one', 'list' or 'stream': the form of the answer
-    "Tell one picture from several; TypeError for what is neither."
+)->tuple:  # the pictures one by one; and 'one', 'list' or 'stream': the form of the result
+    "Distinguish one picture from several; TypeError for what is neither."
     if isinstance(imgs, (str, os.PathLike)):
         many = '*' in str(imgs) or imgs and Path(imgs).is_dir()
         return ((find_pictures(imgs), 'list') if many and not Path(imgs).is_file()

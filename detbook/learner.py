@@ -133,7 +133,7 @@ class DetectionStep(Callback):
         # what `evaluate` measures when validating: 'bbox',
         # 'segm', 'keypoints'; (): nothing
         metrics:tuple=('bbox',),
-        every:int=1,  # validate after every so many epochs, and after the last
+        every:int=1,  # validate after every n-th epoch, and after the last
         sigmas:list|float|None=None,# of keypoints, for `evaluate`; None: COCO's
     ):
         self.measures, self.every, self.sigmas, self.evaluation, self.terms, self.found = (
@@ -141,7 +141,7 @@ class DetectionStep(Callback):
         self._steps, self._new, self._trained, self._seen, self._scored = (
             [], True, False, [], ((), None))
 
-    def before_fit(self):  # fastai calls it before validating alone, too
+    def before_fit(self):  # also called before a validation without training
         self._new, self._trained = True, False
         _keep_size(self.model, self.dls)
 
@@ -429,14 +429,15 @@ adamw = partial(OptimWrapper, opt=torch.optim.AdamW, betas=(.9,.99), eps=1e-8,
 def computes_bfloat16(
     device:torch.device|str,    # where the model is
 )->bool:                        # does it have instructions for bfloat16?
-    "Tell whether computing in bfloat16 saves time on a device."
+    "Check whether computing in bfloat16 saves time on a device."
     if torch.device(device).type == 'cuda':
         return torch.cuda.is_bf16_supported(including_emulation=False)
     return (torch.device(device).type == 'cpu'
             and getattr(torch.cpu, '_is_amx_tile_supported', lambda: False)())
 
 class Bfloat16(Callback):
-    "Compute the network in bfloat16 while it trains, where the device has instructions for it."
+    """Compute the network in bfloat16 while it trains,
+    where the device has instructions for it."""
     order = 10          # after DetectionStep
     def __init__(self,
         always:bool=False,  # also where it takes longer?
@@ -465,7 +466,7 @@ class AverageWeights(Callback):
         momentum:float=.0002,  # share of the newest weights, when the beginning is over
         rule:str='ExpMomentumEMA',  # how the share begins: a rule of `WeightAverage`
         gamma:int|None=None,  # steps that the beginning takes; None: as usual for the rule
-        interval:int=1,             # average after every so many steps
+        interval:int=1,             # average in every n-th step
         update_buffers:bool=True,  # average buffers, such as a norm's statistics, as well?
     ):
         self._how = dict(momentum=momentum, rule=rule, gamma=gamma, interval=interval,
@@ -533,7 +534,7 @@ def detection_learner(
     model:nn.Module|Callable=mask_rcnn,
     depth:int=50,                       # of the ResNet, for a builder
     weights:str|None=None,              # checkpoint to start from, for a builder
-    # ImageNet weights for the backbone alone, for a builder
+    # ImageNet weights only for the backbone, for a builder
     weights_backbone:str|None=None,
     # 'bbox', 'segm', 'keypoints'; None: what the
     # model predicts and the validation set has

@@ -46,7 +46,7 @@ class Step:
     calls: list         # a Call for each part, in order
 
 # %% ../nbs/075_listen.ipynb #583eb8eb
-class _Heard:
+class _Recorded:
     "A part that works as before, and whose calls are recorded."
     def __init__(self, part, note): self._part, self._note = part, note
     def __getattr__(self, name): return getattr(self._part, name)
@@ -91,27 +91,27 @@ class _Listener:
             if (head := getattr(model, name, None)) is not None: self._wrap(head, name)
 
     def _hook(self, module, name):
-        hear = (lambda m, args, out:
+        note = (lambda m, args, out:
                 self.calls.append(Call(name, _shapes(args), _shapes(out))))
-        self.undo.append(module.register_forward_hook(hear).remove)
+        self.undo.append(module.register_forward_hook(note).remove)
 
     def _wrap(self, head, name):
         for kind, log in ('matcher', self.matched), ('sampler', self.drawn):
             if callable(getattr(head, kind, None)):
                 self._replace(head, kind,
-                              self._heard(getattr(head, kind), f'{name}.{kind}', log,
+                              self._recorded(getattr(head, kind), f'{name}.{kind}', log,
                                           name))
             parts = getattr(head, kind + 's', None)
             if isinstance(parts, list):
                 self._replace(head, kind + 's',
-                              [self._heard(p, f'{name}.{kind}s[{i}]', log, name)
+                              [self._recorded(p, f'{name}.{kind}s[{i}]', log, name)
                                for i,p in enumerate(parts)])
 
-    def _heard(self, part, name, log, owner):
+    def _recorded(self, part, name, log, owner):
         def note(args, out):
             self.calls.append(Call(name, _shapes(args), _shapes(out)))
             log.append((owner, args, out))
-        return _Heard(part, note)
+        return _Recorded(part, note)
 
     def _replace(self, owner, name, value):
         was = getattr(owner, name)
@@ -123,9 +123,9 @@ class _Listener:
         for f in self.undo[::-1]: f()
 
 # %% ../nbs/075_listen.ipynb #d7bdad1f
-def _pair(heard, drawn, back, target):
+def _pair(match, drawn, back, target):
     "A matcher's decisions and the sample that was drawn of them."
-    boxes, matched = heard[1][0], heard[2][0]
+    boxes, matched = match[1][0], match[2][0]
     boxes = boxes[0] if boxes.ndim == 3 else boxes
     if boxes.shape[-1] == 2: boxes = torch.cat([boxes, boxes], 1)
     boxes = back(boxes)
@@ -167,16 +167,16 @@ def hear_step(
     check('model Module, image any (3,H,W)', model, image)
     check_target(model, image, target)
     own = target if own is None else own
-    with torch.random.fork_rng(), _Listener(model) as heard:
+    with torch.random.fork_rng(), _Listener(model) as log:
         losses = model.loss([image], [target], *more)
-    rois  = [h for h in heard.matched if h[0] == 'roi_head']
-    first = [h for h in heard.matched if h[0] != 'roi_head']
-    draws = [d for d in heard.drawn if d[0] == 'roi_head']
-    sample = next((d for d in heard.drawn if d[0] != 'roi_head'), None)
+    rois  = [h for h in log.matched if h[0] == 'roi_head']
+    first = [h for h in log.matched if h[0] != 'roi_head']
+    draws = [d for d in log.drawn if d[0] == 'roi_head']
+    sample = next((d for d in log.drawn if d[0] != 'roi_head'), None)
     anchors = _pair(first[0], sample, back, own) if first else None
     pairs = [_pair(h, draws[i] if i < len(draws) else None, back, own)
              for i,h in enumerate(rois)]
-    return Step(own, anchors, pairs, {k: float(v) for k,v in losses.items()}, heard.calls)
+    return Step(own, anchors, pairs, {k: float(v) for k,v in losses.items()}, log.calls)
 
 
 # %% ../nbs/075_listen.ipynb #b805e939

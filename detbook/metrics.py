@@ -281,7 +281,8 @@ def _rows_as(name, pictures, widths):
 @checked('nums some int 1.., least 0..1')
 def cover_truths(
     truths:list,                    # (G,4) xyxy boxes of each picture, pixels
-    proposals:list,                 # (P,4) or (P,5) xyxy of each picture, the surest first
+    # (P,4) or (P,5) xyxy of each picture, highest score first
+    proposals:list,
     nums:tuple=(100, 300, 1000),    # how many proposals of each picture count
     least:float=.5,                 # an IoU below this is no cover
     # (M,G) for each of `nums` the IoU at which every truth is covered; 0 where it is not
@@ -312,7 +313,7 @@ def cover_truths(
 
 # %% ../nbs/064_metrics.ipynb #8640ee50
 def _boxes_of(preds, name, images):
-    "Boxes by picture as (P,5) arrays, the surest first, once they are found to fit."
+    "Boxes by picture as (P,5) arrays, highest score first, once they are found to fit."
     out = {}
     known = {plain_id(i): i for i in images}
     for key, b in preds.items():
@@ -337,7 +338,7 @@ def _rows_of(boxes):
             for i, b in boxes.items() for x1,y1,x2,y2,s in b.tolist()]
 
 def _by_picture(rows):
-    """A COCO results list as boxes by picture, the surest first;
+    """A COCO results list as boxes by picture, highest score first;
     equal scores by category, as COCOeval has them."""
     found = {}
     for p in rows:

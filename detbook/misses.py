@@ -128,7 +128,7 @@ class Alarm:
     kind: str       # one of ALARMS
     truth: int|None # the truth that it overlaps most; None: none
     overlap: float  # with that truth
-    cost: float     # what AP gains without it alone
+    cost: float     # what AP gains if only this one is removed
 
 # %% ../nbs/077_misses.ipynb #56ee70b8
 def _best(overlap, rows=None):

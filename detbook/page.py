@@ -182,7 +182,7 @@ window.detector = {scene, open, found: () => found, candidates: () => candidates
 
 # %% ../nbs/080_page.ipynb #e62907cc
 def _data_url(picture):
-    "A picture as text that stands in a page."
+    "A picture as text for a page."
     with BytesIO() as f:
         Image.fromarray(read_picture(picture).permute(1, 2, 0).numpy()).save(f, 'PNG')
         return 'data:image/png;base64,' + base64.b64encode(f.getvalue()).decode()

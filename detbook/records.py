@@ -397,7 +397,8 @@ def good_annotations(
         i, c, k = a.get('image_id'), a.get('category_id'), a.get('id', n)
         key, of = plain_id(k), plain_id(i)
         if key is None:
-            bad('annotation id', f'{record_name(n)}: the id must be a whole number or a text')
+            bad('annotation id',
+                f'{record_name(n)}: the id must be a whole number or a text')
             continue
         if of is not None and i in bad.lost: bad.left['on dropped images'] += 1; continue
         if of is None or i not in rows:
@@ -432,7 +433,7 @@ def good_annotations(
 def flip_pairs(
     names:list[str],    # of the keypoints
 )->tuple:       # (left, right) pairs of indices
-    "Pair the keypoints whose names differ in left and right (or l and r) alone."
+    "Pair the keypoints whose names differ only in left and right (or l and r)."
     mirror = lambda n: re.sub(r'left|(?<![a-z])l(?![a-z])',
                               lambda m: dict(left='right', l='r')[m[0]], n)
     plain = [n.lower() for n in names]

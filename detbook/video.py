@@ -456,7 +456,7 @@ class VideoWriter:
         """Add a frame; ValueError for one of another size, and for a time that is not
         later than the one before."""
         if self._block is None:
-            raise ValueError(f'{self.path}: write stands in the block of `with '
+            raise ValueError(f'{self.path}: write belongs in the block of `with '
                              'VideoWriter(...) as out`')
         try: x = read_picture(frame, self.bgr).cpu()
         except (ValueError, TypeError, OSError) as e:
@@ -563,15 +563,15 @@ class Camera:
 # %% ../nbs/070_video.ipynb #c272a7c5
 @checked
 def is_video(
-    name:str|Path,  # what somebody has named: a file, a folder, or the number of a camera
+    name:str|Path,  # a file, a folder, or the number of a camera
 )->bool:            # True: a video or a camera; False: pictures
-    "Tell by a name whether it is one of a video or of a camera; the file is not opened."
+    "Check by its name whether it is a video or a camera; the file is not opened."
     if Path(name).is_dir(): return False
     return Path(name).suffix.lower() in _SUFFIXES or camera_number(name) is not None
 
 @checked
 def camera_number(
-    name:str|Path,  # what somebody has named
+    name:str|Path,  # that may be a number
 )->int|None:        # None: no camera
     "Read the number of a camera: one or two digits that are no file."
     return (int(str(name))

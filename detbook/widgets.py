@@ -56,7 +56,7 @@ def _rectangle(at, w, h, **how):
 
 def _with_canvas(build, state, controls):
     """The widget with a canvas above it, whose two boxes and the sliders follow one
-    another; without the package anywidget, the sliders alone."""
+    another; without the package anywidget, only the sliders."""
     start = {k: c.value for k,c in controls.items()}
     box = lambda v: [v['right'], v['down'], v['right'] + v['width'],
                      v['down'] + v['height']]
@@ -281,7 +281,7 @@ _KINDS = (*(k.replace('_', ' ') for k in ALARMS), 'missed')
 @checked
 def browse(
     pictures:CocoDataset|list,  # a data set, or a list of (image, target)
-    # for each picture what was found: boxes, scores, labels; None: truths alone
+    # for each picture what was found: boxes, scores, labels; None: only truths
     predictions:list|None=None,
     classes:list[str]|None=None,    # names; None: the data set's, or numbers
     name:str|None='browse', # under this name the values outlive a second run of the cell
