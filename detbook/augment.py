@@ -446,7 +446,7 @@ class RandomAffine:
              'scaling_ratio_range pair >0.., max_shear_degree 0.., border pair int ..')
     def __init__(self,
         max_rotate_degree:float=10.,            # most of the turn, either way, degrees
-        max_translate_ratio:float=.1,           # most of the shift, in sides of the picture
+        max_translate_ratio:float=.1,           # most of the shift, sides of the picture
         scaling_ratio_range:tuple=(.5, 1.5),    # least and most of the factor
         max_shear_degree:float=2.,              # along each axis, degrees
         # (x, y) that the picture grows by on each side, pixels; below 0 it shrinks
