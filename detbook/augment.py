@@ -36,7 +36,7 @@ def draw_below(
 
 # %% ../nbs/056_augment.ipynb #215d574c
 def _raw(picture, index, bare):
-    "A pair of a data set, without its own steps where others are asked for."
+    "A pair of a data set, without its own steps where others are given."
     if bare and getattr(picture, 'transforms', None) is not None:
         picture = copy.copy(picture)
         picture.transforms = None
@@ -47,11 +47,11 @@ def show_augmented(
     picture:object,             # a data set, or one pair (image, target)
     # a step, or a list of steps; None: those of the data set itself
     transforms:object=None,
-    n:int=9,                    # so many panels
+    n:int=9,                    # number of panels
     index:int=0,                # which picture of the data set
     seed:int=0,  # of the first panel, any integer from 0; the next ones count up
     classes:list|None=None,     # class names; None: those of the data set
-)->list:                        # one matplotlib Axes for each panel
+)->list:                        # one matplotlib Axes per panel
     "Draw one picture `n` times, each time as the steps leave it, with its truths."
     pair = (isinstance(picture, (list, tuple)) and len(picture) == 2
             and isinstance(picture[1], dict))
@@ -72,8 +72,8 @@ def show_augmented(
     with torch.random.fork_rng(devices=[]):
         while len(items) < n:
             if (k := next(seeds, None)) is None:
-                raise ValueError(f'of {100*n} draws only {len(items)} gave a picture: '
-                                 'the steps turn it down')
+                raise ValueError(f'of {100*n} draws only {len(items)} returned a picture: '
+                                 'the steps return None for the others')
             torch.manual_seed(k)
             item = picture if pair else _raw(picture, index, transforms is not None)
             if transforms is not None and item is not None: item = transforms(*item)
@@ -113,11 +113,11 @@ class PhotoMetricDistortion:
     @checked('brightness_delta 0.., contrast_range pair 0.., saturation_range pair 0.., '
              'hue_delta 0..360')
     def __init__(self,
-        brightness_delta:float=32,  # at most so much is added to each pixel, or taken away
+        brightness_delta:float=32,  # most that is added to each pixel, or subtracted
         contrast_range:tuple=(.5, 1.5),     # least and most that pixels are multiplied by
         # least and most that the saturation is multiplied by
         saturation_range:tuple=(.5, 1.5),
-        hue_delta:float=18,  # at most so far the hue is turned either way, degrees
+        hue_delta:float=18,  # most that the hue is turned either way, degrees
     ):
         self.brightness_delta, self.hue_delta = brightness_delta, hue_delta
         self.contrast_range = tuple(contrast_range)
@@ -347,7 +347,7 @@ class CutOut:
 # %% ../nbs/056_augment.ipynb #c1909874
 class RandomErasing:
     """Fill some rectangles of the picture, empty the masks there,
-    and drop objects of whose box too large a share is gone."""
+    and drop objects that lost too large a share of their box."""
     @checked('squared flag, bbox_erased_thr 0..')
     def __init__(self,
         n_patches:int|tuple,                # how many; or (least, most)
@@ -445,8 +445,8 @@ class RandomAffine:
     @checked('max_rotate_degree 0.., max_translate_ratio 0..1, '
              'scaling_ratio_range pair >0.., max_shear_degree 0.., border pair int ..')
     def __init__(self,
-        max_rotate_degree:float=10.,            # at most so far either way, degrees
-        max_translate_ratio:float=.1,           # at most so far, in sides of the picture
+        max_rotate_degree:float=10.,            # most of the turn, either way, degrees
+        max_translate_ratio:float=.1,           # most of the shift, sides of the picture
         scaling_ratio_range:tuple=(.5, 1.5),    # least and most of the factor
         max_shear_degree:float=2.,              # along each axis, degrees
         # (x, y) that the picture grows by on each side, pixels; below 0 it shrinks

@@ -34,7 +34,7 @@ def _read_records(source, say):
                 ('images', 'annotations', 'categories'))
     if (not isinstance(d, dict)
         or not all(isinstance(d.get(k), (list, tuple)) for k in known)):
-        return read_coco(source)  # which says what it is
+        return read_coco(source)  # whose error names what it is
     for k in known:
         for n, r in enumerate(d[k]):
             if not isinstance(r, dict):
@@ -68,7 +68,7 @@ def _read_set(path, images, format, split, say):
               else guess_format(path, format))
     if (layout.format == 'mmdet' and format is None
         and isinstance(d := read_json(path), dict) and 'data_list' not in d):
-        layout = layout._replace(format='coco')  # which says what it lacks
+        layout = layout._replace(format='coco')  # whose error names what it lacks
     if (layout.format == 'coco'
         and (len(layout.splits) == 1 and split is None or split in layout.splits)):
         file = layout.splits[split or [*layout.splits][0]]
@@ -111,7 +111,7 @@ def _check_classes(records, say):
 # %% ../nbs/054_check.ipynb #ee138d5b
 def _check_records(records, say):
     """The images that can be used: plain id -> record; and for ids that stand for others,
-    which; None: whose objects go with them."""
+    which; None: their objects are left out too."""
     good, other, files = {}, {}, {}
     for r in records:
         i, file = plain_id(r.get('id')), r.get('file_name')
@@ -132,8 +132,8 @@ def _check_records(records, say):
 
 # %% ../nbs/054_check.ipynb #429e21fd
 def _check_pictures(images, folder, say):
-    """Ids of images that have to go, and what a look at each file found.
-    Sizes that a record lacks are written in."""
+    """Ids of images to leave out, and what the scan of each file found.
+    Sizes that a record lacks are filled in."""
     gone, looks = set(), {}
     for (i, r), look in zip(images.items(),
                             scan_pictures(_picture_paths(images.values(), folder))):
@@ -301,11 +301,11 @@ class CheckReport:
             Path(part).write_text(write_json(self.clean), encoding='utf-8')
         mended = Counter(p['kind'] for p in self.problems
                          if not p['fix'].startswith('by hand'))
-        told   = ', '.join(f'{n} {k}' for k, n in mended.items()) or 'nothing'
+        words  = ', '.join(f'{n} {k}' for k, n in mended.items()) or 'nothing'
         n, m = (f'{len(self.clean[k])} of {len(self.records[k])} {k}'
                 for k in ('images', 'annotations'))
         return (
-            f'{n}, {m}; mended or left out: {told}; left to do by hand: '
+            f'{n}, {m}; mended or left out: {words}; left to do by hand: '
             f'{len(self.problems) - sum(mended.values())}')
 
     @checked('n int 1.., cols int 1..')
@@ -362,7 +362,7 @@ def check_dataset(
     path:object,
     # folder of the pictures; default: looked for in the usual places
     images:str|Path|None=None,
-    # 'coco', 'voc', 'yolo', 'table' or 'mmdet'; default: as `guess_format` says
+    # 'coco', 'voc', 'yolo', 'table' or 'mmdet'; default: what `guess_format` returns
     format:str|None=None,
     split:str|None=None,        # which split, where there are several
     # other splits of the set, in which no picture
@@ -437,7 +437,7 @@ def detbook_check(
     # trainval is train and val again
     splits = [s for s in layout.splits
               if not (s == 'trainval' and 'train' in layout.splits)]
-    # the last: what is there twice is taken out of it
+    # training comes last: pictures in two splits are removed from it
     splits.sort(key=lambda s: s.startswith('train'))
     for split in splits if len(layout.splits) > 1 else [None]:
         reports[split or 'all'] = r = check_dataset(path, images, format, split,

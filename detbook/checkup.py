@@ -27,7 +27,7 @@ from .census import anchor_coverage
 # %% ../nbs/098_checkup.ipynb #b6cd1850
 class Check(NamedTuple):
     "What one check of the doctor found."
-    name: str           # what was looked at
+    name: str           # what was checked
     verdict: str        # 'ok', 'fault' or 'not asked'
     found: str          # the value
     expected: str       # what a healthy training has there
@@ -45,7 +45,7 @@ def untouched():
                     range(torch.cuda.device_count()) if torch.cuda.is_initialized()
                     else [])
     with torch.random.fork_rng(list(gpus)), warnings.catch_warnings():
-        warnings.simplefilter('ignore', DetbookWarning)         # the report says it
+        warnings.simplefilter('ignore', DetbookWarning)         # they are in the report
         for seed in (random.seed, np.random.seed, torch.manual_seed): seed(0)
         try: yield
         finally: random.setstate(states[0]); np.random.set_state(states[1])
@@ -143,7 +143,7 @@ def _find(model, images, targets):
     return found
 
 def _open(model):
-    "Let a detector give boxes of any score."
+    "Let a detector return boxes of any score."
     for m in model.modules():
         if hasattr(f := getattr(m, 'test_filter', None), 'score_thr'): f.score_thr = 0.
     return model
@@ -216,7 +216,7 @@ def _check_pictures(p):
 
 # %% ../nbs/098_checkup.ipynb #a7f3a15d
 def _moved(t, image):
-    "Was a picture resized behind its target's back? The two sizes, or None."
+    "Was a picture resized without its target? The two sizes, or None."
     if 'ori_size' not in t or any(t.get(k) for k in ('cropped', 'moved', 'mixed')):
         return None
     (h, w), (x, y) = t['ori_size'], t.get('scale', (1., 1.))
@@ -298,7 +298,7 @@ def _check_classes(p):
 
 # %% ../nbs/098_checkup.ipynb #9ea3fcea
 def _check_anchors(p):
-    "Which share of the objects has an anchor that the matcher lets learn?"
+    "Which share of the objects has an anchor that the matcher makes positive?"
     head = getattr(p.model, 'rpn_head', None) or getattr(p.model, 'bbox_head', None)
     anchors, matcher = getattr(head, 'anchors', None), getattr(head, 'matcher', None)
     if not hasattr(anchors, 'cells') or not hasattr(matcher, 'pos_iou'):
@@ -430,9 +430,9 @@ def _check_losses(p):
         return _fault(f'{_some(odd)} not finite', expected,
                       'the weights are lost: start again from the last good file with a '
                       'smaller rate or clip_grad')
-    said = ', '.join(f'{k} {v:.3g}' for k, v in now.items())
+    terms = ', '.join(f'{k} {v:.3g}' for k, v in now.items())
     total = np.sum([v for v in p.terms.values()], 0) if p.terms else np.zeros(0)
-    if len(total) < 10: return _ok(f'{said}; no log of ten steps or more', expected)
+    if len(total) < 10: return _ok(f'{terms}; no log of ten steps or more', expected)
     k = max(len(total) // 5, 3)
     first, last = float(np.median(total[:k])), float(np.median(total[-k:]))
     found = (
@@ -557,7 +557,7 @@ def _measured(p, pictures):
 def _check_evaluation(p, pictures):
     "Do detections arrive at the truths that they are measured against?"
     expected = (
-        'ids of pictures and categories that the truths know, '
+        'ids of pictures and categories that the truths have, '
         'and as many objects reached by way of the ids as on the pictures')
     if p.val is None or not hasattr(p.val, 'category_ids') or isinstance(p.model, RPN):
         return _skip('no data set with ids to measure on', expected)
@@ -614,19 +614,19 @@ def examine(
     steps:int,      # to learn two of them by heart; 0: none
     pictures:int,   # to be measured on
 )->list:            # of `Check`, in the order of a training
-    "Ask all checks, those after a fault that decides their answer excepted."
-    asked = {'pictures': _check_pictures, 'boxes': _check_boxes, 'classes': _check_classes,
+    "Run all checks, except those after a fault that decides their result."
+    every = {'pictures': _check_pictures, 'boxes': _check_boxes, 'classes': _check_classes,
              'anchors': _check_anchors, 'gradients': _check_gradients,
              'learning rate': _check_rate, 'losses': _check_losses,
              'overfit': lambda p: _check_overfit(p, steps),
              'boxes or classes': _check_found, 'scores': _check_scores,
              'evaluation': lambda p: _check_evaluation(p, pictures)}
     checks, bad = [], []
-    for name, ask in asked.items():
+    for name, check in every.items():
         cause = next((b for b in bad if b in _AFTER.get(name, ())), None)
         checks.append(Check(name,
-                            *(ask(p) if cause is None
-                              else _skip('to be asked again without the fault of '
+                            *(check(p) if cause is None
+                              else _skip('to be checked again without the fault of '
                                          f'{cause}'))))
         if checks[-1].verdict == 'fault': bad.append(name)
     return checks

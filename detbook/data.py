@@ -54,7 +54,7 @@ _OF_OBJECTS = ('id', 'image_id', 'category_id', 'bbox', 'area', 'iscrowd', 'segm
                'keypoints', 'num_keypoints', 'origin')
 
 def _keep_more(records, known):
-    "What records say beyond the known keys, as JSON; None where it is nothing."
+    "The keys of records beyond the known ones, as JSON; None where there are none."
     more = [{k: v for k,v in r.items() if k not in known} for r in records]
     return (_Flat([json.dumps(m, default=str).encode() if m else b'' for m in more])
             if any(more) else None)
@@ -73,7 +73,7 @@ def _stratify(groups, objects, share, seed):
                                  torch.zeros_like(has[0]))
     for c in has.sum(0).argsort(stable=True).tolist():
         for n in (left & (has[:, c] > 0)).nonzero().flatten().tolist():
-            # how far the second side would be off its share of what was dealt
+            # how far the second side would be off its share of what is assigned so far
             take, leave = off + (1-share)*has[n], off - share*has[n]
             second = bool((take*weight).norm() < (leave*weight).norm())
             off, left[n] = take if second else leave, False
@@ -123,8 +123,8 @@ class CocoDataset(torch.utils.data.Dataset):
         self.keypoint_names, self.skeleton, self.flip_pairs = read_keypoints(
             d['categories'], self.name)
         self._pack(recs, anns)
-        said = {plain_id(r.get('id')): r for r in d['images']}
-        self._image_more = _keep_more([said[plain_id(r[0])] for r in recs], _OF_IMAGES)
+        by_id = {plain_id(r.get('id')): r for r in d['images']}
+        self._image_more = _keep_more([by_id[plain_id(r[0])] for r in recs], _OF_IMAGES)
         self._category_more = {c['id']: {k: v for k,v in c.items()
                                          if k
                                          not in ('id', 'name', 'keypoints', 'skeleton')}
@@ -212,7 +212,7 @@ class CocoDataset(torch.utils.data.Dataset):
     def record(self,
         i:int,      # which picture, from 0
     )->dict:        # id, file_name, height, width, and the rest of its record
-        "Return what the file says of picture `i`."
+        "Return the record of picture `i`, as the file has it."
         self._at(i)
         h, w = self.sizes[i].tolist()
         return (dict(id=_id_at(self.image_ids, i),

@@ -13,7 +13,7 @@ import warnings
 # %% ../nbs/067_dataloaders.ipynb #d055bed7
 with warnings.catch_warnings():
     # fastai compiles a helper as it is imported, and
-    # newer PyTorch has something to say about that
+    # newer PyTorch warns about that
     warnings.simplefilter('ignore', FutureWarning)
     import fastai.data.core  # noqa: F401
 
@@ -132,7 +132,7 @@ class DetectionDL(DataLoader):
     def to(self,
         device:torch.device,    # where the batches will go
     ):                          # this loader
-        "Say where the batches will go."
+        "Set the device of the batches."
         self.device = device
         return self
 
@@ -158,9 +158,9 @@ def _is_random(step):
 
 def still(
     transforms:Any,  # of a data set: an `Augment`, or another callable on (image, target)
-)->Any:  # the same where nothing in it is drawn at random; else a copy without chance
-    """Leave out what training does at random: what is measured
-    has to be seen as it is, and to be found again."""
+)->Any:  # the same where nothing in it is drawn at random; else a copy without these steps
+    """Leave out random steps: pictures are measured as they are,
+    and detections need a place in the original picture."""
     if transforms is not None and not callable(transforms):
         raise TypeError(f'transforms is {transforms!r:.60}; expected a callable on '
                         '(image, target)')

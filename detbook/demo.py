@@ -40,7 +40,7 @@ def small_detector(
     masks:bool=True,        # a Mask R-CNN? else a Faster R-CNN
     channels:int=64,        # of the pyramid and the heads
     # many small objects per image? then more samples, finer
-    # reads and a heavier box loss for the second stage
+    # sampling points and a heavier box loss for the second stage
     crowded:bool=False,
     # such as a trained `EfficientNetLite`; None: a ResNet-18 that begins at random
     backbone:torch.nn.Module|None=None,
@@ -179,7 +179,7 @@ def detbook_demo(
     learn.logger = lambda row: print('  '.join(f'{v:12.4f}' if isinstance(v, float)
                                                else f'{str(v):>12}' for v in row),
                                      flush=True)
-    # a log file gets a line an epoch
+    # a log file gets one line per epoch
     seen = sys.stdout.isatty() or 'ipykernel' in sys.modules
     with contextlib.nullcontext() if seen else learn.no_bar():
         learn.fit_one_cycle(epochs, lr, pct_start=.4 if quick else .25, moms=(.9,.85,.9),

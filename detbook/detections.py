@@ -178,7 +178,7 @@ class Detections(dict):
         return rows
 
     def to_frame(self):  # a pandas DataFrame: x1, y1, x2, y2, score, label, name, source
-        "Lay the detections out as a table, a row each. ImportError without pandas."
+        "Make a table of the detections, one row each. ImportError without pandas."
         try: import pandas as pd
         except ImportError:
             raise ImportError('to_frame needs pandas: pip install pandas') from None
@@ -245,35 +245,35 @@ class Detections(dict):
 @checked('num_classes int 1..')
 def any_class(
     suppress:Callable,  # suppression, such as `NMS`: called with boxes, scores, groups
-    num_classes:int,    # groups number the classes of each image through: so many an image
+    num_classes:int,    # groups number the classes image by image: this many per image
 )->Callable:            # called in the same way
-    "Make a suppression that does not mind the classes."
+    "Make a suppression that ignores the classes."
     return lambda boxes, scores, groups: suppress(boxes, scores, groups // num_classes)
 
 @checked('score_thr? 0..1, iou? 0..1, max_per_img? int 1..')
 def changed_filter(
     model:nn.Module,                    # a detector
-    score_thr:float|None=None,  # from 0 to 1: answers must score higher to be looked at
+    score_thr:float|None=None,  # from 0 to 1: detections must score higher to be kept
     # from 0 to 1: detections that overlap a better one by more are dropped
     iou:float|None=None,
     max_per_img:int|None=None,          # detections to keep
     class_agnostic:bool|None=None,  # does a detection suppress those of other classes too?
 )->Callable|None:  # a changed copy, for `predict`; None where nothing is to change
-    """Copy what a detector lets through, with other numbers; ValueError for a number out
+    """Copy a detector's filter with other numbers; ValueError for a number out
     of range, or a detector without a filter."""
-    asked = {k: v
-             for k,v in dict(score_thr=score_thr, iou=iou, max_per_img=max_per_img,
-                             class_agnostic=class_agnostic).items() if v is not None}
-    if not asked: return None
+    new = {k: v
+           for k,v in dict(score_thr=score_thr, iou=iou, max_per_img=max_per_img,
+                           class_agnostic=class_agnostic).items() if v is not None}
+    if not new: return None
     own = getattr(getattr(model, 'roi_head', None) or getattr(model, 'bbox_head', None),
                   'test_filter', None)
     if own is None or 'test_filter' not in inspect.signature(model.predict).parameters:
         raise ValueError(f'{type(model).__name__}.predict takes no test_filter, '
-                         f'so {", ".join(asked)} cannot be changed')
+                         f'so {", ".join(new)} cannot be changed')
     f = copy.copy(own)
     f.suppress = copy.copy(own.suppress)
-    f.score_thr, f.max_per_img = (asked.get('score_thr', f.score_thr),
-                                  asked.get('max_per_img', f.max_per_img))
+    f.score_thr, f.max_per_img = (new.get('score_thr', f.score_thr),
+                                  new.get('max_per_img', f.max_per_img))
     if iou is not None: f.suppress.iou = iou
     if class_agnostic is False and getattr(f, 'class_agnostic', False):
         f.class_agnostic = False
@@ -283,7 +283,7 @@ def changed_filter(
 
 # %% ../nbs/069_detections.ipynb #afaf9a3d
 def _stretch(mask, box, size):
-    "What `mask_patch` does; called for every mask, so its arguments are not looked at."
+    "What `mask_patch` does; called for every mask, so its arguments are not checked."
     (x1, y1, x2, y2), (h, w), (H, W) = box, mask.shape, size
     if (h, w) == (H, W): return x1, y1, mask[y1:y2, x1:x2].clone()
     left, right = max(int((x1 - 1) * W/w), 0), min(math.ceil((x2 + 1) * W/w), W)
@@ -304,7 +304,7 @@ def mask_patch(
     size:tuple,     # (H,W) to which it is stretched
     # x, y and a (n,m) bool tensor: the stretched mask from there on; all else is empty
 )->tuple:
-    "Stretch a mask smoothly and cut it at one half, within its box alone."
+    "Stretch a mask smoothly and cut it at one half, only within its box."
     (x1, y1, x2, y2), (h, w) = box, mask.shape
     if not (x1 <= x2 <= w and y1 <= y2 <= h):
         raise ValueError(f'box is {tuple(box)}; expected x1 <= x2 <= {w} and y1 <= y2 <= '
@@ -327,7 +327,7 @@ def _whole(patches, size):
     return out
 
 def _run_length(patch, size):
-    "A patch as run lengths down the columns, from its own columns alone."
+    "A patch as run lengths down the columns, only from its own columns."
     (x, y, m), (H, W) = patch, size
     columns = np.zeros((m.shape[1], H), np.int8)
     columns[:, y:y+m.shape[0]] = m.T.numpy()
@@ -375,7 +375,7 @@ def merge_tiles(
     # from 0 to 1: boxes that overlap a better one of their class by more are dropped
     iou:float=.5,
 )->Tensor:          # (K,) int64: which to keep, best first
-    "Drop boxes that a tile has cut, then suppress doubles."
+    "Drop boxes that a tile has cut, then suppress duplicates."
     w, h = (windows[:, 2:] - windows[:, :2]).unbind(1)
     near = (torch.stack([w, h, w, h], 1) / 64).clamp(min=1)
     border = torch.tensor([0, 0, size[1], size[0]], dtype=windows.dtype)
@@ -386,7 +386,7 @@ def merge_tiles(
 # %% ../nbs/069_detections.ipynb #1ec31cf4
 @checked('size pair int 1.., iou 0..1, max_per_img? int 1.., score_thr? 0..1')
 def join_windows(
-    found:list,                 # what `bring_back` gave for each window of a picture
+    found:list,                 # what `bring_back` returned for each window of a picture
     windows:list,               # x1, y1, x2, y2 of each
     size:tuple,                 # (H,W) of the picture
     # from 0 to 1: of boxes in several windows, those that
@@ -397,8 +397,8 @@ def join_windows(
     class_agnostic:bool=False,
     score_thr:float|None=None,  # from 0 to 1: keep what scores higher
     rle:bool=False,             # masks as run lengths? else (N,H,W) bool
-)->dict:                        # what the picture holds; of several windows, best first
-    "Put together what the windows of a picture have shown."
+)->dict:    # the detections of the picture; of several windows, best first
+    "Join the detections of the windows of a picture."
     check('found some dict, windows some four int 0..', found, windows)
     check_detections([{k: v for k,v in d.items() if k != 'masks'} for d in found],
                      len(windows), ('boxes', 'scores', 'labels'), 'found')
@@ -497,7 +497,7 @@ def _paint(pixels, found, classes, skeleton, zoom):
 
 # %% ../nbs/069_detections.ipynb #6a3353d6
 def _picture_kind(path, sources):
-    """As what a picture is written; ValueError for a suffix that is none,
+    """The format in which a picture is written; ValueError for an unknown suffix,
     and where it would replace what it is drawn from."""
     kind = Image.registered_extensions().get(Path(path).suffix.lower())
     if kind not in ('PNG', 'JPEG', 'BMP', 'WEBP', 'TIFF', 'GIF'):
@@ -516,7 +516,7 @@ def show_result(
     classes:list[str]|None=None,# names of the classes; None: the result's own
     # leave out what scores less, 0 to 1; a dict has a score for each class by name
     min_score:float|dict=.3,
-    out_file:str|Path|None=None,# picture to write; its suffix says of which kind
+    out_file:str|Path|None=None,# picture to write; its suffix gives the format
     max_side:int=1600,          # a larger picture is shrunk to this, pixels
     bgr:bool=False,             # is the picture an array with blue first?
     skeleton:tuple|None=None,   # pairs of keypoints to join; None: COCO's for 17

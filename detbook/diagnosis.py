@@ -19,7 +19,7 @@ KINDS = 'Cls', 'Loc', 'Both', 'Dupe', 'Bkg', 'Miss'     # of errors, after TIDE
 _NEAR, _HIT = .1, .5  # overlaps from which a truth is touched, and found
 
 class Errors(NamedTuple):
-    "What is wrong with the detections of a data set, and its price."
+    "What is wrong with the detections of a data set, and what it costs."
     # (N,) number in KINDS of each detection, in the order
     # of the matches; -1: right, or it does not count
     kind: np.ndarray
@@ -60,10 +60,10 @@ def find_errors(
     pairs:Callable,     # how overlap is measured, as for `match_all`
     classes:int,        # how many classes there are
 )->Errors:              # the kind of each, and what each kind costs
-    "Sort errors into kinds, and price them."
+    "Sort errors into kinds, and compute what each kind costs."
     n, state, own = len(matches.row), matches.state[0, 0], found.take(matches.row)
     by, at = np.argsort(own.image, kind='stable'), np.argsort(truths.image, kind='stable')
-    some = truths.take(at)._replace(label=np.zeros(len(at), int))  # one group an image
+    some = truths.take(at)._replace(label=np.zeros(len(at), int))  # one group per image
     d, t, iou = group_pairs(own.take(by), some, own.image[by], some.image, pairs, _NEAR)
     d, t = by[d], at[t]
     counts = ~matches.free[0]
@@ -102,15 +102,15 @@ def confusion_matrix(
     least:np.ndarray,   # (K,) score from which a detection of each class counts
     # (K+1,K+1) counts: truths down, detections across; the last of each is background
 )->np.ndarray:
-    "Count which class is found where which is, at an IoU of .5."
+    "Count the pairs of true and predicted class, at an IoU of .5."
     found = found.take(np.flatnonzero(found.score >= least[found.label]))
     m = match_all(found, truths, pairs, sizes=((0, np.inf),), classes=False,
                   thresholds=np.array([_HIT]))
     state, out = m.state[0, 0], np.zeros((classes + 1, classes + 1), int)
-    said = found.label[m.row]
+    predicted = found.label[m.row]
     np.add.at(out,
               (np.where(state == 1, np.append(truths.label, classes)[m.truth[0]],
-                        classes)[state < 2], said[state < 2]), 1)
+                        classes)[state < 2], predicted[state < 2]), 1)
     left = ~m.free[0]
     left[m.truth[0][state == 1]] = False
     np.add.at(out, (truths.label[left], classes), 1)
@@ -183,7 +183,7 @@ def draw_images(
 _CELLS = 4_000_000      # draws times detections at once
 
 def weighted_ap(
-    # (N,) of the detections of a class from the surest on:
+    # (N,) of the detections of a class by falling score:
     # 0 wrong, 1 right, 2 does not count
     state:np.ndarray,
     weight:np.ndarray,  # (B,N) how often each counts: whole numbers
@@ -240,7 +240,7 @@ def interval(
     values:np.ndarray,  # (B,) of the draws
     level:float=.95,    # share of the draws inside
 )->tuple:               # low, high; nan where there are no values
-    "Give the middle share of values."
+    "Return the ends of the middle share of values."
     values = values[~np.isnan(values)]
     if not len(values): return np.nan, np.nan
     return tuple(float(v) for v in np.quantile(values, [.5 - level/2, .5 + level/2]))
@@ -249,6 +249,6 @@ def interval(
 def sign_share(
     differences:np.ndarray, # (B,) of the draws
 )->float:                   # from 0 to 1, like a p-value; nan where there are no values
-    "Give twice the share of draws whose difference is zero or has the rarer sign."
+    "Return twice the share of draws whose difference is zero or has the rarer sign."
     x = differences[~np.isnan(differences)]
     return float(min(1., 2*min((x <= 0).mean(), (x >= 0).mean()))) if len(x) else np.nan

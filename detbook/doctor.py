@@ -13,7 +13,7 @@ from pathlib import Path
 from typing import Any
 import numpy as np
 from torch import nn
-# first: it passes over a FutureWarning that fastai brings about
+# first: it suppresses a FutureWarning of fastai
 from .learner import DetectionLearner, still
 from .cli import nearest
 from .core import checked
@@ -36,8 +36,8 @@ class DoctorReport:
     def __init__(self,
         name:str,           # of what was examined
         checks:list,        # of `Check`
-        images:list=(),     # of two pictures
-        targets:list=(),    # and their truths
+        images:list=(),     # two pictures
+        targets:list=(),    # their truths
         classes:list=(),    # names of the data's classes
     ):
         self.name, self.checks, self.images, self.targets, self.classes = (
@@ -55,7 +55,7 @@ class DoctorReport:
 
     def __getitem__(self,
         name:str,   # of a check
-    )->Check:       # its answer
+    )->Check:       # its result
         "The check of a name; KeyError where there is none."
         for c in self.checks:
             if c.name == name: return c
@@ -77,7 +77,7 @@ class DoctorReport:
     __repr__ = table
 
     def to_dict(self)->dict: # name, faults, checks
-        "What the report says, as JSON has it."
+        "The report as a dict that JSON can hold."
         return dict(name=self.name, faults=[c.name for c in self.faults],
                     checks=[c._asdict() for c in self.checks])
 
@@ -175,7 +175,7 @@ def doctor(
     steps:int=40,           # on two pictures, to learn them by heart; 0: none
     pictures:int=16,        # to look at, from all over the data set
 )->DoctorReport:            # to be printed; `faults`, `show()`, `to_json(path)`
-    """Say why a detector's average precision is 0; nothing of what is examined is changed.
+    """Find out why a detector's average precision is 0; nothing that is examined is changed.
     TypeError for what is no Learner, run or detector."""
     if isinstance(patient, DetectionLearner): p = _of_learner(patient)
     elif isinstance(patient, (str, os.PathLike, Run)):
@@ -217,7 +217,7 @@ def detbook_doctor(
     json:str|None=None,     # file for the report
     show:str|None=None,     # file for two pictures as the network gets them, .png
 )->DoctorReport:            # as it was printed
-    """Say why the average precision of a run is 0:
+    """Find out why the average precision of a run is 0:
     checks from the picture to the evaluation."""
     mine = [Path(run)/n for n in ('run.json', 'log.jsonl', 'metrics.jsonl', 'config.py')]
     for path, flag in ((json, '--json'), (show, '--show')): never_over(path, mine, flag)

@@ -32,7 +32,7 @@ class WeightAverage:
                      'StochasticWeightAverage']='ExpMomentumEMA',
         # updates that the beginning takes; None: as usual for the rule
         gamma:int|None=None,
-        interval:int=1,  # average after every so many updates; the others are only counted
+        interval:int=1,  # average in every n-th update; the others are only counted
         # average buffers, such as a norm's statistics, as well?
         update_buffers:bool=False,
     ):
@@ -59,7 +59,7 @@ class WeightAverage:
     def share(self,
         count:int,  # updates that were made before
     )->float:       # 1: a copy
-        "Give the share of the newest weights in an update."
+        "Return the share of the newest weights in an update."
         m, g = self.momentum, self.gamma
         if count == 0: return 1.
         if self.rule == 'ExpMomentumEMA': return (1 - m)*math.exp(-(1 + count)/g) + m
@@ -69,7 +69,7 @@ class WeightAverage:
 
     @torch.no_grad()
     def update(self):
-        "Take the weights of now into the average."
+        "Update the average with the current weights."
         count, now, self.count = self.count, self._now(), self.count + 1
         if count == 0: self.averages = {k: t.detach().clone() for k,t in now.items()}
         elif count % self.interval == 0:
@@ -97,7 +97,7 @@ class WeightAverage:
         averages:dict,  # name -> tensor, as `averages` has them
         count:int,      # as `count` was
     ):
-        "Go on where another average was. ValueError for one of another model."
+        "Continue from a saved average. ValueError for one of another model."
         now = self._now()
         for k in sorted(now.keys() | averages.keys()) if count else ():
             if not isinstance(averages.get(k, torch.ones(())), torch.Tensor):

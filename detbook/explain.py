@@ -66,10 +66,10 @@ class Choice:
     labels: Tensor      # (K,) int64 class; 0 where there are none yet
     source: Tensor      # (K,) int64: the anchor or proposal that each comes from
     groups: Tensor  # (K,) int64: candidates of different groups do not suppress each other
-    # (K,) bool: large enough, and in a dense detector above the score that is asked for
+    # (K,) bool: large enough, and in a dense detector above the score threshold
     valid: Tensor
     kept: Tensor        # (K,) bool: survived suppression
-    suppressor: Tensor  # (K,) int64: the candidate that suppressed it, -1: nobody
+    suppressor: Tensor  # (K,) int64: the candidate that suppressed it, -1: none
     overlap: Tensor     # (K,) IoU with the suppressor
     chosen: Tensor      # (M,) int64: candidates that go on, best first
     # boxes that overlap a better one by more are dropped; None: another rule
@@ -119,17 +119,17 @@ class Heatmaps:
 # %% ../nbs/076_explain.ipynb #25d97cf2
 @dataclass
 class Trace:
-    "One prediction with all of its stages, in pixels of the picture that was given."
+    "One prediction with all of its stages, in pixels of the given picture."
     image: Tensor       # (3,H,W) as it was given
-    resized: Tensor     # (3,h,w) as the detector was shown it
+    resized: Tensor     # (3,h,w) as the detector gets it
     pixels: Tensor      # (3,h',w') normalised and padded: what the backbone gets
-    pyramid: Pyramid    # what the neck gives
+    pyramid: Pyramid    # the output of the neck
     anchors: Anchors|None  # those of the first head; None: the proposals were given
     # the choice of proposals; None: there is none, or the filter is your own
     proposals: Choice|None
     rois: Proposals|None        # the proposals (1,P,..) that the second stage looks at
     stages: list        # a Stage for each box head
-    # (P,C+1) what all box heads together say of the classes, background last
+    # (P,C+1) class probabilities of all box heads together, background last
     scores: Tensor|None
     # (P,C,4) xyxy: the last box head's box for each class; (P,1,4) if there is one for all
     class_boxes: Tensor|None
@@ -137,7 +137,7 @@ class Trace:
     final: Choice|None  # the choice of detections; None: the filter is your own
     masks: Masks|None   # before and after pasting
     heatmaps: Heatmaps|None     # of keypoints
-    # boxes (M,4), scores, labels, and masks and keypoints: what `predict` gives
+    # boxes (M,4), scores, labels, and masks and keypoints: what `predict` returns
     detections: dict
     step: Step|None     # a training step on this picture, if a target was given
     classes: tuple      # names, or empty
@@ -179,15 +179,15 @@ class Trace:
             lines.append(f'{len(self.anchors.boxes)} '
                          f'{"anchors" if self.anchors.points is None else "points"} on '
                          f'{len(self.pyramid.levels)} levels')
-        say = (lambda c:
-               '{candidates} candidates, {invalid} not valid, {suppressed} suppressed, '
-               '{beyond} beyond the limit, {chosen} chosen'.format(**c.counts()))
-        if self.proposals is not None: lines.append(f'proposals: {say(self.proposals)}')
+        count = (lambda c:
+                 '{candidates} candidates, {invalid} not valid, {suppressed} suppressed, '
+                 '{beyond} beyond the limit, {chosen} chosen'.format(**c.counts()))
+        if self.proposals is not None: lines.append(f'proposals: {count(self.proposals)}')
         if self.stages:
             lines.append(f'{len(self.stages)} box head{"s" * (len(self.stages) > 1)} '
                          f'looked at {len(self.stages[0].boxes)} proposals')
         if self.final is not None and self.final is not self.proposals:
-            lines.append(f'detections: {say(self.final)}')
+            lines.append(f'detections: {count(self.final)}')
         return '\n'.join([*lines, f'{len(self.detections["boxes"])} detections'])
 
 # %% ../nbs/076_explain.ipynb #cb4c2e80
@@ -230,7 +230,7 @@ def _limit_of(suppress):
     return getattr(suppress, 'iou', None) if not hasattr(suppress, 'sigma') else None
 
 def _class_choice(f, logits, deltas, proposals, coder, sizes, back):
-    """How a filter chose detections of the box head's answers,
+    """How a filter chose detections among the box head's outputs,
     or None for a filter of another kind."""
     if not isinstance(f, DetectionFilter): return None
     c = f.candidates(logits, deltas, proposals, coder, sizes)
@@ -240,7 +240,7 @@ def _class_choice(f, logits, deltas, proposals, coder, sizes, back):
                    _limit_of(f.suppress), f.max_per_img, back)
 
 def _dense_choice(f, out, coder, sizes, back):
-    """How a filter chose detections of a dense head's answers,
+    """How a filter chose detections among a dense head's outputs,
     or None for a filter of another kind."""
     if not isinstance(f, DenseFilter): return None
     boxes, scores, labels, valid = (x[0] for x in f.candidates(out, coder, sizes))
@@ -279,7 +279,7 @@ def _anchors(head, out, sizes, back):
 
 # %% ../nbs/076_explain.ipynb #b94e110b
 def _second_stage(roi, canvas, proposals, batch, back):
-    "The stages, what they agree on, and the choice among their answers."
+    "The stages, their joint scores, and the choice among their outputs."
     sizes = batch.size_tensor()
     proposals = proposals.trimmed()
     several = hasattr(roi, 'run_stages')
@@ -348,7 +348,7 @@ def _walk(model, image, resized, proposals):
         t['anchors'] = _anchors(head, out, batch.size_tensor(), back)
         seen = (out._replace(deltas=head.distances(out.deltas.detach(), head.units(out)))
                 if out.anchors.shape[1] == 2 else out)
-    if roi is None and not hasattr(head, 'detect'):  # a proposal network alone
+    if roi is None and not hasattr(head, 'detect'):  # only a proposal network
         t['proposals'] = t['final'] = _proposal_choice(head.test_filter, seen, head.coder,
                                                        batch.size_tensor(), back)
         p = head.propose(out, batch).to_list()[0]
@@ -432,8 +432,8 @@ def explain(
                                    **({} if shape == size else dict(sizes=[size])))[0],
                      t['detections']):
             raise ValueError(f'the parts of {type(model).__name__}, '
-                             'asked one after the other, give other detections than its '
-                             'own predict: it cannot be explained')
+                             'called one after the other, return other detections than '
+                             'its own predict: it cannot be explained')
         step = None
         if target is not None:
             step = hear_step(model, shown, _resize_target(target, size, shape), back,

@@ -39,7 +39,7 @@ def suppress_mask(
     iou:float,      # boxes that overlap a better one of their row by more are dropped
 )->Tensor:          # (G,M,N) bool: which are kept
     """Suppress in every row, and mark what is kept:
-    the answer has the shape of the question."""
+    the result has the shape of the scores."""
     check('boxes float (G,N,4), scores float (G,M,N), iou 0..1', boxes, scores, iou)
     M, N = scores.shape[1:]
     if 0 in scores.shape: return torch.zeros_like(scores, dtype=torch.bool)
@@ -134,7 +134,7 @@ class _Whole(nn.Module):
 
     def _candidates(self, scores, splits, most):
         """The best scores (B,k) of each level and their places in the row (B,N);
-        where sizes are open, as many a level as there may be at most."""
+        where sizes are open, the largest possible number per level."""
         begin = 0
         for n in splits:
             level, k = scores[:,begin:begin+n], most
@@ -265,7 +265,7 @@ class _Whole(nn.Module):
 
 # %% ../nbs/079_export.ipynb #ea5e94b5
 class _Dense(nn.Module):
-    """The part of a detector that is convolutions: what the first head says,
+    """The convolutions of a detector: the outputs of the first head,
     and of a two-stage detector the pyramid too."""
     def __init__(self, model):
         super().__init__()
@@ -316,11 +316,11 @@ def _check_exportable(model, size):
 
 # %% ../nbs/079_export.ipynb #7e40c25b
 def _notes(model, **more):
-    """What a file says about its detector: names, how
+    """What a file records about its detector: names, how
     pictures are resized, how masks and keypoints are read."""
-    ask, roi = Predictor(model), getattr(model, 'roi_head', None)
-    notes = dict(_format=1, detector=type(model).__name__, classes=list(ask.classes),
-                 scale=ask.scale, antialias=ask.antialias,
+    own, roi = Predictor(model), getattr(model, 'roi_head', None)
+    notes = dict(_format=1, detector=type(model).__name__, classes=list(own.classes),
+                 scale=own.scale, antialias=own.antialias,
                  divisor=model.preprocess.pad_divisor, **more)
     mask, points = getattr(roi, 'mask_head', None), getattr(roi, 'keypoint_head', None)
     if mask is not None:
@@ -331,7 +331,7 @@ def _notes(model, **more):
     return notes
 
 def _outputs(model, part):
-    "The names of what a file answers."
+    "The names of the outputs of a file."
     roi = getattr(model, 'roi_head', None)
     if part == 'dense':
         head = getattr(model, 'rpn_head', None) or model.bbox_head
@@ -343,7 +343,7 @@ def _outputs(model, part):
     return ['boxes', 'scores', 'labels', 'valid', *filter(None, [more])]
 
 def _levels(model):
-    "How many levels the neck gives."
+    "How many levels the neck returns."
     return getattr(model.neck, 'num_outs', 1)
 
 # %% ../nbs/079_export.ipynb #d8827433
@@ -414,9 +414,9 @@ def export(
     # 'batch', 'size' or True, both: what may be another number than at the time of writing
     dynamic:bool|str=False,
     batch:int=1,                # pictures at once
-    # 'whole': from pixels to detections; 'dense': to what the first head says
+    # 'whole': from pixels to detections; 'dense': to the outputs of the first head
     part:str='whole',
-    # keep weights as float16, in half the space? ONNX computes in float32 all the same
+    # keep weights as float16, in half the space? ONNX still computes in float32
     half:bool=False,
 )->Path:                        # the file
     """Write a detector as a file that runs without this library.
@@ -446,8 +446,8 @@ def export(
 
 # %% ../nbs/079_export.ipynb #42637151
 def _read_notes(text, path):
-    """What a file says about its detector; ValueError
-    where that is missing or of another time."""
+    """What a file records about its detector; ValueError
+    where that is missing or of another version."""
     if text is None:
         raise ValueError(f'{path} says nothing about classes and sizes of pictures; '
                          'expected a file that detbook.export.export wrote')
@@ -495,7 +495,7 @@ class OnnxDetector:
     "A detector in a file. `predict` gives `Detections`, as `inference_detector` does."
     def __init__(self,
         run:Callable,   # images (B,3,H,W) and sizes (B,2) -> a list of tensors
-        notes:dict, # what the file says
+        notes:dict, # what the file records
         path:Path,  # of the file
     ):
         self.run, self.notes, self.path, self.classes = (
@@ -527,9 +527,9 @@ class OnnxDetector:
     def look(self,
         images:list,    # tensors (3,h,w) RGB, 0..255, as they are shown
         # of dicts: boxes, scores, labels, perhaps masks (N,m,m),
-        # heatmaps (N,K,s,s): what the file answers, without empty slots
+        # heatmaps (N,K,s,s): the outputs of the file, without empty slots
     )->list:
-        "Ask about pictures that have their sizes already."
+        "Detect objects in pictures that have their sizes already."
         if self.notes['part'] != 'whole':
             raise ValueError(f'{self.path} is the dense part of a detector, '
                              'which finds nothing by itself; export the whole one')
@@ -548,7 +548,7 @@ class OnnxDetector:
 
     def stream(self,
         items:Iterable,     # pictures of any kind
-        bs:int=1,           # at once, where the file does not say
+        bs:int=1,           # at once, where the file leaves it open
         bgr:bool=False,     # do arrays and tensors hold blue first?
         workers:int=4,      # threads that read files; 0: none
     )->Iterator:            # of Detections
@@ -582,7 +582,7 @@ class OnnxDetector:
     def predict(self,
         # a picture of any kind; a list or folder of them; a generator of frames
         imgs:object,
-        bs:int=1,           # at once, where the file does not say
+        bs:int=1,           # at once, where the file leaves it open
         bgr:bool=False,     # do arrays and tensors hold blue first?
     ):                      # Detections; a list of them; a generator of them
         "Detect objects: the twin of `inference_detector`."
@@ -616,7 +616,7 @@ def detbook_export(
     # what may be another number than in the file
     dynamic:Literal['no', 'batch', 'size', 'both']='no',
     batch:int=1,                                        # pictures at once
-    # from pixels to detections; or to what the first head says
+    # from pixels to detections; or to the outputs of the first head
     part:Literal['whole', 'dense']='whole',
     half:bool=False,                                    # keep weights as float16
     overwrite:bool=False,  # replace the file, where it is there

@@ -33,7 +33,7 @@ class Columns(NamedTuple):
 
     def take(self,
         rows:np.ndarray,    # numbers of rows
-    )->'Columns':           # with these alone
+    )->'Columns':           # with only these
         "Choose rows, in this order."
         def pick(x):
             if x is None or isinstance(x, np.ndarray): return x if x is None else x[rows]
@@ -249,7 +249,7 @@ def _runs(x):
     return first, np.diff(np.append(first, len(x)))
 
 def greedy(
-    # (P,) detections of the pairs, numbered group by group, in each from the surest on
+    # (P,) detections of the pairs, numbered group by group, in each by falling score
     d:np.ndarray,
     t:np.ndarray,           # (P,) truths of the pairs
     iou:np.ndarray,         # (P,) overlaps
@@ -285,11 +285,11 @@ def greedy(
 
 # %% ../nbs/061_fast_eval.ipynb #6875e100
 class Matches(NamedTuple):
-    "What became of every detection; by class, and in a class from the surest on."
+    "What became of every detection; by class, and in a class by falling score."
     image: np.ndarray       # (N,) number of the image
     label: np.ndarray       # (N,) number of the class; 0 where classes do not matter
     score: np.ndarray       # (N,) confidence
-    rank: np.ndarray        # (N,) place in its image and class, 0 the surest
+    rank: np.ndarray        # (N,) place in its image and class by score, from 0
     row: np.ndarray         # (N,) row among the detections that were given
     # (A,T,N) for ranges of size and thresholds: 0 wrong, 1 right, 2 does not count
     state: np.ndarray
@@ -304,7 +304,7 @@ def match_all(
     pairs:Callable,     # box_pairs, mask_pairs or what point_pairs makes
     most:int=100,       # detections that count for each image and class
     sizes:tuple=tuple(SIZES.values()),  # ranges of area, both ends inside
-    classes:bool=True,  # compare within a class alone?
+    classes:bool=True,  # compare only within a class?
     thresholds:np.ndarray=THRESHOLDS,   # (T,) least overlaps
 )->Matches:             # what became of every detection
     "Match the detections of a data set to its truths as COCO does."
@@ -347,7 +347,7 @@ def curves(
                        for free in matches.free])
     for k, a in zip(*np.nonzero(counts.T)):
         here, n = slice(ends[k], ends[k+1]), counts[a, k]
-        # so many right ones reach each recall
+        # right detections that each recall needs
         need = np.searchsorted(np.arange(n + 1)/n, RECALLS)
         for i, most in enumerate(limits):
             state = matches.state[a, :, here]

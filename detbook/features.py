@@ -60,7 +60,7 @@ def _rows(ds):
     if isinstance(ds, CocoDataset):
         return [(ds, i, ds.transforms, None) for i in range(len(ds))]
     if hasattr(ds, 'rows') and hasattr(ds, 'own'):  # a PictureSet of the Learner
-        for part in ds.parts: _rows(part)  # refuses what it does not know
+        for part in ds.parts: _rows(part)  # raises for unknown data sets
         how = lambda part: part.transforms if ds.own is None else ds.own
         return [(part, k, how(part), name)
                 for (part, k), name in zip(ds.rows, ds.image_ids)]
@@ -71,12 +71,12 @@ def _rows(ds):
                     'or hides where they come from')
 
 # %% ../nbs/066_features.ipynb #524ef08c
-# what is no matter where a trunk is only looked through
+# attributes that do not change the output of a trunk in eval mode
 _NO_MATTER = ('training', 'trained', 'loaded_from', 'frozen_stages', 'norm_grad',
               'with_cp', 'arguments')
 
 def _trunk_key(model):
-    """A number for all that decides what the trunk of a detector gives for a picture:
+    """A hash of everything that decides the output of a detector's trunk for a picture:
     weights, settings, colours and padding."""
     seen, p = hashlib.blake2b(digest_size=16), model.preprocess
     def plain(v):
@@ -100,7 +100,7 @@ def check_frozen(
     model:nn.Module,    # a detector
 ):
     """Raise ValueError where the backbone of a detector
-    learns, and TypeError where it has none."""
+    is trainable, and TypeError where it has none."""
     if not all(isinstance(getattr(model, k, None), nn.Module)
                for k in ('backbone', 'preprocess')):
         raise TypeError(f'{type(model).__name__} has no backbone and preprocess, '
@@ -126,7 +126,7 @@ def check_features(
     # image id or None, and what is always done, as text
 )->list:
     """List pictures; ValueError or TypeError where their features cannot be kept:
-    other changes than a mirror, a trunk that learns."""
+    other changes than a mirror, a trainable trunk."""
     check_frozen(model)
     rows = _rows(dataset)
     hows = {id(t): '; '.join(filter(None, map(_how, _steps_of(t)))) for _,_,t,_ in rows}
@@ -181,7 +181,7 @@ class FeatureSet(Dataset):
                     :2]/f'{self.keys[i]}{"_mirrored"*mirrored}.safetensors')
 
     def _compute(self, model):
-        "Let the trunk look at all pictures of which nothing is there yet."
+        "Compute the features of all pictures that have no file yet."
         ways = (lambda transforms: (False, True) if _mirrors(_steps_of(transforms))
                 else (False,))
         wanted = {self._file(i, m): (i, m) for i, (_, _, t, *_) in enumerate(self.rows)
@@ -247,7 +247,7 @@ class FeatureSet(Dataset):
         model:nn.Module,    # a detector
     ):
         """Raise ValueError where the trunk of a detector is
-        not the one that the features are of, or learns."""
+        not the one that the features are of, or is trainable."""
         check_frozen(model)
         if _trunk_key(model) == self.trunk: return
         raise ValueError(f'the trunk of {type(model).__name__} is no longer the one that '

@@ -56,10 +56,10 @@ def _below(path, root):
 def _count(n, what): return f'{n:,} {what}{"s" * (n != 1)}'
 
 class Layout(NamedTuple):
-    "What a folder or file was taken for."
+    "The format of a folder or file, and its splits."
     format: str         # 'coco', 'voc', 'yolo', 'table' or 'mmdet'
     why: str            # one sentence
-    # name of a split -> where it is read; one that is called 'all' where there are none
+    # name of a split -> where it is read; without splits: one that is called 'all'
     splits: dict
     names: Path|None = None     # the file that names the classes, where there is one
     def __str__(self): return self.why
@@ -137,16 +137,16 @@ def _warn_unlearnt(name, split, train, has, learnt):
                   f'{"it" if len(new) == 1 else "them"} here', key=object())
 
 def _look_for(name, classes, have):
-    """Warn of classes that were asked for and are in none
-    of the files; ValueError where all of them are."""
+    """Warn of requested classes that are in none of the files;
+    ValueError where none of them is in any."""
     away = [c for c in classes if c not in have]
-    told = (
+    words = (
         f'{name}: there are no objects of '
         f'{some_of([repr(shown(c, 40)) for c in away])}'
         f'{nearest(away[0], list(have)) if away else ""}; the files have: '
         f'{some_of(sorted(have))}')
-    if away and len(away) == len(classes): raise ValueError(told)
-    if away: warn_once(told, key=object())
+    if away and len(away) == len(classes): raise ValueError(words)
+    if away: warn_once(words, key=object())
 
 def _train_of(splits):
     return next((s for s in splits if re.fullmatch(r'train(ing)?\d*', s)), None)
@@ -382,7 +382,7 @@ def _is_coco(path):
             and b'"categories"' in text)
 
 def _split_name(path):
-    "What a file's name says about its split, or else its folder's."
+    "The name of a split, from the name of its file, or else of its folder."
     name = re.sub(r'^(instances|annotations?|labels)[_.-]|'
                   r'[_.-]?(annotations?|coco|instances)(?=[_.-]|$)', '', path.stem)
     name = name.strip('_.-')
@@ -471,9 +471,9 @@ def guess_format(
     path:object,  # a folder; or a .json, .csv, .yaml or .pkl file; or a pandas data frame
     # 'coco', 'voc', 'yolo', 'table' or 'mmdet': look for nothing else
     format:str|None=None,
-)->Layout:                  # format, splits, and in one sentence why
-    """Say what a data set is written in; FileNotFoundError
-    or ValueError where it is nothing that is known."""
+)->Layout:                  # format, splits, and the reason in one sentence
+    """Guess the format of a data set; FileNotFoundError
+    or ValueError where it has no known format."""
     if format not in (None, *_LOOKS, 'table', 'mmdet'):
         raise ValueError(f'format is {format!r}; expected one of {", ".join(_LOOKS)}, '
                          f'table, mmdet{nearest(format, _LOOKS)}')
@@ -543,10 +543,10 @@ def read_records(
     path:object,  # a folder; or a .json, .csv, .yaml or .pkl file; or a pandas data frame
     # folder of the pictures; default: looked for in the usual places
     images:str|Path|None=None,
-    # 'coco', 'voc', 'yolo', 'table' or 'mmdet'; default: as `guess_format` says
+    # 'coco', 'voc', 'yolo', 'table' or 'mmdet'; default: what `guess_format` returns
     format:str|None=None,
     # which split, where there are several; of a VOC
-    # folder also a .txt file, a stem on each line
+    # folder also a .txt file with one stem per line
     split:str|None=None,
     # names to keep, in label order; default: all, the same in every split
     classes:list[str]|None=None,
@@ -616,10 +616,10 @@ def read_dataset(
     path:object,  # a folder; or a .json, .csv, .yaml or .pkl file; or a pandas data frame
     # folder of the pictures; default: looked for in the usual places
     images:str|Path|None=None,
-    # 'coco', 'voc', 'yolo', 'table' or 'mmdet'; default: as `guess_format` says
+    # 'coco', 'voc', 'yolo', 'table' or 'mmdet'; default: what `guess_format` returns
     format:str|None=None,
     # which split, where there are several; of a VOC
-    # folder also a .txt file, a stem on each line
+    # folder also a .txt file with one stem per line
     split:str|None=None,
     # names to keep, in label order; default: all, the same in every split
     classes:list[str]|None=None,
@@ -639,8 +639,8 @@ class VocDataset(CocoDataset):
     def __init__(self,
         # folder with Annotations/ and JPEGImages/, or with XML files beside the pictures
         path:str|Path,
-        # of ImageSets/Main, such as 'train', or a .txt file,
-        # a stem on each line; default: the only one
+        # of ImageSets/Main, such as 'train', or a .txt file
+        # with one stem per line; default: the only one
         split:str|None=None,
         *,
         # folder of the pictures; default: looked for in the usual places

@@ -45,7 +45,7 @@ def _front(repo, licence, rows, data):
     return yaml.safe_dump(front, sort_keys=False, allow_unicode=True)
 
 def _training(card):
-    "What the card of a run says, in lines."
+    "The training of a run by its card, in lines."
     lines = [f'- {d["images"]:,} pictures with {d["objects"]:,} objects in '
              f'`{Path(str(d["file"])).name}`, SHA-256 {str(d["sha256"])[:12]}'
              for d in card.get('data', ())
@@ -124,11 +124,11 @@ def hub_card(
 @checked
 def push_to_hub(
     file:str|Path,              # of a detector, as `save_detector` or a training wrote it
-    repo:str,                   # 'owner/name', which is made where it is not there
+    repo:str,                   # 'owner/name', created if it is not there
     result:Result|None=None,    # figures for the card, as `evaluate` and `test` give them
-    # of the weights, such as 'apache-2.0'; None: the card does not say
+    # of the weights, such as 'apache-2.0'; None: left out of the card
     licence:str|None=None,
-    private:bool=False,         # is a repository that is made seen by its owner alone?
+    private:bool=False,         # is a new repository visible only to its owner?
     token:str|None=None,        # None: that of `hf auth login` or $HF_TOKEN
 )->str:                         # what `init_detector` takes: hf://owner/name
     """Send a detector and its card to the Hugging Face Hub. ValueError or ConnectionError

@@ -74,15 +74,15 @@ def _too_large(file):
                 size = im.size
         except Exception: continue                  # another format
         if size: break
-    told = (f'the picture is {size[0]} wide and {size[1]} high, {size[0]*size[1]/1e6:.3g}'
-            if size else 'the picture has more')
-    return (f"{told} megapixels, above Pillow's limit of "
+    words = (f'the picture is {size[0]} wide and {size[1]} high, {size[0]*size[1]/1e6:.3g}'
+             if size else 'the picture has more')
+    return (f"{words} megapixels, above Pillow's limit of "
             f"{2*Image.MAX_IMAGE_PIXELS/1e6:.3g}; "
             'PIL.Image.MAX_IMAGE_PIXELS = None lifts it, for files that you trust')
 
 # %% ../nbs/045_images.ipynb #ee03cd70
 def _eight_bits(im, name):
-    "A PIL image of 16 or 32 bits a pixel as one of 8."
+    "A PIL image of 16 or 32 bits per pixel as one of 8."
     a = np.asarray(im)
     low, top = (int(a.min()), int(a.max())) if a.size else (0, 0)
     if low < 0 or top > 65535:
@@ -223,8 +223,8 @@ def list_pictures(
     # a picture of any kind, a folder or pattern, a list or a stack
     # (B,H,W,3) or (B,3,H,W) of pictures, or a generator of them
     imgs:object,
-)->tuple:  # the pictures one by one; and 'one', 'list' or 'stream': the form of the answer
-    "Tell one picture from several; TypeError for what is neither."
+)->tuple:  # the pictures one by one; and 'one', 'list' or 'stream': the form of the result
+    "Distinguish one picture from several; TypeError for what is neither."
     if isinstance(imgs, (str, os.PathLike)):
         many = '*' in str(imgs) or imgs and Path(imgs).is_dir()
         return ((find_pictures(imgs), 'list') if many and not Path(imgs).is_file()
@@ -294,10 +294,10 @@ def tile_grid(
 
 # %% ../nbs/045_images.ipynb #c81d295a
 class Window(NamedTuple):
-    "A part of a picture, and the size at which a detector is shown it."
+    "A part of a picture, and the size at which a detector gets it."
     image: Tensor   # (3,H,W), the whole picture
     box: tuple      # x1, y1, x2, y2 of the part, whole pixels
-    shape: tuple    # (h,w) at which it is shown
+    shape: tuple    # (h,w) at which a detector gets it
 
     @property
     def size(self)->tuple: # (h,w) in the picture
@@ -318,13 +318,13 @@ class Window(NamedTuple):
 @checked('tiles? pair int 1..')
 def cut_windows(
     image:Tensor,                   # (3,H,W)
-    # limits of the two sides of what is shown, or a factor; None: each part as it is
+    # limits of the two sides of a window, or a factor; None: each part as it is
     scale:tuple|float|None=None,
     tiles:tuple|None=None,          # (h,w) of tiles, pixels of the picture
     overlap:float=.25,  # of neighbouring tiles, share of their side, from 0 to below 1
-    whole:bool=True,                # with tiles, show the whole picture too?
+    whole:bool=True,                # with tiles, the whole picture too?
 )->list:                            # of Window
-    "Choose the parts of a picture that a detector is shown, and their sizes."
+    "Choose the parts of a picture that a detector gets, and their sizes."
     check('image (3,H,W)', image)
     H, W = image.shape[1:]
     boxes = tile_grid((H, W), tiles, overlap) if tiles else []

@@ -46,7 +46,7 @@ from .detections import (
 from .video import Camera, VideoReader, VideoWriter, camera_number, is_video
 
 # %% ../nbs/071_inference.ipynb #99273b1e
-# of the chapters before, and wanted here
+# of the chapters before, and importable from here
 _all_ = ['read_picture', 'find_pictures', 'Detections', 'show_result']
 
 # %% ../nbs/071_inference.ipynb #4e3ec430
@@ -64,7 +64,7 @@ def _read_config(config, changes):
     return cfg
 
 def _fill(model, checkpoint, config):
-    "Load weights that must fit, every one, and give what the file says beside them."
+    "Load weights that must all fit, and return the metadata of the file."
     state = read_checkpoint(find_weights(checkpoint))
     kind = weights_kind(state)
     if kind != 'mmdetection':
@@ -85,11 +85,11 @@ def _fill(model, checkpoint, config):
     return state.metadata
 
 def _device(device):
-    "A device that can be used, or an error that says which there are."
+    "A device that can be used, or an error that lists the devices."
     try: return torch.empty(0, device=device).device
     except (RuntimeError, AssertionError, TypeError):
         there = ['cpu', *(f'cuda:{i}' for i in range(torch.cuda.device_count()))]
-        raise ValueError(f'device {device!r} is not to be had here; '
+        raise ValueError(f'device {device!r} is not available here; '
                          f'there is {", ".join(there)}') from None
 
 # %% ../nbs/071_inference.ipynb #c5a31320
@@ -105,7 +105,7 @@ def init_detector(
     # names, or a text with a letter for each; None:
     # those of the weights or the config, or COCO's
     classes:list[str]|str|None=None,
-    # limits of the sides of pictures, or a factor; None: as the weights or the config say
+    # limits of the sides of pictures, or a factor; None: those of the weights or config
     scale:tuple|float|None=None,
     own:tuple=(),  # classes of yours that the config, or a file of detbook's, names
 )->nn.Module:  # in eval mode, with `classes`, `test_scale`, `test_antialias`, `cfg`
@@ -133,7 +133,7 @@ def init_detector(
         if checkpoint is None:
             # each time
             warn_once(f'{type(model).__name__} has random weights, '
-                      'for init_detector was given no checkpoint', key=object())
+                      'because init_detector got no checkpoint', key=object())
         else:
             metadata = _fill(model, checkpoint,
                              config if isinstance(config, (str, Path)) else 'the config')
@@ -162,7 +162,7 @@ _PERSON_PAIRS = tuple((i, i+1) for i in range(1, 17, 2))
 # %% ../nbs/071_inference.ipynb #4542d600
 def _kept_size(model):
     """How a detector's pictures are resized: as was settled when it was loaded,
-    or as the file says from which `load_checkpoint` took its weights."""
+    or by the file from which `load_checkpoint` took its weights."""
     if hasattr(model, 'test_scale'):
         return model.test_scale, getattr(model, 'test_antialias', True)
     return (picture_size(model.loaded_from, None, model.notes)
@@ -207,11 +207,11 @@ class Predictor:
         # (likewise; with tiles, for each of them and for the picture)
         max_per_img:int|None=None,
         class_agnostic:bool|None=None,      # (likewise)
-        # look at every view in a mirror too? or arguments of `predict_augmented`
+        # also predict on mirror images? or arguments of `predict_augmented`
         tta:bool|dict=False,
         tiles:tuple|None=None,              # (H,W) of tiles, pixels of the picture
         overlap:float=.25,  # of neighbouring tiles, share of their side, from 0 to below 1
-        whole:bool=True,                    # with tiles, look at the whole picture too?
+        whole:bool=True,                    # with tiles, predict on the whole picture too?
         # True: (N,H,W) bool; 'rle': run lengths, which
         # take little memory; False: leave them out
         masks:bool|str=True,
@@ -221,7 +221,7 @@ class Predictor:
         # 'skip': None in place of a picture that cannot be read, and a warning at the end
         on_bad:str='raise',
         workers:int=4,                      # threads that read files; 0: none
-        progress:bool=True,  # count aloud when it takes more than a few seconds?
+        progress:bool=True,  # show progress when it takes more than a few seconds?
     ):
         if isinstance(model, TestTimeAug):
             if tta:
@@ -277,7 +277,7 @@ class Predictor:
 
     def stream(self,
         items:Iterable,         # pictures of any kind
-        total:int|None=None,    # how many, for those who wait
+        total:int|None=None,    # how many, for the progress bar
     )->Iterator:                # of Detections, or None for a picture that was skipped
         """Detect objects in one picture after the other;
         only a few pictures are held at a time."""
@@ -301,7 +301,7 @@ class Predictor:
                       f'{self.skipped[0]}', key=object())
 
     def _begin(self, title, image, waiting):
-        "Cut a picture into windows and let them wait."
+        "Cut a picture into windows and add them to those that wait."
         if isinstance(image, Exception): self.skipped.append(str(image)); return None
         picture = _Picture(title,
                            cut_windows(image, None if self.tta else self.scale, self.tiles,
@@ -310,7 +310,7 @@ class Predictor:
         return picture
 
     def _look(self, waiting):
-        "Show windows to the detector, those of one padded size together."
+        "Predict on windows, those of one padded size together."
         device, training = (next(self.model.parameters()).device,
                             [m for m in self.model.modules() if m.training])
         divisor, groups = (1 if self.tta
@@ -328,8 +328,8 @@ class Predictor:
                     sizes   = [w.size if self._draws(w) else w.shape for w in windows]
                     pixels  = [w.pixels(self.antialias, device) for w in windows]
                     with mixed_precision(device, self.amp):
-                        answers = self._predict(pixels, sizes)
-                    for (p, i), d, seen in zip(some, answers, sizes):
+                        outputs = self._predict(pixels, sizes)
+                    for (p, i), d, seen in zip(some, outputs, sizes):
                         p.found[i] = self._keep(d, seen, p, i)
         finally:
             for m in training: m.training = True
@@ -342,17 +342,17 @@ class Predictor:
                      or self.masks == 'rle' and math.prod(window.size) <= 2**21))
 
     def _predict(self, images, sizes):
-        """Ask the detector, once or in several views;
-        the answers are in pixels of the sizes."""
+        """Run the detector, once or in several views;
+        the detections are in pixels of the sizes."""
         if self.tta: return self.tta.predict(images)
-        return self._asker()(images, **(dict(sizes=sizes) if self.sized else {}))
+        return self._predictor()(images, **(dict(sizes=sizes) if self.sized else {}))
 
-    def _asker(self):
+    def _predictor(self):
         return (self.model.predict if self.filter is None
                 else partial(self.model.predict, test_filter=self.filter))
 
     def _keep(self, found, seen, picture, i):
-        "Bring the answer for a window back to its picture."
+        "Bring the detections of a window back to its picture."
         window = picture.windows[i]
         # masks are wanted, as they are
         ready  = self.masks is True and seen == window.size and len(picture.windows) == 1
@@ -360,7 +360,7 @@ class Predictor:
                           seen, window.box, not ready)
 
     def _finish(self, picture):
-        "Put together what the windows of a picture have shown."
+        "Join the detections of the windows of a picture."
         if picture is None: return None
         size  = tuple(picture.windows[0].image.shape[-2:])
         found = join_windows(picture.found, [w.box for w in picture.windows], size,
@@ -386,7 +386,7 @@ class Predictor:
         own = dict(scales=tuple(map(times, tta.get('scales', (1.,)))),
                    suppress=any_class(suppress, 2**40) if self.class_agnostic
                    else suppress)
-        return TestTimeAug(SimpleNamespace(predict=self._asker()), **usual | tta | own)
+        return TestTimeAug(SimpleNamespace(predict=self._predictor()), **usual | tta | own)
 
 # %% ../nbs/071_inference.ipynb #a9c28361
 def _settings(model, cfg):
@@ -416,15 +416,15 @@ def _settings(model, cfg):
         raise ValueError('cfg is a config of mmdetection 2, whose data part is not read '
                          'here: use the recipe of the same name in mmdetection 3')
     model = getattr(model, 'model', model) if isinstance(model, TestTimeAug) else model
-    said, (kept, smooth) = pipeline_scale(cfg), _kept_size(model)
-    if said is None: return {}
-    if kept is not None and not same_scale(said, kept):
+    scale, (kept, smooth) = pipeline_scale(cfg), _kept_size(model)
+    if scale is None: return {}
+    if kept is not None and not same_scale(scale, kept):
         # each time
-        warn_once(f'the test pipeline of the config says {said}, '
+        warn_once(f'the test pipeline of the config says {scale}, '
                   f'and the detector was loaded with {kept}: '
-                  f'pictures are resized to {said}', key=object())
-    return dict(scale=said,
-                antialias=smooth if kept is not None and same_scale(said, kept) else False)
+                  f'pictures are resized to {scale}', key=object())
+    return dict(scale=scale, antialias=(
+        smooth if kept is not None and same_scale(scale, kept) else False))
 
 @checked
 def inference_detector(
@@ -434,7 +434,7 @@ def inference_detector(
     # a generator of them; a VideoReader or a Camera
     imgs:object,
     # more settings: keywords of `Predictor`, such as iou, max_per_img, class_agnostic,
-    # tta, masks, on_bad; or a whole config, whose test pipeline says the size
+    # tta, masks, on_bad; or a whole config, whose test pipeline has the size
     cfg:dict|None=None,
     device:str|torch.device|None=None,  # move the detector there; None: where it is
     bs:int=1,                           # pictures at once
@@ -444,8 +444,8 @@ def inference_detector(
     tiles:tuple|None=None,
     bgr:bool=False,  # do arrays and tensors hold blue first, as OpenCV's do?
 ):  # Detections; or a list of them, or a generator of them
-    """Detect objects in pictures of any kind; the answer is in pixels of each picture.
-    What cannot be read raises a sentence that names it."""
+    """Detect objects in pictures of any kind; the results are in pixels of each picture.
+    An error names a picture that cannot be read."""
     return Predictor(model,
                      **(dict(device=device, bs=bs, score_thr=score_thr, tiles=tiles,
                              bgr=bgr) | _settings(model, cfg)))(imgs)
@@ -464,7 +464,7 @@ class _Video(NamedTuple):
     "The frames of a video or a camera that are looked at."
     source: object          # VideoReader or Camera
     frames: Iterator        # of number, seconds, frame
-    total: int|None         # how many; None: until somebody ends it
+    total: int|None         # how many; None: until it is ended
     writer: object          # VideoWriter, or None
 
 def _open_video(images, on_bad, out_dir, out, overwrite, start, stop, every):
@@ -509,17 +509,17 @@ def _rows_file(path):
             yield add
             f.write(']' if f.tell() else '[]')
 
-def _look_at_video(ask, video, path, min_score, rows, counts):
+def _look_at_video(predictor, video, path, min_score, rows, counts):
     """Detect, draw and write, frame by frame; how many
     there were. Ctrl-C is how one ends a camera."""
     held, n, begin = deque(), 0, None
-    def given():
+    def frames():
         for at in video.frames: held.append(at); yield at[2]
     with ExitStack() as block:
         add = block.enter_context(_rows_file(path)) if path else None
         if video.writer: block.enter_context(video.writer)
         try:
-            for found in ask.stream(given(), video.total):
+            for found in predictor.stream(frames(), video.total):
                 i, seconds, frame = held.popleft()
                 begin, sure = seconds if begin is None else begin, found.sure(min_score)
                 more  = dict(file_name=video.source.path.name, seconds=round(seconds, 6))
@@ -541,15 +541,15 @@ def _look_at_video(ask, video, path, min_score, rows, counts):
 
 # %% ../nbs/071_inference.ipynb #25298ae9
 def _best_scores(model):
-    """The score of each class that the file of a
-    detector says is best; {} where it says nothing."""
-    said = check_thresholds(model.notes.get('thresholds') or {},
+    """The best score of each class by the file of a
+    detector; {} where it has none."""
+    best = check_thresholds(model.notes.get('thresholds') or {},
                             what=f'{getattr(model, "loaded_from", "the detector")}: '
                                  'thresholds')
     # in the file they have its names
-    return ({now: said.get(name)
+    return ({now: best.get(name)
              for name, now in zip(model.notes.get('classes') or model.classes,
-                                  model.classes)} if said else {})
+                                  model.classes)} if best else {})
 
 def _least(model, min_score, best):
     "From which score on detections are shown: a number, or one for each class."
@@ -575,8 +575,8 @@ def detbook_predict(
     checkpoint:str|None=None,       # path, URL or name of weights
     out_dir:str|None=None,          # folder for the drawn pictures
     json:str|None=None,             # file for all detections, as COCO results
-    # draw and count what scores at least this; best: the
-    # score of each class that a file which was measured says
+    # draw and count what scores at least this; best: the score
+    # of each class in the file of a detector that was measured
     min_score:float|Literal['best']=.3,
     device:str|None=None,  # 'cpu', 'cuda', 'cuda:1'; default: a GPU if there is one
     bs:int=1,                       # pictures at once
@@ -590,13 +590,13 @@ def detbook_predict(
     class_agnostic:bool=False,      # does a detection suppress those of other classes too?
     # limits of the longer and the shorter side; default: as the config or the weights say
     scale:list[int]|None=None,
-    tta:bool=False,                 # look in a mirror too?
+    tta:bool=False,                 # also predict on mirror images?
     # compute convolutions and products in 16 bits? faster on most GPUs and recent CPUs
     amp:bool=False,
     tiles:list[int]|None=None,      # height and width of tiles to look at as well, pixels
     overlap:float=.25,              # of neighbouring tiles, share of their side
     skip_bad:bool=False,            # the same as `on_bad` skip
-    # a picture or frame that cannot be read: stop there, or leave it out and say so
+    # a picture or frame that cannot be read: stop there, or leave it out and report it
     on_bad:Literal['raise', 'skip']='raise',
     set:list|None=None,  # changes to the config: model.roi_head.bbox_head.num_classes=3
     # classes of yours that config or weights name,
@@ -605,7 +605,7 @@ def detbook_predict(
     # of a video or a camera: the video to write, with what was found drawn in
     out:str|None=None,
     overwrite:bool=False,           # replace the file of --out?
-    start:int=0,                    # of a video or a camera: the first frame to look at
+    start:int=0,                    # of a video or a camera: the first frame to process
     stop:int|None=None,             # of a video or a camera: the frame before which to end
     every:int=1,  # of a video or a camera: look at every frame, every second one, ...
     # COCO results, with file_name and category in each row;
@@ -632,26 +632,27 @@ def detbook_predict(
         changed.override(set)
     model = init_detector(changed if set else config, checkpoint, device,
                           own=tuple(load_own(own or [])))
-    ask = Predictor(model, bs=bs, score_thr=score_thr, iou=iou, max_per_img=max_per_img,
-                    class_agnostic=class_agnostic or None, scale=scale and tuple(scale),
-                    tta=tta, tiles=tiles and tuple(tiles), overlap=overlap, masks='rle',
-                    amp=amp, on_bad='skip' if skip_bad else on_bad)
+    predictor = Predictor(
+        model, bs=bs, score_thr=score_thr, iou=iou, max_per_img=max_per_img,
+        class_agnostic=class_agnostic or None, scale=scale and tuple(scale), tta=tta,
+        tiles=tiles and tuple(tiles), overlap=overlap, masks='rle', amp=amp,
+        on_bad='skip' if skip_bad else on_bad)
     least = _least(model, min_score, best := _best_scores(model))
     rows, counts, begun = [], Counter(), time.monotonic()
     if video:
-        n = _look_at_video(ask, video, json, least, rows, counts)
+        n = _look_at_video(predictor, video, json, least, rows, counts)
         _sum_up(n, 'frame', begun, counts, least, best, video.source.skipped, (out, json))
         return rows
     for path, place, i, found in zip(paths, places, _image_ids(paths),
-                                     ask.stream(paths, len(paths))):
+                                     predictor.stream(paths, len(paths))):
         if found is None: continue
         rows += [row | dict(file_name=path.name, category=name)
                  for row, name in zip(found.to_coco(i), found.names)]
         counts.update(found.sure(least).names)
         if out_dir: show_result(path, found, min_score=least, out_file=place)
     if json: _write_json(json, rows)
-    _sum_up(len(paths) - len(ask.skipped), 'picture', begun, counts, least, best,
-            ask.skipped, (out_dir, json))
+    _sum_up(len(paths) - len(predictor.skipped), 'picture', begun, counts, least, best,
+            predictor.skipped, (out_dir, json))
     return rows
 
 def _write_json(path, rows):

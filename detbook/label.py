@@ -341,7 +341,7 @@ class BoxLabels:
         self.put(self.index, [r[:4] for r in good], [r[4] for r in good])
 
     def _turned(self, change):
-        self._keep(self._canvas.boxes)  # who goes on says that this picture is right
+        self._keep(self._canvas.boxes)  # going on confirms the labels of this picture
         self.index = min(max(0, change['new']), len(self.images) - 1)
         self._canvas.picture = _png(read_picture(self.images[self.index]))
         self._show()

@@ -13,7 +13,7 @@ import warnings
 # %% ../nbs/068_learner.ipynb #0de5c591
 with warnings.catch_warnings():
     # fastai compiles a helper as it is imported, and
-    # newer PyTorch has something to say about that
+    # newer PyTorch warns about that
     warnings.simplefilter('ignore', FutureWarning)
     import fastai.learner  # noqa: F401
 
@@ -50,7 +50,7 @@ from .features import FeatureSet
 from .dataloaders import DetectionDL, PictureSet, as_pictures, detection_dls, still
 
 # %% ../nbs/068_learner.ipynb #5cba007c
-_all_ = ['detection_dls']      # of the chapter before, and wanted here
+_all_ = ['detection_dls']      # of the chapter before, and importable from here
 
 # %% ../nbs/068_learner.ipynb #ecd1e008
 @checked
@@ -133,7 +133,7 @@ class DetectionStep(Callback):
         # what `evaluate` measures when validating: 'bbox',
         # 'segm', 'keypoints'; (): nothing
         metrics:tuple=('bbox',),
-        every:int=1,  # validate after every so many epochs, and after the last
+        every:int=1,  # validate after every n-th epoch, and after the last
         sigmas:list|float|None=None,# of keypoints, for `evaluate`; None: COCO's
     ):
         self.measures, self.every, self.sigmas, self.evaluation, self.terms, self.found = (
@@ -141,7 +141,7 @@ class DetectionStep(Callback):
         self._steps, self._new, self._trained, self._seen, self._scored = (
             [], True, False, [], ((), None))
 
-    def before_fit(self):  # fastai calls it before validating alone, too
+    def before_fit(self):  # also called before a validation without training
         self._new, self._trained = True, False
         _keep_size(self.model, self.dls)
 
@@ -194,14 +194,14 @@ class DetectionStep(Callback):
         # name of a class -> score of the best F1;
         # None where the weights of now were not measured
     )->dict|None:
-        "Give what `save_detector` keeps of the newest evaluation."
+        "Return what `save_detector` keeps of the newest evaluation."
         measured, result = self._scored
         return (result.best_scores(self.learn.dls.classes)
                 if result and result.records and measured == _versions(self.model)
                 else None)
 
     def _truths(self):
-        "Of the pictures that were looked at: those of the loader in use, all or some."
+        "The truths of the pictures that were evaluated, all or some of the loader."
         ds, seen = self.learn.dl.dataset, set(self._seen)
         if len(seen) == len(ds): return ds
         d = ds.to_coco()
@@ -214,7 +214,7 @@ class DetectionStep(Callback):
                           for k in self._steps[0]}
 
     def state_dict(self)->dict: # name of a term -> (T,) its value at each step of this fit
-        "Give what a fit that goes on later has to know of the steps so far."
+        "Return what a resumed fit needs of the steps so far."
         return ({k:torch.stack([s[k] for s in self._steps]).cpu() for k in self._steps[0]}
                 if self._steps else {})
 
@@ -234,7 +234,7 @@ class DetectionStep(Callback):
 
 # %% ../nbs/068_learner.ipynb #9a8f2631
 def _instead(name, sentence):
-    "A method of fastai's that a detector has not, and what to call."
+    "A method of fastai's that detectors lack; its error names what to call."
     def method(self, *args, **kwargs):
         raise NotImplementedError(f'learn.{name} is not there for detectors: {sentence}')
     method.__name__, method.__doc__ = name, f'Not there for detectors: {sentence}.'
@@ -256,10 +256,10 @@ class DetectionLearner(Learner):
                        'detbook.checkpoint.describe(learn.model) their settings')
     to_distributed = _instead('to_distributed',
                               'detbook.callbacks.Distributed, among the cbs, '
-                              'lets several processes learn together')
+                              'lets several processes train together')
     distrib_ctx = _instead('distrib_ctx',
                            'detbook.callbacks.Distributed, among the cbs, '
-                           'lets several processes learn together')
+                           'lets several processes train together')
     tta = _instead('tta',
                    'detbook.inference.inference_detector(learn.model, picture, '
                    'dict(tta=True)) looks in a mirror too')
@@ -313,7 +313,7 @@ class DetectionLearner(Learner):
         return dl.new(dataset=ds, shuffle=False, drop_last=False)
 
     def _see(self, picture):
-        "What is found in a picture of any kind, shown as those of the validation set are."
+        "Detect objects in a picture of any kind, resized as the validation pictures are."
         image = tv_tensors.Image(read_picture(picture))
         h, w  = image.shape[-2:]
         target = dict(boxes=tv_tensors.BoundingBoxes(torch.zeros(0, 4), format='XYXY',
@@ -328,14 +328,14 @@ class DetectionLearner(Learner):
                                        next(self.model.parameters()).device)],
                                   [target]))[0]
 
-    def _look(self, ask):
-        "The answer of the model in eval mode, on the CPU; the model is left as it was."
+    def _look(self, predict):
+        "The output of the model in eval mode, on the CPU; the model is left as it was."
         training = [m for m in self.model.modules() if m.training]
         self.model.eval()
         try:
             with torch.no_grad():
                 return [{k: v.detach().cpu() if isinstance(v, Tensor) else v
-                         for k,v in p.items()} for p in ask()]
+                         for k,v in p.items()} for p in predict()]
         finally:
             for m in training: m.training = True
 
@@ -346,8 +346,8 @@ class DetectionLearner(Learner):
         # a dict of boxes, scores, labels, masks in pixels
         # of the picture; or a list or a generator of them
     ):
-        """Detect objects in pictures, shown to the model as those of the validation set
-        are. What cannot be read raises a sentence that names it."""
+        """Detect objects in pictures, resized as those of the validation set are.
+        An error names a picture that cannot be read."""
         items, form = list_pictures(images)
         found = (self._see(i) for i in items)
         return found if form == 'stream' else next(found) if form == 'one' else list(found)
@@ -390,7 +390,7 @@ class DetectionLearner(Learner):
         folder:str|Path|None=None,  # where they are kept; None: below ~/.cache/detbook
     ):                              # this Learner
         """Compute the features of a frozen trunk once, and let training read them in place
-        of pixels; ValueError where the trunk learns."""
+        of pixels; ValueError where the trunk is trainable."""
         old = self.dls
         kept = FeatureSet(_with_pixels(old.train_ds), self.model.to(old.device), folder)
         self.dls = type(old)(old.train.new(dataset=kept), old.valid, device=old.device)
@@ -416,27 +416,28 @@ class DetectionLearner(Learner):
 
 # %% ../nbs/068_learner.ipynb #555cef48
 class _Figure:
-    "A named figure of the newest evaluation, as fastai's ValueMetric asks for it."
+    "A named figure of the newest evaluation, as fastai's ValueMetric calls it."
     def __init__(self, step, name): self.step, self.name = step, name
     def __call__(self): return self.step.figure(self.name)
 
 # %% ../nbs/068_learner.ipynb #b29fd2bd
-# weights get smaller by lr*weight_decay a step
+# weights get smaller by lr*weight_decay per step
 adamw = partial(OptimWrapper, opt=torch.optim.AdamW, betas=(.9,.99), eps=1e-8,
                 weight_decay=.01, fused=True, foreach=False)
 
 # %% ../nbs/068_learner.ipynb #d4d084e8
 def computes_bfloat16(
     device:torch.device|str,    # where the model is
-)->bool:                        # does it multiply bfloat16 by itself?
-    "Tell whether computing in bfloat16 saves time on a device."
+)->bool:                        # does it have instructions for bfloat16?
+    "Check whether computing in bfloat16 saves time on a device."
     if torch.device(device).type == 'cuda':
         return torch.cuda.is_bf16_supported(including_emulation=False)
     return (torch.device(device).type == 'cpu'
             and getattr(torch.cpu, '_is_amx_tile_supported', lambda: False)())
 
 class Bfloat16(Callback):
-    "Compute the network in bfloat16 while it trains, where the device does so by itself."
+    """Compute the network in bfloat16 while it trains,
+    where the device has instructions for it."""
     order = 10          # after DetectionStep
     def __init__(self,
         always:bool=False,  # also where it takes longer?
@@ -465,7 +466,7 @@ class AverageWeights(Callback):
         momentum:float=.0002,  # share of the newest weights, when the beginning is over
         rule:str='ExpMomentumEMA',  # how the share begins: a rule of `WeightAverage`
         gamma:int|None=None,  # steps that the beginning takes; None: as usual for the rule
-        interval:int=1,             # average after every so many steps
+        interval:int=1,             # average in every n-th step
         update_buffers:bool=True,  # average buffers, such as a norm's statistics, as well?
     ):
         self._how = dict(momentum=momentum, rule=rule, gamma=gamma, interval=interval,
@@ -484,13 +485,13 @@ class AverageWeights(Callback):
     def _leave(self): self._turn(False)
 
     def _turn(self, inside):
-        "Let the average stand in the model, or the weights."
+        "Put the average into the model, or the weights."
         if inside is not self._inside: self.average.exchange()
         self._inside = inside
 
 # %% ../nbs/068_learner.ipynb #a445062d
 def _finds_more(model, ds):
-    """What else than boxes the model predicts and the data set knows;
+    """What else than boxes the model predicts and the data set has;
     keypoints where COCO has tolerances for them."""
     head = getattr(model, 'roi_head', None)
     if getattr(head, 'mask_head', None) is not None and ds.has_masks: yield 'segm'
@@ -533,10 +534,10 @@ def detection_learner(
     model:nn.Module|Callable=mask_rcnn,
     depth:int=50,                       # of the ResNet, for a builder
     weights:str|None=None,              # checkpoint to start from, for a builder
-    # ImageNet weights for the backbone alone, for a builder
+    # ImageNet weights only for the backbone, for a builder
     weights_backbone:str|None=None,
     # 'bbox', 'segm', 'keypoints'; None: what the
-    # model predicts and the validation set knows
+    # model predicts and the validation set has
     metrics:tuple|None=None,
     lr:float=1e-3,                      # default learning rate
     cbs=None,                           # one more fastai callback, or several

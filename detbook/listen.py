@@ -24,8 +24,8 @@ from .assign import BACKGROUND, NEITHER
 class Call:
     "One call of a part."
     part: str       # its name in the model
-    given: list     # what it was given: pairs of a name and a shape
-    gave: list      # what it gave, likewise
+    given: list     # its inputs: pairs of a name and a shape
+    gave: list      # its outputs, likewise
 
 @dataclass
 class Drawn:
@@ -46,8 +46,8 @@ class Step:
     calls: list         # a Call for each part, in order
 
 # %% ../nbs/075_listen.ipynb #583eb8eb
-class _Heard:
-    "A part that works as ever, and whose calls are written down."
+class _Recorded:
+    "A part that works as before, and whose calls are recorded."
     def __init__(self, part, note): self._part, self._note = part, note
     def __getattr__(self, name): return getattr(self._part, name)
     def __call__(self, *args):
@@ -91,27 +91,27 @@ class _Listener:
             if (head := getattr(model, name, None)) is not None: self._wrap(head, name)
 
     def _hook(self, module, name):
-        hear = (lambda m, args, out:
+        note = (lambda m, args, out:
                 self.calls.append(Call(name, _shapes(args), _shapes(out))))
-        self.undo.append(module.register_forward_hook(hear).remove)
+        self.undo.append(module.register_forward_hook(note).remove)
 
     def _wrap(self, head, name):
         for kind, log in ('matcher', self.matched), ('sampler', self.drawn):
             if callable(getattr(head, kind, None)):
                 self._replace(head, kind,
-                              self._heard(getattr(head, kind), f'{name}.{kind}', log,
+                              self._recorded(getattr(head, kind), f'{name}.{kind}', log,
                                           name))
             parts = getattr(head, kind + 's', None)
             if isinstance(parts, list):
                 self._replace(head, kind + 's',
-                              [self._heard(p, f'{name}.{kind}s[{i}]', log, name)
+                              [self._recorded(p, f'{name}.{kind}s[{i}]', log, name)
                                for i,p in enumerate(parts)])
 
-    def _heard(self, part, name, log, owner):
+    def _recorded(self, part, name, log, owner):
         def note(args, out):
             self.calls.append(Call(name, _shapes(args), _shapes(out)))
             log.append((owner, args, out))
-        return _Heard(part, note)
+        return _Recorded(part, note)
 
     def _replace(self, owner, name, value):
         was = getattr(owner, name)
@@ -123,30 +123,30 @@ class _Listener:
         for f in self.undo[::-1]: f()
 
 # %% ../nbs/075_listen.ipynb #d7bdad1f
-def _pair(heard, drawn, back, target):
+def _pair(match, drawn, back, target):
     "A matcher's decisions and the sample that was drawn of them."
-    boxes, matched = heard[1][0], heard[2][0]
+    boxes, matched = match[1][0], match[2][0]
     boxes = boxes[0] if boxes.ndim == 3 else boxes
     if boxes.shape[-1] == 2: boxes = torch.cat([boxes, boxes], 1)
     boxes = back(boxes)
     if drawn is None:
-        asked = (matched >= BACKGROUND).nonzero()[:,0]
-        return Drawn(boxes, matched, boxes[asked], matched[asked])
+        used = (matched >= BACKGROUND).nonzero()[:,0]
+        return Drawn(boxes, matched, boxes[used], matched[used])
     index, truth = drawn[2][0][0], drawn[2][1][0]
     # slots for truths, which may be more than there are
     added = boxes.new_zeros(drawn[1][0].shape[1] - len(boxes), 4)
     known = target['boxes'].to(boxes)[:len(added)]
     added[:len(known)] = known
     every = torch.cat([added, boxes])
-    asked = truth > NEITHER
-    return Drawn(boxes, matched, every[index[asked]], truth[asked])
+    used = truth > NEITHER
+    return Drawn(boxes, matched, every[index[used]], truth[used])
 
 def check_target(
     model:nn.Module,    # a detector
     image:Tensor,       # (3,h,w) a picture
     target:dict,        # its truths
 ):
-    "Fail for a target that no loss takes."
+    "Raise an error for a target that no loss accepts."
     try: check_batch([image], [target], getattr(model, 'num_classes', None))
     except (TypeError, ValueError) as e:
         raise type(e)(str(e).replace('targets[0]', 'target')) from None
@@ -155,28 +155,28 @@ def check_target(
 @torch.no_grad()
 def hear_step(
     model:nn.Module,    # a detector
-    image:Tensor,       # (3,h,w) RGB, 0..255, as the detector is shown it
+    image:Tensor,       # (3,h,w) RGB, 0..255, as the detector gets it
     target:dict,        # boxes, labels and what else it learns from, in pixels of `image`
     # takes (N,4) boxes to pixels of the picture that they are drawn on
     back:Callable=lambda boxes: boxes,
     own:dict|None=None, # the truths in those pixels; None: `target`
     more:tuple=(),      # further arguments of the model's `loss`
-)->Step:                # who was matched, who was drawn, the losses, and each call
-    """Compute the loss of one picture, and write down
-    what the parts of the detector did for it."""
+)->Step:                # what was matched, what was drawn, the losses, and each call
+    """Compute the loss of one picture, and record
+    every call of a part of the detector."""
     check('model Module, image any (3,H,W)', model, image)
     check_target(model, image, target)
     own = target if own is None else own
-    with torch.random.fork_rng(), _Listener(model) as heard:
+    with torch.random.fork_rng(), _Listener(model) as log:
         losses = model.loss([image], [target], *more)
-    rois  = [h for h in heard.matched if h[0] == 'roi_head']
-    first = [h for h in heard.matched if h[0] != 'roi_head']
-    draws = [d for d in heard.drawn if d[0] == 'roi_head']
-    asked = next((d for d in heard.drawn if d[0] != 'roi_head'), None)
-    anchors = _pair(first[0], asked, back, own) if first else None
+    rois  = [h for h in log.matched if h[0] == 'roi_head']
+    first = [h for h in log.matched if h[0] != 'roi_head']
+    draws = [d for d in log.drawn if d[0] == 'roi_head']
+    sample = next((d for d in log.drawn if d[0] != 'roi_head'), None)
+    anchors = _pair(first[0], sample, back, own) if first else None
     pairs = [_pair(h, draws[i] if i < len(draws) else None, back, own)
              for i,h in enumerate(rois)]
-    return Step(own, anchors, pairs, {k: float(v) for k,v in losses.items()}, heard.calls)
+    return Step(own, anchors, pairs, {k: float(v) for k,v in losses.items()}, log.calls)
 
 
 # %% ../nbs/075_listen.ipynb #b805e939
@@ -231,5 +231,5 @@ def show_calls(
                                (.62, gave, PALETTE['prediction'])):
             ax.text(x, y, text, fontsize=size, color=color, va='center',
                     transform=ax.transAxes, family='monospace' if x else None)
-    ax.set_title('a training step: part, what it is given, what it gives' if not small
+    ax.set_title('a training step: part, inputs, outputs' if not small
                  else f'a training step: {len(rows) - 1} calls, and the loss', fontsize=8)

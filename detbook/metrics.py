@@ -71,7 +71,7 @@ def _kind(x):
 
 
 # %% ../nbs/064_metrics.ipynb #0aa00d17
-# these ask where objects are, and not of what class
+# these measure where objects are, whatever their class
 _PROPOSALS = 'proposal', 'proposal_fast'
 # Pascal VOC's, by the way in which precision becomes one number
 _VOC = dict(voc='area', voc07='11points')
@@ -192,7 +192,7 @@ def _draw(s, h, w):
 
 def _columns(rows, metric, sizes, n, truth):
     """Truths or results as columns; the area is that of the box or mask that is measured,
-    or what a truth says of itself."""
+    or for a truth its own `area`, where it has one."""
     ids = lambda key: np.array([r[key] or 0 for r in rows], np.int64)
     if metric == 'segm':
         shapes = [_draw(r['segmentation'], *sizes[r['image_id']]) for r in rows]
@@ -281,8 +281,9 @@ def _rows_as(name, pictures, widths):
 @checked('nums some int 1.., least 0..1')
 def cover_truths(
     truths:list,                    # (G,4) xyxy boxes of each picture, pixels
-    proposals:list,                 # (P,4) or (P,5) xyxy of each picture, the surest first
-    nums:tuple=(100, 300, 1000),    # so many proposals of each picture count
+    # (P,4) or (P,5) xyxy of each picture, highest score first
+    proposals:list,
+    nums:tuple=(100, 300, 1000),    # how many proposals of each picture count
     least:float=.5,                 # an IoU below this is no cover
     # (M,G) for each of `nums` the IoU at which every truth is covered; 0 where it is not
 )->np.ndarray:
@@ -312,7 +313,7 @@ def cover_truths(
 
 # %% ../nbs/064_metrics.ipynb #8640ee50
 def _boxes_of(preds, name, images):
-    "Boxes by picture as (P,5) arrays, the surest first, once they are found to fit."
+    "Boxes by picture as (P,5) arrays, highest score first, once they are found to fit."
     out = {}
     known = {plain_id(i): i for i in images}
     for key, b in preds.items():
@@ -337,7 +338,7 @@ def _rows_of(boxes):
             for i, b in boxes.items() for x1,y1,x2,y2,s in b.tolist()]
 
 def _by_picture(rows):
-    """A COCO results list as boxes by picture, the surest first;
+    """A COCO results list as boxes by picture, highest score first;
     equal scores by category, as COCOeval has them."""
     found = {}
     for p in rows:
@@ -524,7 +525,7 @@ def _read_both(truth, preds, pname, metrics):
     return d, preds, boxes, cats, sizes, ids, name
 
 def _warn_if_cut(found, pname, images):
-    "Say it where results look as if somebody had cut them for display."
+    "Warn where results look as if somebody had cut them for display."
     n, counts = len(found.score), np.bincount(found.image, minlength=images)
     if n < 50: return
     least, most = found.score.min(), counts.max()

@@ -128,7 +128,7 @@ class Alarm:
     kind: str       # one of ALARMS
     truth: int|None # the truth that it overlaps most; None: none
     overlap: float  # with that truth
-    cost: float     # what AP gains without it alone
+    cost: float     # what AP gains if only this one is removed
 
 # %% ../nbs/077_misses.ipynb #56ee70b8
 def _best(overlap, rows=None):
@@ -189,7 +189,7 @@ def _first_loss(t, box, least, model):
             what = ('a point inside: a finer level' if a.points is not None
                     else f'an anchor of {w:.0f}x{h:.0f}: the best overlaps by '
                          f'{float(iou_matrix(a.boxes, box).max()):.2f}, '
-                         f'the matcher asks for {floor:g}')
+                         f'the matcher requires {floor:g}')
             return 'no_anchor', what, 1.
     if c is None and t.rois is not None:
         rois = t.rois.boxes[0][t.rois.valid[0]]
@@ -205,7 +205,7 @@ def _first_loss(t, box, least, model):
     able = iou_matrix(a.decoded, box)[:,0] >= least
     if not able.any():
         return ('not_proposed',
-                'an answer that leads to it (best overlap '
+                'an anchor that is decoded near it (best overlap '
                 f'{float(iou_matrix(a.decoded, box).max()):.2f})', 1.)
     ranks = [int((a.objectness[a.level == a.level[i]] >= a.objectness[i]).sum())
              for i in able.nonzero()[:,0].tolist()]
@@ -213,7 +213,7 @@ def _first_loss(t, box, least, model):
 
 # %% ../nbs/077_misses.ipynb #affbab59
 def _class_loss(t, box, label, least, f):
-    "Where the classes lost a truth that had a place near: a reason, a mend and a score."
+    "Where the classes lost a truth that had a box near: a reason, a mend and a score."
     if t.scores is None:
         boxes, scores = t.anchors.decoded, t.anchors.scores  # a dense head
     else: boxes, scores = t.class_boxes, t.scores[:,:-1]
@@ -223,9 +223,9 @@ def _class_loss(t, box, label, least, f):
         own, scores, boxes = (x[t.rois.valid[0][:len(x)]] for x in (own, scores, boxes))
     share = iou_matrix(own, box)[:,0]
     near  = share >= least
-    c, asked = t.final, getattr(f, 'score_thr', 0.)
+    c, least_score = t.final, getattr(f, 'score_thr', 0.)
     if not near.any():
-        i, best = _best(share, scores[:,label] > asked)
+        i, best = _best(share, scores[:,label] > least_score)
         if i < 0: i, best = _best(share)
         return ('poor_box', f'an overlap of {least:g} (best {best:.2f})',
                 float(scores[i,label]) if i >= 0 else 1.)
@@ -244,8 +244,8 @@ def _class_loss(t, box, label, least, f):
     every = (boxes.expand(-1, scores.shape[1], 4) if boxes.ndim == 3
              else boxes[:,None].expand(-1, scores.shape[1], 4))
     other = ((iou_matrix(every.reshape(-1, 4), box)[:,0].view(scores.shape) >= least)
-             & (scores > asked))
-    if best > asked:
+             & (scores > least_score))
+    if best > least_score:
         return ('not_proposed',
                 'nms_pre: it scores enough, and is not among the best of its level', best)
     if other.any():
@@ -254,7 +254,7 @@ def _class_loss(t, box, label, least, f):
                 f'{_name(t, label)} ({best:.2f}) above {_name(t, k)} '
                 f'({float(scores[:,k][other[:,k]].max()):.2f})',
                 float(scores[:,k][other[:,k]].max()))
-    return 'low_score', f'score_thr {best:.3f} (now {asked:g})', best
+    return 'low_score', f'score_thr {best:.3f} (now {least_score:g})', best
 
 def _name(t, label):
     return t.classes[label] if label < len(t.classes) else f'class {label}'
@@ -430,7 +430,7 @@ def alarm_kind(
     target:dict,     # labels (G,), perhaps ignore (G,)
     least:float=.5,  # an overlap below this finds nothing
 )->tuple:            # one of ALARMS, the truth that it overlaps most or None, the overlap
-    "Say what a false alarm is."
+    "Classify a false alarm."
     check('overlap (G), least 0..1', overlap, least)
     real, mine = ~_ignored(target, len(overlap)), target['labels'].cpu() == label
     (a, x), (b, y) = _best(overlap * mine * real), _best(overlap * ~mine * real)
@@ -502,7 +502,7 @@ def _look(i, model, image, target, proposals, least, metric, book, used):
 
 # %% ../nbs/077_misses.ipynb #3d6f21e6
 def _worths(book, misses, alarms):
-    """Fill in what each row is worth by itself, and give
+    """Fill in what each row is worth by itself, and return
     what the groups are worth one after the other."""
     book.close(misses)
     if math.isnan(book.ap): return book.ap, {}
@@ -531,8 +531,8 @@ def misses(
     iou:float=.5,           # an overlap below this finds nothing
     metric:str='bbox',      # 'bbox', or 'segm': masks have to overlap
 )->Ledger:                  # with a row for each miss and each false alarm
-    """Say for every truth that was not found which stage lost it, what would have saved
-    it, and what that is worth in AP. ValueError for another metric."""
+    """Find for every missed truth which stage lost it, what would have saved it,
+    and what that is worth in AP. ValueError for another metric."""
     if metric not in ('bbox', 'segm'):
         raise ValueError("metric must be 'bbox' or 'segm', "
                          f"not {metric!r}{nearest(metric, ('bbox', 'segm'))}")

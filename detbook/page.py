@@ -32,7 +32,7 @@ def fetch_runtime(
     folder:str|Path,    # where to put it
 )->Path:                # the package, a .tgz
     """Fetch the package of the runtime from npm. Raises FileNotFoundError where there is
-    no npm, ValueError for what npm says."""
+    no npm, ValueError with the message of npm."""
     name, version, _ = RUNTIME
     if shutil.which('npm') is None:
         raise FileNotFoundError(f'npm is not there, which fetches {name} {version}; '
@@ -78,7 +78,7 @@ button { margin-right: .4rem } output { font-variant-numeric: tabular-nums }
 <label>score above <input type="range" id="score" min="0.05" max="0.99" step="0.01" value="0.5"> <output id="score_out"></output></label>
 <label><input type="checkbox" id="show"> show what the first stage proposes, suppressed above an overlap of
 <input type="range" id="iou" min="0" max="1" step="0.01" value="0.7"> <output id="iou_out"></output></label>
-<p id="said" role="status">loading the detector ...</p>
+<p id="status" role="status">loading the detector ...</p>
 <script type="module">
 import * as ort from './ort.wasm.min.mjs'
 const notes = NOTES, scenes = SCENES, by = id => document.getElementById(id)
@@ -86,7 +86,7 @@ const colours = ['#0072b2', '#d55e00', '#009e73', '#cc79a7', '#56b4e9', '#e69f00
 ort.env.wasm.numThreads = 1
 ort.env.wasm.wasmPaths = new URL('./', import.meta.url).href
 const whole = await ort.InferenceSession.create('./detector.onnx'), dense = DENSE ? await ort.InferenceSession.create('./dense.onnx') : null
-let picture, found, asked
+let picture, found, candidates
 
 // The picture in the frame: shrunk until it fits, zeros beyond it, red plane first.
 function frame(image) {
@@ -109,11 +109,11 @@ async function detect(image) {
     all.push({box: b.map((v, j) => v * (j % 2 ? image.height / h : image.width / w)), score: out.scores.data[i], label: l, name: notes.classes[l] ?? String(l)})
   }
   all.ms = performance.now() - begun
-  if (dense) asked = decode(await dense.run({images, sizes}), image, h, w)
+  if (dense) candidates = decode(await dense.run({images, sizes}), image, h, w)
   return all
 }
 
-// What the first stage says: the 200 best anchors, each moved the way that its deltas point.
+// The proposals of the first stage: the 200 best anchors, each moved by its deltas.
 function decode(out, image, h, w) {
   const N = out.logits.data.length, order = Array.from({length: N}, (_, i) => i).sort((a, b) => out.logits.data[b] - out.logits.data[a]).slice(0, 200)
   return order.map(i => {
@@ -145,7 +145,7 @@ function draw() {
   pen.imageSmoothingEnabled = false
   pen.drawImage(picture, 0, 0, canvas.width, canvas.height)
   const box = (b, colour, width) => { pen.strokeStyle = colour; pen.lineWidth = width; pen.strokeRect(b[0] * zoom, b[1] * zoom, (b[2] - b[0]) * zoom, (b[3] - b[1]) * zoom) }
-  const proposed = by('show').checked && asked ? suppress(asked, +by('iou').value) : []
+  const proposed = by('show').checked && candidates ? suppress(candidates, +by('iou').value) : []
   for (const p of proposed) box(p.box, `rgba(150, 150, 150, ${.2 + .8 * p.score})`, 1)
   const sure = found.filter(d => d.score > +by('score').value)
   pen.font = '14px system-ui'; pen.textBaseline = 'bottom'
@@ -156,13 +156,13 @@ function draw() {
     pen.fillStyle = colour; pen.fillRect(d.box[0] * zoom, y - 18, wide, 18)
     pen.fillStyle = 'white'; pen.fillText(text, d.box[0] * zoom + 3, y - 1)
   }
-  by('said').textContent = `${sure.length} of ${found.length} detections, ${found.ms.toFixed(0)} ms` + (proposed.length ? `; ${proposed.length} of ${asked.length} proposals are left` : '')
+  by('status').textContent = `${sure.length} of ${found.length} detections, ${found.ms.toFixed(0)} ms` + (proposed.length ? `; ${proposed.length} of ${candidates.length} proposals are left` : '')
 }
 
 async function look(image) { found = await detect(image); picture = image; draw(); return found }
 async function open(blob) {
   try { return await look(await createImageBitmap(blob, {colorSpaceConversion: 'none'})) }
-  catch (e) { by('said').textContent = `this is no picture that the browser can read (${e.message})` }
+  catch (e) { by('status').textContent = `this is no picture that the browser can read (${e.message})` }
 }
 const scene = async i => open(await (await fetch(scenes[i])).blob())
 scenes.forEach((_, i) => { const b = document.createElement('button'); b.textContent = `scene ${i + 1}`; b.onclick = () => scene(i); by('scenes').append(b) })
@@ -175,14 +175,14 @@ for (const target of [drop, by('view')]) {
   target.ondragleave = () => drop.classList.remove('over')
   target.ondrop = e => { e.preventDefault(); drop.classList.remove('over'); if (e.dataTransfer.files.length) open(e.dataTransfer.files[0]) }
 }
-if (scenes.length) await scene(0); else by('said').textContent = 'ready'
-window.detector = {scene, open, found: () => found, asked: () => asked}
+if (scenes.length) await scene(0); else by('status').textContent = 'ready'
+window.detector = {scene, open, found: () => found, candidates: () => candidates}
 </script>
 """
 
 # %% ../nbs/080_page.ipynb #e62907cc
 def _data_url(picture):
-    "A picture as text that stands in a page."
+    "A picture as text for a page."
     with BytesIO() as f:
         Image.fromarray(read_picture(picture).permute(1, 2, 0).numpy()).save(f, 'PNG')
         return 'data:image/png;base64,' + base64.b64encode(f.getvalue()).decode()

@@ -73,7 +73,7 @@ class BadRecords:
         self.name, self.on_bad, self.max_bad = name, on_bad, max_bad
         self.found = []         # (kind, sentence) of each record that was dropped
         self.lost = set()       # ids of the images among them
-        self.left = Counter()   # what was left out for no fault of its own
+        self.left = Counter()   # what was left out without being faulty
         # words about polygons that were left out while their objects stayed
         self.parts = []
 
@@ -91,7 +91,7 @@ class BadRecords:
         self.found.append((kind, sentence))
 
     def _check_share(self, what, dropped, total):
-        "Stop where too much was dropped for it to be a few accidents."
+        "Raise an error where more was dropped than a few accidents explain."
         if dropped > max(self.max_bad*total, min(10, total/2)):
             raise ValueError(f'{self.name}: {dropped} of {total} {what} are bad, '
                              f'more than max_bad={self.max_bad:g} allows; the first: '
@@ -150,7 +150,7 @@ def pick_classes(
     name:str,               # of the data set, for messages
     # names in label order; None: all, in the order of their ids
     classes:list[str]|None=None,
-    annotations:list[dict]=(),      # COCO's, to tell which of equal names is in use
+    annotations:list[dict]=(),      # COCO's, which show which of equal names is in use
     # the names and the ids, both in label order;
     # the ids of root categories that are left out
 )->tuple:
@@ -177,7 +177,7 @@ def pick_classes(
     names = list(ids) if classes is None else list(classes)
     for c in names:
         if c not in ids: raise ValueError(
-            f'{name}: there is no class {shown(repr(c), 80)}{nearest(c, ids)}; asked for: '
+            f'{name}: there is no class {shown(repr(c), 80)}{nearest(c, ids)}; requested: '
             f'{some_of(names, 80)}; ' f'the file has: {some_of(list(ids), 80)}')
     if len(set(names)) < len(names):
         raise ValueError(f'classes names one class twice: {some_of(names, 80)}')
@@ -378,7 +378,7 @@ def good_annotations(
     images:list[tuple],     # what `good_images` returned
     wanted:list,            # ids of the chosen categories
     masks:bool,             # is a mask needed?
-    # where the others go; also counts what is left out for no fault of its own
+    # where the others go; also counts what is left out without being faulty
     bad:BadRecords,
 )->list:                    # of each good one (row of its image, its id, the record)
     "Choose the annotations that can be used; ValueError where too many are bad."
@@ -387,23 +387,24 @@ def good_annotations(
                    {c['id']: c['name'] for c in categories})
     named = {c['id']: c['keypoints'] for c in categories if c.get('keypoints')}
     good, seen, wanted = [], set(), set(wanted)
-    def told(n):            # which record, in words: put together for a bad one alone
+    def record_name(n):     # in words; called only for a bad record
         a = annotations[n]
         return (shown(a['origin'], 120) if isinstance(a.get('origin'), str)
                 else f'annotation {shown(repr(a.get("id", n)), 80)}')
     def where(n):
-        return f'{told(n)} ({shown(images[rows[annotations[n]["image_id"]]][1], 80)})'
+        return f'{record_name(n)} ({shown(images[rows[annotations[n]["image_id"]]][1], 80)})'
     for n, a in enumerate(annotations):
         i, c, k = a.get('image_id'), a.get('category_id'), a.get('id', n)
         key, of = plain_id(k), plain_id(i)
         if key is None:
-            bad('annotation id', f'{told(n)}: the id must be a whole number or a text')
+            bad('annotation id',
+                f'{record_name(n)}: the id must be a whole number or a text')
             continue
         if of is not None and i in bad.lost: bad.left['on dropped images'] += 1; continue
         if of is None or i not in rows:
             bad('no such image',
-                f'{told(n)}: image_id {shown(repr(i), 80)} is not among the {len(rows)} '
-                'images')
+                f'{record_name(n)}: image_id {shown(repr(i), 80)} is not among the '
+                f'{len(rows)} images')
             continue
         if key in seen:
             bad('duplicate annotation id', f'{where(n)}: another annotation has this id')
@@ -432,7 +433,7 @@ def good_annotations(
 def flip_pairs(
     names:list[str],    # of the keypoints
 )->tuple:       # (left, right) pairs of indices
-    "Pair the keypoints whose names differ in left and right (or l and r) alone."
+    "Pair the keypoints whose names differ only in left and right (or l and r)."
     mirror = lambda n: re.sub(r'left|(?<![a-z])l(?![a-z])',
                               lambda m: dict(left='right', l='r')[m[0]], n)
     plain = [n.lower() for n in names]
@@ -445,8 +446,8 @@ def read_keypoints(
     categories:list[dict],  # COCO's, looked at by `pick_classes`
     name:str,               # of the data set, for the warning
 )->tuple:                   # names, or None; pairs of the skeleton, from 0; flip pairs
-    """Read what the first category that names keypoints says of them;
-    a skeleton that cannot be is left out with a warning."""
+    """Read the keypoints of the first category that names any;
+    a skeleton that cannot be right is left out with a warning."""
     c = next((c for c in categories if c.get('keypoints')), {})
     names, bones = c.get('keypoints'), c.get('skeleton') or []
     pair = lambda b: (isinstance(b, list) and len(b) == 2

@@ -103,6 +103,6 @@ def train_toy_detector(
 # %% ../nbs/074_tiny.ipynb #467bf432
 def toy_detector(
 )->FasterRCNN:  # in eval mode, with `classes`
-    """The trained detector that comes with the package: it knows the digits,
+    """The trained detector that comes with the package: it detects the digits,
     circles, triangles and squares of the toy scenes."""
     return read_detector('toy_detector')[0]

@@ -38,7 +38,7 @@ def fit_size(
     # its longer side may become max(scale), its shorter side min(scale), pixels
     scale:tuple,
 )->tuple:           # (H, W) after resizing
-    """Compute the largest size of the same shape
+    """Compute the largest size of the same aspect ratio
     within `scale`, rounded as mmdetection rounds."""
     check('size pair int 1.., scale pair >0..', size, scale)
     h, w = size
@@ -140,7 +140,7 @@ class RandomResize:
         self.keep_ratio, self.antialias = keep_ratio, antialias
         if between and len(self.scales) != 2:
             raise ValueError('RandomResize draws between two pairs, '
-                             f'and was given {len(self.scales)}')
+                             f'and got {len(self.scales)}')
 
     def draw(self)->tuple: # the two limits, whole pixels
         "Draw the limits for one picture."
@@ -166,7 +166,7 @@ def _mirrored(x, axes):
     return x
 
 class Flip:
-    """Mirror with probability `p`; keypoints trade places by `pairs`.
+    """Mirror with probability `p`; keypoints swap places by `pairs`.
     Raises ValueError for a pair of keypoints that are not there."""
     @checked('pairs? list pair int 0..')
     def __init__(self,
@@ -232,7 +232,8 @@ class Crop:
         # draw boxes anew around what the window
         # shows of their masks, where there are masks
         tight:bool=False,
-        # answer None, for another picture, where no object is in the window
+        # return None, so that the loader takes another picture,
+        # where no object is in the window
         need:bool=False,
     ):
         if kind not in _WINDOWS:
@@ -322,7 +323,7 @@ class Augment:
         if not isinstance(target['boxes'], tv_tensors.BoundingBoxes):
             raise TypeError(f"target['boxes'] is a {type(target['boxes']).__name__}; "
                             "expected tv_tensors.BoundingBoxes, "
-                            "which know the size of their picture")
+                            "which hold the size of their picture")
         n, target = len(target['boxes']), dict(target)
         proposals = target.pop('proposals', None)
         for k, v in target.items():
@@ -360,7 +361,8 @@ class DropSmall:
     def __init__(self,
         size:tuple|None=(1., 1.),   # (width, height), pixels; None: any box will do
         area:float=0.,              # least area of a mask, pixels, where there are masks
-        # answer None, for another picture, where all its objects were dropped
+        # return None, so that the loader takes another picture,
+        # where all its objects were dropped
         need:bool=False,
     ): self.size, self.area, self.need = size, area, need
 
@@ -384,7 +386,7 @@ def train_transforms(
     # random factor on `scale`, such as (.1, 2.) for large-scale jitter
     jitter:tuple=(1., 1.),
     crop:tuple|None=None,       # (H, W) of a random window, cut last
-    # (left, right) indices of keypoints that trade places; default: as the data set says
+    # (left, right) indices of keypoints that trade places; default: those of the data set
     flip_pairs:list|None=None,
     extra:list=(),  # further steps, run first: such as v2.RandomPhotometricDistort()
     min_size:float=1.,  # objects smaller than this after all steps are dropped, pixels

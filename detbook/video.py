@@ -62,7 +62,7 @@ def _open(path):
         known = ', '.join(s[1:] for s in _SUFFIXES)
         raise ValueError(f'{name}: its {os.path.getsize(path)} bytes are not a whole '
                          f'video of a known format: {known}') from None
-    # covers of albums are none
+    # covers of albums are no videos
     streams = [s for s in box.streams.video
                if not s.disposition & av.stream.Disposition.attached_pic]
     error = None
@@ -86,7 +86,7 @@ class _Index(NamedTuple):
     keys: np.ndarray    # those at which decoding can begin; empty: only at the start
     unit: Fraction      # seconds
     last: float         # how long the last one is shown, seconds
-    lost: float         # seconds that the file promises and does not hold
+    lost: float         # seconds that the file declares and does not contain
     fps: float          # on average
     counted: bool       # by decoding?
 
@@ -103,7 +103,7 @@ def _decoded(box, stream):
             continue
         except (av.FFmpegError, IndexError):
             # the packets break off; or all are read, and
-            # PyAV stumbles over a stream that began later
+            # PyAV fails for a stream that began later
             packet = None
         try: frames = stream.decode(packet)  # None: what the decoder still holds
         except av.FFmpegError: continue
@@ -153,7 +153,7 @@ def _read_index(path):
 
 def _count(path, rate, unit):
     """The times of the frames that decoding gives; equally
-    far apart where the frames do not say theirs."""
+    far apart where the frames have no times."""
     box, stream = _open(path)
     with box: times = [f.pts for f in _decoded(box, stream)]
     sure = None not in times and all(a < b for a, b in zip(times, times[1:]))
@@ -249,7 +249,7 @@ class VideoReader:
         h, w = self.size
         return (
             f'VideoReader({self.path.name}: {len(self)} frame{"s" * (len(self) != 1)} of '
-            f'{w} x {h} pixels, {self.fps:.4g} a second)')
+            f'{w} x {h} pixels, {self.fps:.4g} per second)')
 
     def __getitem__(self, i):
         if isinstance(i, slice):
@@ -262,7 +262,7 @@ class VideoReader:
                             f'not {i!r:.60}') from None
         except IndexError:
             raise IndexError(f'{self.path}: there is no frame {i}, '
-                             f'for there are {len(self)}') from None
+                             f'because there are {len(self)}') from None
         return self._at(row)
 
     def _at(self, row):
@@ -284,7 +284,7 @@ class VideoReader:
         return self._named(row, f)
 
     def _named(self, row, frame):
-        "A frame as a tensor that knows where it is from, for messages."
+        "A frame as a tensor whose `filename` is its origin, for messages."
         x = _upright(frame, self._stored)
         x.filename = f'{self.path}, frame {row}'
         return x
@@ -456,7 +456,7 @@ class VideoWriter:
         """Add a frame; ValueError for one of another size, and for a time that is not
         later than the one before."""
         if self._block is None:
-            raise ValueError(f'{self.path}: write stands in the block of `with '
+            raise ValueError(f'{self.path}: write belongs in the block of `with '
                              'VideoWriter(...) as out`')
         try: x = read_picture(frame, self.bgr).cpu()
         except (ValueError, TypeError, OSError) as e:
@@ -495,7 +495,7 @@ def write_video(
     crf:int|None=None,      # (likewise) from 0
     overwrite:bool=False,   # replace a file that is there?
     bgr:bool=False,         # do arrays and tensors hold blue first?
-    progress:bool=True,     # count aloud when it takes more than a few seconds?
+    progress:bool=True,     # show progress when it takes more than a few seconds?
 )->Path:                    # the file
     "Write pictures as a video, one after the other; only one is held at a time."
     with VideoWriter(path, fps, codec, crf, overwrite, bgr) as out:
@@ -522,8 +522,8 @@ class Camera:
     @checked('index int 0.., size? pair int 1.., fps? 0..')
     def __init__(self,
         index:int=0,            # number of the camera
-        size:tuple|None=None,   # (H,W) to ask the camera for; None: what it gives
-        fps:float|None=None,    # frames per second to ask it for; None: what it gives
+        size:tuple|None=None,   # (H,W) to set on the camera; None: its own
+        fps:float|None=None,    # frames per second to set on it; None: its own
     ):
         av, (address, device) = _pyav(), _camera(index)
         if address.startswith('/dev/') and not os.path.exists(address):
@@ -532,11 +532,11 @@ class Camera:
             have = (f'there are cameras {", ".join(there)}' if there
                     else 'this machine has no camera')
             raise FileNotFoundError(f'camera {index}: there is no {address}; {have}')
-        asked = (({} if size is None else dict(video_size=f'{size[1]}x{size[0]}'))
-                 | ({} if fps is None else dict(framerate=f'{fps:g}')))
+        wanted = (({} if size is None else dict(video_size=f'{size[1]}x{size[0]}'))
+                  | ({} if fps is None else dict(framerate=f'{fps:g}')))
         self.path, self.skipped = Path(f'camera {index}'), []
         try:
-            self._box = av.open(address, format=device, container_options=asked)
+            self._box = av.open(address, format=device, container_options=wanted)
             self._stream = self._box.streams.video[0]
         except (av.FFmpegError, IndexError) as e:
             raise ValueError(f'camera {index} cannot be opened: '
@@ -547,7 +547,7 @@ class Camera:
 
     def timed(self,
     )->Iterator:  # of (number, seconds after the first frame, frame (3,H,W) uint8 RGB)
-        "Give the frames as they come, each with its number and its time."
+        "Yield the frames as they come, each with its number and its time."
         first, size = None, self.size
         for i, f in enumerate(_decoded(self._box, self._stream)):
             seconds = i/self.fps if f.time is None else f.time
@@ -557,21 +557,21 @@ class Camera:
     def __iter__(self): return (x for _, _, x in self.timed())
 
     def close(self):
-        "Let the camera go."
+        "Release the camera."
         self._box.close()
 
 # %% ../nbs/070_video.ipynb #c272a7c5
 @checked
 def is_video(
-    name:str|Path,  # what somebody has named: a file, a folder, or the number of a camera
+    name:str|Path,  # a file, a folder, or the number of a camera
 )->bool:            # True: a video or a camera; False: pictures
-    "Tell by a name whether it is one of a video or of a camera; the file is not opened."
+    "Check by its name whether it is a video or a camera; the file is not opened."
     if Path(name).is_dir(): return False
     return Path(name).suffix.lower() in _SUFFIXES or camera_number(name) is not None
 
 @checked
 def camera_number(
-    name:str|Path,  # what somebody has named
+    name:str|Path,  # that may be a number
 )->int|None:        # None: no camera
     "Read the number of a camera: one or two digits that are no file."
     return (int(str(name))

@@ -56,7 +56,7 @@ def _rectangle(at, w, h, **how):
 
 def _with_canvas(build, state, controls):
     """The widget with a canvas above it, whose two boxes and the sliders follow one
-    another; without the package anywidget, the sliders alone."""
+    another; without the package anywidget, only the sliders."""
     start = {k: c.value for k,c in controls.items()}
     box = lambda v: [v['right'], v['down'], v['right'] + v['width'],
                      v['down'] + v['height']]
@@ -69,11 +69,11 @@ def _with_canvas(build, state, controls):
     out = build([canvas])
     def moved(change):
         (ax1, ay1, ax2, ay2, _), (x1, y1, x2, y2, _) = change['new']
-        new, asked = (torch.tensor([ax1, ay1, ax2, ay2]),
-                      dict(right=x1, down=y1, width=x2 - x1, height=y2 - y1))
+        new, values = (torch.tensor([ax1, ay1, ax2, ay2]),
+                       dict(right=x1, down=y1, width=x2 - x1, height=y2 - y1))
         changed = not torch.equal(new, state['first'])
         state['first'] = new
-        for k, v in asked.items(): controls[k].value = v
+        for k, v in values.items(): controls[k].value = v
         if changed: out.redraw()
     def slid(change):
         rows = [[*state['first'].tolist(), 0],
@@ -137,7 +137,7 @@ def anchor_designer(
         ax.yaxis.set_major_formatter(lambda v, _: f'{v:g}')
         return (
             f'{hit.float().mean():.0%} of {len(boxes)} boxes have an anchor at IoU '
-            f'{threshold:.2f}, mean {best.mean():.2f}\n{gen.per_cell} anchors a cell')
+            f'{threshold:.2f}, mean {best.mean():.2f}\n{gen.per_cell} anchors per cell')
     out = explore(draw,
                   dict(scale=(1., 16., 8.), per_octave=(1, 4, 1), ratio=(1., 4., 2.),
                        resize=(.25, 4., 1.), threshold=(.3, .9, .5)),
@@ -155,7 +155,7 @@ def prediction_explorer(
     # under this name the values outlive a second run of the cell
     name:str|None='prediction',
 )->Explorer:                # the explorer
-    "Move the score and the suppression of a prediction, and see what each stage gives."
+    "Move the score and the suppression of a prediction, and see what each stage returns."
     check('image (3,H,W)', image)
     was, names = model.training, list(classes or getattr(model, 'classes', None) or [])
     model.eval()
@@ -260,8 +260,8 @@ def error_kinds(
     # N texts: 'right', one of `ALARMS` in words, 'ignored',
     # or 'faint' below the score; and (G,) bool: missed
 )->tuple:
-    """Say of each prediction what kind of error it is,
-    and of each truth whether it was missed."""
+    """Classify each prediction by the kind of its error,
+    and find the truths that were missed."""
     pred, target = _fields('pred', pred, 'scores'), _fields('target', target)
     kinds, sure = (['faint']*len(pred['boxes']),
                    (pred['scores'] >= min_score).nonzero()[:, 0])
@@ -281,7 +281,7 @@ _KINDS = (*(k.replace('_', ' ') for k in ALARMS), 'missed')
 @checked
 def browse(
     pictures:CocoDataset|list,  # a data set, or a list of (image, target)
-    # for each picture what was found: boxes, scores, labels; None: truths alone
+    # for each picture what was found: boxes, scores, labels; None: only truths
     predictions:list|None=None,
     classes:list[str]|None=None,    # names; None: the data set's, or numbers
     name:str|None='browse', # under this name the values outlive a second run of the cell
@@ -307,11 +307,11 @@ def browse(
     def draw(ax, picture, only='all', score=.5):
         rows = list(range(len(pictures)))
         if predictions is not None:
-            told = judged(round(score, 3))
+            verdicts = judged(round(score, 3))
             if only != 'all':
                 rows = [i for i in rows
-                        if (bool(told[i][1].any()) if only == 'missed'
-                            else only in told[i][0])]
+                        if (bool(verdicts[i][1].any()) if only == 'missed'
+                            else only in verdicts[i][0])]
         if not rows: ax.set_axis_off(); return f'no picture with {only}'
         k = rows[min(picture, len(rows) - 1)]
         image, target = get(k)
@@ -320,7 +320,7 @@ def browse(
             show_boxes(target['boxes'], 'truth',
                        [word(l) for l in target['labels'].tolist()], ax=ax)
             return f'picture {k}, {len(target["boxes"])} objects'
-        kinds, missed = told[k]
+        kinds, missed = verdicts[k]
         show_boxes(target['boxes'], 'truth',
                    [word(l) + ', missed' if m else ''
                     for l,m in zip(target['labels'].tolist(), missed.tolist())], ax=ax)
@@ -330,7 +330,7 @@ def browse(
                            [word(int(predictions[k]['labels'][i]))
                             + ('' if kinds[i] == 'right' else ', ' + kinds[i])],
                            predictions[k]['scores'][i:i+1], ax)
-        every = [x for kk, m in told for x in (*kk, *['missed']*int(m.sum()))]
+        every = [x for kk, m in verdicts for x in (*kk, *['missed']*int(m.sum()))]
         return (f'picture {k}, {min(picture, len(rows) - 1) + 1} of {len(rows)}\nin all '
                 'pictures: '
                 + ', '.join(f'{x} {every.count(x)}' for x in ('right', *_KINDS)))
@@ -383,7 +383,7 @@ def schedule_composer(
             right.tick_params(labelsize=6)
         return (
             f'{steps} steps, rate {lr:.3g}; '
-            f'the last step goes {s.lr(steps - 1, lr)/lr:.2g} as far\nparam_scheduler = '
+            f'the last step uses {s.lr(steps - 1, lr)/lr:.2g} of it\nparam_scheduler = '
             f'{_scheduler(kind, warm, epochs, per_epoch)}')
     out = explore(draw,
                   dict(kind=['steps', 'cosine', 'linear', 'constant'],

@@ -64,16 +64,16 @@ def test_detector_in_the_page(runtime, tmp_path):
             torch.testing.assert_close(found[:,:4], want['boxes'], rtol=0, atol=1e-3)
             torch.testing.assert_close(found[:,4], want['scores'], rtol=0, atol=1e-4)
             assert torch.equal(found[:,5].long(), want['labels'])
-        said = lambda: b.run('document.getElementById("said").textContent')
+        status = lambda: b.run('document.getElementById("status").textContent')
         move = lambda name, to: b.run(f'(e => {{ e.value = {to}; e.oninput() }})(document.getElementById("{name}"))')
         counts = []
-        for score in (.05, .5, .99): move('score', score); counts.append(int(said().split()[0]))
+        for score in (.05, .5, .99): move('score', score); counts.append(int(status().split()[0]))
         assert counts[0] >= counts[1] >= counts[2] and counts == [int((want['scores'] > s).sum()) for s in (.05, .5, .99)]
         left = []
         b.run('document.getElementById("show").click()')
-        for iou in (1, .7, .3): move('iou', iou); left.append(int(said().split('; ')[1].split()[0]))
+        for iou in (1, .7, .3): move('iou', iou); left.append(int(status().split('; ')[1].split()[0]))
         assert left[0] == 200 > left[1] > left[2] > 0
-        assert 'no picture' in b.run('detector.open(new Blob(["text"])).then(() => document.getElementById("said").textContent)')
+        assert 'no picture' in b.run('detector.open(new Blob(["text"])).then(() => document.getElementById("status").textContent)')
         assert len(base64.b64decode(b.ask('Page.captureScreenshot')['data'])) > 5000
     finally: b.close()
 
