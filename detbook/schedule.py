@@ -573,7 +573,11 @@ class OptimStep:
             if isinstance(v, Tensor) and v.ndim and v.shape != want:
                 raise ValueError(f'the state has {key} of shape {tuple(v.shape)}; '
                                  f'its parameter is of shape {tuple(want)}')
-            if slot == 'grad': grads[name] = v.to(self.params[name], copy=True)
+            if isinstance(v, Tensor) and v.ndim:
+                # laid out as its parameter: an update of both rounds the same again
+                v = torch.empty_like(self.params[name], dtype=v.dtype,
+                                     device=v.device).copy_(v)
+            if slot == 'grad': grads[name] = v.to(self.params[name])
             else: state[name][slot] = v.clone() if isinstance(v, Tensor) else v
         for name,q in self.params.items(): q.grad = grads[name]
         packed = self.optimizer.state_dict()

@@ -18,7 +18,7 @@ from .config import Config
 # %% ../nbs/088_settings.ipynb #75d7e2ec
 SETTINGS = """model train_dataloader val_dataloader test_dataloader val_evaluator test_evaluator train_cfg val_cfg test_cfg optim_wrapper
     param_scheduler auto_scale_lr default_hooks custom_hooks env_cfg visualizer vis_backends log_processor log_level load_from resume
-    compile randomness work_dir launcher default_scope tta_model tta_pipeline custom_imports""".split()      # what mmengine's runner reads
+    compile channels_last randomness work_dir launcher default_scope tta_model tta_pipeline custom_imports""".split()      # what mmengine's runner reads, and `channels_last`
 # a name that configs use: where it counts; {train}, {val},
 # {test}: the innermost data set of a loader
 _PLACES = dict(
