@@ -108,4 +108,5 @@ class WeightAverage:
                 raise ValueError(f'averages of another model: {k} is {shapes[0]}; '
                                  f'expected {shapes[1]}')
         self.count, self.averages = (
-            count, {k: averages[k].to(now[k], copy=True) for k in now} if count else {})
+            count, {k: torch.empty_like(now[k]).copy_(averages[k]) for k in now}
+            if count else {})

@@ -122,6 +122,23 @@ def test_mixed_precision_by_a_flag(config, tmp_path):
     assert all(torch.equal(a[k], b[k]) for k in a) and any(not torch.equal(a[k], c[k]) for k in a)
     assert "optim_wrapper.type is 'Strange'" in refuses(tmp_path, config, '--amp', '--set', 'optim_wrapper.type=Strange')
 
+def test_layout_by_a_flag(config, tmp_path):
+    "Training with the numbers of a pixel side by side: the same by flag and by config; saved weights lie as usual."
+    words = ['train_cfg.max_epochs=1']
+    run = train(config, work_dir=tmp_path/'a', channels_last=True, set=words)
+    assert Config.fromfile(run.work_dir/'config.py').channels_last is True and run.card['calls'][0]['arguments']['channels_last'] is True
+    again = train(config, work_dir=tmp_path/'b', set=[*words, 'channels_last=True'])
+    plain = train(config, work_dir=tmp_path/'c', set=words)
+    a, b, c = (read_checkpoint(r.detector) for r in (run, again, plain))
+    assert all(torch.equal(a[k], b[k]) and a[k].is_contiguous() for k in a) and a.keys() == c.keys()
+    assert 'channels_last is' in refuses(tmp_path, config, '--set', 'channels_last=yes')
+
+def test_layout_of_a_run_that_was_stopped(config, tmp_path, monkeypatch):
+    words = dict(channels_last=True, ema=.9, validate=False, keep_state=True)
+    whole = train(config, work_dir=tmp_path/'whole', **words)
+    stopped_at(monkeypatch, 5, config, work_dir=tmp_path/'cut', **words)
+    same_run(whole, train(config, work_dir=tmp_path/'cut', resume=True, **words))
+
 def test_learning_rate_by_a_flag(config, tmp_path):
     words = ['train_cfg.max_epochs=1', 'auto_scale_lr.base_batch_size=16']
     run = train(config, work_dir=tmp_path/'a', auto_scale_lr=True, set=words, validate=False)

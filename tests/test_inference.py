@@ -529,3 +529,14 @@ def test_sixteen_bits_from_the_command_line(tmp_path, monkeypatch):
     Image.fromarray(scene(3, size=64)[0].permute(1, 2, 0).numpy()).save(tmp_path/'a.png')
     for flags in ([], ['--amp']): assert run_command(detbook_predict, [str(tmp_path/'a.png'), str(tmp_path/'small.safetensors'), '--device', 'cpu', *flags]) == 0
     assert asked == [False, True]
+
+def test_layout_from_the_command_line(tmp_path):
+    "Pixels side by side: detections as before, up to the last digits."
+    model = small()
+    save_detector(tmp_path/'small.safetensors', model, CLASSES)
+    Image.fromarray(scene(3, size=64)[0].permute(1, 2, 0).numpy()).save(tmp_path/'a.png')
+    found = []
+    for i, flags in enumerate(([], ['--channels-last'])):
+        assert run_command(detbook_predict, [str(tmp_path/'a.png'), str(tmp_path/'small.safetensors'), '--device', 'cpu', '--score_thr', '0', '--json', str(tmp_path/f'{i}.json'), *flags]) == 0
+        found.append(sorted(row['score'] for row in json.loads((tmp_path/f'{i}.json').read_text())))
+    assert len(found[0]) == len(found[1]) > 0 and found[0] == pytest.approx(found[1], abs=1e-3)

@@ -4,7 +4,7 @@ from pathlib import Path
 import pytest, torch
 from pycocotools.coco import COCO
 from pycocotools.cocoeval import COCOeval
-from detbook import models, toy
+from detbook import models, testing, toy
 from detbook.cascade_rcnn import CascadeRoIHead, cascade_heads
 from detbook.checkpoint import load_checkpoint
 from detbook.describe import save_detector
@@ -248,6 +248,17 @@ def test_sixteen_bits(mask, monkeypatch, words, expected):
     monkeypatch.setattr('detbook.testing.mixed_precision', lambda device, on=True: asked.append(on) or mixed_precision(device, on))
     result = run(*map(str, mask), **words)
     assert set(asked) == {expected} and 0 <= result.to_dict()['stats']['bbox_mAP'] <= 1
+
+@pytest.mark.parametrize('words, expected', [({}, False), (dict(channels_last=True), True), (dict(set=['channels_last=True']), True)], ids=('usual', 'flag', 'config'))
+def test_layout(mask, monkeypatch, words, expected):
+    seen, detect = [], testing.detect_all
+    def spy(model, *args):
+        seen.append(any(not p.is_contiguous() for p in model.parameters()))
+        return detect(model, *args)
+    monkeypatch.setattr(testing, 'detect_all', spy)
+    result = run(*map(str, mask), **words)
+    assert seen == [expected] and 0 <= result.to_dict()['stats']['bbox_mAP'] <= 1
+    with pytest.raises(ValueError, match="channels_last is 'yes'; expected True or False"): run(*map(str, mask), set=['channels_last=yes'])
 
 def test_sixteen_bits_are_a_switch(mask):
     with pytest.raises(ValueError, match="test_cfg.fp16 is 'yes'; expected True or False"): run(*map(str, mask), set=['test_cfg.fp16=yes'])
