@@ -116,8 +116,9 @@ def _dilation(conv, x):
     "The convolution's dilation, or for a 1x1 kernel one that leads to the faster library."
     if torch.compiler.is_compiling() or torch.jit.is_tracing(): return conv.dilation
     wide = max(conv.weight.shape) >= 512 or not x.is_contiguous()   # channels-last
-    return ((2, 2) if conv.kernel_size == (1, 1) and wide and torch.get_num_threads() == 1 and slow_products()
-            else conv.dilation)
+    other = (conv.kernel_size == (1, 1) and wide and torch.get_num_threads() == 1
+             and slow_products())
+    return (2, 2) if other else conv.dilation
 
 # %% ../nbs/014_backbone.ipynb #cd2736bf
 def conv_norm(

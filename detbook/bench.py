@@ -440,15 +440,21 @@ def show_bench(
     return ax
 
 # %% ../nbs/072_bench.ipynb #883a55dc
-def _bench_one(kind, size, batch, repeats, device, best):
+def _bench_one(kind, size, batch, repeats, device, best, amp=False, channels_last=False):
     images, targets = toy_batch(batch, size, device)
     models, jobs, calls = bench_pair(kind, size), {}, {}
+    half = lambda: torch.autocast(device.type, torch.bfloat16, enabled=amp)
+    def predict(m):
+        with half(): return m.predict(images)
+    def losses(m):
+        with half(): return m.loss(images, targets)
     for name, m in models.items():
         m.to(device)
-        jobs[name] = partial(train_step, m, images, targets, _sgd(m))
-        calls[name] = lambda m=m: m.predict(images)
+        if channels_last: m.to(memory_format=torch.channels_last)
+        jobs[name] = partial(train_step, m, images, targets, _sgd(m), amp)
+        calls[name] = partial(predict, m)
     # before the first step makes the weights differ
-    same = {n: [len(d['boxes']) for d in m.predict(images)] for n,m in models.items()}
+    same = {n: [len(d['boxes']) for d in predict(m)] for n,m in models.items()}
     found = dict(predict_s=time_in_turn(calls, repeats, device),
                  train_s=time_in_turn(jobs, repeats, device))
     r = (dict(found=same) | {key: {n: statistics.median(s) for n,s in spent.items()}
@@ -456,7 +462,7 @@ def _bench_one(kind, size, batch, repeats, device, best):
     r['spread'] = {key: (min(q), max(q)) for key,spent in found.items()
                    if 'torchvision' in spent
                    for q in [[a/b for a,b in zip(spent['detbook'], spent['torchvision'])]]}
-    r['kept_mb'] = {n: kept_bytes(m, lambda m=m: m.loss(images, targets)) / 2**20
+    r['kept_mb'] = {n: kept_bytes(m, partial(losses, m)) / 2**20
                     for n,m in models.items()}
     r['peak_mb'] = {n: _peak_mb(job, device) for n,job in jobs.items()}
     r['operations'] = {n: count_operations(job) for n,job in jobs.items()}
@@ -618,10 +624,10 @@ def step_variants(
     compiled:bool,                  # compile the dense parts?
     repeats:int=3,                  # timed steps of each
 )->dict:                            # float32, bfloat16, ... -> seconds per step
-    """Time a training step in float32 and in bfloat16, each in both layouts of memory, in
-    turn. On a CPU, parts that are to be compiled are traced, and no code is generated."""
+    """Time a training step in float32, in bfloat16, and in bfloat16 with the numbers of a
+    pixel side by side in memory, in turn. On a CPU, parts that are to be compiled are traced, and no code is generated."""
     device, jobs = next(model.parameters()).device, {}
-    for name in ('float32', 'bfloat16', 'float32 channels-last', 'bfloat16 channels-last'):
+    for name in ('float32', 'bfloat16', 'bfloat16 channels-last'):
         twin = copy.deepcopy(model).train()
         if 'last' in name: twin.to(memory_format=torch.channels_last)
         if compiled: compile_parts(twin, 'inductor' if device.type == 'cuda' else 'eager')
@@ -677,7 +683,8 @@ def _gpu_report(report, kinds, size, batch, repeats, device, best, until, save):
     items  = [(k, report['gpu'][k], 'agreement', partial(agreement, k, device))
               for k in kinds]
     items += [(k, report['models'], k,
-               partial(_bench_one, k, size, batch, repeats, device, best)) for k in kinds]
+               partial(_bench_one, k, size, batch, repeats, device, best,
+                       report['amp'], report['channels_last'])) for k in kinds]
     each   = [(k, report['gpu'][k], name, f) for k in kinds
               for name,f in _gpu_items(k, size, batch, repeats, device).items()]
     # what compiling needs is minutes, so it comes last for all
@@ -725,6 +732,8 @@ def detbook_bench(
     repeats:int=5,          # timed calls of each
     device:str|None=None,   # 'cpu', 'cuda'; default: a GPU if there is one
     threads:int|None=None,  # CPU threads; default: PyTorch's choice
+    amp:bool=False,         # both in bfloat16, where autocast uses it?
+    channels_last:bool=False,   # both with the numbers of a pixel side by side in memory?
     out:str|None=None,      # JSON file to write, and beside it a picture
     gpu:bool=False,         # also: is it right, bfloat16, compiled, memory, profile
     minutes:float=9,        # after which `gpu` begins nothing new
@@ -758,7 +767,8 @@ def detbook_bench(
     report = dict(models={}, size=sides, batch=batch, repeats=repeats,
                   best_gflops=best / 1e9,
                   device=torch.cuda.get_device_name(on) if on.type == 'cuda' else 'cpu',
-                  threads=torch.get_num_threads(), torch=torch.__version__,
+                  threads=torch.get_num_threads(), amp=amp,
+                  channels_last=channels_last, torch=torch.__version__,
                   torchvision=torchvision.__version__)
     def save():
         if not out: return
@@ -767,7 +777,8 @@ def detbook_bench(
         _gpu_report(report, models, sides, batch, repeats, on, best, until, save)
         print(gpu_table(report))
     else:
-        report['models'] = {name: _bench_one(name, sides, batch, repeats, on, best)
+        report['models'] = {name: _bench_one(name, sides, batch, repeats, on, best,
+                                             amp, channels_last)
                             for name in models}
     print(bench_table(report))
     save()

@@ -560,6 +560,7 @@ def _test_rank(config, cfg, checkpoint, measures, out, show, show_dir, min_score
             draw_worst(ds, result, found.__getitem__) if report and result else [])
 
 # %% ../nbs/091_testing.ipynb #b326d62a
+@checked
 def read_channels_last(
     cfg:dict,   # a whole config
 )->bool:        # False where it is not set
@@ -590,7 +591,8 @@ def detbook_test(
     tta:bool=False,  # test-time augmentation, by the config's tta_pipeline?
     # compute convolutions and products in 16 bits? so does test_cfg.fp16 of the config
     amp:bool=False,
-    # lay the numbers of a pixel side by side in memory? so does channels_last of the config
+    # lay the numbers of a pixel side by side in memory?
+    # so does channels_last of the config
     channels_last:bool=False,
     # changes to the config: test_dataloader.dataset.ann_file=mine.json
     set:list|None=None,

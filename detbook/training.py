@@ -491,7 +491,8 @@ def detbook_train(
     ema:float|None=None,
     # compute convolutions and products in 16 bits? as optim_wrapper.type=AmpOptimWrapper
     amp:bool=False,
-    # lay the numbers of a pixel side by side in memory? as channels_last=True in the config
+    # lay the numbers of a pixel side by side in memory?
+    # as channels_last=True in the config
     channels_last:bool=False,
     # scale the learning rate to the images per step, as auto_scale_lr of the config says?
     auto_scale_lr:bool=False,
