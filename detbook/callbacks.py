@@ -30,6 +30,7 @@ from .files import shown
 from .describe import describe
 from .distributed import (
     barrier, broadcast_value, gather_list, is_main, parallel, place, shard)
+from .schedule import lay_out_state
 from .runs import STATES, fingerprint, lock_folder, read_state, save_state
 
 # %% ../nbs/101_callbacks.ipynb #7ac1d3c0
@@ -348,6 +349,7 @@ class SaveState(_Said):
             opt = dict(opt, state=[{k: on(v) for k,v in s.items()} for s in opt['state']],
                        hypers=type(learn.opt.hypers)(opt['hypers']))
         learn.opt.load_state_dict(opt)
+        lay_out_state(getattr(learn.opt, 'opt', learn.opt).state)
         learn.train_iter = notes['train_iter']
         for name,_,put in _memories(learn): put(notes['callbacks'][name])
         _set_random_state(notes['random'][place().rank], learn.dls.loaders)

@@ -457,6 +457,17 @@ def _precision(p, device):
     except TypeError as e: p.fail('loss_scale', str(e))
     return None if dtype == torch.float32 else dtype, scaler, fixed
 
+# %% ../nbs/082_schedule.ipynb #3e11af50
+def lay_out_state(
+    state:dict,     # of an optimizer: parameter -> its momentum and the like, by name
+):
+    "Bring the tensors of each parameter into the layout that the parameter has in memory."
+    check('state dict', state)
+    for p, own in state.items():
+        for name, v in own.items():
+            if not isinstance(v, Tensor) or v.shape != p.shape: continue
+            own[name] = torch.empty_like(p, dtype=v.dtype, device=v.device).copy_(v)
+
 # %% ../nbs/082_schedule.ipynb #9a9941ee
 class OptimStep:
     """A step of training: set the rate, compute and check the losses, go backward, clip,
@@ -573,11 +584,7 @@ class OptimStep:
             if isinstance(v, Tensor) and v.ndim and v.shape != want:
                 raise ValueError(f'the state has {key} of shape {tuple(v.shape)}; '
                                  f'its parameter is of shape {tuple(want)}')
-            if isinstance(v, Tensor) and v.ndim:
-                # laid out as its parameter: an update of both rounds the same again
-                v = torch.empty_like(self.params[name], dtype=v.dtype,
-                                     device=v.device).copy_(v)
-            if slot == 'grad': grads[name] = v.to(self.params[name])
+            if slot == 'grad': grads[name] = torch.empty_like(self.params[name]).copy_(v)
             else: state[name][slot] = v.clone() if isinstance(v, Tensor) else v
         for name,q in self.params.items(): q.grad = grads[name]
         packed = self.optimizer.state_dict()
@@ -586,6 +593,7 @@ class OptimStep:
                                        | dict(state={i:state[n]
                                                      for i,n in zip(numbers, self.params)
                                                      if state[n]}))
+        lay_out_state(self.optimizer.state)
         if self.scaler.is_enabled(): self.scaler.load_state_dict(rest['scaler'])
 
 def _to_host(losses):

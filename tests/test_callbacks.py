@@ -37,19 +37,19 @@ def model():
     net = TinyNet((8, 16, 16, 16))
     return RetinaNet(4, backbone=net, neck=FPN(net.out_channels, 16, start_level=1, extra='on_input'))
 
-def learner(folder, bs=2, workers=0, own=False):
+def learner(folder, bs=2, workers=0, own=False, layout=torch.contiguous_format):
     torch.set_num_threads(1)
     set_seed(0)
     steps = Augment([Flip(.5), Crop((.8, .8), 'relative_range')])
     noisy = lambda image, target: Noise()(*steps(image, target))
     train = CocoDataset(f'{folder}/train/instances.json', transforms=noisy if not place().world_size > 1 else steps)
     valid = CocoDataset(f'{folder}/valid/instances.json', transforms=test_transforms(scale=None))
-    learn = detection_learner(detection_dls(train, valid, bs=bs, num_workers=workers), model())
+    learn = detection_learner(detection_dls(train, valid, bs=bs, num_workers=workers), model().to(memory_format=layout))
     if own: learn.opt_func = Adam
     return learn
 
 def fit(folder, out, how, kill, workers=0):
-    learn = learner(folder, workers=workers, own='adam' in how)
+    learn = learner(folder, workers=workers, own='adam' in how, layout=torch.channels_last if 'layout' in how else torch.contiguous_format)
     learn.path = type(learn.path)(out)
     more = [AverageWeights(momentum=.3, gamma=3), SaveModelCallback(monitor='bbox_mAP')] if 'average' in how else []
     with learn.no_bar(), learn.no_logging():
@@ -89,7 +89,7 @@ def fits(scene):
 def killed(scene, out, how, workers):
     return subprocess.run([sys.executable, '-W', 'ignore', scene/'killed_fit.py', scene, out, how, 'kill', str(workers)], capture_output=True, text=True, timeout=300)
 
-@pytest.mark.parametrize('how,workers', [pytest.param('plain', 0, marks=slow), ('plain', 2), ('average, adam', 0), pytest.param('tune', 0, marks=slow)])
+@pytest.mark.parametrize('how,workers', [pytest.param('plain', 0, marks=slow), ('plain', 2), ('average, adam', 0), ('average, layout', 0), pytest.param('adam, layout', 0, marks=slow), pytest.param('tune', 0, marks=slow)])
 def test_a_fit_that_was_killed_ends_as_one_that_was_not(scene, fits, tmp_path, one_thread, how, workers):
     alone, cut = tmp_path/'alone', tmp_path/'cut'
     for d in (alone, cut): d.mkdir()

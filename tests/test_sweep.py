@@ -610,6 +610,7 @@ calls('adapt', adapt_config=lambda w: dict(cfg=w.config(), data=w.coco, folder=w
 left_out('trial steps in a process of its own, and the size they try: tests/test_folder.py', 'adapt.fit_batch', 'adapt.largest_size')
 left_out('the heads call them with what they have made: the chapter', 'anchors.all_anchors', 'anchors.valid_anchors')
 left_out('steps of `forecast_memory`: tests/test_memory.py', 'bench.step_memory', 'bench.forecast_curve')
+left_out('what resuming does with an optimizer: tests/test_hooks.py, tests/test_callbacks.py', 'schedule.lay_out_state')
 left_out('steps of `train`, called by it: tests/test_training.py', 'trainer.Trainer*', 'runs.Log__write', 'runs.begin_folder', 'trainer.build_model', 'trainer.read_compile', 'training.next_commands')
 
 left_out('what labels are written with: the chapters show and detections', 'show.ink', 'show.place_labels')
