@@ -13,7 +13,7 @@ from dataclasses import dataclass, field
 from pathlib import Path
 import torch
 from torch import Tensor, nn
-from .core import checked, moved
+from .core import checked, moved, warn_once
 from .files import Budget, check_file, shown, whole_file
 from .reading import COUNTERS, Checkpoint, read_checkpoint, strip_wrappers, unwrap
 from .names import convert
@@ -228,8 +228,8 @@ def load_checkpoint(
     prefix:str='',  # take only the file's keys below this, and cut it off: 'backbone.'
     ignore:tuple|str=(),    # top-level modules of the file to leave out: ('fc',)
 )->Report:              # what became of every key
-    """Copy weights into `model`, all that should fit or nothing at all:
-    whatever raises (ValueError), `model` is as before."""
+    """Copy weights into `model`, all that should fit or nothing at all: whatever raises
+    (ValueError), `model` is as before. Values that are nan or infinite bring a warning."""
     if not isinstance(model, nn.Module):
         raise TypeError('load_checkpoint puts weights into a model, '
                         f'got {type(model).__name__}')
@@ -265,6 +265,13 @@ def load_checkpoint(
         more = (f'; {len(problems)-1} more keys do not fit, {len(report.loaded)} do'
                 if problems[1:] else '')
         raise ValueError(f'{name} does not fit {report.model}: {problems[0]}{more}')
+    broken = [k for k in report.loaded
+              if state[k].is_floating_point() and not state[k].isfinite().all()]
+    if broken:
+        more = f' and {len(broken)-1} more tensors' if broken[1:] else ''
+        warn_once(f'{name}: {shown(broken[0])}{more} have values that are nan or '
+                  'infinite, as after a training that diverged: nothing useful can be '
+                  'computed with them')
     ready = {k: state[k].to(own[k].device, own[k].dtype) for k in report.loaded}
     with torch.no_grad():
         for k,v in ready.items(): own[k].copy_(v)

@@ -160,6 +160,8 @@ def read_json(
 @checked
 def read_coco(
     source:str|Path|dict,   # path of an instances file, or its content as a dict
+    # may it have no 'annotations' at all, as COCO's files of the test pictures?
+    unlabelled:bool=False,
 )->dict:                    # 'images', 'annotations', 'categories': lists of dicts
     """Read a COCO instances file, every record in one spelling; ValueError or
     FileNotFoundError says in one sentence what was found instead."""
@@ -179,6 +181,7 @@ def read_coco(
                  else f'a {type(d).__name__}')
         raise ValueError(f"{name}: expected a COCO object with 'images', "
                          f"'annotations' and 'categories', found {found}")
+    if unlabelled and {'images', 'categories'} <= set(d): d = {'annotations': []} | d
     for key in ('images', 'annotations', 'categories'):
         if key not in d:
             raise ValueError(f'{name}: not COCO instances: it lacks {key!r} and has '

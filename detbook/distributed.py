@@ -58,6 +58,8 @@ _OWN_BUFFERS = {'forward_sync_buffers' if 'forward_sync_buffers' in _known
 # %% ../nbs/081_distributed.ipynb #d0cadeeb
 def parallel(
     model:nn.Module,    # a detector, on the device of this rank
+    # may parameters have no gradient in a step? looking for them takes time
+    find_unused_parameters:bool=False,
     # returns losses for images and targets; where there is one rank, the model itself
 )->nn.Module:
     """Let `backward` average gradients over the ranks, which
@@ -66,7 +68,8 @@ def parallel(
         raise TypeError(f'parallel takes a detector, not {model!r:.60}')
     if place().world_size == 1: return model
     for b in model.buffers(): dist.broadcast(b, 0)
-    return DistributedDataParallel(model, **_OWN_BUFFERS, gradient_as_bucket_view=True)
+    return DistributedDataParallel(model, **_OWN_BUFFERS, gradient_as_bucket_view=True,
+                                   find_unused_parameters=find_unused_parameters)
 
 # %% ../nbs/081_distributed.ipynb #d71d44d5
 def _table_device():

@@ -196,8 +196,13 @@ def build_plan(
     if not hasattr(dataset, 'sizes'):
         raise TypeError('build_plan takes a data set with sizes, (N,2) height and width; '
                         f'a {type(dataset).__name__} has none')
-    return BatchPlan(dataset.sizes, p('batch_size'), seed, rank, world_size, shuffle,
+    plan = BatchPlan(dataset.sizes, p('batch_size'), seed, rank, world_size, shuffle,
                      batches is not None, 'keep' if test else 'drop' if drop else 'repeat')
+    if len(dataset.sizes) and not len(plan):
+        p.fail('drop_last', f'no batch is left: there are {len(dataset.sizes)} images for '
+               f'{world_size} x batch_size={plan.batch_size}; take a smaller batch_size '
+               'or drop_last=False')
+    return plan
 
 # %% ../nbs/087_loader.ipynb #cad9ce5d
 class PlannedBatches:

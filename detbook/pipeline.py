@@ -178,7 +178,11 @@ def _wanted(p):
     on_bad, ways = p('on_bad', 'raise'), ('raise', 'skip', 'clip')
     if on_bad not in ways:
         p.fail('on_bad', f'expected one of {", ".join(ways)}{nearest(str(on_bad), ways)}')
-    return _Wanted(root, _join(root, p('ann_file', '')), test, classes, proposals, pipe,
+    ann_file = p('ann_file', '')
+    if not isinstance(ann_file, (str, os.PathLike)):
+        p.fail('ann_file', 'expected the path of one file; ConcatDataset joins several '
+                           'data sets')
+    return _Wanted(root, _join(root, ann_file), test, classes, proposals, pipe,
                    on_bad, p('indices', None))
 
 def _finished(ds, w, d, left, cut, where):
@@ -201,7 +205,7 @@ def _coco(p):
                             _filters(p))
     p.finish()
     try:
-        d = read_coco(w.path)
+        d = read_coco(w.path, unlabelled=w.test)
         chosen, left, cut = _selected(d, w.classes, w.pipe.keypoints, w.test, *rules,
                                       w.some)
         ds = CocoDataset(chosen, where, classes=w.classes, transforms=w.pipe,

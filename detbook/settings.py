@@ -18,7 +18,7 @@ from .config import Config
 # %% ../nbs/088_settings.ipynb #75d7e2ec
 SETTINGS = """model train_dataloader val_dataloader test_dataloader val_evaluator test_evaluator train_cfg val_cfg test_cfg optim_wrapper
     param_scheduler auto_scale_lr default_hooks custom_hooks env_cfg visualizer vis_backends log_processor log_level load_from resume
-    compile channels_last randomness work_dir launcher default_scope tta_model tta_pipeline custom_imports""".split()      # what mmengine's runner reads, and `channels_last`
+    compile channels_last find_unused_parameters sync_bn randomness work_dir launcher default_scope tta_model tta_pipeline custom_imports""".split()      # what mmengine's runner reads, and `channels_last`
 # a name that configs use: where it counts; {train}, {val},
 # {test}: the innermost data set of a loader
 _PLACES = dict(
@@ -148,6 +148,10 @@ def check_names(
                                  or '; leave it out, or write it with an underscore in '
                                     'front if it is a note'))
         warn_once(text)
+    if cfg.get('sync_bn'):
+        raise ConfigError(f'sync_bn = {cfg["sync_bn"]!r:.60} ({cfg.origin("sync_bn")}): '
+                          'detbook has no batch norm over several processes; '
+                          'norm_eval=True or group norms do not need one')
     for k,usual in _IDLE.items():
         if (k in cfg and cfg[k] != usual
             and not cfg.origin(k).file.startswith('recipe ')):

@@ -561,13 +561,14 @@ def _test_rank(config, cfg, checkpoint, measures, out, show, show_dir, min_score
 
 # %% ../nbs/091_testing.ipynb #b326d62a
 @checked
-def read_channels_last(
+def read_flag(
     cfg:dict,   # a whole config
+    name:str,   # of a setting at its top level
 )->bool:        # False where it is not set
-    "Read the setting `channels_last`; ConfigError for what is neither True nor False."
-    value = cfg.get('channels_last', False)
+    "Read a setting that is True or False; ConfigError for anything else."
+    value = cfg.get(name, False)
     if not isinstance(value, bool):
-        raise ConfigError(f'channels_last is {value!r:.60}; expected True or False')
+        raise ConfigError(f'{name} is {value!r:.60}; expected True or False')
     return value
 
 # %% ../nbs/091_testing.ipynb #3fd47dde
@@ -642,7 +643,7 @@ def detbook_test(
                              '--show_dir FOLDER writes the pictures instead')
     args = (str(config) if cfg is None else None, cfg, str(checkpoint), measures, out,
             show, show_dir, min_score, tta, own or (), on_bad, images, bool(report),
-            amp or _fp16(cfg), channels_last or read_channels_last(cfg or {}))
+            amp or _fp16(cfg), channels_last or read_flag(cfg or {}, 'channels_last'))
     if launcher == 'none': outcome = run_on(gpus, _test_rank, *args, per_gpu=proc_per_gpu)
     else:
         with process_group(launcher): outcome = _test_rank(*args)

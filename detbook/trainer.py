@@ -37,7 +37,7 @@ from .pipeline import build_dataset
 from .loader import build_loader, build_plan
 from .settings import inner_dataset
 from .testing import (
-    check_metrics, detect_all, measure, read_channels_last, read_evaluator, read_truths)
+    check_metrics, detect_all, measure, read_evaluator, read_flag, read_truths)
 from .hooks import open_board
 from .ema import WeightAverage
 from .hooks import Hooks
@@ -250,7 +250,7 @@ class Trainer:
                                  hooks['keep'])
         self.measures = _read_evaluator(cfg) if validate else None
         if self.measures: self._build_val()
-        how, side_by_side = read_compile(cfg), read_channels_last(cfg)
+        how, side_by_side = read_compile(cfg), read_flag(cfg, 'channels_last')
         self.model = build_model(cfg, seed, state is None, own)
         if side_by_side: self.model.to(memory_format=torch.channels_last)
         if how is not None:
@@ -261,7 +261,8 @@ class Trainer:
         if self.measures:
             self.watch.fits(_try_evaluator(self.measures, self.val, self.model))
         self.preprocessing = _preprocessing(cfg, self.val if self.measures else None)
-        self.net = parallel(self.model.to(self.place.device))
+        self.net = parallel(self.model.to(self.place.device),
+                            read_flag(cfg, 'find_unused_parameters'))
         self.average, self.averages_from = self._build_average(hooks['average'])
         self.optim, self.rate = self._build_optimizer()
         self._begin(state)

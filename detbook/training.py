@@ -100,6 +100,12 @@ def _set_auto_scale(cfg):
     cfg['auto_scale_lr'] = rule | dict(enable=True)
 
 # %% ../nbs/096_training.ipynb #39a99177
+def _why_not(cfg):
+    "Why a run measures nothing, in words."
+    gone = ([k for k in ('val_dataloader', 'val_evaluator') if not cfg.get(k)]
+            + ['val_cfg'] * (cfg.get('val_cfg', {}) is None))
+    return '; nothing is measured' + (f': the config has no {gone[0]}' if gone else '')
+
 def _describe(trainer):
     "Print what is going to happen."
     t, p, n = trainer.times, trainer.place, _trained(trainer.model)
@@ -108,7 +114,7 @@ def _describe(trainer):
         f'{"nothing is kept" if trainer.dry else f"files in {trainer.work_dir}"}')
     say(f'{len(trainer.data)} images of {len(trainer.data.classes)} classes; '
         f'{t.steps} steps, {t.per_epoch} per epoch'
-        + ('' if trainer.measures else '; nothing is measured'))
+        + ('' if trainer.measures else _why_not(trainer.cfg)))
     say(trainer.rate)
     if a := trainer.average:
         first, last = a.share(1), a.share(max(1, t.steps - trainer.averages_from))

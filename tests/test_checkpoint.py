@@ -696,3 +696,11 @@ def test_no_unsafe_reading_in_the_package():
     root = Path(checkpoint.__file__).parent
     for path in root.rglob('*.py'):
         for i,line in enumerate(path.read_text().splitlines()): assert not bad.search(line), f'{path.name}:{i+1}: {line}'
+
+def test_weights_that_are_no_numbers(tmp_path):
+    "A file that was saved after a training had diverged is named; values of every kind are loaded all the same."
+    net = nn.Sequential(nn.Conv2d(3, 4, 1), nn.BatchNorm2d(4))
+    state = net.state_dict()
+    state['0.weight'][0] = float('nan'); state['1.running_var'][1] = float('inf')
+    torch.save(state, tmp_path/'gone.pth')
+    with pytest.warns(UserWarning, match=r'gone.pth: .?0.weight.? and 1 more tensors have values that are nan or infinite'): load_checkpoint(nn.Sequential(nn.Conv2d(3, 4, 1), nn.BatchNorm2d(4)), tmp_path/'gone.pth')

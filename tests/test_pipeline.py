@@ -138,3 +138,24 @@ def test_seeds_stay_as_they_are():
     assert [item_seed(*k) for k in ((0, 0, 0), (0, 0, 1), (0, 1, 0), (1, 0, 0))] == SEEDS
 
 SEEDS = [5842066033578894005, 887048953310598387, 7343659353664005012, 1020301385773720546]
+
+
+def test_no_batch_is_left(root):
+    ds = build_dataset(dict(type='CocoDataset', data_root=str(root), ann_file='instances.json', data_prefix=dict(img='images')))
+    loader = dict(batch_size=9, drop_last=True, sampler=dict(type='DefaultSampler'), dataset={})
+    with pytest.raises(ValueError, match='train_dataloader.drop_last.*no batch is left: there are 8 images for 1 x batch_size=9'): build_plan(loader, ds, path='train_dataloader')
+    assert len(build_plan(loader | dict(batch_size=8), ds)) == 1
+
+
+def test_a_list_of_annotation_files(root):
+    with pytest.raises(ValueError, match='ann_file = .*expected the path of one file; ConcatDataset joins several'): build_dataset(dict(type='CocoDataset', data_root=str(root), ann_file=['instances.json']))
+
+
+def test_pictures_whose_annotations_nobody_has(root):
+    "COCO's files of the test pictures have no annotations: they serve for testing, and for nothing else."
+    d = json.loads((root/'instances.json').read_text()); del d['annotations']
+    (root/'image_info.json').write_text(json.dumps(d))
+    how = dict(type='CocoDataset', data_root=str(root), ann_file='image_info.json', data_prefix=dict(img='images'))
+    ds = build_dataset(how | dict(test_mode=True))
+    assert len(ds) == 8 and not len(ds[0][1]['boxes'])
+    with pytest.raises(ValueError, match="image_info.json: not COCO instances: it lacks 'annotations'"): build_dataset(how)

@@ -290,7 +290,7 @@ def test_folders_that_cannot_be_written(config, tmp_path):
     ("optimizer = dict(type='SGD', lr=0.1)", 'optim_wrapper.optimizer'), ("num_classes = 3", 'model.roi_head.bbox_head.num_classes'), ("max_epochs = 24", 'train_cfg.max_epochs'), ("total_epochs = 24", 'train_cfg.max_epochs'),
     ("train_dataloder = dict(batch_size=4)", "'train_dataloader'"), ("something = 1", 'leave it out'), ("evaluation = dict(interval=1)", 'val_evaluator'), ("fp16 = dict(loss_scale=512.)", 'optim_wrapper.type'),
     ("_base_.train_pipeline[3].prob = 0.", 'train_dataloader.dataset.pipeline'), ("train_pipeline = [*_base_.train_pipeline]\ntrain_pipeline.pop(3)", 'train_dataloader.dataset.pipeline'),
-    ("batch_size = 4\nbatch_size += 1", 'train_dataloader.batch_size')])
+    ("batch_size = 4\nbatch_size += 1", 'train_dataloader.batch_size'), ("sync_bn = 'torch'", 'norm over several processes')])
 @pytest.mark.parametrize('kind', ['file', 'set'])
 def test_names_that_reach_nothing(tmp_path, text, place, kind):
     (tmp_path/'c.py').write_text("_base_ = 'faster-rcnn_r50_fpn_1x_coco'\n" + (text if kind == 'file' else ''))
@@ -426,3 +426,7 @@ def test_two_processes_refuse_as_one(config, tmp_path):
     with lock_folder(tmp_path):
         done = subprocess.run([*COMMAND, str(config), '--work_dir', str(tmp_path), *map(str, TWO)], capture_output=True, text=True, timeout=240)
         assert done.returncode == 2 and 'Traceback' not in done.stderr and f'is in use by another run, process {os.getpid()}' in done.stderr.splitlines()[-1], done.stderr
+
+def test_a_setting_of_mmengines_runner(tmp_path):
+    (tmp_path/'c.py').write_text("_base_ = 'faster-rcnn_r50_fpn_1x_coco'\nfind_unused_parameters = True\nsync_bn = None\n")
+    assert read_training_config(tmp_path/'c.py', []).find_unused_parameters is True

@@ -573,7 +573,7 @@ left_out('settings of a config, whose errors name the path: tests/test_pipeline.
 
 calls('testing',
     check_metrics=lambda w: dict(metrics=('bbox',), model=w.mask), detect_all=lambda w: dict(model=w.mask, ds=w.ds), label_categories=lambda w: dict(model=w.mask, ds=w.ds), read_truths=lambda w: dict(ds=w.ds, ann_file=w.coco),
-    read_channels_last=lambda w: dict(cfg=dict(channels_last=True)), read_evaluator=lambda w: dict(cfg=w.config()))
+    read_flag=lambda w: dict(cfg=dict(channels_last=True), name='channels_last'), read_evaluator=lambda w: dict(cfg=w.config()))
 left_out('steps of `test`, called by it with its own results: tests/test_testing.py', 'report.draw_pair', 'report.draw_worst', 'report.found_in', 'testing.measure', 'testing.predict_dataset', 'testing.write_results', 'testing.read_results')
 
 times = lambda: new('timetable.Timetable', steps=6, per_epoch=3)

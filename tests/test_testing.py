@@ -195,6 +195,15 @@ def test_results_without_figures(folder, mask, tmp_path, capsys):
     run(*mask, eval='bbox', set=['test_evaluator.ann_file=nowhere.json'])
     assert 'there is no nowhere.json' in capsys.readouterr().out
 
+def test_pictures_whose_annotations_nobody_has(folder, mask, tmp_path):
+    "As with COCO's test-dev: detections are written, and measuring is refused."
+    d = json.loads((folder/'instances.json').read_text()); del d['annotations']
+    (tmp_path/'info.json').write_text(json.dumps(d))
+    there = [f'test_dataloader.dataset.ann_file={tmp_path/"info.json"}', f'test_evaluator.ann_file={tmp_path/"info.json"}']
+    assert run(*mask, set=[*there, 'test_evaluator.format_only=True', f'test_evaluator.outfile_prefix={tmp_path/"sent"}']) is None
+    assert len(json.loads((tmp_path/'sent.json').read_text())) > 0
+    with pytest.raises(ValueError, match="it lacks 'annotations'"): run(*mask, set=there)
+
 def test_command_line(mask, tmp_path, capsys, monkeypatch):
     monkeypatch.chdir(tmp_path)
     assert run_command(detbook_test, [*map(str, mask), '--eval', 'bbox', 'proposal_fast', '--out', 'r.json', '--show-dir', 'seen', '--set', 'test_dataloader.num_workers=1', 'test_dataloader.batch_size=4']) == 0
